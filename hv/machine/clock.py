@@ -1,0 +1,106 @@
+"""Virtual time: it moves with executed work and with exits, never with the host's clock.
+
+The time-stamp counter is the machine's one clock. A byte of executed guest code is one tick of a 2 GHz counter;
+an exit costs `EXIT_TICKS` more, so that a guest polling a clock always gets on. Everything else derives from it: the
+100 ns reference time (200 ticks), the local APIC's bus clock (10 ticks).
+
+While an engine runs, the count lives in the word that its native block hook adds to (`hv/machine/stubs.py`), so the
+clock is that word.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Protocol
+
+TSC_HZ = 2_000_000_000
+TICKS_PER_100NS = TSC_HZ // 10_000_000
+APIC_BUS_HZ = TSC_HZ // 10
+EXIT_TICKS = 1000
+
+
+class WorkCounter(Protocol):
+    """Counts executed work, in ticks."""
+
+    done: int
+
+
+class _Counter:
+    done = 0
+
+
+class Timer:
+    """One future moment. `fired` and `cancelled` say what became of it."""
+
+    __slots__ = ("callback", "cancelled", "fired", "order", "tsc")
+
+    def __init__(self, tsc: int, order: int, callback: Callable[[], None]) -> None:
+        self.tsc, self.order, self.callback = tsc, order, callback
+        self.cancelled = self.fired = False
+
+    def __lt__(self, other: Timer) -> bool:
+        return (self.tsc, self.order) < (other.tsc, other.order)
+
+
+class VirtualClock:
+    """The machine's time, and what is due at which moment. Timers fire in order of time, then of creation."""
+
+    def __init__(self, counter: WorkCounter | None = None) -> None:
+        self.counter: WorkCounter = counter if counter is not None else _Counter()
+        self.on_earlier: Callable[[int], None] = lambda tsc: None    # a new deadline came before all others
+        self._timers: list[Timer] = []
+        self._order = 0
+
+    @property
+    def tsc(self) -> int:
+        """Ticks of the 2 GHz counter since the machine was made."""
+        return self.counter.done
+
+    @property
+    def time_100ns(self) -> int:
+        """The reference time, in units of 100 ns."""
+        return self.counter.done // TICKS_PER_100NS
+
+    def advance(self, ticks: int) -> None:
+        """Let *ticks* pass; timers that became due wait for `run_due`."""
+        self.counter.done += ticks
+
+    def at(self, tsc: int, callback: Callable[[], None]) -> Timer:
+        """Call *callback* once the counter has reached *tsc* (at the next `run_due` if it has already)."""
+        earliest = self.next_deadline()
+        timer = Timer(tsc, self._order, callback)
+        self._order += 1
+        heapq.heappush(self._timers, timer)
+        if earliest is None or tsc < earliest:
+            self.on_earlier(tsc)
+        return timer
+
+    def cancel(self, timer: Timer | None) -> None:
+        """Forget *timer*; one that fired, was cancelled or is None is left as it is."""
+        if timer is not None:
+            timer.cancelled = True
+
+    def next_deadline(self) -> int | None:
+        """When the next timer is due, or None."""
+        while self._timers and self._timers[0].cancelled:
+            heapq.heappop(self._timers)
+        return self._timers[0].tsc if self._timers else None
+
+    def run_due(self) -> int:
+        """Fire what is due, including what the callbacks add; returns how many fired."""
+        fired = 0
+        while (deadline := self.next_deadline()) is not None and deadline <= self.counter.done:
+            timer = heapq.heappop(self._timers)
+            timer.fired = True
+            timer.callback()
+            fired += 1
+        return fired
+
+    def skip_to_next(self) -> bool:
+        """Nobody can run: jump to the next deadline. False when there is none."""
+        deadline = self.next_deadline()
+        if deadline is None:
+            return False
+        self.counter.done = max(self.counter.done, deadline)
+        return True

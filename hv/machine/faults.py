@@ -1,0 +1,45 @@
+"""What can go wrong with an access, as exceptions: the guest's own faults, the second level's, and the bus's."""
+
+from __future__ import annotations
+
+from enum import IntFlag
+
+
+class Access(IntFlag):
+    """What an access wants to do; the bits of an EPT entry and of an EPT-violation qualification."""
+
+    READ = 1
+    WRITE = 2
+    EXECUTE = 4
+
+
+class GuestFault(Exception):
+    """An exception the guest must get. *address* is the linear address of a page fault (CR2)."""
+
+    def __init__(self, vector: int, error_code: int | None = None, address: int | None = None) -> None:
+        self.vector, self.error_code, self.address = vector, error_code, address
+        shown = "" if error_code is None else f"({error_code:#x})"
+        super().__init__(f"exception {vector}{shown}" + ("" if address is None else f" at {address:#x}"))
+
+
+class TripleFault(Exception):
+    """A fault while a double fault was being delivered: the processor shuts down."""
+
+
+class NestedFault(Exception):
+    """Second-level translation refuses a guest-physical address.
+
+    *during_walk* is True when the access was to a guest paging structure; *gva* is None when no linear address exists.
+    """
+
+    def __init__(self, gpa: int, access: Access, gva: int | None = None, during_walk: bool = False) -> None:
+        self.gpa, self.access, self.gva, self.during_walk = gpa, access, gva, during_walk
+        super().__init__(f"guest-physical {gpa:#x}: {access!r} refused")
+
+
+class BusError(Exception):
+    """An access to system-physical memory that no RAM answers."""
+
+    def __init__(self, spa: int, size: int, limit: int) -> None:
+        self.spa, self.size = spa, size
+        super().__init__(f"system-physical {spa:#x}+{size:#x} is outside RAM (0..{limit:#x})")

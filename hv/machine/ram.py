@@ -1,0 +1,92 @@
+"""Physical RAM: one shared-memory object, mapped by every engine and by every process that needs it.
+
+Addresses are system-physical (`spa`), from 0 to `size`. Whoever writes here from outside an engine (devices, the
+hypervisor, another partition) must not leave stale translated code behind: pages an engine executes from are
+announced with `watch_code`, and a write to one is reported to that watcher first (engine: "Traps that corrupt a
+guest silently", 5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import struct
+from collections.abc import Callable
+
+from hv.machine.faults import BusError
+
+PAGE_SIZE = 4096
+_U64 = struct.Struct("<Q")
+_U32 = struct.Struct("<I")
+
+
+class PhysicalMemory:
+    """RAM of *size_bytes* (a multiple of 4096), all zero."""
+
+    def __init__(self, size_bytes: int) -> None:
+        if size_bytes <= 0 or size_bytes % PAGE_SIZE:
+            raise ValueError(f"RAM is a positive multiple of {PAGE_SIZE} bytes, not {size_bytes:#x}")
+        self.size = size_bytes
+        self._map = mmap.mmap(-1, size_bytes)       # anonymous and shared
+        self._pin = ctypes.c_char.from_buffer(self._map)
+        self.host_address = ctypes.addressof(self._pin)
+        self.view = memoryview(self._map)
+        self._code: dict[int, list[Callable[[int, bytes], None]]] = {}     # page number -> watchers
+
+    def close(self) -> None:
+        """Give the memory back to the host; nothing may use it afterwards."""
+        self.view.release()
+        del self._pin
+        with contextlib.suppress(BufferError):
+            self._map.close()
+
+    def read(self, spa: int, size: int) -> bytes:
+        """*size* bytes at *spa*; BusError when any of them is outside RAM."""
+        if spa < 0 or size < 0 or spa + size > self.size:
+            raise BusError(spa, size, self.size)
+        return self._map[spa : spa + size]
+
+    def write(self, spa: int, data: bytes | bytearray | memoryview) -> None:
+        """Store *data* at *spa*; BusError, and nothing stored, when any byte is outside RAM."""
+        end = spa + len(data)
+        if spa < 0 or end > self.size:
+            raise BusError(spa, len(data), self.size)
+        self._map[spa:end] = bytes(data)
+        if self._code and data:
+            for page in range(spa >> 12, (end - 1 >> 12) + 1):
+                for watcher in self._code.get(page, ()):
+                    watcher(spa, bytes(data))
+
+    def read_u64(self, spa: int) -> int:
+        """The little-endian 64-bit word at *spa*."""
+        if spa < 0 or spa + 8 > self.size:
+            raise BusError(spa, 8, self.size)
+        return int(_U64.unpack_from(self._map, spa)[0])
+
+    def write_u64(self, spa: int, value: int) -> None:
+        """Store a 64-bit word at *spa*."""
+        self.write(spa, _U64.pack(value))
+
+    def read_u32(self, spa: int) -> int:
+        """The little-endian 32-bit word at *spa*."""
+        if spa < 0 or spa + 4 > self.size:
+            raise BusError(spa, 4, self.size)
+        return int(_U32.unpack_from(self._map, spa)[0])
+
+    def write_u32(self, spa: int, value: int) -> None:
+        """Store a 32-bit word at *spa*."""
+        self.write(spa, _U32.pack(value))
+
+    def watch_code(self, page: int, watcher: Callable[[int, bytes], None]) -> None:
+        """From now on *watcher(spa, data)* hears of every write from outside that touches *page*."""
+        watchers = self._code.setdefault(page, [])
+        if watcher not in watchers:
+            watchers.append(watcher)
+
+    def unwatch_code(self, watcher: Callable[[int, bytes], None]) -> None:
+        """Forget *watcher* on every page."""
+        for page in [page for page, watchers in self._code.items() if watcher in watchers]:
+            self._code[page].remove(watcher)
+            if not self._code[page]:
+                del self._code[page]

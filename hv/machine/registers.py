@@ -11,17 +11,20 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-TYPE = 0xF              # rights[3:0]
-ACCESSED = 1 << 0       # type bits of a code or data segment
-WRITABLE = 1 << 1       # data; of code: readable
-CONFORMING = 1 << 2     # code; of data: expand-down
-CODE = 1 << 3
-CODE_OR_DATA = 1 << 4   # S; clear in system segments
-PRESENT = 1 << 7
-LONG = 1 << 13          # L: 64-bit code
-BIG = 1 << 14           # D/B: 32-bit operands, 32-bit stack pointer
-GRANULAR = 1 << 15      # G: the descriptor's limit counted 4 KiB units
-UNUSABLE = 1 << 16      # VMX: the register was loaded with a null selector
+from hv.spec.x86 import AccessRights, CodeDataBits
+
+# Plain integers: `&` with an IntFlag would build an enum member every time.
+TYPE = AccessRights(type=0xF).raw
+ACCESSED = CodeDataBits.ACCESSED.value
+WRITABLE = CodeDataBits.WRITABLE.value          # of code: readable
+CONFORMING = CodeDataBits.CONFORMING.value      # of data: expand-down
+CODE = CodeDataBits.CODE.value
+CODE_OR_DATA = AccessRights(s=1).raw
+PRESENT = AccessRights(present=1).raw
+LONG = AccessRights(long=1).raw
+BIG = AccessRights(big=1).raw
+GRANULAR = AccessRights(granularity=1).raw
+UNUSABLE = AccessRights(unusable=1).raw
 
 REAL_DATA_RIGHTS = 0x93         # present, read/write data, accessed
 _DESCRIPTOR_RIGHTS = 0xF0FF     # bits of (descriptor >> 40) which are rights; between them is limit[19:16]
@@ -43,7 +46,7 @@ class Segment:
     def from_descriptor(cls, selector: int, raw: int) -> Self:
         """The segment that loading *selector* gives when its descriptor is *raw*; SDM "Segment Descriptors".
 
-        *raw* is the descriptor as an integer of 8 bytes, or of 16 for a long-mode TSS or LDT. Nothing is checked here, and the accessed bit is taken as it is.
+        *raw* is an integer of 8 bytes, or of 16 for a long-mode TSS or LDT. Nothing is checked here.
         """
         limit = raw & 0xFFFF | raw >> 32 & 0xF_0000
         rights = raw >> 40 & _DESCRIPTOR_RIGHTS

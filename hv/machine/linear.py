@@ -1,0 +1,98 @@
+"""Memory as the guest's instructions see it: linear addresses, translated page by page.
+
+A whole access is translated, and so checked, before any byte of it is read or written; SDM "Paging" and, for accesses
+that cross pages, "Exceptions and Interrupts". Segmentation is not here: callers add bases and check limits.
+"""
+
+from __future__ import annotations
+
+from hv.machine.faults import Access, GuestFault, NestedFault
+from hv.machine.paging import LINEAR_32, LINEAR_64, PHYSICAL_BITS, Load, PagingFormat, PagingMode, Store, Walk, walk
+from hv.machine.registers import Registers
+from hv.spec.x86 import PAGE_SIZE
+
+_OFFSET = PAGE_SIZE - 1
+
+
+class LinearMemory:
+    """The linear address space that *registers* select, over guest-physical *load* and *store*.
+
+    Every method translates anew, so a change of CR3 or of a page table needs no word to this object. GuestFault (#PF,
+    or NonCanonical) says that paging refuses, NestedFault that the second level does; its `gva` is always set.
+    """
+
+    def __init__(self, registers: Registers, load: Load, store: Store, physical_bits: int = PHYSICAL_BITS) -> None:
+        self.registers, self.load, self.store, self.physical_bits = registers, load, store, physical_bits
+
+    def walk(self, gva: int, access: Access = Access.READ, cpl: int | None = None, implicit: bool = False) -> Walk:
+        """Translate one address, setting accessed and dirty flags; *cpl* is the processor's unless given."""
+        return walk(self._mode(), gva, access, self._cpl(cpl), self.load, self.store, implicit)
+
+    def read(self, gva: int, size: int, access: Access = Access.READ, cpl: int | None = None,
+             implicit: bool = False) -> bytes:
+        """*size* bytes at *gva*."""
+        pieces = self._translate(gva, size, access, self._cpl(cpl), implicit)
+        return b"".join(self._load(gpa, count, gva, access).to_bytes(count, "little") for gpa, count in pieces)
+
+    def read_integer(self, gva: int, size: int, access: Access = Access.READ, cpl: int | None = None) -> int:
+        """The little-endian integer of *size* bytes at *gva*."""
+        return int.from_bytes(self.read(gva, size, access, cpl), "little")
+
+    def read_system(self, gva: int, size: int) -> int:
+        """What the processor reads of its own accord from GDT, LDT, IDT or TSS: at privilege 0, SMAP in force."""
+        return int.from_bytes(self.read(gva, size, Access.READ, 0, implicit=True), "little")
+
+    def write(self, gva: int, data: bytes, cpl: int | None = None, implicit: bool = False) -> None:
+        """Store *data* at *gva*; nothing is stored when paging refuses any byte of it.
+
+        # Simplified: when the second level refuses the second page, the bytes of the first are already stored; the
+        # access is then repeated from its beginning, so the guest does not see it.
+        """
+        done = 0
+        for gpa, count in self._translate(gva, len(data), Access.WRITE, self._cpl(cpl), implicit):
+            try:
+                self.store(gpa, int.from_bytes(data[done : done + count], "little"), count)
+            except NestedFault as fault:
+                fault.gva = gva + done
+                raise
+            done += count
+
+    def check(self, gva: int, size: int, access: Access, cpl: int | None = None, implicit: bool = False) -> None:
+        """Raise what `read` or `write` would raise for paging's sake, and touch no data."""
+        self._translate(gva, size, access, self._cpl(cpl), implicit)
+
+    def fetch(self, gva: int, size: int) -> bytes:
+        """Up to *size* bytes of instructions at *gva*; fewer when a later page refuses, a fault when the first does."""
+        size_first = min(size, PAGE_SIZE - (gva & _OFFSET))
+        code = self.read(gva, size_first, Access.EXECUTE)
+        if size_first < size:
+            try:
+                code += self.fetch(gva + size_first, size - size_first)
+            except (GuestFault, NestedFault):
+                return code
+        return code
+
+    def _load(self, gpa: int, size: int, gva: int, access: Access) -> int:
+        try:
+            return self.load(gpa, size)
+        except NestedFault as fault:
+            fault.gva = gva + (gpa - gva & _OFFSET)
+            fault.access = access
+            raise
+
+    def _translate(self, gva: int, size: int, access: Access, cpl: int, implicit: bool) -> list[tuple[int, int]]:
+        """(gpa, bytes) of each page's part, in order."""
+        mode = self._mode()
+        wrap = LINEAR_64 if mode.format is PagingFormat.LONG else LINEAR_32
+        pieces, end = [], gva + size
+        while gva < end:
+            count = min(end - gva, PAGE_SIZE - (gva & _OFFSET))
+            pieces.append((walk(mode, gva & wrap, access, cpl, self.load, self.store, implicit).gpa, count))
+            gva += count
+        return pieces
+
+    def _mode(self) -> PagingMode:
+        return PagingMode.of(self.registers, self.physical_bits)
+
+    def _cpl(self, cpl: int | None) -> int:
+        return self.registers.cpl if cpl is None else cpl

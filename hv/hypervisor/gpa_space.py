@@ -1,0 +1,199 @@
+"""A partition's guest-physical address space: which page of RAM stands at which address, with which rights.
+
+TLFS "Guest Physical Address Spaces". Over the map lies a second one of *overlay* pages (hypercall page, message page,
+event-flag page, assist page): an overlay hides the page beneath and ignores its rights, and uncovers it unchanged.
+
+A child's space is written into EPT tables, which decide what its code reaches; the dictionary here is the hypervisor's own
+record of the same. Root needs no tables: its addresses are the machine's, except for pages it deposited.
+# Simplified: 4 KiB mappings only; the type field of the map flags (zeroed, ones) is not offered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from hv.hypervisor.pages import PageOwners
+from hv.machine.faults import Access, NestedFault
+from hv.machine.ram import PAGE_SIZE, PhysicalMemory
+from hv.vmx.ept import EptTables
+
+GPA_SPACE_BITS = 40             # bits of a guest-physical address, as CPUID leaf 0x80000008 says
+GPA_SPACE_PAGES = 1 << GPA_SPACE_BITS - 12
+
+READ_WRITE = Access.READ | Access.WRITE
+READ_EXECUTE = Access.READ | Access.EXECUTE
+ALL = Access.READ | Access.WRITE | Access.EXECUTE
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One page: the spa behind it and what the partition may do with it; no rights at all means inaccessible."""
+
+    spa: int
+    rights: Access
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """A page of the hypervisor that lies over the partition's own; *name* is for the reader."""
+
+    name: str
+    spa: int
+    rights: Access
+
+
+class GpaSpace:
+    """The guest-physical addresses of one partition. Pages are page numbers (gpa >> 12)."""
+
+    def __init__(self, memory: PhysicalMemory, owners: PageOwners, partition_id: int,
+                 tables: EptTables | None = None) -> None:
+        self.memory, self.owners, self.partition_id, self.tables = memory, owners, partition_id, tables
+        self._mapped: dict[int, Mapping] = {}
+        self._overlays: dict[int, list[Overlay]] = {}
+        # Called with (gpa page, mapping or None) when the partition's own map changes; overlays are not for devices.
+        self.listeners: list[Callable[[int, Mapping | None], None]] = []
+
+    @property
+    def identity(self) -> bool:
+        """This is root's space: gpa = spa."""
+        return self.tables is None
+
+    def map(self, page: int, spa_page: int, rights: Access) -> None:
+        """Let root's page *spa_page* stand at *page*, replacing what was there.
+
+        OPERATION_DENIED when the page is not root's or is lent to another child; INSUFFICIENT_MEMORY when the tables
+        cannot grow. Visible after `invept`.
+        """
+        assert self.tables is not None, "root's space is the machine's own"
+        old, mapping = self._mapped.get(page), Mapping(spa_page << 12, rights)
+        self.owners.lend(spa_page, self.partition_id)
+        self._mapped[page] = mapping
+        try:
+            self._show(page)
+        except Exception:
+            self._restore(page, old)
+            self.owners.end_loan(spa_page)
+            raise
+        if old is not None:
+            self.owners.end_loan(old.spa >> 12)
+        for listener in self.listeners:
+            listener(page, mapping)
+
+    def unmap(self, page: int) -> bool:
+        """Nothing stands at *page* any more; False when nothing did. Visible after `invept`."""
+        old = self._mapped.pop(page, None)
+        if old is None:
+            return False
+        self._show(page)
+        self.owners.end_loan(old.spa >> 12)
+        for listener in self.listeners:
+            listener(page, None)
+        return True
+
+    def mapping(self, page: int) -> Mapping | None:
+        """What the partition's own map says of *page*, overlays aside."""
+        if self.identity:
+            return Mapping(page << 12, ALL) if self.owners.is_root(page) else None
+        return self._mapped.get(page)
+
+    def mappings(self) -> Iterator[tuple[int, Mapping]]:
+        """(page, mapping) of every page of the partition's own map, in order."""
+        return iter(sorted(self._mapped.items()))
+
+    def visible(self, page: int) -> Mapping | None:
+        """What an access to *page* meets: the topmost overlay, else the partition's own page."""
+        over = self._overlays.get(page)
+        return Mapping(over[-1].spa, over[-1].rights) if over else self.mapping(page)
+
+    def overlay_at(self, page: int) -> Overlay | None:
+        """The overlay that covers *page*."""
+        over = self._overlays.get(page)
+        return over[-1] if over else None
+
+    def cover(self, page: int, overlay: Overlay) -> None:
+        """Lay *overlay* over *page*; the latest one wins. INSUFFICIENT_MEMORY when the tables cannot grow."""
+        self._overlays.setdefault(page, []).append(overlay)
+        try:
+            self._show(page)
+        except Exception:
+            self._remove_overlay(page, overlay)
+            raise
+        self.invept()
+
+    def uncover(self, page: int, overlay: Overlay) -> None:
+        """Take *overlay* away; what lay beneath is there again, unchanged."""
+        self._remove_overlay(page, overlay)
+        self._show(page)
+        self.invept()
+
+    def invept(self) -> None:
+        """Make changes visible to the processors."""
+        if self.tables is not None:
+            self.tables.invept()
+
+    def translate(self, gpa: int, access: Access) -> int:
+        """The spa behind *gpa*, or NestedFault when the partition itself could not do *access* there."""
+        mapping = self.visible(gpa >> 12)
+        if mapping is None or access & ~mapping.rights:
+            raise NestedFault(gpa, access)
+        return mapping.spa | gpa & PAGE_SIZE - 1
+
+    def read(self, gpa: int, size: int) -> bytes:
+        """*size* bytes with the partition's own rights; NestedFault, with the first address refused, when they forbid it."""
+        parts = [(self.translate(at, Access.READ), length) for at, length in _pages(gpa, size)]
+        return b"".join(self.memory.read(spa, length) for spa, length in parts)
+
+    def write(self, gpa: int, data: bytes) -> None:
+        """Store *data* with the partition's own rights; NestedFault, and nothing stored, when they forbid it."""
+        parts = [(self.translate(at, Access.WRITE), length) for at, length in _pages(gpa, len(data))]
+        done = 0
+        for spa, length in parts:
+            self.memory.write(spa, data[done : done + length])
+            done += length
+
+    def close(self) -> None:
+        """Unmap everything and free the tables."""
+        for page in list(self._mapped):
+            self.unmap(page)
+        if self.tables is not None:
+            self.tables.free()
+
+    def inspect(self) -> dict[str, Any]:
+        """Plain data for the REPL."""
+        pages = [{"gpa": page << 12, "spa": mapping.spa, "rights": int(mapping.rights)}
+                 for page, mapping in self.mappings()]
+        overlays = [{"gpa": page << 12, "name": overlay.name, "spa": overlay.spa}
+                    for page, over in sorted(self._overlays.items()) for overlay in over]
+        return {"identity": self.identity, "pages": pages, "overlays": overlays}
+
+    def _show(self, page: int) -> None:
+        """Write what is now visible at *page* into the tables."""
+        if self.tables is None:
+            return
+        mapping = self.visible(page)
+        if mapping is None or not mapping.rights:
+            self.tables.unmap(page << 12)
+        else:
+            self.tables.map(page << 12, mapping.spa, mapping.rights)
+
+    def _restore(self, page: int, old: Mapping | None) -> None:
+        if old is None:
+            del self._mapped[page]
+        else:
+            self._mapped[page] = old
+
+    def _remove_overlay(self, page: int, overlay: Overlay) -> None:
+        self._overlays[page].remove(overlay)
+        if not self._overlays[page]:
+            del self._overlays[page]
+
+
+def _pages(gpa: int, size: int) -> Iterator[tuple[int, int]]:
+    """(gpa, length) of the parts of an access, cut at page boundaries."""
+    end = gpa + size
+    while gpa < end:
+        length = min(end - gpa, PAGE_SIZE - (gpa & PAGE_SIZE - 1))
+        yield gpa, length
+        gpa += length

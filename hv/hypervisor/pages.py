@@ -1,0 +1,114 @@
+"""Who has which page of physical memory: owners of pages, and the pool each partition lives from.
+
+TLFS "Memory Management": the hypervisor allocates nothing for a partition but what its parent deposited for it. Every EPT
+table, VMCS and overlay page comes from the partition's pool, and INSUFFICIENT_MEMORY says that the pool is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from hv.hypervisor.errors import HypercallError
+from hv.machine.ram import PAGE_SIZE, PhysicalMemory
+from hv.spec.hv_status import HvStatus
+
+_ZEROES = bytes(PAGE_SIZE)
+
+
+class PageOwners:
+    """For every page of RAM: root has it, the hypervisor took it, or root lent it to one child.
+
+    Pages are page numbers (spa >> 12). A lent page stays readable for root, and may stand at several addresses of the same
+    child, never in two children.
+    """
+
+    def __init__(self, memory: PhysicalMemory) -> None:
+        self.page_count = memory.size // PAGE_SIZE
+        self._taken: set[int] = set()
+        self._lent: dict[int, tuple[int, int]] = {}     # page -> (child partition id, number of mappings)
+
+    def is_root(self, page: int) -> bool:
+        """*page* is RAM and not the hypervisor's."""
+        return 0 <= page < self.page_count and page not in self._taken
+
+    def borrower(self, page: int) -> int | None:
+        """Id of the child that *page* is lent to."""
+        lent = self._lent.get(page)
+        return lent[0] if lent else None
+
+    def take(self, page: int) -> None:
+        """*page* becomes the hypervisor's; OPERATION_DENIED unless it is root's and lent to nobody."""
+        if not self.is_root(page) or page in self._lent:
+            raise HypercallError(HvStatus.OPERATION_DENIED, f"page {page:#x} is not root's to give")
+        self._taken.add(page)
+
+    def give_back(self, page: int) -> None:
+        """*page* is root's again."""
+        self._taken.remove(page)
+
+    def lend(self, page: int, partition_id: int) -> None:
+        """One more mapping of *page* in child *partition_id*; OPERATION_DENIED when it is not root's, or another's."""
+        holder, count = self._lent.get(page, (partition_id, 0))
+        if not self.is_root(page) or holder != partition_id:
+            raise HypercallError(HvStatus.OPERATION_DENIED, f"page {page:#x} is not root's to lend")
+        self._lent[page] = (partition_id, count + 1)
+
+    def end_loan(self, page: int) -> None:
+        """One mapping less of *page*."""
+        holder, count = self._lent.pop(page)
+        if count > 1:
+            self._lent[page] = (holder, count - 1)
+
+    def inspect(self) -> dict[str, int]:
+        """Plain data: counts of pages."""
+        return {"pages": self.page_count, "hypervisor": len(self._taken), "lent": len(self._lent)}
+
+
+class PagePool:
+    """The pages one partition may use up inside the hypervisor. Addresses are spa."""
+
+    def __init__(self, memory: PhysicalMemory, pages: Iterable[int] = ()) -> None:
+        self._memory = memory
+        self._available: list[int] = sorted(pages, reverse=True)
+        self._in_use: set[int] = set()
+
+    @property
+    def available(self) -> int:
+        """Number of pages that can be allocated."""
+        return len(self._available)
+
+    @property
+    def in_use(self) -> int:
+        """Number of pages that are allocated."""
+        return len(self._in_use)
+
+    def allocate(self) -> int:
+        """The spa of a page, all zero; INSUFFICIENT_MEMORY when the pool is empty."""
+        if not self._available:
+            raise HypercallError(HvStatus.INSUFFICIENT_MEMORY, "the partition's pool is empty: deposit pages")
+        spa = self._available.pop()
+        self._in_use.add(spa)
+        self._memory.write(spa, _ZEROES)
+        return spa
+
+    def free(self, spa: int) -> None:
+        """Take back a page that `allocate` gave."""
+        assert spa in self._in_use, f"page {spa:#x} was not allocated from this pool"
+        self._in_use.remove(spa)
+        self._available.append(spa)
+
+    def deposit(self, spa: int) -> None:
+        """Add a page."""
+        self._available.append(spa)
+
+    def withdraw(self) -> int:
+        """Remove an unused page and wipe it; NO_RESOURCES when none is left."""
+        if not self._available:
+            raise HypercallError(HvStatus.NO_RESOURCES, "no page of the pool is unused")
+        spa = self._available.pop()
+        self._memory.write(spa, _ZEROES)
+        return spa
+
+    def inspect(self) -> dict[str, int]:
+        """Plain data: the balance."""
+        return {"available": self.available, "in_use": self.in_use}

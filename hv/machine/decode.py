@@ -1,0 +1,330 @@
+"""What the instruction at RIP is: its length, and the operands an exit or an emulated device needs to know.
+
+Capstone does the decoding, loaded when the first instruction needs it; results are kept by their bytes. The shape is
+ours: registers by name, memory operands as base + index * scale + displacement, and three summaries in the words of the
+VM-exit qualifications (control registers, debug registers, ports). `memory_operations.py` carries out what a
+`MemoryAccess` describes.
+
+# Simplified: linear_address checks no segment limits; the engine has done so before anything exits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
+
+from hv.machine.faults import Access
+from hv.machine.linear import LinearMemory
+from hv.machine.paging import LINEAR_32, LINEAR_64
+from hv.machine.registers import Registers, Segment
+from hv.spec.x86 import MAX_INSTRUCTION_LENGTH, Cr0, Efer, Rflags
+
+_PE, _LMA, _VM = Cr0.PE.value, Efer.LMA.value, Rflags.VM.value
+
+
+class Undecodable(Exception):
+    """No instruction, or none that can be described as asked."""
+
+
+# --- General registers by name -------------------------------------------------------------------
+
+class _Part(NamedTuple):
+    attribute: str      # of the state
+    shift: int          # 8 for AH, CH, DH, BH
+    size: int           # bytes
+    number: int         # in instructions and exit qualifications
+
+
+def _parts() -> dict[str, _Part]:
+    named: dict[str, _Part] = {}
+    for number, stem in enumerate(("ax", "cx", "dx", "bx", "sp", "bp", "si", "di")):
+        full, low = f"r{stem}", f"{stem[0]}l" if number < 4 else f"{stem}l"
+        for name, size in ((full, 8), (f"e{stem}", 4), (stem, 2), (low, 1)):
+            named[name] = _Part(full, 0, size, number)
+        if number < 4:
+            named[f"{stem[0]}h"] = _Part(full, 8, 1, number)
+    for number in range(8, 16):
+        for suffix, size in (("", 8), ("d", 4), ("w", 2), ("b", 1)):
+            named[f"r{number}{suffix}"] = _Part(f"r{number}", 0, size, number)
+    return named
+
+
+_PARTS = _parts()
+
+
+def register_number(name: str) -> int:
+    """The number of the general register that *name* ("rax", "eax", "ah" ...) is part of: RAX 0, RCX 1 ... R15 15."""
+    return _part(name).number
+
+
+def read_register(state: Registers, name: str) -> int:
+    """The value of a general register or a part of one."""
+    part = _part(name)
+    return int(getattr(state, part.attribute)) >> part.shift & (1 << 8 * part.size) - 1
+
+
+def write_register(state: Registers, name: str, value: int) -> None:
+    """Write a general register: 4 bytes clear the upper half, 1 and 2 leave the rest as it is."""
+    part = _part(name)
+    mask = (1 << 8 * part.size) - 1
+    if part.size < 4:
+        old = int(getattr(state, part.attribute))
+        value = old & ~(mask << part.shift) | (value & mask) << part.shift
+    else:
+        value &= mask
+    setattr(state, part.attribute, value)
+
+
+def _part(name: str) -> _Part:
+    if name not in _PARTS:
+        raise Undecodable(f"{name} is no general register")
+    return _PARTS[name]
+
+
+# --- What decoding gives -------------------------------------------------------------------------
+
+@dataclass(frozen=True, slots=True)
+class RegisterOperand:
+    """A register by the assembler's name."""
+
+    name: str
+    size: int       # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ImmediateOperand:
+    """A constant, sign-extended to the operand's size and kept as an unsigned number."""
+
+    value: int
+    size: int       # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryOperand:
+    """segment:[base + index * scale + displacement]; base may be "rip"."""
+
+    segment: str            # "ds", "ss" ... : the override, or what holds without one
+    base: str | None
+    index: str | None
+    scale: int
+    displacement: int       # signed
+    size: int               # bytes of data
+    address_bits: int       # 16, 32 or 64
+
+
+Operand = RegisterOperand | ImmediateOperand | MemoryOperand
+
+
+class ControlAccess(IntEnum):
+    """SDM "Exit Qualification for Control-Register Accesses", access type; SMSW is ours, for it never exits."""
+
+    MOV_TO = 0
+    MOV_FROM = 1
+    CLTS = 2
+    LMSW = 3
+    SMSW = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ControlRegisterAccess:
+    """MOV to or from CRn, CLTS, LMSW or SMSW."""
+
+    kind: ControlAccess
+    register: int                   # 0, 2, 3, 4, 8
+    operand: Operand | None         # the other side; None for CLTS
+
+    @property
+    def gpr(self) -> int:
+        """Number of the general register on the other side; 0 when there is none."""
+        return register_number(self.operand.name) if isinstance(self.operand, RegisterOperand) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class DebugRegisterAccess:
+    """MOV to or from DRn."""
+
+    write: bool     # to the debug register
+    register: int
+    gpr: int
+
+
+@dataclass(frozen=True, slots=True)
+class PortAccess:
+    """IN, OUT, INS or OUTS."""
+
+    input: bool
+    size: int               # 1, 2 or 4 bytes
+    port: int | None        # None: it is in DX
+    string: bool
+    repeat: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One instruction."""
+
+    length: int                     # bytes
+    mnemonic: str                   # without prefixes: "movsb", not "rep movsb"
+    text: str                       # as a disassembler prints it
+    bits: int                       # 16, 32 or 64: how it was decoded
+    operands: tuple[Operand, ...]
+    repeat: str                     # "", "rep" (F3) or "repne" (F2)
+    lock: bool
+    control_register: ControlRegisterAccess | None
+    debug_register: DebugRegisterAccess | None
+    port: PortAccess | None
+
+    @property
+    def memory(self) -> MemoryOperand | None:
+        """The first memory operand."""
+        return next((operand for operand in self.operands if isinstance(operand, MemoryOperand)), None)
+
+    @property
+    def is_vmx(self) -> bool:
+        """An instruction of VMX, or AMD's VMMCALL."""
+        return self.mnemonic in VMX_MNEMONICS
+
+
+VMX_MNEMONICS = frozenset({
+    "vmcall", "vmmcall", "vmlaunch", "vmresume", "vmxoff", "vmxon", "vmclear", "vmptrld", "vmptrst", "vmread",
+    "vmwrite", "invept", "invvpid", "vmfunc",
+})
+
+# Exits so frequent that nobody shall wait for a disassembler: first bytes -> length.
+_SHORT = {
+    b"\x0f\xa2": 2,         # CPUID
+    b"\x0f\x32": 2,         # RDMSR
+    b"\x0f\x30": 2,         # WRMSR
+    b"\x0f\x31": 2,         # RDTSC
+    b"\xf3\x90": 2,         # PAUSE
+    b"\x0f\x01\xc1": 3,     # VMCALL
+    b"\x0f\x01\xd9": 3,     # VMMCALL
+    b"\x0f\x01\xf9": 3,     # RDTSCP
+}
+
+
+def instruction_length(code: bytes, bits: int) -> int:
+    """Length in bytes of the instruction that *code* begins with; Undecodable when it is none."""
+    if code[:1] == b"\xf4":     # HLT
+        return 1
+    return _SHORT.get(code[:2]) or _SHORT.get(code[:3]) or decode(code, bits).length
+
+
+@lru_cache(maxsize=4096)
+def decode(code: bytes, bits: int) -> Decoded:
+    """The instruction that *code* (15 bytes are enough) begins with, for *bits* 16, 32 or 64; Undecodable if none."""
+    found = next(_disassembler(bits).disasm(code[:MAX_INSTRUCTION_LENGTH], 0, 1), None)
+    if found is None:
+        raise Undecodable(f"{code.hex(' ') or 'nothing'} is no instruction of {bits}-bit code")
+    mnemonic, prefixes = str(found.insn_name()), bytes(found.prefix)
+    string = found.opcode[0] in _STRING_OPCODES
+    operands = tuple(_operand(found, raw, string) for raw in found.operands)
+    repeat = {0xF3: "rep", 0xF2: "repne"}.get(prefixes[0], "") if string else ""
+    return Decoded(found.size, mnemonic, f"{found.mnemonic} {found.op_str}".strip(), bits, operands,
+                   repeat, lock=prefixes[0] == 0xF0, control_register=_control_register(mnemonic, operands),
+                   debug_register=_debug_register(mnemonic, operands), port=_port(mnemonic, operands, repeat))
+
+
+def bits_of(state: Registers) -> int:
+    """How the code at CS:RIP is to be decoded: 16, 32 or 64; SDM "Modes of Operation"."""
+    if state.efer & _LMA and state.cs.long:
+        return 64
+    return 32 if state.cs.big and not state.rflags & _VM else 16
+
+
+def decode_at(state: Registers, memory: LinearMemory) -> Decoded:
+    """The instruction at CS:RIP. Undecodable, or the GuestFault or NestedFault of fetching it."""
+    bits = bits_of(state)
+    gva = state.rip if bits == 64 else state.cs.base + state.rip & LINEAR_32
+    code = memory.fetch(gva, MAX_INSTRUCTION_LENGTH)
+    try:
+        return decode(code, bits)
+    except Undecodable:
+        if len(code) < MAX_INSTRUCTION_LENGTH:      # the rest lies in a page that refuses: its fault comes first
+            memory.check(gva + len(code), 1, Access.EXECUTE)
+        raise
+
+
+def linear_address(decoded: Decoded, state: Registers, operand: MemoryOperand | None = None) -> int:
+    """The linear address of *operand* (the first memory operand unless given), *state* being at the instruction."""
+    operand = operand or decoded.memory
+    if operand is None:
+        raise Undecodable(f"{decoded.text} has no memory operand")
+    offset = operand.displacement
+    if operand.base == "rip" or operand.base == "eip":
+        offset += state.rip + decoded.length
+    elif operand.base:
+        offset += read_register(state, operand.base)
+    if operand.index:
+        offset += read_register(state, operand.index) * operand.scale
+    offset &= (1 << operand.address_bits) - 1
+    if decoded.bits == 64 and operand.segment not in ("fs", "gs"):
+        return offset
+    segment: Segment = getattr(state, operand.segment)
+    return segment.base + offset & (LINEAR_64 if decoded.bits == 64 else LINEAR_32)
+
+
+# --- From Capstone's words to ours ---------------------------------------------------------------
+
+_INS, _OUTS = frozenset({"insb", "insw", "insd"}), frozenset({"outsb", "outsw", "outsd"})
+_STRING_OPCODES = frozenset({*range(0x6C, 0x70), *range(0xA4, 0xA8), *range(0xAA, 0xB0)})     # MOVSD is SSE's too
+
+
+@cache
+def _disassembler(bits: int) -> Any:
+    import capstone  # slow to load, and not every run decodes
+
+    mode = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}[bits]
+    disassembler = capstone.Cs(capstone.CS_ARCH_X86, mode)
+    disassembler.detail = True
+    return disassembler
+
+
+def _operand(found: Any, raw: Any, string: bool) -> Operand:
+    from capstone import x86
+
+    if raw.type == x86.X86_OP_REG:
+        return RegisterOperand(found.reg_name(raw.reg), raw.size)
+    if raw.type == x86.X86_OP_IMM:
+        return ImmediateOperand(raw.imm & (1 << 8 * raw.size) - 1, raw.size)
+    name = found.reg_name
+    base, index, override = name(raw.mem.base), name(raw.mem.index), name(raw.mem.segment)
+    segment = override or ("ss" if base in ("rsp", "esp", "sp", "rbp", "ebp", "bp") else "ds")
+    if string and base in ("rdi", "edi", "di"):
+        segment = "es"      # no prefix overrides the destination of a string instruction
+    return MemoryOperand(segment, base, index, raw.mem.scale, raw.mem.disp, raw.size, found.addr_size * 8)
+
+
+def _control_register(mnemonic: str, operands: tuple[Operand, ...]) -> ControlRegisterAccess | None:
+    if mnemonic == "clts":
+        return ControlRegisterAccess(ControlAccess.CLTS, 0, None)
+    if mnemonic in ("lmsw", "smsw"):
+        return ControlRegisterAccess(ControlAccess[mnemonic.upper()], 0, operands[0])
+    match operands:
+        case (RegisterOperand(name), source) if mnemonic == "mov" and name[:2] == "cr":
+            return ControlRegisterAccess(ControlAccess.MOV_TO, int(name[2:]), source)
+        case (target, RegisterOperand(name)) if mnemonic == "mov" and name[:2] == "cr":
+            return ControlRegisterAccess(ControlAccess.MOV_FROM, int(name[2:]), target)
+    return None
+
+
+def _debug_register(mnemonic: str, operands: tuple[Operand, ...]) -> DebugRegisterAccess | None:
+    match operands:
+        case (RegisterOperand(name), RegisterOperand(source)) if mnemonic == "mov" and name[:2] == "dr":
+            return DebugRegisterAccess(True, int(name[2:]), register_number(source))
+        case (RegisterOperand(target), RegisterOperand(name)) if mnemonic == "mov" and name[:2] == "dr":
+            return DebugRegisterAccess(False, int(name[2:]), register_number(target))
+    return None
+
+
+def _port(mnemonic: str, operands: tuple[Operand, ...], repeat: str) -> PortAccess | None:
+    if mnemonic in _INS or mnemonic in _OUTS:
+        size = next(operand.size for operand in operands if isinstance(operand, MemoryOperand))
+        return PortAccess(mnemonic in _INS, size, None, string=True, repeat=bool(repeat))
+    if mnemonic not in ("in", "out"):
+        return None
+    data, port = operands if mnemonic == "in" else operands[::-1]
+    number = port.value if isinstance(port, ImmediateOperand) else None
+    return PortAccess(mnemonic == "in", data.size, number, string=False, repeat=False)

@@ -9,10 +9,6 @@ from enum import IntEnum
 
 from hv.spec.apic import ApicBase as ApicBase
 from hv.spec.layout import Layout, Register, bits, i64, u32, u64
-from hv.spec.synic import SINT_RESET as SINT_RESET
-from hv.spec.synic import HvHypercallMsr as HvHypercallMsr
-from hv.spec.synic import HvSynicControl, HvSynicPage
-from hv.spec.synic import HvSynicSint as HvSynicSint
 
 
 class Msr(IntEnum):
@@ -373,7 +369,6 @@ class MtrrPhysMask(Register):
 
 
 # --- Synthetic formats ---------------------------------------------------------------------------
-# HvHypercallMsr and HvSynicSint are declared in `synic.py`, ApicBase in `apic.py`; they can be had from here too.
 
 class HvGuestOsId(Register):
     """HV_X64_MSR_GUEST_OS_ID of a proprietary system (bit 63 = 0); TLFS "Reporting the Guest OS Identity"."""
@@ -397,38 +392,74 @@ class HvGuestOsIdOpenSource(Register):
     open_source = bits(63)
 
 
+class HvHypercallMsr(Register):
+    """HV_X64_MSR_HYPERCALL; TLFS "Establishing the Hypercall Interface"."""
+
+    enable = bits(0)              # stays 0 while HV_GUEST_OS_ID is 0
+    locked = bits(1)              # the MSR cannot be changed until the partition is reset
+    reserved = bits(11, 2)
+    gpfn = bits(63, 12)           # GPA page number of the hypercall page
+
+
 class HvReset(Register):
     """HV_X64_MSR_RESET."""
 
     reset = bits(0)
 
 
-class HvReferenceTsc(HvSynicPage):
+class HvOverlayPage(Register):
+    """A page the hypervisor lays over the guest's memory: the shape HvSimp, HvSiefp and others share."""
+
+    enable = bits(0)
+    reserved = bits(11, 1)        # preserved
+    gpfn = bits(63, 12)           # GPA page number
+
+
+class HvReferenceTsc(HvOverlayPage):
     """HV_X64_MSR_REFERENCE_TSC; the page is `HvReferenceTscPage`."""
 
 
-class HvVpAssistPage(HvSynicPage):
+class HvVpAssistPage(HvOverlayPage):
     """HV_X64_MSR_VP_ASSIST_PAGE; TLFS "Virtual VP Assist Page"."""
 
 
-class HvSiefp(HvSynicPage):
+class HvSiefp(HvOverlayPage):
     """HV_X64_MSR_SIEFP: where the event flags are."""
 
 
-class HvSimp(HvSynicPage):
+class HvSimp(HvOverlayPage):
     """HV_X64_MSR_SIMP: where the messages are."""
 
 
-class HvSirbp(HvSynicPage):
+class HvSirbp(HvOverlayPage):
     """HV_X64_MSR_SIRBP: where the event ring is."""
 
 
-class HvStatsPage(HvSynicPage):
+class HvStatsPage(HvOverlayPage):
     """HV_X64_MSR_STATS_*: where a page of counters is."""
 
 
-class HvScontrol(HvSynicControl):
+class HvScontrol(Register):
     """HV_X64_MSR_SCONTROL; 0 after reset."""
+
+    enable = bits(0)
+    reserved = bits(63, 1)        # preserved
+
+
+class HvSynicSint(Register):
+    """HV_X64_MSR_SINT0..15; TLFS "SINTx Registers". 0x10000 after reset."""
+
+    vector = bits(7, 0)           # 16..255 while unmasked
+    reserved_15_8 = bits(15, 8)   # preserved
+    masked = bits(16)
+    auto_eoi = bits(17)
+    polling = bits(18)            # messages are placed, no interrupt
+    as_intercept = bits(19)
+    proxy = bits(20)
+    reserved_63_21 = bits(63, 21)
+
+
+SINT_RESET = 0x10000
 
 
 class HvStimerConfig(Register):
@@ -440,7 +471,9 @@ class HvStimerConfig(Register):
     auto_enable = bits(3)         # writing a count enables
     apic_vector = bits(11, 4)     # direct mode
     direct_mode = bits(12)        # an interrupt instead of a message
+    reserved_15_13 = bits(15, 13)
     sintx = bits(19, 16)          # message mode; 0 keeps enable at 0
+    reserved_63_20 = bits(63, 20)
 
 
 class HvNpiepConfig(Register):

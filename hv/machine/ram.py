@@ -52,11 +52,19 @@ class PhysicalMemory:
         end = spa + len(data)
         if spa < 0 or end > self.size:
             raise BusError(spa, len(data), self.size)
-        self._map[spa:end] = bytes(data)
-        if self._code and data:
-            for page in range(spa >> 12, (end - 1 >> 12) + 1):
-                for watcher in self._code.get(page, ()):
-                    watcher(spa, bytes(data))
+        self._map[spa:end] = data
+        if self._code:
+            self._tell_watchers(spa, bytes(data))
+
+    def _tell_watchers(self, spa: int, data: bytes) -> None:
+        """Hand each page's part of *data* to those who translated code from that page."""
+        end = spa + len(data)
+        for page in range(spa >> 12, (end + PAGE_SIZE - 1) >> 12):
+            watchers = self._code.get(page)
+            if watchers:
+                first, last = max(spa, page << 12), min(end, page + 1 << 12)
+                for watcher in watchers:
+                    watcher(first, data[first - spa : last - spa])
 
     def read_u64(self, spa: int) -> int:
         """The little-endian 64-bit word at *spa*."""

@@ -1,0 +1,439 @@
+"""One CPU engine: where a partition's machine code runs. The VPs of the partition are contexts on it.
+
+The engine runs guests in its own hardware-assisted guest mode, entered by writing its state rather than by an
+instruction, so every sensitive instruction leaves the guest in C at full speed in between. What it reports
+(`svm.py`) becomes a `Trap` here, the machine's own word for "the guest did something that is not for it to decide".
+
+The trap handler runs inside the engine's hook: when it returns True the guest goes on without leaving the run, which is what
+makes an exit cost about a microsecond. `run` returns only when the budget is used up or a handler says stop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import struct
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any
+
+from unicorn import (
+    UC_ARCH_X86,
+    UC_ERR_FETCH_PROT,
+    UC_HOOK_BLOCK,
+    UC_HOOK_INSN,
+    UC_HOOK_INTR,
+    UC_HOOK_MEM_FETCH_PROT,
+    UC_MODE_64,
+    UC_PROT_ALL,
+    UC_PROT_READ,
+    UC_PROT_WRITE,
+    Uc,
+    UcError,
+    unicorn_const,
+    x86_const,
+)
+from unicorn.unicorn_py3.unicorn import uclib
+
+from hv.machine import context as at
+from hv.machine import stubs, svm
+from hv.machine.nested import NestedTables
+from hv.machine.ram import PhysicalMemory
+from hv.machine.state import ProcessorState
+
+PRIVATE_BASE = 1 << 38              # engine addresses that no system-physical address reaches
+ALIAS_BASE = 1 << 37                # RAM once more, not executable
+_PRIVATE_TABLES = 512               # pages of nested tables: 1 GiB of guest memory before the cache starts over
+_FLUSH = unicorn_const.UC_CTL_TLB_FLUSH | unicorn_const.UC_CTL_IO_WRITE << 30
+_REMOVE_CODE = unicorn_const.UC_CTL_TB_REMOVE_CACHE | 2 << 26 | unicorn_const.UC_CTL_IO_WRITE << 30
+_HANDLER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
+
+
+class Trap(IntEnum):
+    """What the guest did. The comments say what `detail` is and what else is live."""
+
+    CPUID = 0
+    HLT = 1
+    RDMSR = 2
+    WRMSR = 3
+    RDTSC = 4
+    RDTSCP = 5
+    RDPMC = 6
+    INVLPG = 7
+    PAUSE = 8
+    WBINVD = 9
+    MONITOR = 10
+    MWAIT = 11
+    CR_READ = 12                # detail: register number
+    CR_WRITE = 13
+    DR_READ = 14
+    DR_WRITE = 15
+    EXCEPTION = 16              # detail: vector; error_code(), fault_address()
+    SOFTWARE_INTERRUPT = 17     # INT n, INT3, INTO; RIP on the instruction
+    NESTED_FAULT = 18           # nested_fault()
+    IN = 19                     # port()
+    OUT = 20
+    SYSCALL = 21
+    SYSENTER = 22
+    UNDEFINED = 23              # instructions of the engine's own guest mode, which no guest has
+
+
+_TRAPS = {
+    svm.SvmExit.CPUID: Trap.CPUID, svm.SvmExit.HLT: Trap.HLT, svm.SvmExit.RDTSC: Trap.RDTSC, svm.SvmExit.RDTSCP: Trap.RDTSCP,
+    svm.SvmExit.RDPMC: Trap.RDPMC, svm.SvmExit.INVLPG: Trap.INVLPG, svm.SvmExit.PAUSE: Trap.PAUSE,
+    svm.SvmExit.WBINVD: Trap.WBINVD, svm.SvmExit.INVD: Trap.WBINVD, svm.SvmExit.MONITOR: Trap.MONITOR,
+    svm.SvmExit.MWAIT: Trap.MWAIT, svm.SvmExit.SOFTWARE_INTERRUPT: Trap.SOFTWARE_INTERRUPT,
+    svm.SvmExit.NESTED_FAULT: Trap.NESTED_FAULT,
+}
+_TRAP_TABLE: dict[int, tuple[Trap, int]] = {svm.EXIT_BASE + code: (trap, 0) for code, trap in _TRAPS.items()}
+for _n in range(16):
+    _TRAP_TABLE[svm.EXIT_BASE + svm.SvmExit.CR_READ + _n] = (Trap.CR_READ, _n)
+    _TRAP_TABLE[svm.EXIT_BASE + svm.SvmExit.CR_WRITE + _n] = (Trap.CR_WRITE, _n)
+    _TRAP_TABLE[svm.EXIT_BASE + svm.SvmExit.DR_READ + _n] = (Trap.DR_READ, _n)
+    _TRAP_TABLE[svm.EXIT_BASE + svm.SvmExit.DR_WRITE + _n] = (Trap.DR_WRITE, _n)
+for _n in range(32):
+    _TRAP_TABLE[svm.EXIT_BASE + svm.SvmExit.EXCEPTION + _n] = (Trap.EXCEPTION, _n)
+_MSR_NUMBER = svm.EXIT_BASE + svm.SvmExit.MSR
+_INSTRUCTION_TRAPS = {stubs.KIND_IN: Trap.IN, stubs.KIND_OUT: Trap.OUT, stubs.KIND_SYSCALL: Trap.SYSCALL,
+                      stubs.KIND_SYSENTER: Trap.SYSENTER}
+_UNDEFINED = (Trap.UNDEFINED, 0)
+
+TrapHandler = Callable[[Trap, int], bool]
+
+
+class EngineError(Exception):
+    """The engine itself gave up (an internal error of Unicorn, not a guest's fault)."""
+
+
+def _native(name: str) -> int:
+    return ctypes.cast(getattr(uclib, name), ctypes.c_void_p).value or 0
+
+
+class Engine:
+    """A CPU engine over *memory*, counting its work in *counter* (which several engines share)."""
+
+    def __init__(self, memory: PhysicalMemory, counter: stubs.WorkCounter, code_buffer_bytes: int = 16 << 20) -> None:
+        at.calibrate()
+        self.memory = memory
+        self.counter = counter
+        self._uc = Uc(UC_ARCH_X86, UC_MODE_64)
+        self._uc.ctl_set_cpu_model(at.CPU_MODEL)
+        self._uc.ctl_set_tcg_buffer_size(code_buffer_bytes)
+        self._handle = self._uc._uch
+        self._uc.mem_map_ptr(0, memory.size, UC_PROT_ALL, memory.host_address)
+        self._uc.mem_map_ptr(ALIAS_BASE, memory.size, UC_PROT_READ | UC_PROT_WRITE, memory.host_address)
+        self._map_private()
+        self._uc.ctl_exits_enabled(True)        # no `until` address to probe
+        self._template = self._guest_mode_template()
+        self._scratch = at.allocate(self._uc)
+        self._callbacks: list[Any] = []
+        self._failure: BaseException | None = None
+        self._stopped_by_trap = False
+        self._running = self._refused_fetch = False
+        self.current: ProcessorState | None = None
+        self.on_trap: TrapHandler = lambda trap, detail: False
+        self.second_level: Callable[[int, int], tuple[int, bool, bool] | None] = lambda gpa, access: None
+        self._states: list[ProcessorState] = []
+        self._stale: list[tuple[int, int]] = []     # system-physical ranges whose translated code is out of date
+        self._mmio: dict[int, Any] = {}
+        self._flag_word = ctypes.c_uint64()
+        self._install_hooks()
+
+    # --- set-up --------------------------------------------------------------------------------------
+
+    def _map_private(self) -> None:
+        """Memory that only the engine sees: control block, MSR map, nested tables."""
+        size = (3 + _PRIVATE_TABLES) * 4096
+        self._private = mmap.mmap(-1, size)
+        self._private_pin = ctypes.c_char.from_buffer(self._private)
+        self._private_view = memoryview(self._private)
+        self._uc.mem_map_ptr(PRIVATE_BASE, size, UC_PROT_ALL, ctypes.addressof(self._private_pin))
+        self._private_view[0x1000:0x3000] = b"\xff" * svm.MSRPM_SIZE       # every MSR access exits
+        struct.pack_into("<Q", self._private, svm.VMCB_MSRPM, PRIVATE_BASE + 0x1000)
+        self.nested = NestedTables(self._private_view[0x3000:], PRIVATE_BASE + 0x3000, ALIAS_BASE)
+
+    def _guest_mode_template(self) -> bytes:
+        """The context of a VP that was never run: the engine's own reset state, in guest mode with nested paging."""
+        self._flat = at.allocate(self._uc)
+        uclib.uc_context_save(self._handle, self._flat)
+        context = at.allocate(self._uc)
+        uclib.uc_context_save(self._handle, context)
+        image = at.view(context)
+        put = struct.pack_into
+        put("<Q", image, at.VMCB, PRIVATE_BASE)
+        put("<Q", image, at.INTERCEPT, svm.ALWAYS)
+        put("<4H", image, at.INTERCEPT_CR_READ, 0, 0x11, 0, 0xFF)
+        put("<I", image, at.INTERCEPT_EXCEPTIONS, 0xFFFF_FFFF)
+        put("<QI", image, at.NESTED_CR3, self.nested.root, 7)
+        put("<I", image, at.HFLAGS2, struct.unpack_from("<I", image, at.HFLAGS2)[0] | 1 | 1 << 6)     # GIF, nested paging
+        put("<i", image, at.IN_FLIGHT, -1)
+        put("<i", image, at.EXCEPTION_IS_INT, 0)
+        put("<Q", image, at.EFER, 1 << 12)
+        template = bytes(image)
+        at.release(context)
+        return template
+
+    def _install_hooks(self) -> None:
+        self._frame = stubs.ExitFrame(0, _native("uc_context_save"), _native("uc_context_restore"), 0, _native("uc_vmem_read"),
+                                      0, (ctypes.c_uint8 * 16)(), at.RIP, at.SEGMENTS + 24 + 8)
+        self._asked = stubs.InstructionFrame(0, 0, 0, 0, 0, _native("uc_reg_read"), x86_const.UC_X86_REG_RCX,
+                                             x86_const.UC_X86_REG_MSR, (0x4000_0000, 0))
+        self.counter.stop, self.counter.reg_read = _native("uc_emu_stop"), _native("uc_reg_read")
+        self._handler = _HANDLER(self._on_intercept)
+        self._frame.handler = ctypes.cast(self._handler, ctypes.c_void_p).value
+        self._uc.hook_add(UC_HOOK_MEM_FETCH_PROT, self._on_refused_fetch)
+        if stubs.available():
+            self._install_native_hooks()
+        else:
+            self._install_python_hooks()
+
+    def _install_native_hooks(self) -> None:
+        native = stubs.routines()
+        self._add_hook(UC_HOOK_INTR, native.exit, self._frame)
+        self._add_hook(UC_HOOK_BLOCK, native.block, self.counter)
+        for instruction, routine in ((x86_const.UC_X86_INS_IN, native.read_port), (x86_const.UC_X86_INS_OUT, native.write_port),
+                                     (x86_const.UC_X86_INS_SYSCALL, native.syscall),
+                                     (x86_const.UC_X86_INS_SYSENTER, native.sysenter)):
+            self._add_hook(UC_HOOK_INSN, routine, self._asked, instruction)
+
+    def _add_hook(self, kind: int, routine: int, user: ctypes.Structure, *extra: int) -> None:
+        handle = ctypes.c_size_t()
+        status = uclib.uc_hook_add(self._handle, ctypes.byref(handle), kind, ctypes.c_void_p(routine), ctypes.byref(user),
+                                   ctypes.c_uint64(1), ctypes.c_uint64(0), *(ctypes.c_int(value) for value in extra))
+        if status:
+            raise EngineError(f"the engine refuses hook {kind} (uc_hook_add: {status})")
+
+    def _install_python_hooks(self) -> None:
+        """The slow way, where the machine code of `stubs.py` cannot run; the same counts and the same traps."""
+        raise EngineError("no native routines on this host yet")
+
+    # --- states --------------------------------------------------------------------------------------
+
+    def new_state(self) -> ProcessorState:
+        """The state of a new VP on this engine, all registers as the engine's reset leaves them."""
+        context = at.allocate(self._uc)
+        uclib.uc_context_save(self._handle, context)        # fills the API's header
+        at.view(context)[:] = self._template
+        state = ProcessorState(context, self._resolve_flags, self.flush_tlb)
+        self._states.append(state)
+        return state
+
+    def _resolve_flags(self, context: ctypes.c_void_p) -> int:
+        """RFLAGS of a context whose arithmetic flags are in the engine's lazy form."""
+        live = self.current is not None and self.current.context is context and self._running
+        if not live:
+            uclib.uc_context_save(self._handle, self._scratch)
+            uclib.uc_context_restore(self._handle, context)
+        uclib.uc_reg_read(self._handle, x86_const.UC_X86_REG_EFLAGS, ctypes.byref(self._flag_word))
+        if not live:
+            uclib.uc_context_restore(self._handle, self._scratch)
+        return self._flag_word.value
+
+    def save_image(self, state: ProcessorState) -> bytes:
+        """Everything about *state*, opaque; `load_image` puts it back."""
+        return bytes(at.view(state.context))
+
+    def load_image(self, state: ProcessorState, image: bytes) -> None:
+        """Put back what `save_image` gave, on the same engine."""
+        at.view(state.context)[:] = image
+        self.flush_tlb()
+
+    # --- translation ---------------------------------------------------------------------------------
+
+    def flush_tlb(self) -> None:
+        """Drop what the engine cached of linear translations."""
+        uclib.uc_ctl(self._handle, ctypes.c_int(_FLUSH))
+
+    def invept(self) -> None:
+        """Drop everything cached of the second level too."""
+        self.nested.clear()
+        self.memory.unwatch_code(self._code_written)
+        self.flush_tlb()
+
+    def _code_written(self, spa: int, data: bytes) -> None:
+        """Somebody outside wrote to a page this engine has translated code of."""
+        self._stale.append((spa, spa + len(data)))
+
+    def _forget_stale_code(self) -> None:
+        """Drop translations of the ranges written from outside. The engine names code by linear address, so it is asked
+        in a state without paging, where linear and system-physical addresses are the same."""
+        stale, self._stale = self._stale, []
+        uclib.uc_context_save(self._handle, self._scratch)
+        uclib.uc_context_restore(self._handle, self._flat)
+        self.flush_tlb()
+        for first, end in stale:
+            uclib.uc_ctl(self._handle, ctypes.c_int(_REMOVE_CODE), ctypes.c_uint64(first), ctypes.c_uint64(end))
+        uclib.uc_context_restore(self._handle, self._scratch)
+        self.flush_tlb()
+
+    def map_mmio(self, spa: int, size: int, read: Callable[[int, int], int], write: Callable[[int, int, int], None]) -> None:
+        """System-physical *spa* is a device: `read(offset, size)`, `write(offset, size, value)`."""
+        self._mmio[spa] = (read, write)
+        self._uc.mmio_map(spa, size, lambda _uc, offset, width, _: self._guarded(lambda: read(offset, width)), None,
+                          lambda _uc, offset, width, value, _: self._guarded(lambda: write(offset, width, value)), None)
+
+    def _guarded(self, action: Callable[[], int | None]) -> int:
+        """Run *action* inside an engine callback: an exception stops the run and is raised from `run`."""
+        try:
+            return action() or 0
+        except BaseException as error:
+            self._failure = error
+            uclib.uc_emu_stop(self._handle)
+            return 0
+
+    # --- running -------------------------------------------------------------------------------------
+
+    def run(self, state: ProcessorState, until: int, window: bool = False, instructions: int = 0) -> bool:
+        """Run *state* until the counter reaches *until*, or a handler stops it, or (window) interrupts are enabled.
+
+        *instructions* other than 0 is a limit too, an expensive one: the engine drops its translations to count.
+        True when a trap handler stopped it; then RIP is where the handler left it.
+        """
+        counter = self.counter
+        if self.current is not state:
+            self.current = state
+            self._frame.context = state.context.value
+            uclib.uc_ctl(self._handle, ctypes.c_int(_FLUSH))
+        counter.deadline, counter.window = until, window
+        counter.limit = 0 if window or counter.skip else until
+        while True:
+            status = self._start(state, instructions)
+            if status != UC_ERR_FETCH_PROT:
+                break
+            if not self._may_fetch():
+                return not self.on_trap(Trap.NESTED_FAULT, 0)
+        if status:
+            raise EngineError(f"the engine stopped with error {status} at {state.rip:#x}")
+        return self._stopped_by_trap
+
+    def _start(self, state: ProcessorState, instructions: int) -> int:
+        """One stretch of the engine, from *state* and back into it; the API's status."""
+        uclib.uc_context_restore(self._handle, state.context)
+        if self._stale:
+            self._forget_stale_code()
+        self._stopped_by_trap = self._refused_fetch = False
+        self._running = True
+        status: int = uclib.uc_emu_start(self._handle, ctypes.c_uint64(state.rip), ctypes.c_uint64(0), ctypes.c_uint64(0),
+                                         ctypes.c_size_t(instructions))
+        self._running = False
+        if not self._stopped_by_trap:
+            uclib.uc_context_save(self._handle, state.context)
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+        return status
+
+    def _on_refused_fetch(self, _uc: Any, _kind: int, address: int, _size: int, _value: int, _user: Any) -> bool:
+        """Code was fetched from a page entered as not executable: note what a nested fault would have noted."""
+        gpa = self.nested.not_executable.get(address - ALIAS_BASE >> 12, 0) << 12 | address & 0xFFF
+        struct.pack_into("<Q", self._private, svm.VMCB_EXITINFO2, gpa)
+        self._refused_fetch = True
+        return False
+
+    def pass_one_block(self) -> None:
+        """Let the next block run whatever the limits say (an interrupt shadow is one instruction, and one block)."""
+        self.counter.skip = 1
+
+    def stop_soon(self) -> None:
+        """From inside a callback: stop before the next block."""
+        self.counter.limit = 0
+        self.counter.deadline = 0
+
+    def _on_intercept(self, _uc: int, number: int, _frame: int) -> int:
+        """The engine's hook: name the trap, ask the handler, say whether the changed state is to be loaded."""
+        try:
+            if number == _MSR_NUMBER:
+                trap, detail = self._msr_or_instruction()
+            else:
+                trap, detail = _TRAP_TABLE.get(number, _UNDEFINED)
+                if trap is Trap.NESTED_FAULT and self._fill_nested():
+                    return 0
+                if number < 0x100:
+                    trap, detail = Trap.EXCEPTION, number
+            if self.on_trap(trap, detail):
+                if self._stale:
+                    self._forget_stale_code()
+                return 1
+        except BaseException as error:
+            self._failure = error
+        self._stopped_by_trap = True
+        uclib.uc_emu_stop(self._handle)
+        return 1
+
+    def _msr_or_instruction(self) -> tuple[Trap, int]:
+        asked = self._asked
+        state = self.current
+        assert state is not None, "a trap without a running VP"
+        if asked.kind:
+            kind, asked.kind = asked.kind, 0
+            state.rcx = asked.rcx
+            return _INSTRUCTION_TRAPS[kind], 0
+        return (Trap.WRMSR if state.dwords[at.ERROR_CODE // 4] & 1 else Trap.RDMSR), 0
+
+    def _fill_nested(self) -> bool:
+        """The engine asks for a second-level translation; False when there is none for this access."""
+        gpa, access = self.nested_fault()
+        answer = self.second_level(gpa, access)
+        if answer is None:
+            return False
+        spa, writable, executable = answer
+        in_ram = spa < self.memory.size
+        self.nested.fill(gpa, spa, writable, not in_ram or (executable and spa >> 12 in self.nested.executable))
+        return True
+
+    def _may_fetch(self) -> bool:
+        """A fetch was refused by the alias: let it through if the second level does."""
+        gpa, access = self.nested_fault()
+        answer = self.second_level(gpa, access)
+        if answer is None or not answer[2]:
+            return False
+        spa, writable, _ = answer
+        self.nested.fill(gpa, spa, writable, True)
+        self.memory.watch_code(spa >> 12, self._code_written)
+        self.flush_tlb()
+        return True
+
+    # --- what a trap left behind -----------------------------------------------------------------------
+
+    def error_code(self) -> int:
+        """Error code of the exception that trapped."""
+        assert self.current is not None
+        return int(self.current.dwords[at.ERROR_CODE // 4])
+
+    def fault_address(self) -> int:
+        """Linear address of the page fault that trapped (CR2 is not written yet)."""
+        return int(struct.unpack_from("<Q", self._private, svm.VMCB_EXITINFO2)[0])
+
+    def nested_fault(self) -> tuple[int, int]:
+        """Guest-physical address and access (1 read, 2 write, 4 fetch) of the nested fault that trapped."""
+        code = 16 if self._refused_fetch else self.error_code()
+        return self.fault_address(), 4 if code & 16 else 2 if code & 2 else 1
+
+    def code_bytes(self) -> bytes:
+        """The bytes at RIP as the guest fetches them, up to 15 or the end of the page; empty when unknown."""
+        return bytes(self._frame.code[: self._frame.fetched])
+
+    def port(self) -> tuple[int, int, int]:
+        """Port, size in bytes and value (of OUT) of the I/O instruction that trapped."""
+        asked = self._asked
+        return asked.port & 0xFFFF, asked.size, asked.value & (1 << 8 * asked.size) - 1
+
+    def write_control_register(self, state: ProcessorState, number: int, value: int) -> None:
+        """Let the engine itself write CR0 or CR4, with all it keeps beside them. Inside a trap, for the current VP."""
+        register = x86_const.UC_X86_REG_CR0 if number == 0 else x86_const.UC_X86_REG_CR4
+        word = ctypes.c_uint64(value)
+        uclib.uc_context_restore(self._handle, state.context)
+        uclib.uc_reg_write(self._handle, register, ctypes.byref(word))
+        uclib.uc_context_save(self._handle, state.context)
+        self.flush_tlb()
+
+    def close(self) -> None:
+        """Give everything back to the host."""
+        self.memory.unwatch_code(self._code_written)
+        for state in self._states:
+            at.release(state.context)
+        self._states.clear()
+        at.release(self._scratch)
+        at.release(self._flat)
+        self._uc = None

@@ -1,0 +1,267 @@
+"""One virtual processor's registers, read and written in place in its engine context.
+
+`ProcessorState` is what the rooms above see of a processor: plain attributes in the manual's names. Behind each is a
+word of the context (`context.py`), so reading one costs a lookup and nothing is copied. The engine keeps derived bits
+beside the architectural ones ("hidden flags": CPL, code size, address size ...); they are recomputed here whenever a
+register they depend on is written.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import Any
+
+from hv.machine import context as at
+from hv.machine.registers import Segment, Table
+from hv.spec.msrs import Msr
+from hv.spec.x86 import Cr0, Cr4, Efer, Rflags
+
+_U64 = (1 << 64) - 1
+_ARITHMETIC = 0x8D5             # CF PF AF ZF SF OF
+_FLAGS_KEPT = 0x3F_7300 | 2     # what the engine keeps beside the arithmetic flags and DF
+_DF = Rflags.DF.value
+
+# Hidden flags of the engine.
+_INHIBIT = 1 << 3
+_CS32, _SS32, _ADDSEG = 1 << 4, 1 << 5, 1 << 6
+_LMA, _CS64, _OSFXSR, _SMAP = 1 << 14, 1 << 15, 1 << 22, 1 << 23
+_SVME, _GUEST = 1 << 20, 1 << 21
+_RIGHTS = 0xF0FF                # rights bits the engine keeps, 8 to the left
+
+
+def _word(offset: int) -> Any:
+    """A 64-bit register at *offset*."""
+    index = offset // 8
+
+    def get(self: ProcessorState) -> int:
+        return self.words[index]
+
+    def put(self: ProcessorState, value: int) -> None:
+        self.words[index] = value & _U64
+
+    return property(get, put)
+
+
+def _low(offset: int) -> Any:
+    """The low half of a 64-bit register; writing clears the high half, as in 64-bit mode."""
+    index = offset // 8
+
+    def get(self: ProcessorState) -> int:
+        return self.words[index] & 0xFFFF_FFFF
+
+    def put(self: ProcessorState, value: int) -> None:
+        self.words[index] = value & 0xFFFF_FFFF
+
+    return property(get, put)
+
+
+def _flagged(offset: int) -> Any:
+    """A control register on which hidden flags depend."""
+    index = offset // 8
+
+    def get(self: ProcessorState) -> int:
+        return self.words[index]
+
+    def put(self: ProcessorState, value: int) -> None:
+        self.words[index] = value & _U64
+        self.refresh_hidden_flags()
+        self.translation_changed()
+
+    return property(get, put)
+
+
+def _segment(number: int) -> Any:
+    base = at.SEGMENTS + 24 * number
+
+    def get(self: ProcessorState) -> Segment:
+        flags = self.dwords[(base + 20) // 4]
+        rights = flags >> 8 & _RIGHTS
+        return Segment(self.dwords[base // 4] & 0xFFFF, self.words[(base + 8) // 8], self.dwords[(base + 16) // 4],
+                       rights if flags & 0x8000 else rights | 1 << 16)
+
+    def put(self: ProcessorState, value: Segment) -> None:
+        self.dwords[base // 4] = value.selector & 0xFFFF
+        self.words[(base + 8) // 8] = value.base & _U64
+        self.dwords[(base + 16) // 4] = value.limit & 0xFFFF_FFFF
+        usable = not value.rights & 1 << 16
+        self.dwords[(base + 20) // 4] = (value.rights & _RIGHTS if usable else value.rights & 0x60) << 8
+        if number < 6:
+            self.refresh_hidden_flags()
+
+    return property(get, put)
+
+
+def _table(number: int) -> Any:
+    base = at.SEGMENTS + 24 * number
+
+    def get(self: ProcessorState) -> Table:
+        return Table(self.words[(base + 8) // 8], self.dwords[(base + 16) // 4])
+
+    def put(self: ProcessorState, value: Table) -> None:
+        self.words[(base + 8) // 8] = value.base & _U64
+        self.dwords[(base + 16) // 4] = value.limit & 0xFFFF_FFFF
+
+    return property(get, put)
+
+
+_MSR_WORDS = {
+    Msr.STAR: at.STAR, Msr.LSTAR: at.LSTAR, Msr.CSTAR: at.CSTAR, Msr.SFMASK: at.FMASK,
+    Msr.KERNEL_GS_BASE: at.KERNEL_GS_BASE, Msr.SYSENTER_CS: at.SYSENTER_CS, Msr.SYSENTER_ESP: at.SYSENTER_ESP,
+    Msr.SYSENTER_EIP: at.SYSENTER_EIP, Msr.PAT: at.PAT, Msr.TSC_AUX: at.TSC_AUX,
+    Msr.FS_BASE: at.SEGMENTS + 4 * 24 + 8, Msr.GS_BASE: at.SEGMENTS + 5 * 24 + 8,
+}
+_MSR_WIDTH = {Msr.SYSENTER_CS: 0xFFFF_FFFF}
+
+
+class ProcessorMsrs(MutableMapping[int, int]):
+    """The MSRs that the engine itself works with, by number. Nothing is checked here."""
+
+    def __init__(self, words: memoryview) -> None:
+        self._words = words
+
+    def __getitem__(self, index: int) -> int:
+        return int(self._words[_MSR_WORDS[index] // 8]) & _MSR_WIDTH.get(index, _U64)  # type: ignore[index, call-overload]
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._words[_MSR_WORDS[index] // 8] = value & _MSR_WIDTH.get(index, _U64)  # type: ignore[index, call-overload]
+
+    def __delitem__(self, index: int) -> None:
+        raise TypeError("a processor's MSRs cannot be removed")
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(_MSR_WORDS)
+
+    def __len__(self) -> int:
+        return len(_MSR_WORDS)
+
+    def __contains__(self, index: object) -> bool:
+        return index in _MSR_WORDS
+
+
+class ProcessorState:
+    """The registers of one virtual processor; `docs/contracts.md` lists the attributes.
+
+    *resolve_flags* gives the full RFLAGS when the arithmetic flags still stand in the engine's lazy form;
+    *translation_changed* is called when what the engine cached about address translation may be stale.
+    """
+
+    def __init__(self, context: ctypes.c_void_p, resolve_flags: Callable[[ctypes.c_void_p], int],
+                 translation_changed: Callable[[], None]) -> None:
+        self.context = context
+        view = at.view(context)
+        self.words = view.cast("Q")
+        self.dwords = view.cast("I")
+        self.gpr = self.words[at.REGS // 8 : at.REGS // 8 + 16]     # RAX RCX RDX RBX RSP RBP RSI RDI R8..R15
+        self.msrs = ProcessorMsrs(self.words)
+        self._resolve_flags = resolve_flags
+        self.translation_changed = translation_changed
+
+    rax, rcx, rdx, rbx = (_word(at.REGS + 8 * n) for n in range(4))
+    rsp, rbp, rsi, rdi = (_word(at.REGS + 8 * n) for n in range(4, 8))
+    r8, r9, r10, r11 = (_word(at.REGS + 8 * n) for n in range(8, 12))
+    r12, r13, r14, r15 = (_word(at.REGS + 8 * n) for n in range(12, 16))
+    eax, ecx, edx, ebx = (_low(at.REGS + 8 * n) for n in range(4))
+    rip = _word(at.RIP)
+    cr0, cr4, efer_raw = _flagged(at.CR), _flagged(at.CR + 32), _flagged(at.EFER)
+    cr2 = _word(at.CR + 16)
+    dr0, dr1, dr2, dr3 = (_word(at.DR + 8 * n) for n in range(4))
+    dr6, dr7 = _word(at.DR + 48), _word(at.DR + 56)
+    es, cs, ss, ds, fs, gs = (_segment(n) for n in range(6))
+    ldtr, tr = _segment(6), _segment(7)
+    gdtr, idtr = _table(8), _table(9)
+
+    @property
+    def cr3(self) -> int:
+        return int(self.words[(at.CR + 24) // 8])
+
+    @cr3.setter
+    def cr3(self, value: int) -> None:
+        self.words[(at.CR + 24) // 8] = value & _U64
+        self.translation_changed()
+
+    @property
+    def efer(self) -> int:
+        """IA32_EFER as a guest sees it: the engine's own SVME bit is not shown and stays set."""
+        return int(self.efer_raw) & ~Efer.SVME.value
+
+    @efer.setter
+    def efer(self, value: int) -> None:
+        self.efer_raw = value | Efer.SVME.value
+
+    @property
+    def rflags(self) -> int:
+        if self.dwords[at.CC_OP // 4] != at.CC_OP_EFLAGS:
+            self.rflags = self._resolve_flags(self.context)
+        kept = self.words[at.EFLAGS // 8] & _FLAGS_KEPT | self.words[at.CC_SRC // 8] & _ARITHMETIC
+        return int(kept | (_DF if self.dwords[at.DF // 4] != 1 else 0))
+
+    @rflags.setter
+    def rflags(self, value: int) -> None:
+        self.words[at.CC_SRC // 8] = value & _ARITHMETIC
+        self.dwords[at.CC_OP // 4] = at.CC_OP_EFLAGS
+        self.dwords[at.DF // 4] = 0xFFFF_FFFF if value & _DF else 1
+        self.words[at.EFLAGS // 8] = value & _FLAGS_KEPT | 2
+        self.refresh_hidden_flags()
+
+    @property
+    def interrupts_enabled(self) -> bool:
+        """RFLAGS.IF, without computing the arithmetic flags."""
+        return bool(self.words[at.EFLAGS // 8] & Rflags.IF.value)
+
+    @property
+    def cpl(self) -> int:
+        """The current privilege level, 0..3: the DPL of SS."""
+        return int(self.dwords[at.HFLAGS // 4] & 3)
+
+    @cpl.setter
+    def cpl(self, value: int) -> None:
+        self.dwords[at.HFLAGS // 4] = self.dwords[at.HFLAGS // 4] & ~3 | value
+
+    @property
+    def interrupt_shadow(self) -> bool:
+        """STI or MOV SS blocks interrupts until the next instruction has run."""
+        return bool(self.dwords[at.HFLAGS // 4] & _INHIBIT)
+
+    @interrupt_shadow.setter
+    def interrupt_shadow(self, value: bool) -> None:
+        hidden = self.dwords[at.HFLAGS // 4]
+        self.dwords[at.HFLAGS // 4] = hidden | _INHIBIT if value else hidden & ~_INHIBIT
+
+    @property
+    def bits(self) -> int:
+        """The mode that code at RIP is decoded in: 16, 32 or 64."""
+        hidden = self.dwords[at.HFLAGS // 4]
+        return 64 if hidden & _CS64 else 32 if hidden & _CS32 else 16
+
+    def refresh_hidden_flags(self) -> None:
+        """Recompute the engine's derived bits from CR0, CR4, EFER, VM, CS, SS, DS and ES. CPL stays as it is."""
+        words, dwords = self.words, self.dwords
+        cr0, cr4 = words[at.CR // 8], words[at.CR // 8 + 4]
+        cs, ss = dwords[(at.SEGMENTS + 24 + 20) // 4], dwords[(at.SEGMENTS + 48 + 20) // 4]
+        lma = bool(words[at.EFER // 8] & Efer.LMA)
+        hidden = dwords[at.HFLAGS // 4] & (3 | _INHIBIT) | _GUEST | _SVME
+        hidden |= (cr0 & 1) << 7 | (cr0 & 0xE) << 8
+        hidden |= (_LMA if lma else 0) | (_OSFXSR if cr4 & Cr4.OSFXSR else 0) | (_SMAP if cr4 & Cr4.SMAP else 0)
+        if lma and cs & 1 << 21:
+            hidden |= _CS64 | _CS32 | _SS32
+        else:
+            hidden |= (_CS32 if cs & 1 << 22 else 0) | (_SS32 if ss & 1 << 22 else 0)
+            hidden |= _ADDSEG if self._segment_bases_matter(hidden) else 0
+        dwords[at.HFLAGS // 4] = hidden
+
+    def _segment_bases_matter(self, hidden: int) -> bool:
+        words = self.words
+        if not hidden & 1 << 7 or words[at.EFLAGS // 8] & Rflags.VM or not hidden & _CS32:
+            return True
+        return bool(words[(at.SEGMENTS + 8) // 8] | words[(at.SEGMENTS + 56) // 8] | words[(at.SEGMENTS + 80) // 8])
+
+    @property
+    def in_long_mode(self) -> bool:
+        """EFER.LMA."""
+        return bool(self.words[at.EFER // 8] & Efer.LMA)
+
+    @property
+    def protected(self) -> bool:
+        """CR0.PE."""
+        return bool(self.words[at.CR // 8] & Cr0.PE)

@@ -15,8 +15,6 @@ DEFAULT_BASE = 0xFEE00000       # of the page, and of the window where a write i
 INTERRUPT_WINDOW_END = 0xFEF00000
 X2APIC_MSR_FIRST = 0x800        # MSR number = 0x800 + (offset >> 4)
 X2APIC_MSR_LAST = 0x83F
-MSR_APIC_BASE = 0x1B
-MSR_TSC_DEADLINE = 0x6E0
 VERSION = 0x01060014            # integrated APIC, 7 LVT entries, EOI-broadcast suppression
 LOWEST_LEGAL_VECTOR = 16
 BROADCAST_XAPIC = 0xFF

@@ -3,8 +3,9 @@
 TLFS "Guest Physical Address Spaces". Over the map lies a second one of *overlay* pages (hypercall page, message page,
 event-flag page, assist page): an overlay hides the page beneath and ignores its rights, and uncovers it unchanged.
 
-A child's space is written into EPT tables, which decide what its code reaches; the dictionary here is the hypervisor's own
-record of the same. Root needs no tables: its addresses are the machine's, except for pages it deposited.
+A child's space is written into EPT tables, which decide what its code reaches; the dictionary here is the
+hypervisor's own record of the same. Root needs no tables: its addresses are the machine's, except for pages it
+deposited.
 # Simplified: 4 KiB mappings only; the type field of the map flags (zeroed, ones) is not offered.
 """
 
@@ -54,6 +55,11 @@ class GpaSpace:
         self._overlays: dict[int, list[Overlay]] = {}
         # Called with (gpa page, mapping or None) when the partition's own map changes; overlays are not for devices.
         self.listeners: list[Callable[[int, Mapping | None], None]] = []
+
+    @property
+    def page_limit(self) -> int:
+        """Pages from here on are outside the space."""
+        return self.owners.page_count if self.identity else GPA_SPACE_PAGES
 
     @property
     def identity(self) -> bool:
@@ -141,7 +147,7 @@ class GpaSpace:
         return mapping.spa | gpa & PAGE_SIZE - 1
 
     def read(self, gpa: int, size: int) -> bytes:
-        """*size* bytes with the partition's own rights; NestedFault, with the first address refused, when they forbid it."""
+        """*size* bytes with the partition's own rights; NestedFault when they forbid any of them."""
         parts = [(self.translate(at, Access.READ), length) for at, length in _pages(gpa, size)]
         return b"".join(self.memory.read(spa, length) for spa, length in parts)
 

@@ -1,7 +1,7 @@
 """Who has which page of physical memory: owners of pages, and the pool each partition lives from.
 
-TLFS "Memory Management": the hypervisor allocates nothing for a partition but what its parent deposited for it. Every EPT
-table, VMCS and overlay page comes from the partition's pool, and INSUFFICIENT_MEMORY says that the pool is empty.
+TLFS "Memory Management": the hypervisor allocates nothing for a partition but what its parent deposited for it. Every
+EPT table, VMCS and overlay page comes from the partition's pool, and INSUFFICIENT_MEMORY says that the pool is empty.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _ZEROES = bytes(PAGE_SIZE)
 class PageOwners:
     """For every page of RAM: root has it, the hypervisor took it, or root lent it to one child.
 
-    Pages are page numbers (spa >> 12). A lent page stays readable for root, and may stand at several addresses of the same
-    child, never in two children.
+    Pages are page numbers (spa >> 12). A lent page stays readable for root, and may stand at several addresses of the
+    same child, never in two children.
     """
 
     def __init__(self, memory: PhysicalMemory) -> None:

@@ -10,7 +10,6 @@ from enum import IntEnum
 
 from hv.spec.layout import Layout, Register, array, bits, raw, u8, u16, u32, u64
 
-SINT_COUNT = 16
 MESSAGE_SIZE = 256                  # bytes of a slot, header included
 MESSAGE_PAYLOAD_SIZE = 240
 EVENT_FLAGS_COUNT = 2048            # flags of one SINT
@@ -93,42 +92,6 @@ class HvEventFlags(Layout):
     """HV_SYNIC_EVENT_FLAGS of one SINT: flag f is bit f & 7 of byte f >> 3."""
 
     flags: raw[256]
-
-
-class HvSynicControl(Register):
-    """HV_X64_MSR_SCONTROL; TLFS "SCONTROL Register"."""
-
-    enable = bits(0)
-
-
-class HvSynicPage(Register):
-    """HV_X64_MSR_SIMP and SIEFP, and the other page registers (hypercall page, VP assist page, reference TSC)."""
-
-    enable = bits(0)
-    preserved = bits(11, 1)
-    gpa_page = bits(63, 12)         # a page number
-
-
-class HvHypercallMsr(Register):
-    """HV_X64_MSR_HYPERCALL; TLFS "Establishing the Hypercall Interface"."""
-
-    enable = bits(0)
-    locked = bits(1)
-    gpa_page = bits(63, 12)
-
-
-class HvSynicSint(Register):
-    """HV_X64_MSR_SINT0..15; TLFS "SINTx Registers"."""
-
-    vector = bits(7, 0)             # 16..255
-    masked = bits(16)               # 1 after reset
-    auto_eoi = bits(17)
-    polling = bits(18)
-    as_intercept = bits(19)
-    proxy = bits(20)
-
-
-SINT_RESET = 0x10000
 
 
 class PortType(IntEnum):

@@ -1,0 +1,199 @@
+"""The hypervisor itself: the partitions by id, what it keeps for itself, and the boot of root.
+
+At boot it takes a region at the top of RAM, out of root's reach; root's pool begins with those pages. Everything a
+child needs is deposited later, page by page, by root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hv.hypervisor.cpuid import CHILD_PRIVILEGES, MAX_VPS, ROOT_PRIVILEGES
+from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.interrupts import InterruptRouting
+from hv.hypervisor.pages import PageOwners
+from hv.hypervisor.partition import Partition, PartitionState
+from hv.hypervisor.synic.synic import Synic
+from hv.machine.clock import VirtualClock
+from hv.machine.ram import PAGE_SIZE, PhysicalMemory
+from hv.spec.hv_status import HvStatus
+from hv.spec.partition import PARTITION_ID_SELF, ROOT_PARTITION_ID, VP_INDEX_SELF
+from hv.trace import events
+from hv.trace.bus import Trace
+
+if TYPE_CHECKING:
+    from hv.hypervisor.vp import VirtualProcessor
+
+REGION_PAGES = 256              # taken for the hypervisor at boot
+
+
+class IommuDriver(Protocol):
+    """What the hypervisor asks of the remapping hardware's driver."""
+
+    def attach(self, source_id: int, partition: Any) -> None:
+        """From now on the device translates through *partition*'s domain."""
+
+    def detach(self, source_id: int) -> None:
+        """From now on every access of the device faults."""
+
+    def map_interrupt(self, source_id: int, vector: int) -> tuple[int, int]:
+        """Remap an interrupt of the device to physical *vector*: the MSI (address, data) it shall send."""
+
+    def unmap_interrupt(self, source_id: int, vector: int) -> None:
+        """Undo `map_interrupt`."""
+
+
+class Hypervisor:
+    """One machine's hypervisor. `vp_factory` makes a VP for (partition, index); who wires the machine sets it."""
+
+    def __init__(self, memory: PhysicalMemory, clock: VirtualClock, trace: Trace,
+                 region_pages: int = REGION_PAGES) -> None:
+        assert region_pages * PAGE_SIZE < memory.size, f"{region_pages} pages do not fit RAM of {memory.size:#x}"
+        self.memory, self.clock, self.trace = memory, clock, trace
+        self.owners = PageOwners(memory)
+        self.vp_factory: Callable[[Partition, int], VirtualProcessor] | None = None
+        self.iommu: IommuDriver | None = None
+        self.interrupts = InterruptRouting(trace)
+        self.partitions: dict[int, Partition] = {}
+        self._next_id = ROOT_PARTITION_ID
+        self.region = (memory.size - region_pages * PAGE_SIZE, memory.size)
+        self.root = self._boot()
+
+    def _boot(self) -> Partition:
+        root = self._new_partition(None, ROOT_PRIVILEGES)
+        for spa in range(*self.region, PAGE_SIZE):
+            self.owners.take(spa // PAGE_SIZE)
+        for spa in reversed(range(*self.region, PAGE_SIZE)):
+            root.pool.deposit(spa)
+        root.initialize()
+        return root
+
+    def _new_partition(self, parent: Partition | None, privileges: int) -> Partition:
+        partition = Partition(self._next_id, parent, self.memory, self.owners, self.clock, self.trace, privileges)
+        partition.on_teardown.append(self._release)
+        self._next_id += 1
+        self.partitions[partition.id] = partition
+        return partition
+
+    def _release(self, partition: Partition) -> None:
+        """Take devices, interrupts, ports and connections from a partition that is finalized."""
+        self.interrupts.free_all(partition, self.iommu)
+        for source_id in sorted(partition.devices):
+            if self.iommu is not None:
+                self.iommu.detach(source_id)
+        partition.devices.clear()
+        for port in partition.ports.values():
+            port.deleted = True
+        partition.ports.clear()
+        partition.connections.clear()
+
+    def find_partition(self, caller: Partition, partition_id: int) -> Partition:
+        """The partition *partition_id* as *caller* may name it: itself, or a child.
+
+        INVALID_PARTITION_ID when it does not exist, ACCESS_DENIED when the caller is not its parent.
+        """
+        if partition_id in (PARTITION_ID_SELF, caller.id):
+            return caller
+        found = self.partitions.get(partition_id)
+        if found is None:
+            raise HypercallError(HvStatus.INVALID_PARTITION_ID, f"no partition {partition_id:#x}")
+        if found.parent is not caller:
+            raise HypercallError(HvStatus.ACCESS_DENIED, f"partition {caller.id} is not the parent of {found.id}")
+        return found
+
+    def find_child(self, caller: Partition, partition_id: int) -> Partition:
+        """Like `find_partition`, for calls that only a parent may make: ACCESS_DENIED for the caller itself."""
+        found = self.find_partition(caller, partition_id)
+        if found is caller:
+            raise HypercallError(HvStatus.ACCESS_DENIED, "only the parent may do this")
+        return found
+
+    def find_vp(self, caller: VirtualProcessor, partition: Partition, vp_index: int) -> VirtualProcessor:
+        """VP *vp_index* of *partition*; VP_INDEX_SELF is the caller, in its own partition. INVALID_VP_INDEX."""
+        if vp_index == VP_INDEX_SELF and partition is caller.partition:
+            return caller
+        return partition.vp(vp_index)
+
+    def create_partition(self, parent: Partition) -> Partition:
+        """A new child in state Created, with default privileges; it costs *parent* one page of its pool."""
+        if not parent.is_root:
+            raise HypercallError(HvStatus.PARTITION_TOO_DEEP, f"partition {parent.id} is a child itself")
+        page = parent.pool.allocate()
+        partition = self._new_partition(parent, CHILD_PRIVILEGES & parent.privileges)
+        partition.object_page = page
+        parent.children[partition.id] = partition
+        if self.trace.listening:
+            self.trace.emit(events.PartitionCreated(partition.id, parent.id))
+        return partition
+
+    def initialize_partition(self, partition: Partition) -> None:
+        """Make it active; INSUFFICIENT_MEMORY, INVALID_PARTITION_STATE."""
+        partition.initialize()
+        if self.trace.listening:
+            self.trace.emit(events.PartitionInitialized(partition.id))
+
+    def finalize_partition(self, partition: Partition) -> None:
+        """Stop it for good and release what it holds; INVALID_PARTITION_STATE."""
+        partition.finalize()
+        if self.trace.listening:
+            self.trace.emit(events.PartitionFinalized(partition.id))
+
+    def delete_partition(self, partition: Partition) -> None:
+        """Forget it; INVALID_PARTITION_STATE while active, OBJECT_IN_USE while it has VPs or deposited pages."""
+        partition.require_state(PartitionState.CREATED, PartitionState.FINALIZED)
+        parent = partition.parent
+        assert parent is not None, "root is never deleted"
+        if partition.vps or partition.pool.available or partition.pool.in_use:
+            raise HypercallError(HvStatus.OBJECT_IN_USE, f"partition {partition.id} still has VPs or deposited pages")
+        parent.pool.free(partition.object_page)
+        del parent.children[partition.id], self.partitions[partition.id]
+        if self.trace.listening:
+            self.trace.emit(events.PartitionDeleted(partition.id))
+
+    def create_vp(self, partition: Partition, index: int) -> VirtualProcessor:
+        """VP *index* in its reset state, from pages of the partition's pool.
+
+        INVALID_VP_INDEX when it exists or exceeds the limit; INVALID_PARTITION_STATE; INSUFFICIENT_MEMORY.
+        """
+        assert self.vp_factory is not None, "nobody set Hypervisor.vp_factory"
+        partition.require_state(PartitionState.ACTIVE)
+        if index in partition.vps or index >= MAX_VPS:
+            raise HypercallError(HvStatus.INVALID_VP_INDEX, f"vp {index} exists or is not in 0..{MAX_VPS - 1}")
+        pages = partition.allocate_vp_pages(index)
+        vp = self.vp_factory(partition, index)
+        vp.synic = Synic(vp, partition.space, pages, self.trace)
+        vp.apic.on_eoi = _both(vp.apic.on_eoi, vp.synic.on_eoi)
+        if vp.apic not in partition.interconnect.apics:
+            partition.interconnect.add(vp.apic)
+        partition.vps[index] = vp
+        if self.trace.listening:
+            self.trace.emit(events.VpCreated(partition.id, index))
+        return vp
+
+    def delete_vp(self, partition: Partition, index: int) -> None:
+        """Forget VP *index* and free its pages; INVALID_VP_INDEX."""
+        vp = partition.vp(index)
+        vp.synic.reset()
+        vp.explicit_suspend = True
+        vp.kick()
+        self.interrupts.free_vp(vp, self.iommu)
+        partition.interconnect.apics.remove(vp.apic)
+        del partition.vps[index]
+        partition.free_vp_pages(index)
+        if self.trace.listening:
+            self.trace.emit(events.VpDeleted(partition.id, index))
+
+    def inspect(self) -> dict[str, Any]:
+        """Plain data for the REPL."""
+        return {
+            "region": self.region, "pages": self.owners.inspect(), "interrupts": self.interrupts.inspect(),
+            "partitions": {number: partition.inspect() for number, partition in sorted(self.partitions.items())},
+        }
+
+
+def _both(first: Callable[[int], None], second: Callable[[int], None]) -> Callable[[int], None]:
+    def call(vector: int) -> None:
+        first(vector)
+        second(vector)
+    return call

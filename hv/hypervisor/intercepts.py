@@ -1,0 +1,160 @@
+"""Intercept messages: a child did what its parent must answer, so the VP waits and the parent is told on SINT0.
+
+TLFS "Intercepts". One function per kind fills the payload from the VP's registers and queues it; from then on the VP is
+intercept-suspended, until the parent has set the registers and writes 0 to the InterceptSuspend register.
+`InterceptTable` says which I/O ports, MSRs, CPUID leaves and exceptions the parent asked for; memory needs no asking.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hv.hypervisor.synic.synic import QueuedMessage
+from hv.machine.faults import Access
+from hv.machine.registers import Segment
+from hv.spec.layout import Layout
+from hv.spec.synic import (
+    SINT_INTERCEPT,
+    CpuidIntercept,
+    ExceptionIntercept,
+    HeaderOnlyIntercept,
+    HvExceptionInfo,
+    HvExecutionState,
+    HvInterceptHeader,
+    HvIoPortAccessInfo,
+    HvMemoryAccessInfo,
+    HvMessageType,
+    HvSegmentRegister,
+    InterceptAccess,
+    IoPortIntercept,
+    MemoryIntercept,
+    MsrIntercept,
+)
+from hv.spec.x86 import Cr0, Efer
+from hv.trace.events import InterceptSent
+
+if TYPE_CHECKING:
+    from hv.hypervisor.vp import VirtualProcessor
+
+CACHE_WRITE_BACK = 6
+MAX_INSTRUCTION = 15
+_ATTRIBUTES = 0xFFFF                    # VMX access rights and HV_X64_SEGMENT_REGISTER agree in these bits
+_UNUSABLE = 1 << 16
+_PRESENT = 1 << 7
+_GENERAL_REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                      "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+
+
+class InterceptTable:
+    """What the parent installed: (HvInterceptType, parameter) -> access mask."""
+
+    def __init__(self) -> None:
+        self._installed: dict[tuple[int, int], int] = {}
+
+    def install(self, kind: int, parameter: int, access: int) -> None:
+        """Intercept *access* (bits of HV_INTERCEPT_ACCESS_MASK: 1 read, 2 write, 4 execute); 0 removes."""
+        if access:
+            self._installed[kind, parameter] = access
+        else:
+            self._installed.pop((kind, parameter), None)
+
+    def wants(self, kind: int, parameter: int, access: int) -> bool:
+        """The parent wants to hear of this."""
+        return bool(self._installed.get((kind, parameter), 0) & access)
+
+    def inspect(self) -> list[dict[str, int]]:
+        """Plain data for the REPL."""
+        return [{"type": kind, "parameter": parameter, "access": access}
+                for (kind, parameter), access in sorted(self._installed.items())]
+
+
+def segment_register(segment: Segment) -> HvSegmentRegister:
+    """A segment in the hypervisor's form; an unusable one is not present there."""
+    attributes = segment.rights & _ATTRIBUTES
+    if segment.rights & _UNUSABLE:
+        attributes &= ~_PRESENT
+    return HvSegmentRegister(base=segment.base, limit=segment.limit, selector=segment.selector, attributes=attributes)
+
+
+def segment_of(register: HvSegmentRegister) -> Segment:
+    """The reverse of `segment_register`: what is not present is unusable."""
+    rights = register.attributes if register.attributes & _PRESENT else register.attributes | _UNUSABLE
+    return Segment(register.selector, register.base, register.limit, rights)
+
+
+def send(vp: VirtualProcessor, message_type: HvMessageType, payload: Layout) -> None:
+    """Suspend *vp* and queue the message for its parent."""
+    parent = vp.partition.parent
+    assert parent is not None, "root has nobody to ask"
+    vp.intercept_suspend = True
+    receiver = parent.vps[min(parent.vps)]
+    receiver.synic.post(SINT_INTERCEPT, QueuedMessage(message_type, payload.pack(), vp.partition.id))
+    vp.kick()
+    if vp.partition.trace.listening:
+        vp.partition.trace.emit(InterceptSent(message_type, vp.partition.id, vp.index))
+
+
+def send_io_port(vp: VirtualProcessor, port: int, size: int, write: bool, length: int, *, string: bool = False,
+                 rep: bool = False, instruction: bytes = b"") -> None:
+    """IN or OUT of *size* bytes; *length* is the instruction's, in bytes."""
+    regs = vp.regs
+    info = HvIoPortAccessInfo(access_size=size, string_op=int(string), rep_prefix=int(rep))
+    send(vp, HvMessageType.X64_IO_PORT_INTERCEPT, IoPortIntercept(
+        header=_header(vp, InterceptAccess.WRITE if write else InterceptAccess.READ, length), port=port,
+        access_info=info.raw, instruction_byte_count=len(instruction),
+        instruction_bytes=instruction[:MAX_INSTRUCTION], rax=regs.rax, ds=segment_register(regs.ds),
+        es=segment_register(regs.es), rcx=regs.rcx, rsi=regs.rsi, rdi=regs.rdi))
+
+
+def send_msr(vp: VirtualProcessor, index: int, write: bool, length: int) -> None:
+    """RDMSR or WRMSR of *index*."""
+    header = _header(vp, InterceptAccess.WRITE if write else InterceptAccess.READ, length)
+    send(vp, HvMessageType.X64_MSR_INTERCEPT,
+         MsrIntercept(header=header, msr_number=index, rdx=vp.regs.rdx, rax=vp.regs.rax))
+
+
+def send_cpuid(vp: VirtualProcessor, default: tuple[int, int, int, int], length: int) -> None:
+    """CPUID; *default* is what the hypervisor would answer in EAX, EBX, ECX, EDX."""
+    regs, (eax, ebx, ecx, edx) = vp.regs, default
+    send(vp, HvMessageType.X64_CPUID_INTERCEPT, CpuidIntercept(
+        header=_header(vp, InterceptAccess.EXECUTE, length), rax=regs.rax, rcx=regs.rcx, rdx=regs.rdx, rbx=regs.rbx,
+        default_rax=eax, default_rcx=ecx, default_rdx=edx, default_rbx=ebx))
+
+
+def send_memory(vp: VirtualProcessor, gpa: int, access: Access, *, gva: int | None = None, length: int = 0,
+                instruction: bytes = b"") -> None:
+    """An access that the GPA space refuses: UNMAPPED_GPA when nothing is there, GPA_INTERCEPT when rights forbid it."""
+    mapped = vp.partition.space.visible(gpa >> 12) is not None
+    info = HvMemoryAccessInfo(gva_valid=int(gva is not None), gva_gpa_valid=int(gva is not None))
+    kind = InterceptAccess.WRITE if access & Access.WRITE else \
+        InterceptAccess.EXECUTE if access & Access.EXECUTE else InterceptAccess.READ
+    send(vp, HvMessageType.GPA_INTERCEPT if mapped else HvMessageType.UNMAPPED_GPA, MemoryIntercept(
+        header=_header(vp, kind, length), cache_type=CACHE_WRITE_BACK, instruction_byte_count=len(instruction),
+        access_info=info.raw, tpr_priority=vp.apic.cr8, gva=gva or 0, gpa=gpa,
+        instruction_bytes=instruction[:MAX_INSTRUCTION]))
+
+
+def send_exception(vp: VirtualProcessor, vector: int, error_code: int | None = None, *, parameter: int = 0,
+                   software: bool = False, length: int = 0, instruction: bytes = b"") -> None:
+    """An exception the parent asked for; *parameter* is CR2 of a page fault."""
+    regs = vp.regs
+    info = HvExceptionInfo(error_code_valid=int(error_code is not None), software_exception=int(software))
+    send(vp, HvMessageType.X64_EXCEPTION_INTERCEPT, ExceptionIntercept(
+        header=_header(vp, InterceptAccess.EXECUTE, length), exception_vector=vector, exception_info=info.raw,
+        instruction_byte_count=len(instruction), error_code=error_code or 0, exception_parameter=parameter,
+        instruction_bytes=instruction[:MAX_INSTRUCTION], ds=segment_register(regs.ds), ss=segment_register(regs.ss),
+        registers=tuple(getattr(regs, name) for name in _GENERAL_REGISTERS)))
+
+
+def send_unrecoverable_exception(vp: VirtualProcessor) -> None:
+    """A triple fault: the VP cannot go on by itself."""
+    send(vp, HvMessageType.UNRECOVERABLE_EXCEPTION, HeaderOnlyIntercept(header=_header(vp, InterceptAccess.EXECUTE, 0)))
+
+
+def _header(vp: VirtualProcessor, access: InterceptAccess, length: int) -> HvInterceptHeader:
+    regs: Any = vp.regs
+    state = HvExecutionState(
+        cpl=regs.cpl, cr0_pe=int(bool(regs.cr0 & Cr0.PE)), cr0_am=int(bool(regs.cr0 & Cr0.AM)),
+        efer_lma=int(bool(regs.efer & Efer.LMA)), interrupt_shadow=int(bool(regs.interrupt_shadow)))
+    return HvInterceptHeader(vp_index=vp.index, length_and_cr8=length & 0xF | vp.apic.cr8 << 4, access_type=access,
+                             execution_state=state.raw, cs=segment_register(regs.cs), rip=regs.rip, rflags=regs.rflags)

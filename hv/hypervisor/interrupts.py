@@ -1,0 +1,100 @@
+"""The way of a physical interrupt: which device raised the vector, and whose virtual APIC gets it.
+
+An assigned device's interrupt is remapped to a physical vector that belongs to it alone. Whoever runs when the vector
+arrives takes an external-interrupt exit; `route` then finds the *owner* partition and puts the guest's own vector
+into the virtual APIC of the VP it named. Nobody else hears of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hv.hypervisor.errors import HypercallError
+from hv.spec.hv_status import HvStatus
+from hv.trace.bus import Trace
+from hv.trace.events import InterruptRouted
+
+if TYPE_CHECKING:
+    from hv.hypervisor.partition import Partition
+    from hv.hypervisor.vp import VirtualProcessor
+
+DEVICE_VECTORS = range(0x30, 0xF0)      # physical vectors for devices; below and above are the hypervisor's own
+
+
+class InterruptRemapper(Protocol):
+    """The part of the IOMMU's driver that is needed to give a vector up."""
+
+    def unmap_interrupt(self, source_id: int, vector: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Physical *vector* of device *source_id* is *guest_vector* of *vp*."""
+
+    vector: int
+    source_id: int
+    partition: Partition
+    vp: VirtualProcessor
+    guest_vector: int
+    level: bool = False
+
+
+class InterruptRouting:
+    """The table of physical vectors in use."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self._routes: dict[int, Route] = {}
+        self.spurious = 0               # vectors that arrived and belong to nobody
+
+    def allocate(self, source_id: int, partition: Partition, vp: VirtualProcessor, guest_vector: int,
+                 level: bool = False) -> Route:
+        """A physical vector of its own for an interrupt of the device; NO_RESOURCES when none is free."""
+        vector = next((vector for vector in DEVICE_VECTORS if vector not in self._routes), None)
+        if vector is None:
+            raise HypercallError(HvStatus.NO_RESOURCES, f"all {len(DEVICE_VECTORS)} device vectors are in use")
+        self._routes[vector] = Route(vector, source_id, partition, vp, guest_vector, level)
+        return self._routes[vector]
+
+    def find(self, source_id: int, vector: int) -> Route | None:
+        """The route of physical *vector*, if it is this device's."""
+        route = self._routes.get(vector)
+        return route if route is not None and route.source_id == source_id else None
+
+    def of_device(self, source_id: int) -> list[Route]:
+        """All routes of a device, in order of vector."""
+        return [route for _, route in sorted(self._routes.items()) if route.source_id == source_id]
+
+    def free(self, route: Route, remapper: InterruptRemapper | None) -> None:
+        """Forget *route*; its vector may be given to another device."""
+        del self._routes[route.vector]
+        if remapper is not None:
+            remapper.unmap_interrupt(route.source_id, route.vector)
+
+    def free_all(self, partition: Partition, remapper: InterruptRemapper | None) -> None:
+        """Forget every route of *partition*."""
+        for route in [route for route in self._routes.values() if route.partition is partition]:
+            self.free(route, remapper)
+
+    def free_vp(self, vp: VirtualProcessor, remapper: InterruptRemapper | None) -> None:
+        """Forget every route to *vp*."""
+        for route in [route for route in self._routes.values() if route.vp is vp]:
+            self.free(route, remapper)
+
+    def route(self, vector: int) -> Route | None:
+        """Physical *vector* has arrived: hand it to its owner's virtual APIC. None when it is nobody's."""
+        route = self._routes.get(vector)
+        if route is None:
+            self.spurious += 1
+            return None
+        route.vp.apic.accept(route.guest_vector, route.level)
+        route.vp.kick()
+        if self.trace.listening:
+            self.trace.emit(InterruptRouted(route.source_id, route.guest_vector, route.partition.id, route.vp.index))
+        return route
+
+    def inspect(self) -> dict[str, Any]:
+        """Plain data for the REPL."""
+        return {f"{vector:#x}": {"source_id": route.source_id, "partition": route.partition.id, "vp": route.vp.index,
+                                 "vector": route.guest_vector} for vector, route in sorted(self._routes.items())}

@@ -1,0 +1,221 @@
+"""A partition: the unit of isolation. Its identity, state, privileges, memory, virtual processors, ports.
+
+TLFS "Partition Management". A partition is made by its parent's hypercalls and lives Created -> Active -> Finalized;
+root is Active from boot. Everything here is plain state with its rules; who may ask for a change is checked by the
+hypercalls.
+# Simplified: two levels: root, and its children.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from hv.hypervisor.cpuid import CpuidTable
+from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.gpa_space import READ_EXECUTE, GpaSpace, Overlay
+from hv.hypervisor.intercepts import InterceptTable
+from hv.hypervisor.pages import PageOwners, PagePool
+from hv.machine.clock import VirtualClock
+from hv.machine.interconnect import Interconnect
+from hv.machine.ram import PhysicalMemory
+from hv.spec.hv_status import HvStatus
+from hv.spec.msrs import HvGuestOsId, HvHypercallMsr
+from hv.spec.partition import ANY_VP, PARTITION_ID_INVALID
+from hv.trace.bus import Trace
+from hv.vmx.ept import EptTables
+
+if TYPE_CHECKING:
+    from hv.hypervisor.synic.ports import Connection, Port
+    from hv.hypervisor.vp import VirtualProcessor
+
+HYPERCALL_PAGE_CODE = bytes.fromhex("0f01c1c3")     # VMCALL; RET
+_INT3 = b"\xcc"
+
+
+class PartitionState(Enum):
+    """TLFS "Partition States"."""
+
+    CREATED = "created"
+    ACTIVE = "active"
+    FINALIZED = "finalized"
+
+
+@dataclass(frozen=True, slots=True)
+class VpPages:
+    """The pages of the partition's pool that one VP uses, as spa."""
+
+    vmcs: int
+    virtual_apic: int
+    messages: int               # under SIMP
+    event_flags: int            # under SIEFP
+    assist: int                 # under VP_ASSIST_PAGE
+
+    def __iter__(self) -> Any:
+        return iter((self.vmcs, self.virtual_apic, self.messages, self.event_flags, self.assist))
+
+
+@dataclass
+class Schedule:
+    """What the scheduler was told about a partition; TLFS "CPU Management"."""
+
+    weight: int = 100           # 1..10000, relative to other partitions
+    cap: int = 0                # 0..65536 of a processor, 0 = none
+    reserve: int = 0            # 0..65536
+
+
+@dataclass
+class CrashReport:
+    """The crash MSRs: five words of the guest's own meaning."""
+
+    parameters: list[int] = field(default_factory=lambda: [0] * 5)
+    reported: bool = False
+
+
+class Partition:
+    """One partition. *parent* is None for root."""
+
+    def __init__(self, partition_id: int, parent: Partition | None, memory: PhysicalMemory, owners: PageOwners,
+                 clock: VirtualClock, trace: Trace, privileges: int) -> None:
+        self.id, self.parent = partition_id, parent
+        self.memory, self.owners, self.clock, self.trace = memory, owners, clock, trace
+        self.state = PartitionState.CREATED
+        self.children: dict[int, Partition] = {}
+        self.pool = PagePool(memory)
+        self.vps: dict[int, VirtualProcessor] = {}
+        self.vp_pages: dict[int, VpPages] = {}
+        self.ports: dict[int, Port] = {}
+        self.connections: dict[int, Connection] = {}
+        self.devices: set[int] = set()          # source ids of what is assigned to it
+        self.intercepts = InterceptTable()
+        self.interconnect = Interconnect()      # of its virtual APICs
+        self.schedule = Schedule()
+        self.crash = CrashReport()
+        self.unimplemented_msr_action = 0       # 0 fault, 1 ignore
+        self._created_100ns = clock.time_100ns
+        self.guest_os_id = HvGuestOsId()
+        self.hypercall_msr = HvHypercallMsr()
+        self._hypercall_overlay: Overlay | None = None
+        self._space: GpaSpace | None = None
+        self.on_teardown: list[Callable[[Partition], None]] = []    # called when it is finalized
+        self.object_page = 0                    # spa of the page of the parent's pool that it costs
+        self.set_privileges(privileges)
+
+    @property
+    def is_root(self) -> bool:
+        """It owns the machine's memory and has no parent."""
+        return self.parent is None
+
+    @property
+    def space(self) -> GpaSpace:
+        """Its guest-physical addresses; INVALID_PARTITION_STATE unless it is active."""
+        if self._space is None:
+            raise HypercallError(HvStatus.INVALID_PARTITION_STATE, f"partition {self.id} is {self.state.value}")
+        return self._space
+
+    @property
+    def reference_time(self) -> int:
+        """Units of 100 ns since it was created; TLFS "Partition Reference Counter"."""
+        return self.clock.time_100ns - self._created_100ns
+
+    def set_privileges(self, privileges: int) -> None:
+        """*privileges* is EAX | EBX << 32 of CPUID leaf 0x40000003; the CPUID table follows."""
+        self.privileges = privileges
+        self.cpuid = CpuidTable(privileges)
+
+    def has(self, privilege: int) -> bool:
+        """It holds every bit of *privilege*."""
+        return self.privileges & privilege == privilege
+
+    def require_state(self, *states: PartitionState) -> None:
+        """INVALID_PARTITION_STATE unless it is in one of *states*."""
+        if self.state not in states:
+            wanted, found = " or ".join(state.value for state in states), self.state.value
+            raise HypercallError(HvStatus.INVALID_PARTITION_STATE, f"partition {self.id} is {found}, not {wanted}")
+
+    def vp(self, index: int) -> VirtualProcessor:
+        """The VP *index*; INVALID_VP_INDEX when there is none."""
+        found = self.vps.get(index)
+        if found is None:
+            raise HypercallError(HvStatus.INVALID_VP_INDEX, f"partition {self.id} has no vp {index}")
+        return found
+
+    def target_vps(self, index: int) -> list[VirtualProcessor]:
+        """The VP *index*, or all of them for ANY_VP, in order; INVALID_VP_INDEX when that is nobody."""
+        if index != ANY_VP:
+            return [self.vp(index)]
+        if not self.vps:
+            raise HypercallError(HvStatus.INVALID_VP_INDEX, f"partition {self.id} has no vp")
+        return [self.vps[index] for index in sorted(self.vps)]
+
+    def initialize(self) -> None:
+        """Become active: address space, hypercall page. INSUFFICIENT_MEMORY leaves it as it was."""
+        self.require_state(PartitionState.CREATED)
+        page = self.pool.allocate()
+        try:
+            tables = None if self.is_root else EptTables(self.memory, self.pool.allocate, self.pool.free)
+        except HypercallError:
+            self.pool.free(page)
+            raise
+        self.memory.write(page, HYPERCALL_PAGE_CODE.ljust(4096, _INT3))
+        self._hypercall_overlay = Overlay("hypercall page", page, READ_EXECUTE)
+        self._space = GpaSpace(self.memory, self.owners, self.id, tables)
+        self.state = PartitionState.ACTIVE
+
+    def finalize(self) -> None:
+        """Give up memory map, devices, ports and connections; what is left is to delete VPs and withdraw pages."""
+        self.require_state(PartitionState.ACTIVE, PartitionState.CREATED)
+        self.state = PartitionState.FINALIZED
+        for listener in self.on_teardown:
+            listener(self)
+        if self._space is None or self._hypercall_overlay is None:
+            return
+        for vp in self.vps.values():
+            vp.synic.reset()
+            vp.kick()
+        self.set_hypercall_page(HvHypercallMsr())
+        self._space.close()
+        self.pool.free(self._hypercall_overlay.spa)
+        self._space = None
+
+    def set_hypercall_page(self, value: HvHypercallMsr) -> None:
+        """Move or remove the overlay with the hypercall code; INSUFFICIENT_MEMORY when the tables cannot grow."""
+        overlay = self._hypercall_overlay
+        assert overlay is not None, "only an initialized partition runs code"
+        if value.enable:
+            self.space.cover(value.gpfn, overlay)
+        if self.hypercall_msr.enable:
+            self.space.uncover(self.hypercall_msr.gpfn, overlay)
+        self.hypercall_msr = value
+
+    def allocate_vp_pages(self, index: int) -> VpPages:
+        """The pages VP *index* needs; INSUFFICIENT_MEMORY takes none."""
+        taken: list[int] = []
+        try:
+            for _ in range(5):
+                taken.append(self.pool.allocate())
+        except HypercallError:
+            for page in reversed(taken):
+                self.pool.free(page)
+            raise
+        self.vp_pages[index] = VpPages(*taken)
+        return self.vp_pages[index]
+
+    def free_vp_pages(self, index: int) -> None:
+        """Give the pages of VP *index* back to the pool."""
+        for page in self.vp_pages.pop(index):
+            self.pool.free(page)
+
+    def inspect(self) -> dict[str, Any]:
+        """Plain data for the REPL."""
+        return {
+            "id": self.id, "parent": self.parent.id if self.parent else PARTITION_ID_INVALID, "state": self.state.value,
+            "privileges": self.privileges, "guest_os_id": self.guest_os_id.inspect(),
+            "hypercall_page": self.hypercall_msr.inspect(), "reference_time": self.reference_time,
+            "pool": self.pool.inspect(), "space": self._space.inspect() if self._space else None,
+            "vps": sorted(self.vps), "children": sorted(self.children), "devices": sorted(self.devices),
+            "ports": {number: port.inspect() for number, port in sorted(self.ports.items())},
+            "connections": {number: made.inspect() for number, made in sorted(self.connections.items())},
+        }

@@ -1,0 +1,238 @@
+"""One VP's synthetic interrupt controller: registers, message queues, delivery into its pages.
+
+TLFS "SynIC" and "Inter-Partition Communication". A message goes into the slot of its SINT when the slot is empty;
+else it waits, and MessagePending in the slot tells the guest to write EOM once it has emptied it. Left out: the event
+ring (SIRBP), proxy and as-intercept SINTs, whose bits are kept and mean nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.gpa_space import READ_WRITE, GpaSpace, Overlay
+from hv.machine.faults import GuestFault
+from hv.spec.hv_status import HvStatus
+from hv.spec.msrs import (
+    SINT_COUNT,
+    SINT_RESET,
+    HvOverlayPage,
+    HvScontrol,
+    HvSiefp,
+    HvSimp,
+    HvSynicSint,
+    HvVpAssistPage,
+    Msr,
+)
+from hv.spec.synic import EVENT_FLAGS_SIZE, MESSAGE_PENDING, MESSAGE_SIZE, HvMessageHeader
+from hv.trace.bus import Trace
+from hv.trace.events import EventDelivered, MessageDelivered, MessagePending, OverlayMoved
+
+if TYPE_CHECKING:
+    from hv.hypervisor.partition import VpPages
+    from hv.hypervisor.vp import VirtualProcessor
+
+LOWEST_VECTOR = 16
+VERSION = 1                             # SVERSION
+_PENDING_OFFSET = HvMessageHeader.offset_of("message_flags")
+_HEADER_SIZE = HvMessageHeader.SIZE
+_EMPTY_PAGE = bytes(4096)
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedMessage:
+    """A message on its way. *on_delivered* is called once it is in its slot (a port gets its buffer back)."""
+
+    message_type: int
+    payload: bytes
+    sender: int
+    on_delivered: Callable[[], None] | None = None
+
+
+class Synic:
+    """The SynIC of *vp*. Its two pages are overlays on the partition's memory, from the partition's pool."""
+
+    def __init__(self, vp: VirtualProcessor, space: GpaSpace, pages: VpPages, trace: Trace) -> None:
+        self.vp, self.space, self.trace = vp, space, trace
+        self.message_page, self.event_page, self.assist_page = pages.messages, pages.event_flags, pages.assist
+        self._simp_overlay = Overlay(f"SIMP of vp {vp.index}", pages.messages, READ_WRITE)
+        self._siefp_overlay = Overlay(f"SIEFP of vp {vp.index}", pages.event_flags, READ_WRITE)
+        self._assist_overlay = Overlay(f"assist page of vp {vp.index}", pages.assist, READ_WRITE)
+        self.scontrol, self.simp, self.siefp, self.assist = HvScontrol(), HvSimp(), HvSiefp(), HvVpAssistPage()
+        self.sints = [HvSynicSint(SINT_RESET) for _ in range(SINT_COUNT)]
+        self.queues: list[deque[QueuedMessage]] = [deque() for _ in range(SINT_COUNT)]
+        self.auto_eoi_vectors: frozenset[int] = frozenset()     # whoever acknowledges one of these ends it at once
+
+    def reset(self) -> None:
+        """Registers as after reset, pages uncovered and empty, queues dropped."""
+        for queue in self.queues:
+            while queue:
+                self._release(queue.popleft())
+        self._move(self.simp, HvSimp(), self._simp_overlay)
+        self._move(self.siefp, HvSiefp(), self._siefp_overlay)
+        self._move(self.assist, HvVpAssistPage(), self._assist_overlay)
+        self.scontrol, self.simp, self.siefp, self.assist = HvScontrol(), HvSimp(), HvSiefp(), HvVpAssistPage()
+        self.sints = [HvSynicSint(SINT_RESET) for _ in range(SINT_COUNT)]
+        self.auto_eoi_vectors = frozenset()
+        self.space.memory.write(self.message_page, _EMPTY_PAGE)
+        self.space.memory.write(self.event_page, _EMPTY_PAGE)
+
+    # Software's face: the MSRs. Privileges are checked by whoever dispatches them.
+
+    def read_msr(self, index: int) -> int:
+        """SCONTROL, SVERSION, SIEFP, SIMP, EOM or a SINT; #GP for any other."""
+        if Msr.HV_SINT0 <= index <= Msr.HV_SINT15:
+            return self.sints[index - Msr.HV_SINT0].raw
+        match index:
+            case Msr.HV_SCONTROL:
+                return self.scontrol.raw
+            case Msr.HV_SVERSION:
+                return VERSION
+            case Msr.HV_SIEFP:
+                return self.siefp.raw
+            case Msr.HV_SIMP:
+                return self.simp.raw
+            case Msr.HV_EOM:
+                return 0
+        raise GuestFault(13, 0)
+
+    def write_msr(self, index: int, value: int) -> None:
+        """Write one of those; #GP for SVERSION, a bad SINT vector, a page outside the GPA space."""
+        if Msr.HV_SINT0 <= index <= Msr.HV_SINT15:
+            self._set_sint(index - Msr.HV_SINT0, HvSynicSint(value))
+            return
+        match index:
+            case Msr.HV_SCONTROL:
+                self.scontrol = HvScontrol(value)
+            case Msr.HV_SIEFP:
+                self._move(self.siefp, HvSiefp(value), self._siefp_overlay)
+                self.siefp = HvSiefp(value)
+            case Msr.HV_SIMP:
+                self._move(self.simp, HvSimp(value), self._simp_overlay)
+                self.simp = HvSimp(value)
+            case Msr.HV_EOM:
+                pass
+            case _:
+                raise GuestFault(13, 0)
+        self.scan()
+
+    def _set_sint(self, sint: int, value: HvSynicSint) -> None:
+        """TLFS "SINTx Registers": an unmasked SINT needs a vector of 16..255; guests do write 0x10000."""
+        if value.vector < LOWEST_VECTOR and not value.masked and not value.polling:
+            raise GuestFault(13, 0)
+        self.sints[sint] = value
+        self.auto_eoi_vectors = frozenset(each.vector for each in self.sints if each.auto_eoi and not each.masked)
+
+    def _move(self, old: HvOverlayPage, new: HvOverlayPage, overlay: Overlay) -> None:
+        """Lay *overlay* where *new* says; #GP when that is outside the GPA space or the tables cannot grow."""
+        if (old.enable, old.gpfn) == (new.enable, new.gpfn) or not (old.enable or new.enable):
+            return
+        if new.enable:
+            cover_or_fault(self.space, new.gpfn, overlay)
+        if old.enable:
+            self.space.uncover(old.gpfn, overlay)
+        if self.trace.listening:
+            self.trace.emit(OverlayMoved(overlay.name, new.gpfn << 12 if new.enable else None))
+
+    def set_assist_page(self, value: int) -> None:
+        """HV_VP_ASSIST_PAGE; TLFS "Virtual VP Assist Page". Plain memory, empty when it appears; #GP as for SIMP."""
+        new = HvVpAssistPage(value)
+        self._move(self.assist, new, self._assist_overlay)
+        if new.enable and not self.assist.enable:
+            self.space.memory.write(self.assist_page, _EMPTY_PAGE)
+        self.assist = new
+
+    # The senders' face.
+
+    @property
+    def accepts_messages(self) -> bool:
+        """SynIC and message page are on."""
+        return bool(self.scontrol.enable and self.simp.enable)
+
+    def post(self, sint: int, message: QueuedMessage) -> None:
+        """Put *message* into the slot of *sint*, or queue it behind what waits there."""
+        self.queues[sint].append(message)
+        self._deliver(sint)
+
+    def signal(self, sint: int, flag: int) -> bool:
+        """Set event *flag* (0..2047) of *sint*; True when it was clear, and so the guest is interrupted.
+
+        INVALID_SYNIC_STATE while SynIC or event-flag page is off, or the SINT is masked.
+        """
+        if not self.scontrol.enable or not self.siefp.enable or self.sints[sint].masked:
+            raise HypercallError(HvStatus.INVALID_SYNIC_STATE, f"vp {self.vp.index}: sint {sint} takes no events")
+        spa, bit = self.event_page + sint * EVENT_FLAGS_SIZE + (flag >> 3), 1 << (flag & 7)
+        before = self.space.memory.read(spa, 1)[0]
+        if before & bit:
+            return False
+        self.space.memory.write(spa, bytes((before | bit,)))
+        if self.trace.listening:
+            self.trace.emit(EventDelivered(sint, flag))
+        self._interrupt(sint)
+        return True
+
+    def scan(self) -> None:
+        """Try every queue again: EOM was written, or the SynIC was switched on."""
+        for sint, queue in enumerate(self.queues):
+            if queue:
+                self._deliver(sint)
+
+    def on_eoi(self, vector: int) -> None:
+        """The guest ended *vector*: a message of a SINT bound to it may fit now."""
+        for sint, queue in enumerate(self.queues):
+            if queue and self.sints[sint].vector == vector:
+                self._deliver(sint)
+
+    def inspect(self) -> dict[str, Any]:
+        """Plain data: `inspect vm/1/synic/sint2` of the REPL."""
+        sints = {f"sint{n}": {**sint.inspect(), "queued": len(self.queues[n])} for n, sint in enumerate(self.sints)}
+        return {"scontrol": self.scontrol.inspect(), "simp": self.simp.inspect(), "siefp": self.siefp.inspect(),
+                **sints}
+
+    def _deliver(self, sint: int) -> None:
+        """Move the queue's head into the slot; TLFS "Message Delivery": the type is written last."""
+        queue, memory, slot = self.queues[sint], self.space.memory, self.message_page + sint * MESSAGE_SIZE
+        if not self.accepts_messages:
+            return
+        if memory.read_u32(slot):
+            flags = memory.read(slot + _PENDING_OFFSET, 1)[0]
+            memory.write(slot + _PENDING_OFFSET, bytes((flags | MESSAGE_PENDING,)))
+            if self.trace.listening:
+                self.trace.emit(MessagePending(sint, queue[0].message_type))
+            return
+        message = queue.popleft()
+        header = HvMessageHeader(payload_size=len(message.payload), sender=message.sender,
+                                 message_flags=MESSAGE_PENDING if queue else 0)
+        memory.write(slot, header.pack() + message.payload)
+        memory.write_u32(slot, message.message_type)
+        self._release(message)
+        if self.trace.listening:
+            self.trace.emit(MessageDelivered(sint, message.message_type, message.sender))
+        self._interrupt(sint)
+
+    def _interrupt(self, sint: int) -> None:
+        register = self.sints[sint]
+        if not register.masked and not register.polling:
+            self.vp.apic.accept(register.vector)
+        self.vp.kick()
+
+    @staticmethod
+    def _release(message: QueuedMessage) -> None:
+        if message.on_delivered is not None:
+            message.on_delivered()
+
+
+def cover_or_fault(space: GpaSpace, page: int, overlay: Overlay) -> None:
+    """Lay *overlay* over *page* for a guest's WRMSR: what a hypercall would refuse is #GP(0) there.
+
+    # Simplified: without memory for tables the guest gets #GP; Hyper-V asks the parent for more.
+    """
+    if page >= space.page_limit:
+        raise GuestFault(13, 0)
+    try:
+        space.cover(page, overlay)
+    except HypercallError as error:
+        raise GuestFault(13, 0) from error

@@ -1,0 +1,109 @@
+"""Fakes for the hypervisor's tests: a VP without an engine, and a small machine of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from hv.hypervisor.hypervisor import Hypervisor
+from hv.hypervisor.partition import Partition
+from hv.machine.apic import LocalApic
+from hv.machine.clock import VirtualClock
+from hv.machine.ram import PAGE_SIZE, PhysicalMemory
+from hv.machine.registers import Segment, Table
+from hv.trace.bus import Recent, Trace
+
+CODE = Segment(0x10, 0, 0xFFFF_FFFF, 0xA09B)
+DATA = Segment(0x18, 0, 0xFFFF_FFFF, 0xC093)
+
+
+class FakeRegs:
+    """ProcessorState's attributes, in long mode at CPL 0."""
+
+    def __init__(self) -> None:
+        for name in "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15 rip cr2 cr3 dr0 dr1 dr2 dr3".split():
+            setattr(self, name, 0)
+        self.rflags, self.cr0, self.cr4, self.efer, self.dr6, self.dr7 = 2, 0x8005_0033, 0x20, 0x500, 0xFFFF_0FF0, 0x400
+        self.cpl, self.interrupt_shadow = 0, False
+        self.cs = CODE
+        self.ss = self.ds = self.es = self.fs = self.gs = self.ldtr = self.tr = DATA
+        self.gdtr = self.idtr = Table(0, 0xFFFF)
+        self.msrs: dict[int, int] = defaultdict(int)
+
+
+class FakeVp:
+    """A VirtualProcessor as the hypercalls, the MSRs and the SynIC see it."""
+
+    def __init__(self, partition: Partition, index: int) -> None:
+        self.partition, self.index = partition, index
+        self.regs = FakeRegs()
+        self.apic = LocalApic(index, partition.clock, bsp=index == 0)
+        self.apic.write(0xF0, 0x1FF)        # software-enabled
+        self.explicit_suspend = True
+        self.intercept_suspend = self.halted = False
+        self.wait_for_sipi = index != 0
+        self.runtime_100ns = 0
+        self.pending_event = None
+        self.kicks = 0
+
+    def kick(self) -> None:
+        self.kicks += 1
+
+
+class FakeIommu:
+    """An IommuDriver that notes what it is told."""
+
+    def __init__(self, *devices: int) -> None:
+        self.devices = set(devices)
+        self.attached: dict[int, int] = {}
+        self.interrupts: set[tuple[int, int]] = set()
+
+    def attach(self, source_id: int, partition: Partition) -> None:
+        self.attached[source_id] = partition.id
+
+    def detach(self, source_id: int) -> None:
+        del self.attached[source_id]
+
+    def map_interrupt(self, source_id: int, vector: int) -> tuple[int, int]:
+        self.interrupts.add((source_id, vector))
+        return 0xFEE0_0010, vector
+
+    def unmap_interrupt(self, source_id: int, vector: int) -> None:
+        self.interrupts.remove((source_id, vector))
+
+
+class Machine:
+    """A hypervisor with root and its VP; *recent* holds the events."""
+
+    def __init__(self, pages: int = 1024, region_pages: int = 64) -> None:
+        self.memory = PhysicalMemory(pages * PAGE_SIZE)
+        self.clock, self.trace, self.recent = VirtualClock(), Trace(), Recent()
+        self.trace.listen(self.recent)
+        self.hypervisor = Hypervisor(self.memory, self.clock, self.trace, region_pages)
+        self.hypervisor.vp_factory = FakeVp
+        self.iommu = self.hypervisor.iommu = FakeIommu(8)
+        self.root = self.hypervisor.root
+        self.root_vp = self.hypervisor.create_vp(self.root, 0)
+        self._next_page = 16
+
+    def fresh_page(self) -> int:
+        """A page number of root's that nobody uses yet."""
+        self._next_page += 1
+        return self._next_page
+
+    def child(self, pages: int = 16, pool: int = 32, vps: int = 1) -> Partition:
+        """An active child with *pages* of memory from gpa 0, and *vps* VPs."""
+        partition = self.hypervisor.create_partition(self.root)
+        for _ in range(pool):
+            page = self.fresh_page()
+            self.hypervisor.owners.take(page)
+            partition.pool.deposit(page << 12)
+        self.hypervisor.initialize_partition(partition)
+        for n in range(pages):
+            partition.space.map(n, self.fresh_page(), 7)
+        partition.space.invept()
+        for n in range(vps):
+            self.hypervisor.create_vp(partition, n)
+        return partition
+
+    def events(self, kind: type) -> list:
+        return [record.event for record in self.recent.last(10_000, kind)]

@@ -1,0 +1,120 @@
+"""Who may import whom: the privilege boundary, kept by reading every import in the tree."""
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import hv
+
+TREE = Path(hv.__file__).parent
+EVERYTHING = None
+MAY_IMPORT = {
+    "spec": set(),
+    "trace": {"spec"},
+    "machine": {"spec", "trace"},
+    "vmx": {"machine", "spec", "trace"},
+    "iommu": {"machine", "spec", "trace"},
+    "hypervisor": {"vmx", "iommu", "machine", "spec", "trace"},
+    "vmbus": {"spec", "trace"},
+    "image": {"spec"},
+    "root": {"spec", "trace", "vmbus", "image"},      # and the hypercall door, handed in to winhv.py
+    "child": {"spec", "vmbus"},
+    "platform": EVERYTHING, "debug": EVERYTHING, "lab": EVERYTHING, "cli": EVERYTHING, "__main__": EVERYTHING,
+}
+ONLY_HERE = {
+    "unicorn": ("machine/engine.py", "machine/context.py", "machine/svm.py", "machine/stubs.py"),
+    "keystone": ("image/",),
+}
+
+
+def room_of(path: Path, tree: Path) -> str:
+    return path.relative_to(tree).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """Full names of all modules *path* imports, wherever in the file; a relative import begins with a dot."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            found |= {f"hv.{alias.name}" for alias in node.names} if module == "hv" else {module}
+    return found
+
+
+def broken_rules(tree: Path) -> list[str]:
+    """One line for each import that the tables forbid."""
+    broken = []
+    for path in sorted(tree.rglob("*.py")):
+        name, room = path.relative_to(tree).as_posix(), room_of(path, tree)
+        allowed = set() if room == "__init__" else MAY_IMPORT.get(room, set())
+        if room != "__init__" and room not in MAY_IMPORT:
+            broken.append(f"{name} is in no room of the table")
+        for module in sorted(imports(path)):
+            top, _, rest = module.partition(".")
+            other = rest.partition(".")[0]
+            if not top:
+                broken.append(f"{name} imports relatively: {module}")
+            elif top == "hv" and other and allowed is not EVERYTHING and other not in allowed | {room}:
+                broken.append(f"{name} reaches into hv.{other}")
+            elif top in ONLY_HERE and not name.startswith(ONLY_HERE[top]):
+                broken.append(f"{name} imports {top}; only {', '.join(ONLY_HERE[top])} may")
+    return broken
+
+
+def rooms_imported(tree: Path) -> dict[str, set[str]]:
+    graph: dict[str, set[str]] = {}
+    for path in tree.rglob("*.py"):
+        room = room_of(path, tree)
+        others = {name.split(".")[1] for name in imports(path) if name.startswith("hv.")}
+        graph.setdefault(room, set()).update(others - {room})
+    return graph
+
+
+def test_every_room_keeps_to_its_imports():
+    assert broken_rules(TREE) == []
+
+
+def test_the_rooms_have_no_cycles():
+    TopologicalSorter(rooms_imported(TREE)).prepare()
+
+
+def test_the_table_itself_has_no_cycles():
+    TopologicalSorter({room: others for room, others in MAY_IMPORT.items() if others}).prepare()
+
+
+def planted(tree: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text(text)
+    return tree
+
+
+def test_a_planted_violation_is_named(tmp_path):
+    tree = planted(tmp_path, {
+        "vmx/bad.py": "def late():\n    from hv.hypervisor.vp import VirtualProcessor\n",
+        "vmx/good.py": "import struct\nfrom hv.machine.ram import PhysicalMemory\nfrom hv.vmx import ept\n",
+        "root/vmms.py": "from hv import hypervisor\n",
+        "iommu/near.py": "from . import tables\n",
+        "machine/lp.py": "import unicorn\n",
+        "machine/engine.py": "import unicorn.x86_const\n",
+        "debug/repl.py": "import hv.hypervisor.run\n",
+        "utils/misc.py": "",
+    })
+    assert broken_rules(tree) == [
+        "iommu/near.py imports relatively: .",
+        f"machine/lp.py imports unicorn; only {', '.join(ONLY_HERE['unicorn'])} may",
+        "root/vmms.py reaches into hv.hypervisor",
+        "utils/misc.py is in no room of the table",
+        "vmx/bad.py reaches into hv.hypervisor",
+    ]
+
+
+def test_a_planted_cycle_is_found(tmp_path):
+    tree = planted(tmp_path, {"debug/a.py": "import hv.lab.b", "lab/b.py": "import hv.debug.a"})
+    with pytest.raises(CycleError) as caught:
+        TopologicalSorter(rooms_imported(tree)).prepare()
+    assert set(caught.value.args[1]) == {"debug", "lab"}

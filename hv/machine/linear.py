@@ -31,8 +31,15 @@ class LinearMemory:
     def read(self, gva: int, size: int, access: Access = Access.READ, cpl: int | None = None,
              implicit: bool = False) -> bytes:
         """*size* bytes at *gva*."""
-        pieces = self._translate(gva, size, access, self._cpl(cpl), implicit)
-        return b"".join(self._load(gpa, count, gva, access).to_bytes(count, "little") for gpa, count in pieces)
+        parts: list[bytes] = []
+        for gpa, count in self._translate(gva, size, access, self._cpl(cpl), implicit):
+            try:
+                parts.append(self.load(gpa, count).to_bytes(count, "little"))
+            except NestedFault as fault:
+                fault.gva, fault.access = gva, access
+                raise
+            gva += count
+        return b"".join(parts)
 
     def read_integer(self, gva: int, size: int, access: Access = Access.READ, cpl: int | None = None) -> int:
         """The little-endian integer of *size* bytes at *gva*."""
@@ -71,14 +78,6 @@ class LinearMemory:
             except (GuestFault, NestedFault):
                 return code
         return code
-
-    def _load(self, gpa: int, size: int, gva: int, access: Access) -> int:
-        try:
-            return self.load(gpa, size)
-        except NestedFault as fault:
-            fault.gva = gva + (gpa - gva & _OFFSET)
-            fault.access = access
-            raise
 
     def _translate(self, gva: int, size: int, access: Access, cpl: int, implicit: bool) -> list[tuple[int, int]]:
         """(gpa, bytes) of each page's part, in order."""

@@ -20,6 +20,7 @@ IOTLB_OFFSET = 0x0F0            # of IVA; the IOTLB register follows
 FAULT_OFFSET = 0x220            # of the first fault record
 FAULT_RECORDS = 8
 REGISTERS_SIZE = 4096           # bytes of the register file
+IGNORED_FUNCTION_BITS = (0b000, 0b100, 0b110, 0b111)    # of a requester id, by FM of an invalidation and SQ of an Irte
 
 
 class VtdRegister(IntEnum):
@@ -59,36 +60,57 @@ WIDE_REGISTERS = frozenset(VtdRegister[name] for name in (
 
 
 class FaultReason(IntEnum):
-    """Why the unit blocked a request; VT-d "Fault Reason Encodings". `text` says it in one line."""
+    """Why the unit blocked a request; VT-d "Fault Reason Encodings"."""
 
-    text: str
+    ROOT_NOT_PRESENT = 0x1
+    CONTEXT_NOT_PRESENT = 0x2
+    CONTEXT_INVALID = 0x3
+    ADDRESS_BEYOND_WIDTH = 0x4
+    WRITE_REFUSED = 0x5
+    READ_REFUSED = 0x6
+    SECOND_LEVEL_ACCESS = 0x7
+    ROOT_ACCESS = 0x8
+    CONTEXT_ACCESS = 0x9
+    ROOT_RESERVED = 0xA
+    CONTEXT_RESERVED = 0xB
+    SECOND_LEVEL_RESERVED = 0xC
+    TYPE_BLOCKED = 0xD
+    REQUEST_RESERVED = 0x20
+    INDEX_BEYOND_TABLE = 0x21
+    IRTE_NOT_PRESENT = 0x22
+    IRTE_ACCESS = 0x23
+    IRTE_RESERVED = 0x24
+    COMPATIBILITY_BLOCKED = 0x25
+    SOURCE_REFUSED = 0x26
 
-    def __new__(cls, code: int, text: str) -> FaultReason:
-        made = int.__new__(cls, code)
-        made._value_ = code
-        made.text = text
-        return made
+    @property
+    def text(self) -> str:
+        """The reason in one line."""
+        return FAULT_TEXTS[self]
 
-    ROOT_NOT_PRESENT = 0x1, "the root entry of the bus is not present"
-    CONTEXT_NOT_PRESENT = 0x2, "the context entry of the device is not present"
-    CONTEXT_INVALID = 0x3, "the context entry asks for a width or a translation type the unit has not"
-    ADDRESS_BEYOND_WIDTH = 0x4, "the address is beyond the width of the domain or of the unit"
-    WRITE_REFUSED = 0x5, "a write to an address the domain may not write"
-    READ_REFUSED = 0x6, "a read from an address the domain may not read"
-    SECOND_LEVEL_ACCESS = 0x7, "a second-level entry lies outside memory"
-    ROOT_ACCESS = 0x8, "the root entry lies outside memory"
-    CONTEXT_ACCESS = 0x9, "the context entry lies outside memory"
-    ROOT_RESERVED = 0xA, "reserved bits are set in the root entry"
-    CONTEXT_RESERVED = 0xB, "reserved bits are set in the context entry"
-    SECOND_LEVEL_RESERVED = 0xC, "reserved bits are set in a second-level entry"
-    TYPE_BLOCKED = 0xD, "the translation type of the context entry blocks this kind of request"
-    REQUEST_RESERVED = 0x20, "reserved bits are set in the interrupt request"
-    INDEX_BEYOND_TABLE = 0x21, "the index is beyond the interrupt remapping table"
-    IRTE_NOT_PRESENT = 0x22, "the interrupt remapping entry is not present"
-    IRTE_ACCESS = 0x23, "the interrupt remapping entry lies outside memory"
-    IRTE_RESERVED = 0x24, "reserved bits are set in the interrupt remapping entry"
-    COMPATIBILITY_BLOCKED = 0x25, "an interrupt request in compatibility format, while these are blocked"
-    SOURCE_REFUSED = 0x26, "the interrupt remapping entry belongs to another device"
+
+FAULT_TEXTS = {
+    FaultReason.ROOT_NOT_PRESENT: "the root entry of the bus is not present",
+    FaultReason.CONTEXT_NOT_PRESENT: "the context entry of the device is not present",
+    FaultReason.CONTEXT_INVALID: "the context entry asks for a width or a translation type the unit has not",
+    FaultReason.ADDRESS_BEYOND_WIDTH: "the address is beyond the width of the domain or of the unit",
+    FaultReason.WRITE_REFUSED: "a write to an address the domain may not write",
+    FaultReason.READ_REFUSED: "a read from an address the domain may not read",
+    FaultReason.SECOND_LEVEL_ACCESS: "a second-level entry lies outside memory",
+    FaultReason.ROOT_ACCESS: "the root entry lies outside memory",
+    FaultReason.CONTEXT_ACCESS: "the context entry lies outside memory",
+    FaultReason.ROOT_RESERVED: "reserved bits are set in the root entry",
+    FaultReason.CONTEXT_RESERVED: "reserved bits are set in the context entry",
+    FaultReason.SECOND_LEVEL_RESERVED: "reserved bits are set in a second-level entry",
+    FaultReason.TYPE_BLOCKED: "the translation type of the context entry blocks this kind of request",
+    FaultReason.REQUEST_RESERVED: "reserved bits are set in the interrupt request",
+    FaultReason.INDEX_BEYOND_TABLE: "the index is beyond the interrupt remapping table",
+    FaultReason.IRTE_NOT_PRESENT: "the interrupt remapping entry is not present",
+    FaultReason.IRTE_ACCESS: "the interrupt remapping entry lies outside memory",
+    FaultReason.IRTE_RESERVED: "reserved bits are set in the interrupt remapping entry",
+    FaultReason.COMPATIBILITY_BLOCKED: "an interrupt request in compatibility format, while these are blocked",
+    FaultReason.SOURCE_REFUSED: "the interrupt remapping entry belongs to another device",
+}
 
 
 class Cap(Register):
@@ -157,7 +179,7 @@ class ContextCommand(Register):
 
     domain_id = bits(15, 0)
     source_id = bits(31, 16)
-    function_mask = bits(33, 32)    # FM: how many low bits of the function are ignored
+    function_mask = bits(33, 32)    # FM, as SQ of an Irte: IGNORED_FUNCTION_BITS
     actual = bits(60, 59)           # CAIG: what was done, Granularity
     granularity = bits(62, 61)      # CIRG, Granularity
     invalidate = bits(63)           # ICC

@@ -1,0 +1,186 @@
+"""One remapping unit: the register file, the global commands, and the door that devices' requests come through.
+
+VT-d "Register Descriptions", "Global Command Register". Until software sets TE, DMA passes untranslated; until it sets
+IRE, interrupts pass as they are written.
+
+Simplified: a global command is done when its write returns; several in one write are obeyed together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hv.iommu.faults import FaultLog
+from hv.iommu.interrupts import InterruptFault, InterruptMessage, InterruptRemapper, as_written
+from hv.iommu.invalidation import Invalidation
+from hv.iommu.registers import RegisterFile
+from hv.iommu.translate import DmaFault, Translator, pages_of
+from hv.machine.ram import PhysicalMemory
+from hv.spec.apic import DEFAULT_BASE, INTERRUPT_WINDOW_END
+from hv.spec.vtd import (
+    FAULT_OFFSET,
+    FAULT_RECORDS,
+    GUEST_ADDRESS_WIDTH,
+    IOTLB_OFFSET,
+    MAXIMUM_ADDRESS_MASK,
+    Cap,
+    Ecap,
+    GlobalCommand,
+    InterruptTableAddress,
+    RootTableAddress,
+    VtdRegister,
+)
+from hv.trace import events
+from hv.trace.bus import Trace
+
+VERSION = 0x10
+CAPABILITIES = Cap(
+    domains=6, sagaw=0b00110, mgaw=GUEST_ADDRESS_WIDTH - 1, fault_offset=FAULT_OFFSET // 16, large_pages=0b11,
+    page_selective=1, fault_records=FAULT_RECORDS - 1, address_mask=MAXIMUM_ADDRESS_MASK)
+EXTENDED_CAPABILITIES = Ecap(
+    coherent=1, queued=1, interrupt_remapping=1, extended_interrupts=1, pass_through=1,
+    iotlb_offset=IOTLB_OFFSET // 16, handle_mask=15)
+
+
+class Iommu:
+    """The unit *name* in front of *memory*. *interrupt* is called with every message that reaches the local APICs.
+
+    It is the `DmaPort` of its devices: `dma_read`, `dma_write`, `message`.
+    """
+
+    def __init__(self, memory: PhysicalMemory, interrupt: Callable[[InterruptMessage], None],
+                 trace: Trace | None = None, name: str = "iommu0") -> None:
+        self.memory, self.interrupt, self.trace, self.name = memory, interrupt, trace or Trace(), name
+        self.status = GlobalCommand()           # GSTS
+        self.root_table, self.interrupt_table = RootTableAddress(), InterruptTableAddress()
+        self.translator, self.remapper = Translator(memory), InterruptRemapper(memory)
+        self.faults = FaultLog(self._own_interrupt)
+        self.invalidation = Invalidation(memory, self.translator, self.remapper, self.faults, self._own_interrupt)
+        self._file = RegisterFile()
+        self._declare_registers()
+
+    def _declare_registers(self) -> None:
+        file = self._file
+        file.add(VtdRegister.VER, 4, lambda: VERSION)
+        file.add(VtdRegister.CAP, 8, lambda: CAPABILITIES.raw)
+        file.add(VtdRegister.ECAP, 8, lambda: EXTENDED_CAPABILITIES.raw)
+        file.add(VtdRegister.GCMD, 4, lambda: 0, self._command)
+        file.add(VtdRegister.GSTS, 4, lambda: self.status.raw)
+        file.add(VtdRegister.RTADDR, 8, lambda: self.root_table.raw, self._set_root_table)
+        file.add(VtdRegister.IRTA, 8, lambda: self.interrupt_table.raw, self._set_interrupt_table)
+        self.faults.add_to(file)
+        self.invalidation.add_to(file)
+
+    # Software's face.
+
+    def read(self, offset: int, size: int) -> int:
+        """A register, *size* 4 or 8 and aligned; 0 for any other access, and where no register is."""
+        return self._file.read(offset, size)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Write a register, or half of one of eight bytes; any other access is ignored."""
+        self._file.write(offset, size, value)
+
+    def _command(self, value: int, mask: int) -> None:
+        """GCMD: the one-shot bits act, the others are what GSTS shall be. AFL and WBF are not there (CAP)."""
+        command = GlobalCommand(value)
+        if command.set_root_table:
+            self.translator.root_table = self.root_table.page * 4096
+            self.status.set_root_table = 1
+        if command.set_interrupt_table:
+            self.remapper.table = self.interrupt_table
+            self.status.set_interrupt_table = 1
+        self.status.translation = command.translation
+        self.status.interrupt_remapping = command.interrupt_remapping
+        self.status.compatibility_format = command.compatibility_format
+        self.status.queued_invalidation = command.queued_invalidation
+        self.remapper.enabled = bool(command.interrupt_remapping)
+        self.remapper.compatibility = bool(command.compatibility_format)
+        self.invalidation.enable(bool(command.queued_invalidation))
+
+    def _set_root_table(self, value: int, mask: int) -> None:
+        """RTADDR; used from the next SRTP on. TTM is reserved without scalable mode."""
+        kept = RootTableAddress(self.root_table.raw & ~mask | value)
+        self.root_table = RootTableAddress(page=kept.page)
+
+    def _set_interrupt_table(self, value: int, mask: int) -> None:
+        """IRTA; used from the next SIRTP on."""
+        raw = self.interrupt_table.raw & ~mask | value
+        self.interrupt_table = InterruptTableAddress(raw & ~InterruptTableAddress.RESERVED)
+
+    # The devices' face.
+
+    def dma_read(self, source_id: int, iova: int, size: int) -> bytes | None:
+        """What *source_id* reads at *iova*; None, and a fault record, when it may not or nothing is there."""
+        pieces = self._pieces(source_id, iova, size, write=False)
+        if pieces is None:
+            return None
+        return b"".join(self.memory.read(spa, length) for spa, length in pieces)
+
+    def dma_write(self, source_id: int, iova: int, data: bytes) -> bool:
+        """Store *data* for *source_id*, all of it or (False) nothing; four bytes in the interrupt window interrupt."""
+        if len(data) == 4 and iova % 4 == 0 and is_interrupt_address(iova):
+            self._interrupt_request(source_id, iova, int.from_bytes(data, "little"))
+            return True
+        pieces = self._pieces(source_id, iova, len(data), write=True)
+        if pieces is None:
+            return False
+        done = 0
+        for spa, length in pieces:
+            self.memory.write(spa, data[done : done + length])
+            done += length
+        return True
+
+    def message(self, source_id: int, address: int, data: int) -> None:
+        """A posted dword write of *source_id*: an interrupt in the interrupt window, a DMA elsewhere."""
+        self.dma_write(source_id, address & ~3, (data & 0xFFFFFFFF).to_bytes(4, "little"))
+
+    def _pieces(self, source_id: int, iova: int, size: int, write: bool) -> list[tuple[int, int]] | None:
+        """Where the request goes, as (spa, size); None when it is refused, or leaves memory, or meets the window."""
+        if iova < INTERRUPT_WINDOW_END and iova + size > DEFAULT_BASE:
+            return None             # the interrupt window is never translated
+        try:
+            pieces = (self.translator.dma(source_id, iova, size, write) if self.status.translation
+                      else list(pages_of(iova, size)))
+        except DmaFault as fault:
+            self._refuse_dma(fault)
+            return None
+        if any(spa + length > self.memory.size for spa, length in pieces):
+            return None             # translated, but no RAM answers: an abort, not a fault of the unit
+        if self.trace.listening and pieces:
+            self.trace.emit(events.Dma(source_id, iova, size, write, pieces[0][0]))
+        return pieces
+
+    def _refuse_dma(self, fault: DmaFault) -> None:
+        if self.trace.listening:
+            self.trace.emit(events.DmaFault(fault.source_id, fault.iova, fault.write, fault.reason, fault.reason.text))
+        self.faults.record_dma(fault)
+
+    def _interrupt_request(self, source_id: int, address: int, data: int) -> None:
+        try:
+            message, index = self.remapper.remap(source_id, address, data)
+        except InterruptFault as fault:
+            if self.trace.listening:
+                self.trace.emit(events.InterruptRemapFault(source_id, fault.index, fault.reason, fault.reason.text))
+            self.faults.record_interrupt(fault)
+            return
+        if self.trace.listening and index is not None:
+            self.trace.emit(events.InterruptRemapped(source_id, index, message.vector, message.destination))
+        self.interrupt(message)
+
+    def _own_interrupt(self, address: int, data: int) -> None:
+        """The unit's own messages are not remapped, and go nowhere when software gave no interrupt address."""
+        if is_interrupt_address(address):
+            self.interrupt(as_written(address, data))
+
+    def inspect(self) -> dict[str, Any]:
+        """Plain data for the REPL."""
+        return {"name": self.name, "status": self.status.inspect(), "translation": self.translator.inspect(),
+                "interrupts": self.remapper.inspect(), "faults": self.faults.inspect(),
+                "invalidation": self.invalidation.inspect()}
+
+
+def is_interrupt_address(address: int) -> bool:
+    """Is a write there an interrupt request? FEE00000-FEEFFFFF."""
+    return DEFAULT_BASE <= address < INTERRUPT_WINDOW_END

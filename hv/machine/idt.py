@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import lru_cache
+from typing import NamedTuple
 
 from hv.machine.faults import Access, GuestFault, TripleFault
 from hv.machine.linear import LinearMemory
@@ -352,20 +354,34 @@ def _gate(state: Registers, memory: LinearMemory, event: Event, ext: int) -> _Ga
     size = 16 if long else 8
     if event.vector * size + size - 1 > state.idtr.limit:
         raise GuestFault(Vector.GP, error_code)
-    raw = memory.read_system(state.idtr.base + event.vector * size, size)
-    gate = GateDescriptor(raw & LINEAR_64)
-    type = gate.type
-    if gate.s or type not in (_GATES_32 if long else _GATES):
+    gate = _parse_gate(memory.read_system(state.idtr.base + event.vector * size, size))
+    if gate.type not in (_GATES_32 if long else _GATES):
         raise GuestFault(Vector.GP, error_code)
     if event.by_program and gate.dpl < state.cpl:
         raise GuestFault(Vector.GP, error_code)
     if not gate.present:
         raise GuestFault(Vector.NP, error_code)
-    if type == SystemType.TASK_GATE:
+    if gate.type == SystemType.TASK_GATE:
         raise TaskGate(gate.selector, event)
     code, cpl = _target_code(state, memory, gate.selector, ext, long)
+    return _Gate(gate.type, gate.offset, gate.ist if long else 0, code, cpl)
+
+
+class _ParsedGate(NamedTuple):
+    type: int           # SystemType; -1 when S = 1, which is no gate at all
+    dpl: int
+    present: int
+    selector: int
+    offset: int
+    ist: int
+
+
+@lru_cache(maxsize=1024)
+def _parse_gate(raw: int) -> _ParsedGate:
+    """The fields of a gate of 8 or 16 bytes, kept because the same few gates are used all the time."""
+    gate = GateDescriptor(raw & LINEAR_64)
     offset = gate.offset | (raw >> 64 & LINEAR_32) << 32
-    return _Gate(type, offset, gate.ist if long else 0, code, cpl)
+    return _ParsedGate(-1 if gate.s else gate.type, gate.dpl, gate.present, gate.selector, offset, gate.ist)
 
 
 def _target_code(state: Registers, memory: LinearMemory, selector: int, ext: int, long: bool) -> tuple[Segment, int]:
@@ -373,13 +389,13 @@ def _target_code(state: Registers, memory: LinearMemory, selector: int, ext: int
     if not selector & ~3:
         raise GuestFault(Vector.GP, ext)
     refused = GuestFault(Vector.GP, selector & ~3 | ext)
-    code = _descriptor(state, memory, selector, refused)
-    if not code.code or code.dpl > state.cpl or (long and (not code.long or code.big)):
+    code, old_cpl = _descriptor(state, memory, selector, refused), state.cpl
+    if not code.code or code.dpl > old_cpl or (long and (not code.long or code.big)):
         raise refused
     if not code.present:
         raise GuestFault(Vector.NP, selector & ~3 | ext)
-    cpl = state.cpl if code.conforming else code.dpl
-    return replace(code, selector=selector & ~3 | cpl), cpl
+    cpl = old_cpl if code.conforming else code.dpl
+    return Segment(selector & ~3 | cpl, code.base, code.limit, code.rights), cpl
 
 
 def _descriptor(state: Registers, memory: LinearMemory, selector: int, refused: GuestFault) -> Segment:
@@ -389,5 +405,10 @@ def _descriptor(state: Registers, memory: LinearMemory, selector: int, refused: 
     offset = selector & ~7
     if not usable or offset + 7 > table.limit:
         raise refused
-    segment = Segment.from_descriptor(selector, memory.read_system(table.base + offset, 8))
+    return _parse_descriptor(selector, memory.read_system(table.base + offset, 8))
+
+
+@lru_cache(maxsize=1024)
+def _parse_descriptor(selector: int, raw: int) -> Segment:
+    segment = Segment.from_descriptor(selector, raw)
     return replace(segment, rights=segment.rights | ACCESSED)

@@ -7,7 +7,18 @@ that cross pages, "Exceptions and Interrupts". Segmentation is not here: callers
 from __future__ import annotations
 
 from hv.machine.faults import Access, GuestFault, NestedFault
-from hv.machine.paging import LINEAR_32, LINEAR_64, PHYSICAL_BITS, Load, PagingFormat, PagingMode, Store, Walk, walk
+from hv.machine.paging import (
+    LINEAR_32,
+    LINEAR_64,
+    PHYSICAL_BITS,
+    Load,
+    PagingFormat,
+    PagingMode,
+    Store,
+    Walk,
+    translate,
+    walk,
+)
 from hv.machine.registers import Registers
 from hv.spec.x86 import PAGE_SIZE
 
@@ -83,10 +94,10 @@ class LinearMemory:
         """(gpa, bytes) of each page's part, in order."""
         mode = self._mode()
         wrap = LINEAR_64 if mode.format is PagingFormat.LONG else LINEAR_32
-        pieces, end = [], gva + size
+        pieces, end, wanted = [], gva + size, int(access)
         while gva < end:
             count = min(end - gva, PAGE_SIZE - (gva & _OFFSET))
-            pieces.append((walk(mode, gva & wrap, access, cpl, self.load, self.store, implicit).gpa, count))
+            pieces.append((translate(mode, gva & wrap, wanted, cpl, self.load, self.store, implicit), count))
             gva += count
         return pieces
 

@@ -52,8 +52,8 @@ class Box:
 
     def _enter_long_mode(self) -> None:
         """One identity-mapped 1 GiB page for everybody."""
-        self.memory.store(0x1000, 0x2007, 8)
-        self.memory.store(0x2000, 0x87, 8)
+        self.memory.store(0x1000, 0x2027, 8)
+        self.memory.store(0x2000, 0xE7, 8)
         self.state.cr0, self.state.cr3, self.state.cr4, self.state.efer = 0x80000011, 0x1000, 0x20, 0x500
 
     def put(self, gpa: int, data: bytes) -> None:

@@ -24,6 +24,7 @@ from hv.machine.paging import (
     Walk,
     check_pdptes,
     is_canonical,
+    translate,
     walk,
 )
 from tests.machine.fakes import FakeMemory, FakeState
@@ -376,10 +377,21 @@ def trials(draw: st.DrawFn) -> Trial:
 
 
 def outcome(mode: PagingMode, trial: Trial, memory: FakeMemory) -> Walk | PageFault:
+    """What the walk finds; the short way must find the same, before entries are marked and after."""
+    def short_way() -> int | tuple[int | None, int | None]:
+        try:
+            return translate(mode, trial.gva, trial.access.value, trial.cpl, memory.load)
+        except PageFault as fault:
+            return fault.error_code, fault.address
+
+    before, found = short_way(), None
     try:
-        return walk(mode, trial.gva, trial.access, trial.cpl, memory.load, memory.store)
+        found = walk(mode, trial.gva, trial.access, trial.cpl, memory.load, memory.store)
     except PageFault as fault:
-        return fault
+        found = fault
+    expected = (found.error_code, found.address) if isinstance(found, PageFault) else found.gpa
+    assert before == short_way() == expected
+    return found
 
 
 @settings(max_examples=700, deadline=None, derandomize=True)

@@ -78,14 +78,15 @@ class GpaSpace:
         self._mapped[page] = mapping
         try:
             self._show(page)
+            for listener in self.listeners:
+                listener(page, mapping)
         except Exception:
             self._restore(page, old)
+            self._show(page)
             self.owners.end_loan(spa_page)
             raise
         if old is not None:
             self.owners.end_loan(old.spa >> 12)
-        for listener in self.listeners:
-            listener(page, mapping)
 
     def unmap(self, page: int) -> bool:
         """Nothing stands at *page* any more; False when nothing did. Visible after `invept`."""

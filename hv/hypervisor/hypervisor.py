@@ -55,6 +55,7 @@ class Hypervisor:
         self.vp_factory: Callable[[Partition, int], VirtualProcessor] | None = None
         self.iommu: IommuDriver | None = None
         self.interrupts = InterruptRouting(trace)
+        self.last_refusal = ""          # why the last hypercall that failed did: for people, never for guests
         self.partitions: dict[int, Partition] = {}
         self._next_id = ROOT_PARTITION_ID
         self.region = (memory.size - region_pages * PAGE_SIZE, memory.size)
@@ -62,6 +63,7 @@ class Hypervisor:
 
     def _boot(self) -> Partition:
         root = self._new_partition(None, ROOT_PRIVILEGES)
+        root.pool.keep = frozenset(range(*self.region, PAGE_SIZE))
         for spa in range(*self.region, PAGE_SIZE):
             self.owners.take(spa // PAGE_SIZE)
         for spa in reversed(range(*self.region, PAGE_SIZE)):
@@ -79,7 +81,7 @@ class Hypervisor:
     def _release(self, partition: Partition) -> None:
         """Take devices, interrupts, ports and connections from a partition that is finalized."""
         self.interrupts.free_all(partition, self.iommu)
-        for source_id in sorted(partition.devices):
+        for source_id in sorted(partition.devices.values()):
             if self.iommu is not None:
                 self.iommu.detach(source_id)
         partition.devices.clear()

@@ -31,7 +31,7 @@ from hv.spec.synic import (
     MsrIntercept,
 )
 from hv.spec.x86 import Cr0, Efer
-from hv.trace.events import InterceptSent
+from hv.trace.events import InterceptCompleted, InterceptSent
 
 if TYPE_CHECKING:
     from hv.hypervisor.vp import VirtualProcessor
@@ -87,11 +87,21 @@ def send(vp: VirtualProcessor, message_type: HvMessageType, payload: Layout) -> 
     parent = vp.partition.parent
     assert parent is not None, "root has nobody to ask"
     vp.intercept_suspend = True
+    vp.partition.awaiting[vp.index] = message_type
     receiver = parent.vps[min(parent.vps)]
     receiver.synic.post(SINT_INTERCEPT, QueuedMessage(message_type, payload.pack(), vp.partition.id))
     vp.kick()
     if vp.partition.trace.listening:
         vp.partition.trace.emit(InterceptSent(message_type, vp.partition.id, vp.index))
+
+
+def complete(vp: VirtualProcessor) -> None:
+    """The parent has answered (InterceptSuspend was cleared): *vp* may run on."""
+    message_type = vp.partition.awaiting.pop(vp.index, 0)
+    vp.intercept_suspend = False
+    vp.kick()
+    if vp.partition.trace.listening:
+        vp.partition.trace.emit(InterceptCompleted(message_type, vp.partition.id, vp.index))
 
 
 def send_io_port(vp: VirtualProcessor, port: int, size: int, write: bool, length: int, *, string: bool = False,

@@ -28,9 +28,9 @@ class InterruptRemapper(Protocol):
     def unmap_interrupt(self, source_id: int, vector: int) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Route:
-    """Physical *vector* of device *source_id* is *guest_vector* of *vp*."""
+    """Physical *vector* of device *source_id* is *guest_vector* of *vp*. *message* is the MSI (address, data) of it."""
 
     vector: int
     source_id: int
@@ -38,6 +38,7 @@ class Route:
     vp: VirtualProcessor
     guest_vector: int
     level: bool = False
+    message: tuple[int, int] = (0, 0)
 
 
 class InterruptRouting:
@@ -57,10 +58,9 @@ class InterruptRouting:
         self._routes[vector] = Route(vector, source_id, partition, vp, guest_vector, level)
         return self._routes[vector]
 
-    def find(self, source_id: int, vector: int) -> Route | None:
-        """The route of physical *vector*, if it is this device's."""
-        route = self._routes.get(vector)
-        return route if route is not None and route.source_id == source_id else None
+    def find(self, source_id: int, message: tuple[int, int]) -> Route | None:
+        """The route of a device's MSI (address, data)."""
+        return next((route for route in self.of_device(source_id) if route.message == message), None)
 
     def of_device(self, source_id: int) -> list[Route]:
         """All routes of a device, in order of vector."""
@@ -69,7 +69,7 @@ class InterruptRouting:
     def free(self, route: Route, remapper: InterruptRemapper | None) -> None:
         """Forget *route*; its vector may be given to another device."""
         del self._routes[route.vector]
-        if remapper is not None:
+        if remapper is not None and route.message != (0, 0):
             remapper.unmap_interrupt(route.source_id, route.vector)
 
     def free_all(self, partition: Partition, remapper: InterruptRemapper | None) -> None:

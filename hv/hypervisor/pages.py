@@ -71,6 +71,7 @@ class PagePool:
         self._memory = memory
         self._available: list[int] = sorted(pages, reverse=True)
         self._in_use: set[int] = set()
+        self.keep: frozenset[int] = frozenset()     # pages that were never deposited and so cannot be withdrawn
 
     @property
     def available(self) -> int:
@@ -103,9 +104,10 @@ class PagePool:
 
     def withdraw(self) -> int:
         """Remove an unused page and wipe it; NO_RESOURCES when none is left."""
-        if not self._available:
-            raise HypercallError(HvStatus.NO_RESOURCES, "no page of the pool is unused")
-        spa = self._available.pop()
+        spa = next((spa for spa in reversed(self._available) if spa not in self.keep), None)
+        if spa is None:
+            raise HypercallError(HvStatus.NO_RESOURCES, "no deposited page of the pool is unused")
+        self._available.remove(spa)
         self._memory.write(spa, _ZEROES)
         return spa
 

@@ -88,7 +88,8 @@ class Partition:
         self.vp_pages: dict[int, VpPages] = {}
         self.ports: dict[int, Port] = {}
         self.connections: dict[int, Connection] = {}
-        self.devices: set[int] = set()          # source ids of what is assigned to it
+        self.devices: dict[int, int] = {}       # what is assigned to it: logical device id -> source id
+        self.awaiting: dict[int, int] = {}      # VP index -> type of the intercept message it waits on
         self.intercepts = InterceptTable()
         self.interconnect = Interconnect()      # of its virtual APICs
         self.schedule = Schedule()
@@ -215,7 +216,7 @@ class Partition:
             "privileges": self.privileges, "guest_os_id": self.guest_os_id.inspect(),
             "hypercall_page": self.hypercall_msr.inspect(), "reference_time": self.reference_time,
             "pool": self.pool.inspect(), "space": self._space.inspect() if self._space else None,
-            "vps": sorted(self.vps), "children": sorted(self.children), "devices": sorted(self.devices),
+            "vps": sorted(self.vps), "children": sorted(self.children), "devices": dict(sorted(self.devices.items())),
             "ports": {number: port.inspect() for number, port in sorted(self.ports.items())},
             "connections": {number: made.inspect() for number, made in sorted(self.connections.items())},
         }

@@ -649,4 +649,4 @@ class NotifyLongSpinWaitInput(Layout):
     """HvCallNotifyLongSpinWait."""
 
     spin_count: u32
-    reserved: u32
+    unused: u32                         # not checked: the call always succeeds

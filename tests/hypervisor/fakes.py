@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from types import SimpleNamespace
 
 from hv.hypervisor.hypervisor import Hypervisor
 from hv.hypervisor.partition import Partition
@@ -43,6 +44,7 @@ class FakeVp:
         self.wait_for_sipi = index != 0
         self.runtime_100ns = 0
         self.pending_event = None
+        self.vcpu = SimpleNamespace(state_written=False)
         self.kicks = 0
 
     def kick(self) -> None:

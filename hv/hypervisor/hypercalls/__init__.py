@@ -1,0 +1,15 @@
+"""The hypercalls: one door, and a file for each family of calls.
+
+`door.py` decodes the control word, checks form, privilege and addresses, and calls a handler which a family registered
+with `@hypercall` (`registry.py`). Importing this package registers them all; the list below is the inventory.
+"""
+
+from hv.hypervisor.hypercalls import (  # noqa: F401
+    devices,
+    interrupts,
+    memory,
+    messages,
+    partitions,
+    registers,
+    vps,
+)

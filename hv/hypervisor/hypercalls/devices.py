@@ -1,0 +1,85 @@
+"""Devices: assign one to a partition, so that its DMA sees that partition's addresses, and take it back.
+
+TLFS "HvCallAttachDevice", "HvCallDetachDevice". A PCI function is named by its requester id.
+# Simplified: only children get devices, each in its partition's default domain; no PASIDs, ATS, virtual functions.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.hypercalls.registry import Call, hypercall, require
+from hv.hypervisor.partition import Partition, PartitionState
+from hv.spec.cpuid import HvPrivilege
+from hv.spec.hv_status import HvStatus
+from hv.spec.hypercalls import AttachDeviceInput, DetachDeviceInput, HvDeviceId, HypercallCode
+from hv.trace.events import DeviceAttached, DeviceDetached
+
+if TYPE_CHECKING:
+    from hv.hypervisor.hypervisor import IommuDriver
+
+PCI = 1                         # HvDeviceId.device_type
+
+
+class IommuRequired:
+    """The IOMMU's driver, for calls that mean nothing without one."""
+
+    @staticmethod
+    def of(call: Call) -> IommuDriver:
+        """FEATURE_UNAVAILABLE when the machine has no IOMMU."""
+        if call.hypervisor.iommu is None:
+            raise HypercallError(HvStatus.FEATURE_UNAVAILABLE, "the machine has no IOMMU")
+        return call.hypervisor.iommu
+
+
+def requester_id(device_id: int) -> int:
+    """The requester id of a plain PCI function of segment 0; INVALID_DEVICE_ID for anything else."""
+    device = HvDeviceId(device_id)
+    plain = HvDeviceId(rid=device.rid, device_type=PCI)
+    require(device == plain, f"device id {device_id:#x} is no PCI function of segment 0", HvStatus.INVALID_DEVICE_ID)
+    return device.rid
+
+
+def source_id_of(partition: Partition, device_id: int) -> int:
+    """The requester id of a device that is assigned to *partition*; INVALID_DEVICE_ID."""
+    source_id = requester_id(device_id)
+    require(source_id in partition.devices.values(), f"device {source_id:#x} is not partition {partition.id}'s",
+            HvStatus.INVALID_DEVICE_ID)
+    return source_id
+
+
+@hypercall(HypercallCode.ATTACH_DEVICE, input=AttachDeviceInput, privilege=HvPrivilege.CPU_MANAGEMENT)
+def attach_device(call: Call, input: AttachDeviceInput) -> None:
+    """The device translates through the partition's domain from now on.
+
+    DEVICE_ALREADY_IN_DOMAIN when it is the partition's already, OBJECT_IN_USE when it is another's.
+    """
+    partition, source_id = call.find_child(input.partition_id), requester_id(input.device_id)
+    require(not input.flags and not input.attach_vtl, f"attach flags {input.flags:#x} are not built")
+    partition.require_state(PartitionState.ACTIVE)
+    require(source_id not in partition.devices.values(), f"device {source_id:#x}", HvStatus.DEVICE_ALREADY_IN_DOMAIN)
+    owner = next((each.id for each in call.hypervisor.partitions.values() if source_id in each.devices.values()), None)
+    require(owner is None, f"device {source_id:#x} is partition {owner}'s", HvStatus.OBJECT_IN_USE)
+    require(input.logical_device_id not in partition.devices, f"logical id {input.logical_device_id:#x} is in use")
+    try:
+        IommuRequired.of(call).attach(source_id, partition)
+    except KeyError as unknown:
+        raise HypercallError(HvStatus.INVALID_DEVICE_ID, f"no device {source_id:#x}") from unknown
+    partition.devices[input.logical_device_id] = source_id
+    call.emit(DeviceAttached(source_id, partition.id))
+
+
+@hypercall(HypercallCode.DETACH_DEVICE, input=DetachDeviceInput, privilege=HvPrivilege.CPU_MANAGEMENT)
+def detach_device(call: Call, input: DetachDeviceInput) -> None:
+    """The device belongs to nobody: its interrupts are unmapped and every access faults."""
+    partition = call.find_child(input.partition_id)
+    source_id = partition.devices.get(input.logical_device_id)
+    if source_id is None:
+        raise HypercallError(HvStatus.INVALID_DEVICE_ID, f"no device {input.logical_device_id:#x} is attached")
+    iommu, routing = IommuRequired.of(call), call.hypervisor.interrupts
+    for route in routing.of_device(source_id):
+        routing.free(route, iommu)
+    iommu.detach(source_id)
+    del partition.devices[input.logical_device_id]
+    call.emit(DeviceDetached(source_id, partition.id))

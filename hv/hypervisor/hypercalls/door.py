@@ -1,0 +1,157 @@
+"""The one door: every hypercall, of a guest's VMCALL and of root's winhv, comes through `hypercall`.
+
+TLFS "Hypercall Interface". The order of checks: code, shape of the control word, alignment and place of the parameters,
+privilege, then the parameters themselves. A parameter page that the caller itself could not access raises NestedFault:
+that is no status, but an intercept.
+# Simplified: a rep call is never interrupted, so no caller has to come back; the XMM forms are not offered.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+import hv.hypervisor.hypercalls  # noqa: F401  registers the handlers
+from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.hypercalls.registry import HYPERCALLS, Call, Declaration, Reps, require
+from hv.machine.faults import Access
+from hv.machine.ram import PAGE_SIZE
+from hv.spec.cpuid import HvPrivilege
+from hv.spec.hv_status import HvStatus
+from hv.spec.hypercalls import HypercallControl, HypercallResult
+from hv.trace.events import Hypercall
+
+if TYPE_CHECKING:
+    from hv.hypervisor.gpa_space import GpaSpace
+    from hv.hypervisor.hypervisor import Hypervisor
+    from hv.hypervisor.vp import VirtualProcessor
+
+_CODE = int(HypercallControl(call_code=0xFFFF))
+_FAST = int(HypercallControl(fast=1))
+_PLAIN = _CODE | _FAST                  # all that a simple call may set
+_REP_SHIFT = HypercallResult(reps_complete=1).raw.bit_length() - 1
+FAST_INPUT_SIZE = 16                    # bytes in the two parameter registers
+FIRST_EXTENDED_CODE = 0x8000
+_EXTENDED = int(HvPrivilege.ENABLE_EXTENDED_HYPERCALLS)
+
+
+def hypercall(hypervisor: Hypervisor, vp: VirtualProcessor, control: int, input_gpa: int, output_gpa: int) -> int:
+    """Do the call that *vp* asks for; the HypercallResult value. In the fast form the two gpa are the parameters.
+
+    Raises NestedFault when a parameter page is not accessible to the caller; nothing has been done then.
+    """
+    status, reps = HvStatus.SUCCESS, 0
+    try:
+        declaration = _find(vp, control & _CODE)
+        if control & ~_PLAIN or declaration.rep:
+            reps = _check_shape(declaration, HypercallControl(control))
+        if declaration.rep:
+            done = _rep_call(Call(hypervisor, vp), declaration, HypercallControl(control), input_gpa, output_gpa)
+            reps, status = done.done, done.status
+        else:
+            _simple_call(Call(hypervisor, vp), declaration, control & _FAST, input_gpa, output_gpa)
+    except HypercallError as error:
+        status, hypervisor.last_refusal = error.status, str(error)
+    if hypervisor.trace.listening:
+        hypervisor.trace.emit(Hypercall(control & _CODE, control, input_gpa, output_gpa, status, reps))
+    return status | reps << _REP_SHIFT
+
+
+def _find(vp: VirtualProcessor, code: int) -> Declaration:
+    """INVALID_HYPERCALL_CODE; ACCESS_DENIED for an extended one without the privilege."""
+    declaration = HYPERCALLS.get(code)
+    if declaration is None:
+        if code >= FIRST_EXTENDED_CODE and not vp.partition.has(_EXTENDED):
+            raise HypercallError(HvStatus.ACCESS_DENIED, f"extended call {code:#x} needs its privilege")
+        raise HypercallError(HvStatus.INVALID_HYPERCALL_CODE, f"no hypercall {code:#x}")
+    return declaration
+
+
+def _check_shape(declaration: Declaration, control: HypercallControl) -> int:
+    """INVALID_HYPERCALL_INPUT for a control word the call cannot have; the rep start."""
+    wrong = HvStatus.INVALID_HYPERCALL_INPUT
+    require(not control.raw & HypercallControl.RESERVED, f"reserved bits in {control.raw:#x}", wrong)
+    require(not control.raw >> 64, f"control {control.raw:#x} is wider than 64 bits", wrong)
+    require(not control.is_nested, "the hypervisor is not nested", wrong)
+    require(not control.variable_header_size, f"{declaration.code.name} has no variable header", wrong)
+    if not declaration.rep:
+        require(not control.rep_count and not control.rep_start, f"{declaration.code.name} is a simple call", wrong)
+        return 0
+    require(control.rep_count, "rep count is 0", wrong)
+    require(control.rep_start < control.rep_count, f"rep start {control.rep_start} of {control.rep_count}", wrong)
+    return control.rep_start
+
+
+def _check_place(space: GpaSpace, gpa: int, size: int, what: str) -> None:
+    """INVALID_ALIGNMENT unless *size* bytes at *gpa* are 8-aligned, in one page, inside the GPA space."""
+    if gpa & 7 or (gpa & PAGE_SIZE - 1) + size > PAGE_SIZE or gpa >> 12 >= space.page_limit:
+        raise HypercallError(HvStatus.INVALID_ALIGNMENT, f"{what} of {size} bytes at {gpa:#x}: misaligned or misplaced")
+
+
+def _check_privilege(call: Call, declaration: Declaration) -> None:
+    if not call.partition.has(declaration.privilege):
+        missing = declaration.privilege & ~call.partition.privileges
+        raise HypercallError(HvStatus.ACCESS_DENIED, f"{declaration.code.name} needs privilege {missing:#x}")
+
+
+def _read_input(call: Call, declaration: Declaration, fast: int, size: int, output_size: int, input_gpa: int,
+                output_gpa: int) -> bytes:
+    """The input bytes, once places and privilege are right, and the output is known to be writable."""
+    space = call.partition.space
+    if fast:
+        require(size <= FAST_INPUT_SIZE and not output_size, f"{declaration.code.name} does not fit registers",
+                HvStatus.INVALID_HYPERCALL_INPUT)
+        _check_privilege(call, declaration)
+        return struct.pack("<QQ", input_gpa, output_gpa)[:size]
+    if size:
+        _check_place(space, input_gpa, size, "input")
+    if output_size:
+        _check_place(space, output_gpa, output_size, "output")
+    _check_privilege(call, declaration)
+    data = space.read(input_gpa, size) if size else b""
+    if output_size:
+        space.translate(output_gpa, Access.WRITE)
+    return data
+
+
+def _check_reserved(declaration: Declaration, data: bytes) -> None:
+    for part in declaration.reserved:
+        require(not any(data[part]), f"{declaration.code.name}: bytes {part.start}..{part.stop - 1} must be zero")
+
+
+def _simple_call(call: Call, declaration: Declaration, fast: int, input_gpa: int, output_gpa: int) -> None:
+    output_size = declaration.output.SIZE if declaration.output else 0
+    data = _read_input(call, declaration, fast, declaration.input_size, output_size, input_gpa, output_gpa)
+    _check_reserved(declaration, data)
+    handler = declaration.handler
+    answer = handler(call, declaration.input.parse(data)) if declaration.input else handler(call)
+    if answer is not None:
+        call.partition.space.write(output_gpa, answer.pack())
+
+
+class _RepOutcome:
+    """How far a rep call came."""
+
+    def __init__(self, status: HvStatus, done: int) -> None:
+        self.status, self.done = status, done
+
+
+def _rep_call(call: Call, declaration: Declaration, control: HypercallControl, input_gpa: int,
+              output_gpa: int) -> _RepOutcome:
+    """The outputs of the reps completed are written whatever the status is."""
+    count, start = control.rep_count, control.rep_start
+    step = declaration.rep_output.SIZE if declaration.rep_output else 0
+    element = declaration.rep_input.SIZE if declaration.rep_input else 0
+    header = declaration.input_size
+    data = _read_input(call, declaration, control.fast, header + count * element, count * step, input_gpa, output_gpa)
+    reps, status = Reps(data[header:], declaration.rep_input, start, count), HvStatus.SUCCESS
+    try:
+        _check_reserved(declaration, data)
+        assert declaration.input is not None, "a rep call has a header"
+        declaration.handler(call, declaration.input.parse(data), reps)
+    except HypercallError as error:
+        status, call.hypervisor.last_refusal = error.status, str(error)
+    finished = (reps.done - start) * step
+    if finished:
+        call.partition.space.write(output_gpa + start * step, bytes(reps.output[:finished]))
+    return _RepOutcome(status, reps.done)

@@ -1,0 +1,145 @@
+"""How a hypercall is declared: `@hypercall(code, input=..., output=..., rep_input=..., privilege=...)`.
+
+A simple call is a function of (call, input) that returns its output layout or None. A rep call gets a third argument,
+the `Reps`, iterates over it, and whatever it had finished when it raises is counted as completed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hv.hypervisor.errors import HypercallError
+from hv.spec.hv_status import HvStatus
+from hv.spec.hypercalls import HvInputVtl, HypercallCode
+from hv.spec.layout import Layout
+
+if TYPE_CHECKING:
+    from hv.hypervisor.hypervisor import Hypervisor
+    from hv.hypervisor.partition import Partition
+    from hv.hypervisor.vp import VirtualProcessor
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """One call: its handler and the shape of what it takes and gives."""
+
+    code: HypercallCode
+    handler: Callable[..., Any]
+    input: type[Layout] | None
+    output: type[Layout] | None
+    rep: bool
+    rep_input: type[Layout] | None
+    rep_output: type[Layout] | None
+    privilege: int
+    reserved: tuple[slice, ...]         # bytes of the input that must be zero
+
+    @property
+    def input_size(self) -> int:
+        """Bytes of the fixed input, or header."""
+        return self.input.SIZE if self.input else 0
+
+
+HYPERCALLS: dict[int, Declaration] = {}
+
+
+def hypercall(code: HypercallCode, *, input: type[Layout] | None = None, output: type[Layout] | None = None,
+              rep: bool = False, rep_input: type[Layout] | None = None, rep_output: type[Layout] | None = None,
+              privilege: int = 0) -> Callable[[F], F]:
+    """Register the decorated function for *code*; TypeError, naming both, when the code has a handler already.
+
+    *rep* is implied by a list layout. Fields named reserved or padding are RsvdZ.
+    """
+    def register(handler: F) -> F:
+        other = HYPERCALLS.get(code)
+        if other is not None:
+            raise TypeError(f"{code.name} has two handlers: {_name(other.handler)} and {_name(handler)}")
+        is_rep = rep or rep_input is not None or rep_output is not None
+        HYPERCALLS[int(code)] = Declaration(code, handler, input, output, is_rep, rep_input, rep_output, int(privilege),
+                                            tuple(_reserved(input)) if input else ())
+        return handler
+    return register
+
+
+def _name(handler: Callable[..., Any]) -> str:
+    return f"{handler.__module__}.{handler.__qualname__}"
+
+
+def _reserved(layout: type[Layout], base: int = 0) -> Iterator[slice]:
+    for name, (offset, kind) in layout.FIELDS.items():
+        if kind.layout is not None and kind.count == 1:
+            yield from _reserved(kind.layout, base + offset)
+        elif name.startswith(("reserved", "padding")):
+            yield slice(base + offset, base + offset + kind.size)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Who calls, and the lookups every handler starts with."""
+
+    hypervisor: Hypervisor
+    vp: VirtualProcessor
+
+    @property
+    def partition(self) -> Partition:
+        """The caller's own partition."""
+        return self.vp.partition
+
+    def find(self, partition_id: int) -> Partition:
+        """Itself or a child; INVALID_PARTITION_ID, ACCESS_DENIED."""
+        return self.hypervisor.find_partition(self.partition, partition_id)
+
+    def find_child(self, partition_id: int) -> Partition:
+        """A child; INVALID_PARTITION_ID, ACCESS_DENIED (also for itself)."""
+        return self.hypervisor.find_child(self.partition, partition_id)
+
+    def find_vp(self, partition: Partition, vp_index: int) -> VirtualProcessor:
+        """A VP of *partition*; INVALID_VP_INDEX."""
+        return self.hypervisor.find_vp(self.vp, partition, vp_index)
+
+    def emit(self, event: Any) -> None:
+        """Tell the trace, if anybody listens."""
+        if self.hypervisor.trace.listening:
+            self.hypervisor.trace.emit(event)
+
+
+class Reps:
+    """The elements of a rep call, from rep start on. One counts as done when the next is asked for."""
+
+    def __init__(self, data: bytes, layout: type[Layout] | None, start: int, count: int) -> None:
+        self._data, self._layout, self.start, self.count = data, layout, start, count
+        self.done = start               # absolute
+        self.output = bytearray()
+
+    def __iter__(self) -> Iterator[Any]:
+        """Each element parsed; its number when the call has no list."""
+        layout = self._layout
+        for n in range(self.start, self.count):
+            yield n if layout is None else layout.parse(self._data, n * layout.SIZE)
+            self.done = n + 1
+
+    def answer(self, element: Layout) -> None:
+        """The output element of the rep being done."""
+        self.output += element.pack()
+
+
+def require(condition: object, text: str, status: HvStatus = HvStatus.INVALID_PARAMETER) -> None:
+    """HypercallError(*status*) unless *condition*; *text* says what was found."""
+    if not condition:
+        raise HypercallError(status, text)
+
+
+def require_vtl0(input_vtl: int) -> None:
+    """Only the current trust level exists here: INVALID_PARAMETER for reserved bits, INVALID_VTL_STATE for another."""
+    vtl = HvInputVtl(input_vtl)
+    require(not input_vtl & HvInputVtl.RESERVED, f"reserved bits in input VTL {input_vtl:#x}")
+    require(not vtl.target_vtl, f"vtl {vtl.target_vtl} does not exist", HvStatus.INVALID_VTL_STATE)
+
+
+def require_any_node(proximity_domain_info: int) -> None:
+    """There is one proximity domain, 0; INVALID_PROXIMITY_DOMAIN_INFO for any other."""
+    node = proximity_domain_info & 0xFFFF_FFFF
+    require(node == 0, f"proximity domain {node} does not exist", HvStatus.INVALID_PROXIMITY_DOMAIN_INFO)

@@ -1,0 +1,409 @@
+"""WinHv: root's only door to the hypervisor. An ordinary call comes in, a hypercall goes out.
+
+Each method fills an input page in root's own memory with the specification's layouts, makes the call, and reads the
+output page. A rep call is cut into pages and continued where it stopped. When the hypervisor says INSUFFICIENT_MEMORY,
+pages of root are deposited, a batch at a time, and the call is made again; TLFS "Memory Management". Every other status
+that is not SUCCESS is raised as `HvError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from hv.spec.hv_registers import HvRegisterName
+from hv.spec.hv_status import HvStatus
+from hv.spec.hypercalls import (
+    INTERRUPT_SOURCE_MSI,
+    AssertVirtualInterruptInput,
+    AttachDeviceInput,
+    ConnectPortInput,
+    CreatePartitionInput,
+    CreatePortInput,
+    CreateVpInput,
+    DeletePortInput,
+    DeleteVpInput,
+    DepositMemoryInput,
+    DetachDeviceInput,
+    DisconnectPortInput,
+    GetMemoryBalanceOutput,
+    GetNextChildPartitionInput,
+    GetPartitionPropertyInput,
+    GetPartitionPropertyOutput,
+    GpaPageNumber,
+    HvDeviceId,
+    HvInterruptControl,
+    HypercallCode,
+    HypercallControl,
+    HypercallResult,
+    InterruptEntry,
+    MapDeviceInterruptInput,
+    MapDeviceInterruptOutput,
+    MapGpaPagesInput,
+    PartitionIdOutput,
+    PartitionInput,
+    PostMessageInput,
+    ReadGpaInput,
+    ReadGpaOutput,
+    RegisterAssoc,
+    RegisterName,
+    RegisterValue,
+    SetPartitionPropertyInput,
+    SignalEventInput,
+    TranslateVirtualAddressInput,
+    TranslateVirtualAddressOutput,
+    UnmapDeviceInterruptInput,
+    UnmapGpaPagesInput,
+    VpRegistersInput,
+    WithdrawMemoryInput,
+    WriteGpaInput,
+    WriteGpaOutput,
+)
+from hv.spec.layout import Layout
+from hv.spec.partition import ANY_VP, PARTITION_ID_INVALID, PARTITION_ID_SELF, HvMapGpaFlags, HvPartitionProperty
+from hv.spec.synic import EVENT_FLAGS_COUNT, HvConnectionInfo, HvPortInfo, PortType
+
+PAGE_SIZE = 4096
+DEPOSIT_BATCH = 16                      # pages
+MAX_REPS = (1 << 12) - 1
+MAX_DEPOSITS = 1024                     # batches for one call: more means that something else is wrong
+PCI = 1
+
+Door = Callable[[int, int, int], int]   # (control, input gpa, output gpa) -> result value
+RegisterContent = int | bytes | Layout
+
+
+class HvError(Exception):
+    """The hypervisor refused *call* with *status*."""
+
+    def __init__(self, status: HvStatus, call: str) -> None:
+        self.status, self.call = status, call
+        super().__init__(f"{call}: {status.name}")
+
+
+class OutOfPages(Exception):
+    """Root has no free page left."""
+
+
+class RootMemory:
+    """Root's memory as its kernel has it: bytes by gpa, and the pages that nobody uses. Pages are page numbers."""
+
+    def __init__(self, read: Callable[[int, int], bytes], write: Callable[[int, bytes], None],
+                 free_pages: Iterable[int]) -> None:
+        self.read, self.write = read, write
+        self._free = sorted(free_pages, reverse=True)
+
+    @property
+    def free_count(self) -> int:
+        """Number of pages that nobody uses."""
+        return len(self._free)
+
+    def allocate(self, count: int = 1) -> list[int]:
+        """*count* pages, lowest first, contents as they were; OutOfPages, and none taken."""
+        if count > len(self._free):
+            raise OutOfPages(f"{count} pages are wanted, {len(self._free)} are free")
+        taken = self._free[len(self._free) - count :]
+        del self._free[len(self._free) - count :]
+        return taken[::-1]
+
+    def free(self, pages: Iterable[int]) -> None:
+        """Nobody uses *pages* any more."""
+        self._free = sorted([*self._free, *pages], reverse=True)
+
+
+class WinHv:
+    """Hypercalls as methods. *door* executes one; *memory* is root's."""
+
+    def __init__(self, door: Door, memory: RootMemory) -> None:
+        self.door, self.memory = door, memory
+        self._input, self._output = (page * PAGE_SIZE for page in memory.allocate(2))
+
+    # --- partitions --------------------------------------------------------------------------------
+
+    def create_partition(self, flags: int = 0) -> int:
+        """A new child, in state Created; its id."""
+        made = self._call(HypercallCode.CREATE_PARTITION, CreatePartitionInput(flags=flags), PartitionIdOutput,
+                          pool=PARTITION_ID_SELF)
+        return int(made.partition_id)
+
+    def initialize_partition(self, partition_id: int) -> None:
+        """Make it active."""
+        self._call(HypercallCode.INITIALIZE_PARTITION, PartitionInput(partition_id=partition_id), pool=partition_id)
+
+    def finalize_partition(self, partition_id: int) -> None:
+        """Stop it for good; it releases memory map, devices and ports."""
+        self._call(HypercallCode.FINALIZE_PARTITION, PartitionInput(partition_id=partition_id))
+
+    def delete_partition(self, partition_id: int) -> None:
+        """Forget it, once it is finalized, without VPs, and its pool is withdrawn."""
+        self._call(HypercallCode.DELETE_PARTITION, PartitionInput(partition_id=partition_id))
+
+    def get_partition_id(self) -> int:
+        """Root's own id."""
+        return int(self._call(HypercallCode.GET_PARTITION_ID, None, PartitionIdOutput).partition_id)
+
+    def children(self, parent_id: int = PARTITION_ID_SELF) -> list[int]:
+        """Ids of all children, in order."""
+        found: list[int] = []
+        while True:
+            asked = GetNextChildPartitionInput(parent_id=parent_id, previous_child_id=found[-1] if found else 0)
+            child = self._call(HypercallCode.GET_NEXT_CHILD_PARTITION, asked, PartitionIdOutput).partition_id
+            if child == PARTITION_ID_INVALID:
+                return found
+            found.append(child)
+
+    def get_partition_property(self, partition_id: int, code: HvPartitionProperty) -> int:
+        """The value of a property."""
+        asked = GetPartitionPropertyInput(partition_id=partition_id, property_code=code)
+        return int(self._call(HypercallCode.GET_PARTITION_PROPERTY, asked, GetPartitionPropertyOutput).property_value)
+
+    def set_partition_property(self, partition_id: int, code: HvPartitionProperty, value: int) -> None:
+        """Set a property."""
+        self._call(HypercallCode.SET_PARTITION_PROPERTY, SetPartitionPropertyInput(
+            partition_id=partition_id, property_code=code, property_value=value))
+
+    # --- memory ------------------------------------------------------------------------------------
+
+    def deposit_memory(self, partition_id: int, pages: Sequence[int]) -> None:
+        """Give pages of root's to a pool."""
+        self._reps(HypercallCode.DEPOSIT_MEMORY, lambda first: DepositMemoryInput(partition_id=partition_id),
+                   _page_numbers(pages))
+
+    def withdraw_memory(self, partition_id: int, count: int = MAX_REPS) -> list[int]:
+        """Up to *count* unused pages of a pool; they are free pages of root's again."""
+        pages: list[int] = []
+        while len(pages) < count:
+            batch = min(count - len(pages), PAGE_SIZE // GpaPageNumber.SIZE)
+            self.memory.write(self._input, WithdrawMemoryInput(partition_id=partition_id).pack())
+            status, done = self._enter(HypercallCode.WITHDRAW_MEMORY, batch, 0)
+            pages += [GpaPageNumber.parse(self.memory.read(self._output + 8 * n, 8)).page_number for n in range(done)]
+            if status == HvStatus.NO_RESOURCES:
+                break
+            _check(status, HypercallCode.WITHDRAW_MEMORY)
+        self.memory.free(pages)
+        return pages
+
+    def get_memory_balance(self, partition_id: int) -> tuple[int, int]:
+        """(pages available, pages in use) of a pool."""
+        balance = self._call(HypercallCode.GET_MEMORY_BALANCE, WithdrawMemoryInput(partition_id=partition_id),
+                             GetMemoryBalanceOutput)
+        return balance.pages_available, balance.pages_in_use
+
+    def map_gpa_pages(self, partition_id: int, target_page: int, source_pages: Sequence[int],
+                      flags: int = HvMapGpaFlags.READABLE | HvMapGpaFlags.WRITABLE | HvMapGpaFlags.EXECUTABLE) -> None:
+        """Root's *source_pages* stand at consecutive pages of the child from *target_page* on."""
+        def header(first: int) -> MapGpaPagesInput:
+            return MapGpaPagesInput(target_partition_id=partition_id, target_gpa_base=target_page + first,
+                                    map_flags=int(flags))
+        self._reps(HypercallCode.MAP_GPA_PAGES, header, _page_numbers(source_pages), pool=partition_id)
+
+    def unmap_gpa_pages(self, partition_id: int, target_page: int, count: int) -> None:
+        """Nothing stands at *count* pages of the child any more."""
+        def header(first: int) -> UnmapGpaPagesInput:
+            return UnmapGpaPagesInput(target_partition_id=partition_id, target_gpa_base=target_page + first)
+        self._reps(HypercallCode.UNMAP_GPA_PAGES, header, [b""] * count)
+
+    def read_gpa(self, partition_id: int, vp_index: int, gpa: int, size: int) -> tuple[int, bytes]:
+        """(AccessGpaResult, up to 16 bytes) of a child's memory."""
+        answer = self._call(HypercallCode.READ_GPA, ReadGpaInput(
+            partition_id=partition_id, vp_index=vp_index, byte_count=size, base_gpa=gpa), ReadGpaOutput)
+        return answer.access_result, answer.data[:size]
+
+    def write_gpa(self, partition_id: int, vp_index: int, gpa: int, data: bytes) -> int:
+        """Store up to 16 bytes into a child's memory; the AccessGpaResult."""
+        return int(self._call(HypercallCode.WRITE_GPA, WriteGpaInput(
+            partition_id=partition_id, vp_index=vp_index, byte_count=len(data), base_gpa=gpa, data=data),
+            WriteGpaOutput).access_result)
+
+    def translate_virtual_address(self, partition_id: int, vp_index: int, gva: int,
+                                  flags: int) -> TranslateVirtualAddressOutput:
+        """What a VP's page tables say of *gva*; *flags* is TranslateGvaFlags."""
+        answer: TranslateVirtualAddressOutput = self._call(
+            HypercallCode.TRANSLATE_VIRTUAL_ADDRESS, TranslateVirtualAddressInput(
+                partition_id=partition_id, vp_index=vp_index, control_flags=flags, gva_page=gva >> 12),
+            TranslateVirtualAddressOutput)
+        return answer
+
+    # --- virtual processors ------------------------------------------------------------------------
+
+    def create_vp(self, partition_id: int, vp_index: int) -> None:
+        """A VP in reset state; it does not run before its ExplicitSuspend register is cleared."""
+        self._call(HypercallCode.CREATE_VP, CreateVpInput(partition_id=partition_id, vp_index=vp_index),
+                   pool=partition_id)
+
+    def delete_vp(self, partition_id: int, vp_index: int) -> None:
+        """The VP is gone."""
+        self._call(HypercallCode.DELETE_VP, DeleteVpInput(partition_id=partition_id, vp_index=vp_index))
+
+    def get_vp_registers(self, partition_id: int, vp_index: int, names: Sequence[HvRegisterName]) -> list[bytes]:
+        """The 16-byte values of registers, in the order asked."""
+        return self._reps(HypercallCode.GET_VP_REGISTERS,
+                          lambda first: VpRegistersInput(partition_id=partition_id, vp_index=vp_index),
+                          [RegisterName(name=name).pack() for name in names], RegisterValue.SIZE)
+
+    def get_vp_register(self, partition_id: int, vp_index: int, name: HvRegisterName) -> int:
+        """One register that is an integer."""
+        value = self.get_vp_registers(partition_id, vp_index, [name])[0]
+        return int.from_bytes(value[:8], "little")
+
+    def set_vp_registers(self, partition_id: int, vp_index: int,
+                         values: Mapping[HvRegisterName, RegisterContent]) -> None:
+        """Set registers, in order: an integer, 16 bytes, or a layout of 16 bytes each."""
+        self._reps(HypercallCode.SET_VP_REGISTERS,
+                   lambda first: VpRegistersInput(partition_id=partition_id, vp_index=vp_index),
+                   [RegisterAssoc(name=name, value=_register_bytes(value)).pack() for name, value in values.items()],
+                   pool=partition_id)
+
+    # --- interrupts and devices --------------------------------------------------------------------
+
+    def assert_virtual_interrupt(self, partition_id: int, vector: int, destination: int = 0, kind: int = 0,
+                                 level: bool = False, logical: bool = False) -> None:
+        """Raise an interrupt in a child; *destination* is an APIC id, *kind* an HvInterruptType."""
+        control = HvInterruptControl(interrupt_type=kind, level_triggered=int(level),
+                                     logical_destination_mode=int(logical))
+        self._call(HypercallCode.ASSERT_VIRTUAL_INTERRUPT, AssertVirtualInterruptInput(
+            partition_id=partition_id, interrupt_control=control.raw, destination=destination, vector=vector))
+
+    def map_device_interrupt(self, partition_id: int, source_id: int, vp_index: int, vector: int) -> tuple[int, int]:
+        """The device raises *vector* on a VP of its partition; (address, data) of the MSI to program into it."""
+        entry = self._call(HypercallCode.MAP_DEVICE_INTERRUPT, MapDeviceInterruptInput(
+            partition_id=partition_id, device_id=_pci(source_id), vector_count=1, target_vector=vector,
+            target_vp_mask=1 << vp_index), MapDeviceInterruptOutput).interrupt_entry
+        return entry.address, entry.data
+
+    def unmap_device_interrupt(self, partition_id: int, source_id: int, message: tuple[int, int]) -> None:
+        """The MSI means nothing any more."""
+        entry = InterruptEntry(source=INTERRUPT_SOURCE_MSI, address=message[0], data=message[1])
+        self._call(HypercallCode.UNMAP_DEVICE_INTERRUPT, UnmapDeviceInterruptInput(
+            partition_id=partition_id, device_id=_pci(source_id), interrupt_entry=entry))
+
+    def attach_device(self, partition_id: int, source_id: int, logical_device_id: int) -> None:
+        """Assign a PCI function to a child."""
+        self._call(HypercallCode.ATTACH_DEVICE, AttachDeviceInput(
+            partition_id=partition_id, device_id=_pci(source_id), logical_device_id=logical_device_id),
+            pool=PARTITION_ID_SELF)
+
+    def detach_device(self, partition_id: int, logical_device_id: int) -> None:
+        """Take a device back."""
+        self._call(HypercallCode.DETACH_DEVICE, DetachDeviceInput(
+            partition_id=partition_id, logical_device_id=logical_device_id))
+
+    # --- ports, messages, events -------------------------------------------------------------------
+
+    def create_message_port(self, owner: int, port_id: int, connector: int, sint: int, vp_index: int = ANY_VP) -> None:
+        """A port by which *connector* may send messages to a SINT of *owner*."""
+        self._create_port(owner, port_id, connector, HvPortInfo(
+            port_type=PortType.MESSAGE, target_sint=sint, target_vp=vp_index))
+
+    def create_event_port(self, owner: int, port_id: int, connector: int, sint: int, vp_index: int = ANY_VP,
+                          base_flag: int = 0, flag_count: int = EVENT_FLAGS_COUNT) -> None:
+        """A port by which *connector* may set event flags of a SINT of *owner*."""
+        self._create_port(owner, port_id, connector, HvPortInfo(
+            port_type=PortType.EVENT, target_sint=sint, target_vp=vp_index, base_flag_number=base_flag,
+            flag_count=flag_count))
+
+    def _create_port(self, owner: int, port_id: int, connector: int, info: HvPortInfo) -> None:
+        self._call(HypercallCode.CREATE_PORT, CreatePortInput(
+            port_partition=owner, port_id=port_id, connection_partition=connector, port_info=info))
+
+    def delete_port(self, owner: int, port_id: int) -> None:
+        """The port is gone, its connections are orphans."""
+        self._call(HypercallCode.DELETE_PORT, DeletePortInput(port_partition=owner, port_id=port_id))
+
+    def connect_port(self, connector: int, connection_id: int, owner: int, port_id: int,
+                     kind: PortType = PortType.MESSAGE) -> None:
+        """*connector* sends through *connection_id* to the port of *owner*."""
+        self._call(HypercallCode.CONNECT_PORT, ConnectPortInput(
+            connection_partition=connector, connection_id=connection_id, port_partition=owner, port_id=port_id,
+            connection_info=HvConnectionInfo(port_type=kind)))
+
+    def disconnect_port(self, connector: int, connection_id: int) -> None:
+        """The connection is gone."""
+        self._call(HypercallCode.DISCONNECT_PORT, DisconnectPortInput(
+            connection_partition=connector, connection_id=connection_id))
+
+    def post_message(self, connection_id: int, message_type: int, payload: bytes) -> None:
+        """Send up to 240 bytes through a connection of root's."""
+        self._call(HypercallCode.POST_MESSAGE, PostMessageInput(
+            connection_id=connection_id, message_type=message_type, payload_size=len(payload), payload=payload))
+
+    def signal_event(self, connection_id: int, flag: int) -> None:
+        """Set an event flag through a connection of root's."""
+        self._call(HypercallCode.SIGNAL_EVENT, SignalEventInput(connection_id=connection_id, flag_number=flag))
+
+    # --- the call itself ---------------------------------------------------------------------------
+
+    def _call(self, code: HypercallCode, input: Layout | None, output: type[Layout] | None = None,
+              pool: int | None = None) -> Any:
+        """A simple call; *pool* is the partition that gets pages when it runs out of them."""
+        for _ in range(MAX_DEPOSITS):
+            if input is not None:
+                self.memory.write(self._input, input.pack())
+            status, _ = self._enter(code, 0, 0)
+            if status != HvStatus.INSUFFICIENT_MEMORY or pool is None:
+                break
+            self._deposit_batch(pool)
+        _check(status, code)
+        return output.parse(self.memory.read(self._output, output.SIZE)) if output is not None else None
+
+    def _reps(self, code: HypercallCode, header: Callable[[int], Layout], elements: list[bytes], output_size: int = 0,
+              pool: int | None = None) -> list[bytes]:
+        """A rep call over all *elements*; *header(first)* is the header of the list that starts at element *first*."""
+        answers: list[bytes] = []
+        first = 0
+        while first < len(elements):
+            start = header(first).pack()
+            chunk = elements[first : first + self._list_length(len(start), len(elements[first]), output_size)]
+            answers += self._chunk(code, start, chunk, output_size, pool)
+            first += len(chunk)
+        return answers
+
+    @staticmethod
+    def _list_length(header: int, element: int, output: int) -> int:
+        """How many elements fit one page of input and one of output."""
+        fits = (PAGE_SIZE - header) // element if element else MAX_REPS
+        return min(fits, PAGE_SIZE // output if output else MAX_REPS, MAX_REPS)
+
+    def _chunk(self, code: HypercallCode, header: bytes, elements: list[bytes], output_size: int,
+               pool: int | None) -> list[bytes]:
+        """One page of a rep call, continued at its first unfinished rep as often as it takes."""
+        done, deposits = 0, 0
+        while done < len(elements):
+            self.memory.write(self._input, header + b"".join(elements))
+            status, done = self._enter(code, len(elements), done)
+            if status == HvStatus.INSUFFICIENT_MEMORY and pool is not None and deposits < MAX_DEPOSITS:
+                self._deposit_batch(pool)
+                deposits += 1
+            else:
+                _check(status, code)
+        return [self.memory.read(self._output + n * output_size, output_size) for n in range(len(elements))] \
+            if output_size else []
+
+    def _enter(self, code: HypercallCode, rep_count: int, rep_start: int) -> tuple[HvStatus, int]:
+        """Execute the hypercall with the input page as it is: (status, reps completed)."""
+        control = HypercallControl(call_code=code, rep_count=rep_count, rep_start=rep_start)
+        result = HypercallResult(self.door(control.raw, self._input, self._output))
+        return HvStatus(result.status), result.reps_complete
+
+    def _deposit_batch(self, partition_id: int) -> None:
+        """What TLFS "Memory Management" asks of a parent: more pages, then the call again."""
+        self.deposit_memory(partition_id, self.memory.allocate(DEPOSIT_BATCH))
+
+
+def _check(status: HvStatus, code: HypercallCode) -> None:
+    if status != HvStatus.SUCCESS:
+        raise HvError(status, code.name)
+
+
+def _page_numbers(pages: Iterable[int]) -> list[bytes]:
+    return [GpaPageNumber(page_number=page).pack() for page in pages]
+
+
+def _register_bytes(value: RegisterContent) -> bytes:
+    if isinstance(value, int):
+        return value.to_bytes(16, "little")
+    return value.pack() if isinstance(value, Layout) else value.ljust(16, b"\0")
+
+
+def _pci(source_id: int) -> int:
+    return HvDeviceId(rid=source_id, device_type=PCI).raw

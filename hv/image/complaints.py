@@ -10,19 +10,25 @@ WRITE_INSTEAD = {
     "iret": "write iretq (iretd pops 4-byte values)", "sysret": "write sysretq, or sysretl to return to 32-bit code",
     "pushad": "push the registers one by one", "pusha": "push the registers one by one",
     "popad": "pop the registers one by one", "popa": "pop the registers one by one",
-    "pushfd": "write pushfq", "popfd": "write popfq", "db": "write .byte", "dw": "write .word", "dd": "write .long",
-    "dq": "write .quad", "resb": "write .skip", "times": "write .skip COUNT, VALUE", "equ": "write .equ NAME, value",
-    "org": "write .org ADDRESS", "bits": "write .bits 16, 32 or 64", "section": "write .org ADDRESS",
-    "use16": "write .bits 16", "use32": "write .bits 32", "align": "write .align N", "include": 'write .include "file"',
-    "incbin": "write the bytes with .byte", "lretq": "write retfq", "lret": "write retf", "ljmp": "write jmp 0x8:label",
-    "lcall": "write call 0x8:label", "movq": "write mov, or movq with an xmm register", "movl": "write Intel syntax",
-    "movb": "write Intel syntax", "retq": "write ret", "callq": "write call", "jmpq": "write jmp",
+    "pushfd": "write pushfq", "popfd": "write popfq",
+}
+FOREIGN = {    # other assemblers' words
+    "db": "write .byte", "dw": "write .word", "dd": "write .long", "dq": "write .quad", "resb": "write .skip",
+    "times": "write .skip COUNT, VALUE", "equ": "write .equ NAME, value", "org": "write .org ADDRESS",
+    "bits": "write .bits 16, 32 or 64", "use16": "write .bits 16", "use32": "write .bits 32", "use64": "write .bits 64",
+    "section": "write .org ADDRESS", "segment": "write .org ADDRESS", "align": "write .align N",
+    "include": 'write .include "file"', "incbin": "write the bytes with .byte",
+    "global": "every label is visible: leave it out",
+    "extern": "there is no linker: write .include", "lretq": "write retfq", "lret": "write retf",
+    "ljmp": "write jmp 0x8:label", "lcall": "write call 0x8:label", "movl": "write Intel syntax: mov",
+    "movb": "write Intel syntax: mov", "movabsq": "write mov", "retq": "write ret",
+    "callq": "write call", "jmpq": "write jmp",
 }
 
 
 def write_instead(mnemonic: str) -> str:
     """What to write for *mnemonic*, or ""."""
-    return WRITE_INSTEAD.get(mnemonic, "")
+    return WRITE_INSTEAD.get(mnemonic) or FOREIGN.get(mnemonic, "")
 
 
 def refused(mnemonic: str, bits: int, numbers: Sequence[int], complaint: str) -> ImageError:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hv.image import encode
+from hv.image.complaints import FOREIGN, write_instead
 from hv.image.errors import ImageError
 from hv.image.expression import Lookup
 from hv.image.operands import Far, Imm, Mem, Operand, Reg, parse_operand, split_operands
@@ -59,6 +60,8 @@ def cut(text: str, bits: int) -> Instruction:
     prefixes: list[str] = []
     while match := _MNEMONIC.match(text):
         word, text = match[1].lower(), text[match.end():]
+        if word in FOREIGN:
+            raise ImageError(f"`{word}` is another assembler's word", write_instead(word))
         if word not in encode.PREFIXES:
             return Instruction(tuple(prefixes), word, tuple(split_operands(text)), bits)
         prefixes.append(word)
@@ -90,9 +93,10 @@ def prepare(instruction: Instruction, lookup: Lookup, here: int, wide: bool) -> 
 
 
 def is_branch_to_label(instruction: Instruction, operands: Sequence[Operand]) -> bool:
-    """True for a direct branch, whose form may grow from short to near."""
+    """True for a direct JMP or Jcc, whose form may grow from short to near."""
     return (instruction.mnemonic in encode.BRANCHES and encode.has_near_form(instruction.mnemonic)
-            and len(operands) == 1 and isinstance(operands[0], Imm) and operands[0].distance == "")
+            and instruction.mnemonic != "call" and len(operands) == 1 and isinstance(operands[0], Imm)
+            and operands[0].distance == "")
 
 
 def _for_keystone(mnemonic: str, operands: tuple[Operand, ...], bits: int) -> Recipe:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hv.image import verify
 from hv.image.complaints import crashed, refused
@@ -248,12 +248,13 @@ class Assembly:
             if item.wide or not may_widen:
                 raise
             recipe = prepare(item.instruction, lookup, here, True)
-        if may_widen and not item.wide and is_branch_to_label(item.instruction, recipe.operands):
-            target = recipe.operands[0]
-            assert isinstance(target, Imm)
-            if item.instruction.mnemonic != "call" and not reaches_short(item.instruction.mnemonic, target.value, here,
-                                                                         item.bits):
-                item.wide = True
+        if item.wide or not is_branch_to_label(item.instruction, recipe.operands):
+            return recipe
+        if not may_widen:
+            return replace(recipe, code=bytes(2))      # the labels are guesses yet: every branch begins short
+        target = recipe.operands[0]
+        assert isinstance(target, Imm)
+        item.wide = not reaches_short(item.instruction.mnemonic, target.value, here, item.bits)
         return recipe
 
     def _ask(self, worker: Worker, wanted: dict[tuple[int, str], Item]) -> None:

@@ -1,0 +1,153 @@
+"""What Keystone 0.9.2 gets wrong is mended, or refused with what to write instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from hv.image.assembler import assemble
+from hv.image.errors import ImageError
+
+Encode = Callable[..., bytes]
+
+MENDED = [
+    # bits, source, bytes
+    (64, "iretq", "48cf"),
+    (64, "iretd", "cf"),
+    (64, "sysretq", "480f07"),
+    (64, "sysretl", "0f07"),
+    (64, "endbr64", "f30f1efa"),
+    (64, "rdpid rax", "f30fc7f8"),
+    (64, "rdpid r9", "f3410fc7f9"),
+    (64, "vmrun", "0f01d8"),
+    (64, "retf", "cb"),
+    (64, "retfq", "48cb"),
+    (64, "lea rbx, [0x414243]", "488d1c2543424100"),
+    (64, "mov rax, [0x1000]", "488b042500100000"),
+    (64, "mov eax, fs:[0x10]", "648b042510000000"),
+    (64, "mov byte ptr [0x1000], 5", "c604250010000005"),
+    (64, "lea rsi, [rip + 0x1100]", "488d35f9000000"),
+    (64, "lea rsi, [rel 0x1100]", "488d35f9000000"),
+    (64, "mov dword ptr [rip + 0x1100], 7", "c705f600000007000000"),
+    (64, "mov rax, offset there\n there: hlt", "48c7c007100000f4"),
+    (64, "jmp fword ptr [rax]", "ff28"),
+    (64, "jmp tbyte ptr [rax]", "48ff28"),
+    (64, "jmp tbyte ptr [r9 + 8]", "49ff6908"),
+    (64, "call fword ptr [rip + 0x1106]", "ff1d00010000"),
+    (64, "nop\n.org 0x2000\nhlt", "90f4"),
+    (64, "push -1", "6aff"),
+    (64, "push 0x7fffffff", "68ffffff7f"),
+    (64, "mov ds, ax", "8ed8"),
+    (64, "cbw", "6698"),
+    (64, "cwd", "6699"),
+    (32, "iret", "cf"),
+    (32, "iretd", "cf"),
+    (32, "retf", "cb"),
+    (32, "lgdt [0x1000]", "0f011500100000"),
+    (32, "lidt [eax]", "0f0118"),
+    (32, "push ds", "1e"),
+    (32, "pop fs", "0fa1"),
+    (32, "push 0x80000000", "6800000080"),
+    (32, "jmp 0x8:0x1234", "ea341200000800"),
+    (32, "call 0x18:0x12345", "9a452301001800"),
+    (16, "ret", "c3"),
+    (16, "ret 4", "c20400"),
+    (16, "retf", "cb"),
+    (16, "retf 2", "ca0200"),
+    (16, "iret", "cf"),
+    (16, "push 0x1234", "683412"),
+    (16, "push 5", "6a05"),
+    (16, "jmp 0x1234", "e93102"),
+    (16, "call 0x1234", "e83102"),
+    (16, "jmp 0x10:0x20", "ea20001000"),
+    (16, "jmp dword 0x8:0x100", "66ea000100000800"),
+    (16, "jmp 0x8:0x12345", "66ea452301000800"),
+    (16, "cbw", "98"),
+    (16, "cwde", "6698"),
+    (16, "jmp fword ptr [bx]", "66ff2f"),
+    (16, "jmp far [bx]", "ff2f"),
+]
+
+
+@pytest.mark.parametrize(("bits", "source", "code"), MENDED, ids=[f"{row[0]}-{row[1][:30]}" for row in MENDED])
+def test_a_form_keystone_gets_wrong_is_right_here(encode: Encode, bits: int, source: str, code: str) -> None:
+    assert encode(source, bits).hex() == code
+
+
+REFUSED = [
+    # bits, source, words of the message, words of the hint
+    (64, "iret", "iret does not exist in 64-bit code", "iretq"),
+    (64, "sysret", "sysret does not exist in 64-bit code", "sysretq"),
+    (64, "push 0x80000000", "does not fit the immediate of push", "register"),
+    (64, "jmp rip", "rip cannot be an operand", "lea"),
+    (64, "pop rip", "rip cannot be an operand", "lea"),
+    (64, "mov rax, rip", "rip cannot be an operand", "lea"),
+    (64, "jmp 0x8:0x1000", "does not exist in 64-bit code", "retfq"),
+    (64, "jmp far [rax]", "6- or 10-byte pointer", "tbyte ptr"),
+    (64, "push cs", "push cs does not exist", "mov"),
+    (64, "pusha", "does not exist in 64-bit code", "one by one"),
+    (64, "mov al, 300", "does not fit 8 bits", ""),
+    (64, "mov eax, 0x123456789", "does not fit 32 bits", ""),
+    (64, "add rax, 0xffffffff", "no form with the immediate", "only mov"),
+    (64, "mov rax, [rbx + 0x80000000]", "does not fit a signed 32-bit displacement", "mov rbx"),
+    (64, "mov eax, [0xfee00000]", "does not fit a signed 32-bit displacement", "[rbx]"),
+    (64, "inc [rax]", "size of the memory operand", "dword"),
+    (64, "push [rax]", "size of the memory operand", "qword"),
+    (64, "movzx eax, [rax]", "size of the memory operand", "byte"),
+    (64, "shl [rax], cl", "size of the memory operand", "byte"),
+    (64, "lock mov [rax], ebx", "lock does not go with", "xadd"),
+    (64, "lock add eax, [rbx]", "lock does not go with", "destination"),
+    (64, "rep nop", "string instructions only", "movsb"),
+    (64, "lock", "stands alone", ""),
+    (64, "mov rax, [rbx*3 + rcx]", "no address of the processor", "index"),
+    (64, "mov rax, [eax + rbx]", "mixes registers", ""),
+    (64, "db 1, 2", "db", ".byte"),
+    (64, "times 4 nop", "times", ".skip"),
+    (64, "%macro x", "an instruction, a label or a directive was expected", ""),
+    (64, "section .text", "section", ".org"),
+    (64, "movl $5, %eax", "another assembler", "Intel"),
+    (64, "foo rax", "`foo` is no instruction", "spelling"),
+    (64, "loop 0x2000", "this branch reaches -128..127", "jmp"),
+    (64, "mov eax, rbx", "do not go with mov", "sizes"),
+    (64, "cmpsd xmm0, xmm1, 2", "assembled as", ".byte"),
+    (64, "out 0x3f8, al", "do not go with out", ""),
+    (64, "jcxz 0x1000", "does not exist in 64-bit code", ""),
+    (32, "mov rax, 1", "rax exists in 64-bit code only", ".bits 64"),
+    (32, "jrcxz 0x1000", "does not exist in 32-bit code", ""),
+    (16, "mov al, [0x12345]", "does not fit 16 bits", ""),
+    (16, "mov al, [rip + 5]", "64-bit code only", ""),
+    (16, "iretq", "does not exist in 16-bit code", ""),
+]
+
+
+@pytest.mark.parametrize(("bits", "source", "message", "hint"), REFUSED, ids=[f"{row[0]}-{row[1]}" for row in REFUSED])
+def test_a_form_that_cannot_be_right_is_refused(encode: Encode, bits: int, source: str, message: str,
+                                                hint: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        encode("nop\n" + source, bits)
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+    assert caught.value.message.startswith("test.asm:2: ")
+    assert caught.value.line == 2
+
+
+def test_an_instruction_that_kills_keystone_is_named() -> None:
+    """The child process ends; the line it ended on is the first one without an answer."""
+    source = "nop\n" * 6 + "mov ah,[r8]\n" + "inc eax\n"
+    with pytest.raises(ImageError) as caught:
+        assemble(source, "deadly.asm")
+    assert caught.value.line == 7
+    assert "deadly.asm:7: `mov ah,[r8]`: the assembler crashed" in caught.value.message
+    assert "ah cannot go with" in caught.value.hint
+
+
+def test_an_assembler_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hv.image.worker.Worker.__init__", _impatient)
+    with pytest.raises(ImageError) as caught:
+        assemble("inc eax")
+    assert "took too long" in caught.value.message
+
+
+def _impatient(self: object) -> None:
+    vars(self).update(_process=None, _time_limit=0.0)

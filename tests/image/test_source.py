@@ -1,0 +1,72 @@
+"""Includes stay inside their folders, comments and quotes are told apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hv.image.errors import ImageError
+from hv.image.load import load
+from hv.image.source import read_statements, strip_comment
+
+
+@pytest.mark.parametrize(("line", "kept"), [
+    ("mov eax, 1 ; x", "mov eax, 1 "), ("a # b", "a "), ("a // b", "a "), ("mov al, ';'", "mov al, ';'"),
+    ('.ascii "a;b#c//d"', '.ascii "a;b#c//d"'), ('.ascii "\\";" ; x', '.ascii "\\";" '),
+    ("mov al, '\\'' ; x", "mov al, '\\'' "),
+    ("mov eax, 8 / 2", "mov eax, 8 / 2"),
+])
+def test_a_comment_ends_a_statement_but_not_inside_quotes(line: str, kept: str) -> None:
+    assert strip_comment(line) == kept
+
+
+def test_an_include_is_read_in_place_and_keeps_its_own_lines(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "two.inc").write_text("\nnop\n")
+    (tmp_path / "one.asm").write_text('start: hlt\n.include "lib/two.inc"\nhlt\n')
+    image = load(tmp_path / "one.asm")
+    assert image.segments[0].data == b"\xf4\x90\xf4"
+    assert image.lines == {0x10000: 1, 0x10002: 3}
+    assert image.places[0x10001] == "lib/two.inc:2"
+
+
+def test_the_guests_folder_is_searched_after_the_sources_own(tmp_path: Path) -> None:
+    (tmp_path / "one.asm").write_text('.include "lib/machine.inc"\nmov dx, COM1\n')
+    assert load(tmp_path / "one.asm").segments[0].data.hex() == "66baf803"
+
+
+@pytest.mark.parametrize("wanted", ["../secret", "/etc/passwd", "lib/../../secret", "..\\secret", "link"])
+def test_an_include_cannot_leave_its_folders(tmp_path: Path, wanted: str) -> None:
+    inside = tmp_path / "inside"
+    (inside / "lib").mkdir(parents=True)
+    (tmp_path / "secret").write_text("nop\n")
+    (inside / "link").symlink_to(tmp_path / "secret")
+    (inside / "one.asm").write_text(f'.include "{wanted}"\n')
+    with pytest.raises(ImageError, match="leaves the folder") as caught:
+        load(inside / "one.asm")
+    assert caught.value.line == 1
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ('.include "nosuch.inc"', "is not in"), (".include nosuch.inc", "in quotes"),
+    ('.include "one.asm"', "nested deeper"),
+    ('.include "folder"', "is a directory"), ('.include "binary.inc"', "is not UTF-8"), ('.include ""', "in quotes"),
+    ('.include "' + "a" * 5000 + '"', "is not in"),
+])
+def test_an_include_that_cannot_be_read_says_why(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "binary.inc").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "one.asm").write_text(text + "\n")
+    with pytest.raises(ImageError, match=message):
+        load(tmp_path / "one.asm")
+
+
+def test_a_source_without_a_file_has_no_folder() -> None:
+    with pytest.raises(ImageError, match="any folder"):
+        read_statements('.include "x"', "text", ())
+
+
+def test_lines_end_as_in_any_editor() -> None:
+    statements = read_statements("nop\r\nnop\rnop\n\x0bnop", "text", ())
+    assert [statement.line for statement in statements] == [1, 2, 3, 4]

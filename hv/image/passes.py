@@ -263,7 +263,9 @@ class Assembly:
         try:
             answers = worker.assemble(list(wanted))
         except WorkerDied as death:
-            item = list(wanted.values())[min(death.number, len(wanted) - 1)]
+            if death.number < 0 and not death.late:
+                raise ImageError("the assembler does not start", "is the package keystone-engine installed?") from None
+            item = list(wanted.values())[max(0, min(death.number, len(wanted) - 1))]
             raise item.statement.error(*crashed(item.operands_text(), death.late)) from None
         self.memo.update(zip(wanted, answers, strict=True))
 

@@ -17,11 +17,12 @@ import threading
 from collections.abc import Sequence
 from typing import IO, cast
 
+GREETING = "ready\n"
 TIME_LIMIT = 5.0    # seconds of the host for one batch
 
 
 class WorkerDied(Exception):
-    """The child ended, or ran out of time (*late*), at instruction *number* of the batch."""
+    """The child ended, or ran out of time (*late*), at instruction *number* of the batch; -1 = it never started."""
 
     def __init__(self, number: int, late: bool) -> None:
         super().__init__(f"the assembler {'took too long' if late else 'ended'} at instruction {number}")
@@ -34,6 +35,7 @@ class Worker:
     def __init__(self, time_limit: float = TIME_LIMIT) -> None:
         self._process: subprocess.Popen[str] | None = None
         self._time_limit = time_limit
+        self._greeted = False
 
     def __enter__(self) -> Worker:
         return self
@@ -65,6 +67,9 @@ class Worker:
         answers: list[bytes | str] = []
         try:
             stdin, stdout = cast(IO[str], process.stdin), cast(IO[str], process.stdout)
+            self._greeted = self._greeted or stdout.readline() == GREETING
+            if not self._greeted:
+                raise WorkerDied(-1, late.is_set())
             stdin.write(json.dumps(batch) + "\n")
             stdin.flush()
             for _ in batch:
@@ -76,10 +81,14 @@ class Worker:
 
     def _started(self) -> subprocess.Popen[str]:
         if self._process is None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL, text=True, encoding="ascii",
-            )
+            self._greeted = False
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL, text=True, encoding="ascii",
+                )
+            except OSError:
+                raise WorkerDied(-1, False) from None
         return self._process
 
 
@@ -93,6 +102,7 @@ def _serve() -> None:
 
     modes = {16: keystone.KS_MODE_16, 32: keystone.KS_MODE_32, 64: keystone.KS_MODE_64}
     engines = {bits: keystone.Ks(keystone.KS_ARCH_X86, mode) for bits, mode in modes.items()}
+    print(GREETING, end="", flush=True)
     for line in sys.stdin:
         for bits, text in json.loads(line):
             try:

@@ -150,4 +150,10 @@ def test_an_assembler_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPat
 
 
 def _impatient(self: object) -> None:
-    vars(self).update(_process=None, _time_limit=0.0)
+    vars(self).update(_process=None, _time_limit=0.0, _greeted=False)
+
+
+def test_a_missing_assembler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hv.image.worker.sys.executable", "/nonexistent/python")
+    with pytest.raises(ImageError, match="does not start"):
+        assemble("inc eax")

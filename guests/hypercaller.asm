@@ -20,7 +20,7 @@ NO_SYNIC    = 0x18              ; HV_STATUS_INVALID_SYNIC_STATE: the receiver is
 start:
     call hypercall_init
     xor r12d, r12d              ; messages sent
-    mov r13d, 2000              ; attempts left, so that a lonely sender ends
+    mov r13d, 1000              ; attempts left, so that a lonely sender ends
 .next:
     call clear_input
     mov edi, INPUT_PAGE
@@ -54,10 +54,11 @@ start:
     jb .next
     jmp .create
 .later:
+    call wait_a_little
     dec r13d
-    jz .create
-    call millisecond
-    jmp .next
+    jnz .next
+    lea rsi, [rip + nobody_text]
+    call print
 
 .create:                                ; a child may not create partitions: status 6, ACCESS_DENIED
     call clear_input
@@ -71,13 +72,13 @@ start:
     call putc
     jmp power_off
 
-millisecond:                            ; by the reference counter: 10 000 units of 100 ns
+wait_a_little:                          ; 100 us by the reference counter, whose unit is 100 ns
     push rbx
     mov ecx, HV_TIME
     rdmsr
     shl rdx, 32
     or rax, rdx
-    lea rbx, [rax + 10000]
+    lea rbx, [rax + 1000]
 .spin:
     pause
     mov ecx, HV_TIME
@@ -94,4 +95,5 @@ millisecond:                            ; by the reference counter: 10 000 units
 
 post_text:   .asciz "message "
 status_text: .asciz " posted, status "
+nobody_text: .asciz "nobody takes our messages\n"
 create_text: .asciz "HvCallCreatePartition: status "

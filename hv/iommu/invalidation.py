@@ -3,9 +3,9 @@
 Software changes a table in memory, then invalidates what the unit may have cached of it. The queue is a ring: software
 writes descriptors and moves the tail, the unit obeys and moves the head after it. VT-d "Register-based Invalidation
 Interface", "Queued Invalidation Interface".
-
-Simplified: everything is done by the time the register write returns, so a fence has nothing to wait for.
 """
+
+# Simplified: everything is done by the time the register write returns, so a fence has nothing to wait for.
 
 from __future__ import annotations
 

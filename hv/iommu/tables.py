@@ -3,10 +3,10 @@
 `RootTable` has the context entries, a `Domain` the second-level tables that its devices share, `InterruptTable` the
 interrupt remapping entries. Nothing here reaches the unit: who changes an entry that the unit may have cached has to
 invalidate it (`driver.py` does).
-
-Simplified: a second-level table stays until its domain is destroyed, also when its last page was unmapped; a domain
-maps 4 KiB pages only.
 """
+
+# Simplified: a second-level table stays until its domain is destroyed, also when its last page was unmapped; a domain
+# maps 4 KiB pages only.
 
 from __future__ import annotations
 

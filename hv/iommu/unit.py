@@ -2,9 +2,9 @@
 
 VT-d "Register Descriptions", "Global Command Register". Until software sets TE, DMA passes untranslated; until it sets
 IRE, interrupts pass as they are written.
-
-Simplified: a global command is done when its write returns; several in one write are obeyed together.
 """
+
+# Simplified: a global command is done when its write returns; several in one write are obeyed together.
 
 from __future__ import annotations
 

@@ -8,10 +8,10 @@ Whoever owns the processor hears of things by four callbacks: `on_pending()`, so
 `on_nmi()`, `on_init()`, `on_sipi(vector)`. Only the owner knows if the processor waits for a SIPI, or if an INIT must
 exit instead; one that takes the INIT calls `init()` (the default of `on_init` is just that). `on_eoi(vector)` hears
 every EOI, `on_broadcast_eoi(vector)` those an I/O APIC would hear, `on_ipi(icr)` what is sent.
-
-Simplified: the LINT pins, like all local sources, are edges; SMI and ExtINT are not delivered; `base.page` is kept, but
-whoever decodes addresses has to follow it; an access to the page is one aligned dword, or it is refused.
 """
+
+# Simplified: the LINT pins, like all local sources, are edges; SMI and ExtINT are not delivered; `base.page` is kept,
+# but whoever decodes addresses has to follow it; an access to the page is one aligned dword, or it is refused.
 
 from __future__ import annotations
 

@@ -4,10 +4,10 @@ Nothing ticks. The count at a moment is computed from the moment it was loaded, 
 the next expiry, if an unmasked entry would deliver it. SDM "APIC Timer".
 
 The count goes down once per *divisor* bus clocks; a bus clock is `BUS_TICKS` ticks of the time-stamp counter.
-
-Simplified: a periodic timer delivers at most once per `SHORTEST_GAP`; the count is exact, the deliveries in between
-are lost, as they would be in an IRR bit that nobody had time to take.
 """
+
+# Simplified: a periodic timer delivers at most once per `SHORTEST_GAP`; the count is exact, the deliveries in between
+# are lost, as they would be in an IRR bit that nobody had time to take.
 
 from __future__ import annotations
 

@@ -57,10 +57,8 @@ class Interconnect:
         return self._hand_out(Message(vector & 0xFF, mode, level), self.targets(destination, logical, broadcast))
 
     def send(self, sender: LocalApic, icr: Icr) -> None:
-        """Carry out a write to the ICR of *sender*; its error status tells what went wrong.
-
-        Simplified: combinations the SDM calls invalid are dropped, as are SMIs (there is no SMM here).
-        """
+        """Carry out a write to the ICR of *sender*; its error status tells what went wrong."""
+        # Simplified: combinations the SDM calls invalid are dropped, as are SMIs (there is no SMM here).
         mode, shorthand = DeliveryMode(icr.delivery_mode), Shorthand(icr.shorthand)
         if not self._is_valid(icr, mode, shorthand):
             return

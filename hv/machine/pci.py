@@ -2,9 +2,9 @@
 
 Whatever a device does on its own (DMA and MSIs, which are memory writes too) goes to its `upstream`, the IOMMU, under
 its requester id, and only while the bus-master bit is set. PCI "Configuration Space", "MSI Capability Structure".
-
-Simplified: one 32-bit memory BAR, no INTx, no power management; a configuration access is 1, 2 or 4 bytes and aligned.
 """
+
+# Simplified: one 32-bit memory BAR, no INTx, no power management; a configuration access is 1, 2 or 4 aligned bytes.
 
 from __future__ import annotations
 

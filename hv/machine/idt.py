@@ -94,6 +94,7 @@ def deliver(state: Registers, memory: LinearMemory, event: Event) -> None:
     Raises GuestFault when delivery itself faults, TaskGate, or the NestedFault of *memory*; registers are then as
     before. Neither CR2 nor DR6 is written: that belongs to raising an exception, not to delivering it.
     """
+    memory = memory.fixed()
     if not state.cr0 & _PE:
         entry = _plan_real(state, memory, event)
     elif state.efer & _LMA:
@@ -143,7 +144,7 @@ def combine(first: Event, fault: GuestFault) -> Event:
 class _Stack:
     """Where the frame goes."""
 
-    segment: Segment        # what SS will be
+    segment: Segment        # what SS will be; the old one unless the level changes
     pointer: int            # before the first push
     wrap: int               # mask of the stack pointer: 16, 32 or 64 bits
     error_code: int         # of the #SS when there is no room
@@ -166,9 +167,10 @@ class _Entry:
 def _enter(state: Registers, memory: LinearMemory, entry: _Entry) -> None:
     rsp = _push(state, memory, entry)
     state.cs = entry.cs
-    state.ss = entry.stack.segment
+    if entry.cpl != state.cpl:
+        state.ss = entry.stack.segment
+        state.cpl = entry.cpl
     state.rflags = entry.rflags
-    state.cpl = entry.cpl
     state.rsp = rsp
     state.rip = entry.rip
     if entry.from_v86:
@@ -297,7 +299,7 @@ def _inner_stack(state: Registers, memory: LinearMemory, cpl: int, ext: int) -> 
     error_code = selector & ~3 | ext
     if not selector & ~3 or selector & 3 != cpl:
         raise GuestFault(Vector.TS, error_code)
-    segment = _descriptor(state, memory, selector, GuestFault(Vector.TS, error_code))
+    segment = _descriptor(state, memory, selector, Vector.TS, error_code)
     if segment.dpl != cpl or not segment.writable:
         raise GuestFault(Vector.TS, error_code)
     if not segment.present:
@@ -321,7 +323,7 @@ def _plan_long(state: Registers, memory: LinearMemory, event: Event) -> _Entry:
     ext = 0 if event.by_program else 1
     gate = _gate(state, memory, event, ext)
     inner = gate.cpl != state.cpl
-    pointer, segment = state.rsp, state.ss
+    pointer, segment = old_pointer, old_stack = state.rsp, state.ss
     if gate.ist:
         pointer = _tss64_pointer(state, memory, _IST1 + 8 * (gate.ist - 1), ext)
     elif inner:
@@ -331,7 +333,7 @@ def _plan_long(state: Registers, memory: LinearMemory, event: Event) -> _Entry:
     if not is_canonical(gate.offset):
         raise GuestFault(Vector.GP, ext)
     stack = _Stack(segment, pointer & ~0xF, LINEAR_64, ext)
-    frame = [state.ss.selector, state.rsp, _image(state, event), state.cs.selector, _return_rip(state, event),
+    frame = [old_stack.selector, old_pointer, _image(state, event), state.cs.selector, _return_rip(state, event),
              *_error_words(event)]
     return _Entry(gate.code, gate.offset, gate.cpl, _entry_flags(state, gate), stack, frame, width=8)
 
@@ -388,23 +390,23 @@ def _target_code(state: Registers, memory: LinearMemory, selector: int, ext: int
     """The code segment a gate leads to, and the CPL it runs at."""
     if not selector & ~3:
         raise GuestFault(Vector.GP, ext)
-    refused = GuestFault(Vector.GP, selector & ~3 | ext)
-    code, old_cpl = _descriptor(state, memory, selector, refused), state.cpl
+    error_code, old_cpl = selector & ~3 | ext, state.cpl
+    code = _descriptor(state, memory, selector, Vector.GP, error_code)
     if not code.code or code.dpl > old_cpl or (long and (not code.long or code.big)):
-        raise refused
+        raise GuestFault(Vector.GP, error_code)
     if not code.present:
-        raise GuestFault(Vector.NP, selector & ~3 | ext)
+        raise GuestFault(Vector.NP, error_code)
     cpl = old_cpl if code.conforming else code.dpl
     return Segment(selector & ~3 | cpl, code.base, code.limit, code.rights), cpl
 
 
-def _descriptor(state: Registers, memory: LinearMemory, selector: int, refused: GuestFault) -> Segment:
-    """The code or data segment of *selector*, from the GDT or the LDT; *refused* is raised beyond the table's limit."""
-    table = state.ldtr if selector & 4 else state.gdtr
-    usable = not selector & 4 or state.ldtr.usable
+def _descriptor(state: Registers, memory: LinearMemory, selector: int, vector: int, error_code: int) -> Segment:
+    """The code or data segment of *selector* in the GDT or LDT; exception *vector* when it lies beyond the limit."""
+    local = selector & 4
+    table = state.ldtr if local else state.gdtr
     offset = selector & ~7
-    if not usable or offset + 7 > table.limit:
-        raise refused
+    if offset + 7 > table.limit or (local and not state.ldtr.usable):
+        raise GuestFault(vector, error_code)
     return _parse_descriptor(selector, memory.read_system(table.base + offset, 8))
 
 

@@ -23,6 +23,7 @@ from hv.machine.registers import Registers
 from hv.spec.x86 import PAGE_SIZE
 
 _OFFSET = PAGE_SIZE - 1
+_READ = Access.READ.value
 
 
 class LinearMemory:
@@ -34,6 +35,13 @@ class LinearMemory:
 
     def __init__(self, registers: Registers, load: Load, store: Store, physical_bits: int = PHYSICAL_BITS) -> None:
         self.registers, self.load, self.store, self.physical_bits = registers, load, store, physical_bits
+        self._fixed_mode: PagingMode | None = None
+
+    def fixed(self) -> LinearMemory:
+        """The same memory for as long as CR0, CR3, CR4, EFER and RFLAGS.AC stay as they are: they are read once."""
+        fixed = LinearMemory(self.registers, self.load, self.store, self.physical_bits)
+        fixed._fixed_mode = self._mode()
+        return fixed
 
     def walk(self, gva: int, access: Access = Access.READ, cpl: int | None = None, implicit: bool = False) -> Walk:
         """Translate one address, setting accessed and dirty flags; *cpl* is the processor's unless given."""
@@ -58,7 +66,16 @@ class LinearMemory:
 
     def read_system(self, gva: int, size: int) -> int:
         """What the processor reads of its own accord from GDT, LDT, IDT or TSS: at privilege 0, SMAP in force."""
-        return int.from_bytes(self.read(gva, size, Access.READ, 0, implicit=True), "little")
+        if (gva & _OFFSET) + size > PAGE_SIZE:
+            return int.from_bytes(self.read(gva, size, Access.READ, 0, implicit=True), "little")
+        mode = self._mode()
+        wrapped = gva & (LINEAR_64 if mode.format is PagingFormat.LONG else LINEAR_32)
+        gpa = translate(mode, wrapped, _READ, 0, self.load, self.store, implicit=True)
+        try:
+            return self.load(gpa, size)
+        except NestedFault as fault:
+            fault.gva = gva
+            raise
 
     def write(self, gva: int, data: bytes, cpl: int | None = None, implicit: bool = False) -> None:
         """Store *data* at *gva*; nothing is stored when paging refuses any byte of it.
@@ -102,7 +119,7 @@ class LinearMemory:
         return pieces
 
     def _mode(self) -> PagingMode:
-        return PagingMode.of(self.registers, self.physical_bits)
+        return self._fixed_mode or PagingMode.of(self.registers, self.physical_bits)
 
     def _cpl(self, cpl: int | None) -> int:
         return self.registers.cpl if cpl is None else cpl

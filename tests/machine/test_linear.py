@@ -59,6 +59,27 @@ def test_addresses_wrap_at_4_gib_outside_long_mode():
     assert memory.linear(state).read(1 << 32, 2) == b"ab"
 
 
+def test_a_fixed_memory_keeps_the_mode_it_was_made_in():
+    state, memory = paged(p4=0x9007)
+    memory.data[0x9000] = 7
+    fixed = memory.linear(state).fixed()
+    state.cr0 = 0x11
+    assert (fixed.read(0x4000, 1), memory.linear(state).read(0x4000, 1)) == (b"\x07", b"\0")
+
+
+@pytest.mark.parametrize("gva", [0x4FF0, 0x4FFC], ids=["one-page", "two-pages"])
+def test_a_system_read_is_one_of_privilege_0(gva):
+    state, memory = paged(p4=0x9001, p5=0xB001)
+    memory.data[0x9FF0:0xA000], memory.data[0xB000:0xB004] = bytes(range(16)), b"abcd"
+    state.cpl = 3
+    expected = bytes(range(8)) if gva == 0x4FF0 else bytes(range(12, 16)) + b"abcd"
+    assert memory.linear(state).read_system(gva, 8) == int.from_bytes(expected, "little")
+    memory.refused.add(9)
+    with pytest.raises(NestedFault) as refused:
+        memory.linear(state).read_system(gva, 8)
+    assert refused.value.gva == gva
+
+
 def test_a_non_canonical_address_is_refused_in_long_mode():
     state = FakeState(cr0=0x80000011, cr4=0x20, efer=0x500, cr3=0x1000)
     with pytest.raises(NonCanonical):

@@ -37,7 +37,7 @@ class _Follower:
 
     def follow(self, page: int, mapping: Mapping | None) -> None:
         """*page* of the partition is now *mapping*."""
-        if mapping is None or not mapping.rights:
+        if mapping is None or not mapping.rights or mapping.spa >= self.partition.memory.size:
             self.driver.unmap(self.domain, page << 12)
         else:
             self.driver.map(self.domain, page << 12, mapping.spa, write=bool(mapping.rights & Access.WRITE))

@@ -102,7 +102,7 @@ class GpaSpace:
     def mapping(self, page: int) -> Mapping | None:
         """What the partition's own map says of *page*, overlays aside."""
         if self.identity:
-            return Mapping(page << 12, ALL) if self.owners.is_root(page) else None
+            return Mapping(page << 12, ALL) if self.owners.is_root(page) or page in self.owners.device_pages else None
         return self._mapped.get(page)
 
     def mappings(self) -> Iterator[tuple[int, Mapping]]:
@@ -143,8 +143,8 @@ class GpaSpace:
     def translate(self, gpa: int, access: Access) -> int:
         """The spa behind *gpa*, or NestedFault when the partition itself could not do *access* there."""
         mapping = self.visible(gpa >> 12)
-        if mapping is None or access & ~mapping.rights:
-            raise NestedFault(gpa, access)
+        if mapping is None or access & ~mapping.rights or mapping.spa >= self.memory.size:
+            raise NestedFault(gpa, access)      # a device's registers are no memory to the hypervisor
         return mapping.spa | gpa & PAGE_SIZE - 1
 
     def read(self, gpa: int, size: int) -> bytes:

@@ -51,6 +51,11 @@ class InterceptTable:
     def __init__(self) -> None:
         self._installed: dict[tuple[int, int], int] = {}
 
+    @property
+    def installed(self) -> bool:
+        """There is any intercept at all."""
+        return bool(self._installed)
+
     def install(self, kind: int, parameter: int, access: int) -> None:
         """Intercept *access* (bits of HV_INTERCEPT_ACCESS_MASK: 1 read, 2 write, 4 execute); 0 removes."""
         if access:

@@ -26,6 +26,7 @@ class PageOwners:
         self.page_count = memory.size // PAGE_SIZE
         self._taken: set[int] = set()
         self._lent: dict[int, tuple[int, int]] = {}     # page -> (child partition id, number of mappings)
+        self.device_pages: set[int] = set()             # registers of assignable devices: lent like RAM, never taken
 
     def is_root(self, page: int) -> bool:
         """*page* is RAM and not the hypervisor's."""
@@ -49,7 +50,7 @@ class PageOwners:
     def lend(self, page: int, partition_id: int) -> None:
         """One more mapping of *page* in child *partition_id*; OPERATION_DENIED when it is not root's, or another's."""
         holder, count = self._lent.get(page, (partition_id, 0))
-        if not self.is_root(page) or holder != partition_id:
+        if not (self.is_root(page) or page in self.device_pages) or holder != partition_id:
             raise HypercallError(HvStatus.OPERATION_DENIED, f"page {page:#x} is not root's to lend")
         self._lent[page] = (partition_id, count + 1)
 

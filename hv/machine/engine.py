@@ -331,14 +331,19 @@ class Engine:
         self._refused_fetch = True
         return False
 
+    def watch_interrupt_flag(self, wanted: bool) -> None:
+        """Change the *window* of the run that is going on: stop as soon as interrupts are enabled."""
+        self.counter.window = wanted
+        self.counter.limit = 0 if wanted else self.counter.deadline
+
+    def clear_in_flight(self, state: ProcessorState) -> None:
+        """An event is delivered by software: the engine must not think one is in flight, or that an INT came before."""
+        state.dwords[at.IN_FLIGHT // 4] = 0xFFFF_FFFF
+        state.dwords[at.EXCEPTION_IS_INT // 4] = 0
+
     def pass_one_block(self) -> None:
         """Let the next block run whatever the limits say (an interrupt shadow is one instruction, and one block)."""
         self.counter.skip = 1
-
-    def stop_soon(self) -> None:
-        """From inside a callback: stop before the next block."""
-        self.counter.limit = 0
-        self.counter.deadline = 0
 
     def _on_intercept(self, _uc: int, number: int, _frame: int) -> int:
         """The engine's hook: name the trap, ask the handler, say whether the changed state is to be loaded."""

@@ -15,12 +15,17 @@ from typing import Any
 from hv.machine import context as at
 from hv.machine.registers import Segment, Table
 from hv.spec.msrs import Msr
-from hv.spec.x86 import Cr0, Cr4, Efer, Rflags
+from hv.spec.x86 import Cr4, Efer, Rflags
 
 _U64 = (1 << 64) - 1
 _ARITHMETIC = 0x8D5             # CF PF AF ZF SF OF
 _FLAGS_KEPT = 0x3F_7300 | 2     # what the engine keeps beside the arithmetic flags and DF
 _DF = Rflags.DF.value
+# Plain integers: `&` with an IntFlag would build an enum member every time.
+_EFER_LMA, _CR4_OSFXSR, _CR4_SMAP, _VM = Efer.LMA.value, Cr4.OSFXSR.value, Cr4.SMAP.value, Rflags.VM.value
+_IF, _SVME_BIT = Rflags.IF.value, Efer.SVME.value
+_TR = 7                         # place of TR among the segments
+_BUSY = 2                       # type bit of a TSS
 
 # Hidden flags of the engine.
 _INHIBIT = 1 << 3
@@ -73,10 +78,13 @@ def _flagged(offset: int) -> Any:
 
 def _segment(number: int) -> Any:
     base = at.SEGMENTS + 24 * number
+    # The engine ends the process when it looks for a stack in a TSS marked busy: it never sees the mark.
+    busy = _BUSY if number == _TR else 0
+    accessed = 1 if number < 6 else 0       # which the engine forgets to set when a guest loads a segment
 
     def get(self: ProcessorState) -> Segment:
         flags = self.dwords[(base + 20) // 4]
-        rights = flags >> 8 & _RIGHTS
+        rights = flags >> 8 & _RIGHTS | busy | (accessed if flags & 0x8000 else 0)
         return Segment(self.dwords[base // 4] & 0xFFFF, self.words[(base + 8) // 8], self.dwords[(base + 16) // 4],
                        rights if flags & 0x8000 else rights | 1 << 16)
 
@@ -85,7 +93,9 @@ def _segment(number: int) -> Any:
         self.words[(base + 8) // 8] = value.base & _U64
         self.dwords[(base + 16) // 4] = value.limit & 0xFFFF_FFFF
         usable = not value.rights & 1 << 16
-        self.dwords[(base + 20) // 4] = (value.rights & _RIGHTS if usable else value.rights & 0x60) << 8
+        self.dwords[(base + 20) // 4] = (value.rights & _RIGHTS & ~busy if usable else value.rights & 0x60) << 8
+        if number == 2:
+            self.cpl = value.rights >> 5 & 3        # CPL is the DPL of SS
         if number < 6:
             self.refresh_hidden_flags()
 
@@ -183,11 +193,11 @@ class ProcessorState:
     @property
     def efer(self) -> int:
         """IA32_EFER as a guest sees it: the engine's own SVME bit is not shown and stays set."""
-        return int(self.efer_raw) & ~Efer.SVME.value
+        return int(self.efer_raw) & ~_SVME_BIT
 
     @efer.setter
     def efer(self, value: int) -> None:
-        self.efer_raw = value | Efer.SVME.value
+        self.efer_raw = value | _SVME_BIT
 
     @property
     def rflags(self) -> int:
@@ -207,7 +217,7 @@ class ProcessorState:
     @property
     def interrupts_enabled(self) -> bool:
         """RFLAGS.IF, without computing the arithmetic flags."""
-        return bool(self.words[at.EFLAGS // 8] & Rflags.IF.value)
+        return bool(self.words[at.EFLAGS // 8] & _IF)
 
     @property
     def cpl(self) -> int:
@@ -228,6 +238,13 @@ class ProcessorState:
         hidden = self.dwords[at.HFLAGS // 4]
         self.dwords[at.HFLAGS // 4] = hidden | _INHIBIT if value else hidden & ~_INHIBIT
 
+    def complete_instruction(self, length: int) -> None:
+        """The instruction of *length* bytes at RIP is done: RIP moves on, and a shadow of STI or MOV SS ends."""
+        words, dwords = self.words, self.dwords
+        words[at.RIP // 8] = words[at.RIP // 8] + length & _U64
+        if dwords[at.HFLAGS // 4] & _INHIBIT:
+            dwords[at.HFLAGS // 4] &= ~_INHIBIT
+
     @property
     def bits(self) -> int:
         """The mode that code at RIP is decoded in: 16, 32 or 64."""
@@ -239,10 +256,10 @@ class ProcessorState:
         words, dwords = self.words, self.dwords
         cr0, cr4 = words[at.CR // 8], words[at.CR // 8 + 4]
         cs, ss = dwords[(at.SEGMENTS + 24 + 20) // 4], dwords[(at.SEGMENTS + 48 + 20) // 4]
-        lma = bool(words[at.EFER // 8] & Efer.LMA)
+        lma = words[at.EFER // 8] & _EFER_LMA
         hidden = dwords[at.HFLAGS // 4] & (3 | _INHIBIT) | _GUEST | _SVME
         hidden |= (cr0 & 1) << 7 | (cr0 & 0xE) << 8
-        hidden |= (_LMA if lma else 0) | (_OSFXSR if cr4 & Cr4.OSFXSR else 0) | (_SMAP if cr4 & Cr4.SMAP else 0)
+        hidden |= (_LMA if lma else 0) | (_OSFXSR if cr4 & _CR4_OSFXSR else 0) | (_SMAP if cr4 & _CR4_SMAP else 0)
         if lma and cs & 1 << 21:
             hidden |= _CS64 | _CS32 | _SS32
         else:
@@ -252,16 +269,16 @@ class ProcessorState:
 
     def _segment_bases_matter(self, hidden: int) -> bool:
         words = self.words
-        if not hidden & 1 << 7 or words[at.EFLAGS // 8] & Rflags.VM or not hidden & _CS32:
+        if not hidden & 1 << 7 or words[at.EFLAGS // 8] & _VM or not hidden & _CS32:
             return True
         return bool(words[(at.SEGMENTS + 8) // 8] | words[(at.SEGMENTS + 56) // 8] | words[(at.SEGMENTS + 80) // 8])
 
     @property
     def in_long_mode(self) -> bool:
         """EFER.LMA."""
-        return bool(self.words[at.EFER // 8] & Efer.LMA)
+        return bool(self.words[at.EFER // 8] & _EFER_LMA)
 
     @property
     def protected(self) -> bool:
         """CR0.PE."""
-        return bool(self.words[at.CR // 8] & Cr0.PE)
+        return bool(self.words[at.CR // 8] & 1)

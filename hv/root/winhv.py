@@ -59,6 +59,7 @@ from hv.spec.hypercalls import (
     WriteGpaInput,
     WriteGpaOutput,
 )
+from hv.spec.intercepts import HvInterceptType, InstallInterceptInput
 from hv.spec.layout import Layout
 from hv.spec.partition import ANY_VP, PARTITION_ID_INVALID, PARTITION_ID_SELF, HvMapGpaFlags, HvPartitionProperty
 from hv.spec.synic import EVENT_FLAGS_COUNT, HvConnectionInfo, HvPortInfo, PortType
@@ -223,6 +224,11 @@ class WinHv:
                 partition_id=partition_id, vp_index=vp_index, control_flags=flags, gva_page=gva >> 12),
             TranslateVirtualAddressOutput)
         return answer
+
+    def install_intercept(self, partition_id: int, kind: HvInterceptType, parameter: int, access: int) -> None:
+        """From now on the child's *access* (HvInterceptAccess; 0 = no more) is a message to root."""
+        self._call(HypercallCode.INSTALL_INTERCEPT, InstallInterceptInput(
+            partition_id=partition_id, access_type=int(access), intercept_type=kind, intercept_parameter=parameter))
 
     # --- virtual processors ------------------------------------------------------------------------
 

@@ -1,0 +1,14 @@
+"""One file per family of exits. This list is the inventory, in reading order; importing it registers the handlers."""
+
+from hv.hypervisor.exits import (  # noqa: F401
+    control_registers,
+    cpuid,
+    exceptions,
+    failures,
+    idle,
+    interrupts,
+    io,
+    memory,
+    msr,
+    vmcall,
+)

@@ -1,0 +1,32 @@
+"""CPUID: the partition's own table answers, never the host."""
+
+from __future__ import annotations
+
+from hv.hypervisor import intercepts
+from hv.hypervisor.run import on_exit
+from hv.hypervisor.verdicts import ADVANCE, ASK_PARENT, Verdict
+from hv.hypervisor.vp import VirtualProcessor
+from hv.spec.exits import ExitReason
+from hv.spec.intercepts import HvInterceptType
+from hv.trace.events import Cpuid
+from hv.vmx.exit import VmExit
+
+_RAX, _RCX, _RDX, _RBX = range(4)       # places in ProcessorState.gpr
+_CPUID = HvInterceptType.CPUID
+_LOW = 0xFFFF_FFFF
+_EXECUTE = 4
+
+
+@on_exit(ExitReason.CPUID)
+def handle_cpuid(vp: VirtualProcessor, exit: VmExit) -> Verdict:
+    """SDM "Instructions That Cause VM Exits Unconditionally"; TLFS "Feature and Interface Discovery"."""
+    gpr = vp.regs.gpr
+    leaf, subleaf = gpr[_RAX] & _LOW, gpr[_RCX] & _LOW
+    answer = vp.partition.cpuid.lookup(leaf, subleaf, vp.index)
+    if vp.partition.intercepts.installed and vp.partition.intercepts.wants(_CPUID, leaf, _EXECUTE):
+        intercepts.send_cpuid(vp, answer, exit.instruction_length)
+        return ASK_PARENT
+    gpr[_RAX], gpr[_RBX], gpr[_RCX], gpr[_RDX] = answer
+    if vp.trace.listening:
+        vp.trace.emit(Cpuid(leaf, subleaf, answer))
+    return ADVANCE

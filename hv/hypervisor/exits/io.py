@@ -1,0 +1,33 @@
+"""IN and OUT: no port is the hypervisor's, so the parent is asked, if it wants to be."""
+
+from __future__ import annotations
+
+from hv.hypervisor import intercepts
+from hv.hypervisor.run import on_exit
+from hv.hypervisor.verdicts import ADVANCE, ASK_PARENT, Halt, Verdict
+from hv.hypervisor.vp import VirtualProcessor
+from hv.spec.exits import ExitReason, IoQualification
+from hv.spec.intercepts import HvInterceptType
+from hv.trace.events import PortIo
+from hv.vmx.exit import VmExit
+
+_IO_PORT = HvInterceptType.IO_PORT
+_READ, _WRITE = 1, 2
+
+
+@on_exit(ExitReason.IO_INSTRUCTION)
+def handle_io(vp: VirtualProcessor, exit: VmExit) -> Verdict:
+    """TLFS "Intercepts": without an intercept OUT is dropped and IN gives all ones."""
+    io = IoQualification(exit.qualification)
+    if vp.trace.listening:
+        value = 0 if io.in_ else vp.regs.rax & (1 << 8 * io.size) - 1
+        vp.trace.emit(PortIo(io.port, io.size, not io.in_, value))
+    if io.string:
+        # Simplified: INS and OUTS would need the guest's memory on both sides.
+        return Halt(f"string I/O on port {io.port:#x} is not supported; use IN and OUT")
+    if vp.partition.intercepts.wants(_IO_PORT, io.port, _READ if io.in_ else _WRITE):
+        intercepts.send_io_port(vp, io.port, io.size, not io.in_, exit.instruction_length)
+        return ASK_PARENT
+    if io.in_:
+        vp.regs.rax = vp.regs.rax | (1 << 8 * io.size) - 1 if io.size < 4 else 0xFFFF_FFFF
+    return ADVANCE

@@ -1,0 +1,61 @@
+"""RDMSR and WRMSR: the processor's own registers with the manual's rules, the hypervisor's synthetic ones, or the parent."""
+
+from __future__ import annotations
+
+from hv.hypervisor import intercepts, msrs, processor_msrs
+from hv.hypervisor.run import on_exit
+from hv.hypervisor.verdicts import ADVANCE, ASK_PARENT, Verdict
+from hv.hypervisor.vp import VirtualProcessor
+from hv.machine.faults import GuestFault
+from hv.spec.exits import ExitReason
+from hv.spec.intercepts import HvInterceptType
+from hv.spec.x86 import Vector
+from hv.trace.events import MsrRead, MsrWrite
+from hv.vmx.exit import VmExit
+
+_RAX, _RCX, _RDX = range(3)
+_LOW = 0xFFFF_FFFF
+_MSR = HvInterceptType.MSR
+_READ, _WRITE = 1, 2
+IGNORE_UNIMPLEMENTED = 1        # partition property UnimplementedMsrAction
+
+
+@on_exit(ExitReason.RDMSR)
+def handle_rdmsr(vp: VirtualProcessor, exit: VmExit) -> Verdict:
+    """SDM "RDMSR"; TLFS "Virtual MSRs"."""
+    gpr = vp.regs.gpr
+    index = gpr[_RCX] & _LOW
+    if msrs.is_ours(index):
+        value = msrs.read_msr(vp, index)
+    elif index in processor_msrs.READERS:
+        value = processor_msrs.READERS[index](vp, index)
+    elif vp.partition.intercepts.wants(_MSR, index, _READ):
+        intercepts.send_msr(vp, index, False, exit.instruction_length)
+        return ASK_PARENT
+    elif vp.partition.unimplemented_msr_action == IGNORE_UNIMPLEMENTED:
+        value = 0
+    else:
+        raise GuestFault(Vector.GP, 0)
+    gpr[_RAX], gpr[_RDX] = value & _LOW, value >> 32
+    if vp.trace.listening:
+        vp.trace.emit(MsrRead(index, value))
+    return ADVANCE
+
+
+@on_exit(ExitReason.WRMSR)
+def handle_wrmsr(vp: VirtualProcessor, exit: VmExit) -> Verdict:
+    """SDM "WRMSR"; TLFS "Virtual MSRs"."""
+    gpr = vp.regs.gpr
+    index, value = gpr[_RCX] & _LOW, (gpr[_RDX] & _LOW) << 32 | gpr[_RAX] & _LOW
+    if vp.trace.listening:
+        vp.trace.emit(MsrWrite(index, value))
+    if msrs.is_ours(index):
+        msrs.write_msr(vp, index, value)
+    elif index in processor_msrs.WRITERS:
+        processor_msrs.WRITERS[index](vp, index, value)
+    elif vp.partition.intercepts.wants(_MSR, index, _WRITE):
+        intercepts.send_msr(vp, index, True, exit.instruction_length)
+        return ASK_PARENT
+    elif vp.partition.unimplemented_msr_action != IGNORE_UNIMPLEMENTED:
+        raise GuestFault(Vector.GP, 0)
+    return ADVANCE

@@ -1,0 +1,78 @@
+"""Root's virtual processor: the one whose program is Python.
+
+Root's management stack is not machine code, so its VP has no engine. It has all the rest of a VP: a virtual APIC, a SynIC, and
+the hypercall door. It "runs" by taking the interrupts that wait for it, in the order of its APIC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from hv.machine.apic import LocalApic
+from hv.machine.registers import Segment, Table
+from hv.spec.apic import ApicRegister
+from hv.trace import events
+
+if TYPE_CHECKING:
+    from hv.hypervisor.partition import Partition
+    from hv.hypervisor.synic.synic import Synic
+
+HANDLER_TICKS = 2000        # what one interrupt of root's costs in virtual time
+
+
+class RootRegisters:
+    """The registers of a 64-bit kernel: what the hypercall door looks at."""
+
+    def __init__(self) -> None:
+        for name in ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)), "rip", "cr2",
+                     "cr3", "dr0", "dr1", "dr2", "dr3"):
+            setattr(self, name, 0)
+        self.rflags, self.cr0, self.cr4, self.efer = 0x202, 0x8005_0033, 0x20, 0x500
+        self.dr6, self.dr7, self.cpl, self.interrupt_shadow = 0xFFFF_0FF0, 0x400, 0, False
+        self.cs = Segment(0x10, 0, 0xFFFF_FFFF, 0xA09B)
+        self.ss = self.ds = self.es = self.fs = self.gs = Segment(0x18, 0, 0xFFFF_FFFF, 0xC093)
+        self.ldtr, self.tr = Segment(0, 0, 0, 0x10000), Segment(0x40, 0, 0x67, 0x8B)
+        self.gdtr = self.idtr = Table(0, 0xFFFF)
+        self.msrs: dict[int, int] = {}
+
+
+class RootVirtualProcessor:
+    """VP 0 of root. *on_interrupt* is root's program: called with each vector its APIC delivers."""
+
+    synic: Synic
+
+    def __init__(self, partition: Partition, index: int) -> None:
+        self.partition, self.index = partition, index
+        self.trace = partition.trace
+        self.regs: Any = RootRegisters()
+        self.apic = LocalApic(index, partition.clock, bsp=True)
+        self.apic.write(ApicRegister.SVR, 0x1FF)
+        self.explicit_suspend = self.intercept_suspend = self.halted = self.wait_for_sipi = False
+        self.pending_event = None
+        self.runtime_100ns = 0
+        self.stopped_because = ""
+        self.on_interrupt: Callable[[int], None] = lambda vector: None
+
+    @property
+    def runnable(self) -> bool:
+        """An interrupt waits."""
+        return self.apic.deliverable() is not None
+
+    def kick(self) -> None:
+        """Nothing to do: `runnable` looks at the APIC itself."""
+
+    def run(self, until: int) -> None:
+        """Take every interrupt that waits; each handler ends with EOI."""
+        while self.apic.deliverable() is not None:
+            vector = self.apic.acknowledge()
+            if self.trace.listening:
+                self.trace.emit(events.Injected(vector, 0))
+            self.partition.clock.advance(HANDLER_TICKS)
+            self.on_interrupt(vector)
+            self.apic.eoi()
+
+    def inspect(self) -> dict[str, Any]:
+        """Plain data for the REPL."""
+        return {"index": self.index, "partition": self.partition.id, "apic": self.apic.inspect(),
+                "synic": self.synic.inspect()}

@@ -1,0 +1,79 @@
+"""The run loop: enter, exit, handle, obey.
+
+`obey` is called for each VM exit, from inside the engine's hook (`docs/decisions/0001-the-run-loop-lives-in-the-hook.md`), and
+answers whether the guest is entered again. Handlers for each reason are in `exits/`, one file per family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hv.hypervisor.verdicts import ADVANCE, RETRY, YIELD, Advance, AskParent, Halt, Inject, Retry, Verdict, Yield
+from hv.machine.faults import GuestFault
+from hv.machine.idt import Event, EventKind
+from hv.spec.exits import ExitReason
+from hv.trace import events
+from hv.vmx.exit import VmExit
+
+if TYPE_CHECKING:
+    from hv.hypervisor.vp import VirtualProcessor
+
+Handler = Callable[["VirtualProcessor", VmExit], Verdict]
+EXIT_HANDLERS: dict[ExitReason, Handler] = {}
+
+
+def on_exit(reason: ExitReason) -> Callable[[Handler], Handler]:
+    """Register the handler of one exit reason; a second one for the same reason is an error at import."""
+    def register(handler: Handler) -> Handler:
+        if reason in EXIT_HANDLERS:
+            raise TypeError(f"{reason.name} is handled by {EXIT_HANDLERS[reason].__qualname__} and {handler.__qualname__}")
+        EXIT_HANDLERS[reason] = handler
+        return handler
+    return register
+
+
+def unexpected(vp: VirtualProcessor, exit: VmExit) -> Verdict:
+    """An exit nobody expected is never stepped over."""
+    return Halt(f"no handler for exit {exit.reason.name}")
+
+
+def obey(vp: VirtualProcessor, exit: VmExit) -> bool:
+    """Handle one exit and do what the handler decided; True to enter the guest again."""
+    if vp.trace.listening:
+        vp.trace.emit(exit)
+    try:
+        verdict = EXIT_HANDLERS.get(exit.reason, unexpected)(vp, exit)
+    except GuestFault as fault:
+        verdict = Inject(fault.vector, fault.error_code, fault.address)
+    if verdict is ADVANCE:
+        vp.regs.complete_instruction(exit.instruction_length)
+        return True if not vp.event_pending else vp.deliver_pending()
+    return _obey_other(vp, exit, verdict)
+
+
+def _obey_other(vp: VirtualProcessor, exit: VmExit, verdict: Verdict) -> bool:
+    """The verdicts that are not the common one."""
+    match verdict:
+        case Advance() | Yield():
+            vp.regs.complete_instruction(exit.instruction_length)
+            return verdict is not YIELD and vp.deliver_pending()
+        case Retry():
+            return vp.deliver_pending()
+        case Inject(vector, error_code, address):
+            return inject_exception(vp, vector, error_code, address) and vp.deliver_pending()
+        case AskParent():
+            return False
+        case Halt(why):
+            vp.stop(why)
+            return False
+
+
+def inject_exception(vp: VirtualProcessor, vector: int, error_code: int | None, address: int | None) -> bool:
+    """The guest gets an exception at the instruction it is at; False when that ended the run."""
+    if vp.trace.listening:
+        vp.trace.emit(events.Fault(vector, error_code, address))
+    return vp.vcpu.inject(Event(vector, EventKind.EXCEPTION, error_code if vp.regs.protected else None, address=address))
+
+
+__all__ = ["ADVANCE", "EXIT_HANDLERS", "RETRY", "obey", "on_exit", "unexpected"]

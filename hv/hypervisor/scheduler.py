@@ -1,0 +1,103 @@
+"""Who runs next: every runnable VP in turn, for a slice of work each, on the one logical processor.
+
+Deterministic: the order is by partition and VP number, slices are counted in work, and nothing asks the host's clock. When
+nobody can run, time jumps to the next timer. Root comes first whenever it has something to do: it owns the devices that the
+others wait for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from hv.hypervisor.hypervisor import Hypervisor
+from hv.hypervisor.partition import Partition
+from hv.machine.lp import LogicalProcessor
+from hv.trace import events
+
+SLICE_TICKS = 100_000       # 50 us: small enough for two VPs that spin on each other's lock
+
+
+class Schedulable(Protocol):
+    """What the scheduler asks of a VP."""
+
+    partition: Partition
+    index: int
+
+    @property
+    def runnable(self) -> bool: ...
+
+    def run(self, until: int) -> None: ...
+
+
+class Scheduler:
+    """Takes turns. `current` is the VP that runs, or ran last."""
+
+    def __init__(self, hypervisor: Hypervisor, processor: LogicalProcessor, slice_ticks: int = SLICE_TICKS) -> None:
+        self.hypervisor, self.processor, self.slice_ticks = hypervisor, processor, slice_ticks
+        self.clock, self.trace = hypervisor.clock, hypervisor.trace
+        self.current: Schedulable | None = None
+
+    def run(self, until: int | None = None, finished: Callable[[], bool] = lambda: False) -> None:
+        """Run until *finished* says so, the clock reaches *until*, or nobody can run and no timer is set."""
+        while not finished() and (until is None or self.clock.tsc < until):
+            if not self.turn(until):
+                return
+
+    def turn(self, until: int | None = None) -> bool:
+        """One slice for the next VP, or a jump to the next timer; False when nothing can ever happen again."""
+        self.clock.run_due()
+        self._take_idle_interrupt()
+        vp = self._next()
+        if vp is None:
+            return self._idle(until)
+        if vp is not self.current:
+            self.trace.at(vp.partition.id, vp.index)
+            if self.trace.listening:
+                self.trace.emit(events.VpSwitch(vp.partition.id, vp.index))
+        self.current = vp
+        vp.run(self._end_of_slice(until))
+        return True
+
+    def run_root(self) -> bool:
+        """Let root do what waits for it; False when nothing did."""
+        for vp in self.hypervisor.root.vps.values():
+            if vp.runnable:
+                self.trace.at(vp.partition.id, vp.index)
+                vp.run(self.clock.tsc)
+                return True
+        return False
+
+    def _end_of_slice(self, until: int | None) -> int:
+        end = self.clock.tsc + self.slice_ticks
+        deadline = self.clock.next_deadline()
+        return min(moment for moment in (end, deadline, until) if moment is not None)
+
+    def _idle(self, until: int | None) -> bool:
+        deadline = self.clock.next_deadline()
+        if deadline is None:
+            return False
+        if until is not None and deadline > until:
+            self.clock.counter.done = until
+            return True
+        return self.clock.skip_to_next()
+
+    def _take_idle_interrupt(self) -> None:
+        """A physical interrupt while no guest runs: there is nobody to exit from, so it is routed at once."""
+        while (vector := self.processor.acknowledge()) is not None:
+            self.hypervisor.interrupts.route(vector)
+
+    def _vps(self) -> Iterator[Schedulable]:
+        for partition_id in sorted(self.hypervisor.partitions):
+            vps = self.hypervisor.partitions[partition_id].vps
+            for index in sorted(vps):
+                yield vps[index]
+
+    def _next(self) -> Schedulable | None:
+        """The runnable VP after the current one in order; root's before all."""
+        vps = list(self._vps())
+        for vp in vps:
+            if vp.partition.is_root and vp.runnable:
+                return vp
+        at = next((n for n, vp in enumerate(vps) if vp is self.current), -1)
+        return next((vp for vp in vps[at + 1 :] + vps[: at + 1] if vp.runnable), None)

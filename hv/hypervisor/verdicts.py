@@ -1,0 +1,45 @@
+"""What an exit handler decides. Only the run loop moves RIP, so no handler can forget to or do it twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Done: RIP moves past the instruction, and the guest goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Yield:
+    """Like Advance, and somebody else may run first: the guest halted, paused, or waits for a lock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """What stopped it is repaired: the same instruction runs again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inject:
+    """The guest gets an exception at this instruction; *address* is CR2 of a page fault."""
+
+    vector: int
+    error_code: int | None = None
+    address: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AskParent:
+    """The intercept message is on its way: the VP waits until its parent has completed the instruction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """This VP cannot go on, for the reason given."""
+
+    why: str
+
+
+Verdict = Advance | Yield | Retry | Inject | AskParent | Halt
+ADVANCE, YIELD, RETRY, ASK_PARENT = Advance(), Yield(), Retry(), AskParent()

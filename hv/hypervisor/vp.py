@@ -1,0 +1,147 @@
+"""A virtual processor: a vcpu, its virtual APIC, and whether it may run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hv.hypervisor.run import obey
+from hv.machine.apic import LocalApic
+from hv.machine.idt import Event, EventKind
+from hv.machine.state import ProcessorState
+from hv.spec.x86 import Vector
+from hv.trace import events
+from hv.vmx.reset import init_registers, startup_registers
+from hv.vmx.vcpu import Vcpu
+
+if TYPE_CHECKING:
+    from hv.hypervisor.hypervisor import Hypervisor
+    from hv.hypervisor.partition import Partition
+    from hv.hypervisor.synic.synic import Synic
+
+
+class VirtualProcessor:
+    """VP *index* of *partition*. It waits for its parent's word (explicit_suspend) after it was made."""
+
+    synic: Synic
+
+    def __init__(self, hypervisor: Hypervisor, partition: Partition, index: int, vcpu: Vcpu) -> None:
+        self.partition, self.index, self.vcpu = partition, index, vcpu
+        self.trace = partition.trace
+        self.regs: ProcessorState = vcpu.state
+        self.apic = LocalApic(index, partition.clock, bsp=index == 0)
+        self.apic.on_pending = self.kick
+        self.apic.on_nmi, self.apic.on_init, self.apic.on_sipi = self._on_nmi, self._on_init, self._on_sipi
+        self.explicit_suspend = True
+        self.intercept_suspend = False
+        self.halted = False
+        self.wait_for_sipi = index != 0
+        self.nmi_pending = False
+        self.event_pending = False              # something may be deliverable: look before going on
+        self.pending_event: Event | None = None  # what the parent asked to be injected at the next entry
+        self.stopped_because = ""               # why it can never run again
+        self.runtime = 0                        # ticks
+        vcpu.on_exit = lambda exit: obey(self, exit)
+        self.hypervisor = hypervisor
+        init_registers(self.regs)
+
+    @property
+    def runtime_100ns(self) -> int:
+        """Time it ran, in units of 100 ns; HV_X64_MSR_VP_RUNTIME."""
+        return self.runtime // 200
+
+    @property
+    def runnable(self) -> bool:
+        """The scheduler may pick it: nobody suspended it, and it has something to do."""
+        if self.explicit_suspend or self.intercept_suspend or self.wait_for_sipi or self.stopped_because:
+            return False
+        return not self.halted or self._wakes()
+
+    def _wakes(self) -> bool:
+        """A halted processor wakes for an NMI, or for an interrupt it may take; SDM "HLT"."""
+        return (self.nmi_pending or self.pending_event is not None
+                or (self.regs.interrupts_enabled and self.apic.deliverable() is not None))
+
+    def run(self, until: int) -> None:
+        """Run the guest until the clock reaches *until*, or it halts, waits for its parent, or stops."""
+        start = self.partition.clock.tsc
+        self.halted = False
+        if self.deliver_pending():
+            self.vcpu.run(until)
+        self.runtime += self.partition.clock.tsc - start
+
+    def step(self) -> None:
+        """Run one instruction, or take the interrupt that waits."""
+        start = self.partition.clock.tsc
+        self.halted = False
+        if self.deliver_pending():
+            self.vcpu.step()
+        self.runtime += self.partition.clock.tsc - start
+
+    def kick(self) -> None:
+        """Something changed: look for interrupts before going on."""
+        self.event_pending = True
+
+    def stop(self, why: str) -> None:
+        """It can never run again."""
+        self.stopped_because = why
+        if self.trace.listening:
+            self.trace.emit(events.VpEnded(why))
+
+    # --- events into the guest -------------------------------------------------------------------------
+
+    def deliver_pending(self) -> bool:
+        """Inject what is due, or ask for the exit that says when it may be; False when injecting ended the run."""
+        if self.pending_event is not None:
+            event, self.pending_event = self.pending_event, None
+            if not self._inject(event):
+                return False
+        if self.nmi_pending and not self.regs.interrupt_shadow:
+            self.nmi_pending = False
+            if not self._inject(Event(Vector.NMI, EventKind.NMI)):
+                return False
+        return self._deliver_interrupt()
+
+    def _deliver_interrupt(self) -> bool:
+        vector = self.apic.deliverable()
+        if vector is not None and self.regs.interrupts_enabled and not self.regs.interrupt_shadow:
+            if not self._inject(Event(self.apic.acknowledge(), EventKind.EXTERNAL)):
+                return False
+            vector = self.apic.deliverable()
+        self.event_pending = False
+        self.vcpu.want_window(vector is not None)
+        return True
+
+    def _inject(self, event: Event) -> bool:
+        if self.trace.listening:
+            self.trace.emit(events.Injected(event.vector, event.kind))
+        return self.vcpu.inject(event)
+
+    def _on_nmi(self) -> None:
+        self.nmi_pending = True
+        self.kick()
+
+    def _on_init(self) -> None:
+        """INIT: back to the reset state; all but the first processor then wait for SIPI."""
+        self.apic.init()
+        init_registers(self.regs)
+        self.vcpu.state_written = True
+        self.halted, self.nmi_pending, self.pending_event = False, False, None
+        self.wait_for_sipi = not self.apic.bsp
+        self.kick()
+
+    def _on_sipi(self, vector: int) -> None:
+        """SIPI: start in real mode at page *vector*, if it waits for that."""
+        if self.wait_for_sipi:
+            startup_registers(self.regs, vector)
+            self.vcpu.state_written = True
+            self.wait_for_sipi = False
+            self.kick()
+
+    def inspect(self) -> dict[str, Any]:
+        """Plain data for the REPL."""
+        return {
+            "index": self.index, "partition": self.partition.id, "runnable": self.runnable, "halted": self.halted,
+            "explicit_suspend": self.explicit_suspend, "intercept_suspend": self.intercept_suspend,
+            "wait_for_sipi": self.wait_for_sipi, "stopped_because": self.stopped_because, "runtime": self.runtime,
+            "apic": self.apic.inspect(), "synic": self.synic.inspect(), "vmcs": self.vcpu.vmcs.inspect(),
+        }

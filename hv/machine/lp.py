@@ -1,0 +1,50 @@
+"""The logical processor of the box: its physical local APIC, and the work that is its clock.
+
+The machine has one. Guests of all partitions take turns on it, so virtual time is the work done by all of them.
+# Simplified: a second logical processor would need a clock of its own.
+"""
+
+from __future__ import annotations
+
+from hv.machine.apic import LocalApic
+from hv.machine.clock import VirtualClock
+from hv.machine.interconnect import Interconnect
+from hv.machine.stubs import WorkCounter
+from hv.spec.apic import ApicRegister
+
+_SOFTWARE_ENABLE = 0x1FF        # spurious vector FF
+
+
+class LogicalProcessor:
+    """Counts work, keeps time, and takes physical interrupts; a guest that runs is stopped for them."""
+
+    def __init__(self) -> None:
+        self.counter = WorkCounter()
+        self.clock = VirtualClock(self.counter)
+        self.interconnect = Interconnect()
+        self.apic = LocalApic(0, self.clock, bsp=True)
+        self.interconnect.add(self.apic)
+        self.apic.write(ApicRegister.SVR, _SOFTWARE_ENABLE)
+        self.apic.on_pending = self._interrupt_arrived
+        self.clock.on_earlier = self._stop_by
+
+    def _interrupt_arrived(self) -> None:
+        if self.apic.deliverable() is not None:
+            self.counter.limit = self.counter.deadline = 0
+
+    def _stop_by(self, tsc: int) -> None:
+        """A timer was set that is due before all others: a guest that runs must stop for it."""
+        if tsc < self.counter.deadline:
+            self.counter.deadline = tsc
+            self.counter.limit = min(self.counter.limit, tsc)
+
+    def acknowledge(self) -> int | None:
+        """The physical interrupt that waits, acknowledged and ended; None when there is none.
+
+        The hypervisor ends it at once: the owner's virtual APIC keeps the guest's own order of service.
+        """
+        if self.apic.deliverable() is None:
+            return None
+        vector = self.apic.acknowledge()
+        self.apic.eoi()
+        return vector

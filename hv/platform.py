@@ -1,0 +1,236 @@
+"""The one file that wires the rooms together: a machine, its hypervisor, its root partition, and VMs on it.
+
+    machine = Machine()
+    vm = machine.create_vm("a", load("guests/hello.asm"))
+    machine.run()
+    print(vm.ended, vm.serial)
+
+Bringing a VM up goes through root's worker, and so through hypercalls; nothing here touches a partition.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import hv.hypervisor.exits  # noqa: F401  registers the exit handlers
+from hv.hypervisor import msrs
+from hv.hypervisor.device_domains import DeviceDomains
+from hv.hypervisor.hypercalls.door import hypercall
+from hv.hypervisor.hypervisor import Hypervisor
+from hv.hypervisor.partition import Partition
+from hv.hypervisor.processors import ProcessorFactory
+from hv.hypervisor.root_vp import RootVirtualProcessor
+from hv.hypervisor.scheduler import SLICE_TICKS, Scheduler
+from hv.image.model import Image
+from hv.iommu.driver import IommuDriver
+from hv.iommu.interrupts import InterruptMessage
+from hv.iommu.unit import Iommu
+from hv.machine.dma_engine import DmaEngine
+from hv.machine.lp import LogicalProcessor
+from hv.machine.mmio import MmioBus
+from hv.machine.ram import PAGE_SIZE, PhysicalMemory
+from hv.root.processor import RootProcessor
+from hv.root.vid import Vid
+from hv.root.vmwp import AssignedDevice, Worker
+from hv.root.winhv import OutOfPages, RootMemory, WinHv
+from hv.spec.apic import BROADCAST_X2APIC
+from hv.spec.pci import PciCommand, PciHeader
+from hv.trace.bus import Trace
+from hv.trace.events import PartitionNamed
+
+DEFAULT_MEMORY_MIB = 128
+VM_MEMORY_MIB = 16
+DEVICE_SPA = 0xF000_0000            # registers of the first assignable device; RAM ends below
+DEVICE_RID = 0x10                   # 00:02.0, the next ones follow
+DEVICE_COUNT = 4
+_LOW_PAGES = 256                    # root keeps the first MiB for itself
+
+
+class MachineError(Exception):
+    """The machine cannot do what was asked of it; *hint* says what to change."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        self.message, self.hint = message, hint
+        super().__init__(f"{message}; {hint}" if hint else message)
+
+
+@dataclass(frozen=True, slots=True)
+class RootPartition:
+    """Root's software."""
+
+    winhv: WinHv
+    vid: Vid
+    workers: list[Worker]
+    memory: RootMemory
+
+
+class VirtualMachine:
+    """One VM, as its user sees it: what its worker knows, and a look at its partition for the debug rooms."""
+
+    def __init__(self, machine: Machine, worker: Worker) -> None:
+        self.machine, self.worker = machine, worker
+        self.name, self.partition_id = worker.name, worker.partition_id
+
+    @property
+    def ended(self) -> str | None:
+        """None while it may run, else "halt", "shutdown", "triple-fault", "budget" or "error"."""
+        return self.worker.ended
+
+    @property
+    def why(self) -> str:
+        """A sentence about how it ended, where there is more to say."""
+        return self.worker.why
+
+    @property
+    def serial(self) -> str:
+        """What its serial port printed."""
+        return self.worker.serial
+
+    @property
+    def partition(self) -> Partition:
+        """The hypervisor's side of it. Only the rooms that see everything look here."""
+        return self.machine.hypervisor.partitions[self.partition_id]
+
+
+class Machine:
+    """A machine with *memory_mib* of RAM, its hypervisor booted and root's stack up."""
+
+    def __init__(self, memory_mib: int = DEFAULT_MEMORY_MIB, slice_ticks: int = SLICE_TICKS) -> None:
+        self.memory = PhysicalMemory(memory_mib << 20)
+        self.processor = LogicalProcessor()
+        self.clock = self.processor.clock
+        self.trace = Trace()
+        self.trace.clock = lambda: self.clock.tsc
+        self.mmio = MmioBus()
+        self.hypervisor = Hypervisor(self.memory, self.clock, self.trace)
+        self.factory = ProcessorFactory(self.hypervisor, self.processor, self.mmio)
+        self.hypervisor.vp_factory = self.factory
+        self.scheduler = Scheduler(self.hypervisor, self.processor, slice_ticks)
+        self.iommu = Iommu(self.memory, self._interrupt, self.trace)
+        self.devices = self._plug_devices()
+        self._start_iommu()
+        self.root = self._start_root()
+        self.vms: list[VirtualMachine] = []
+
+    # --- bringing up -------------------------------------------------------------------------------------
+
+    def _interrupt(self, message: InterruptMessage) -> None:
+        """What the IOMMU let through arrives at the processor's APIC."""
+        self.processor.interconnect.deliver(message.vector, message.destination, message.logical, message.delivery_mode,
+                                            broadcast=BROADCAST_X2APIC)
+
+    def _plug_devices(self) -> list[DmaEngine]:
+        devices = []
+        for number in range(DEVICE_COUNT):
+            device = DmaEngine(DEVICE_RID + number, self.iommu, self.clock)
+            spa = DEVICE_SPA + number * PAGE_SIZE
+            device.config_write(PciHeader.offset_of("bar0"), 4, spa)
+            device.config_write(PciHeader.offset_of("command"), 2, PciCommand(memory_enabled=1, bus_master=1).raw)
+            self.mmio.add(spa, PAGE_SIZE, device)
+            self.hypervisor.owners.device_pages.add(spa // PAGE_SIZE)
+            devices.append(device)
+        return devices
+
+    def _start_iommu(self) -> None:
+        pool = self.hypervisor.root.pool
+        driver = IommuDriver(self.iommu, self.memory, pool.allocate, pool.free)
+        driver.start()
+        self.hypervisor.iommu = DeviceDomains(driver)
+
+    def _start_root(self) -> RootPartition:
+        vp = self.hypervisor.create_vp(self.hypervisor.root, 0)
+        assert isinstance(vp, RootVirtualProcessor)
+        space, owners = self.hypervisor.root.space, self.hypervisor.owners
+        free = [page for page in range(_LOW_PAGES, self.memory.size // PAGE_SIZE) if owners.is_root(page)]
+        memory = RootMemory(space.read, space.write, free)
+
+        def set_interrupt_handler(handler: Any) -> None:
+            vp.on_interrupt = handler
+
+        processor = RootProcessor(
+            vmcall=lambda control, input_gpa, output_gpa: hypercall(self.hypervisor, vp, control, input_gpa, output_gpa),
+            wrmsr=lambda index, value: msrs.write_msr(vp, index, value), memory=memory,
+            set_interrupt_handler=set_interrupt_handler)
+        winhv = WinHv(processor.vmcall, memory)
+        return RootPartition(winhv, Vid(processor), [], memory)
+
+    # --- virtual machines --------------------------------------------------------------------------------
+
+    def create_vm(self, name: str, image: Image, memory_mib: int = VM_MEMORY_MIB, vps: int = 1,
+                  dma_device: bool = False, other: VirtualMachine | None = None) -> VirtualMachine:
+        """A VM with *image* loaded, ready to run; MachineError, ImageError. *other* is named in its information block."""
+        try:
+            worker = Worker(self.root.winhv, self.root.vid, self.trace, name, memory_mib << 20, vps)
+        except OutOfPages as error:
+            raise MachineError(f"no memory for VM {name}: {error}", "give the machine more memory, or the VM less") from None
+        self.root.workers.append(worker)
+        if self.trace.listening:
+            self.trace.emit(PartitionNamed(worker.partition_id, name))
+        if dma_device:
+            worker.assign(self._free_device())
+        worker.load(image, other.partition_id if other else 0)
+        worker.start()
+        vm = VirtualMachine(self, worker)
+        self.vms.append(vm)
+        return vm
+
+    def _free_device(self) -> AssignedDevice:
+        used = {worker.device.source_id for worker in self.root.workers if worker.device is not None}
+        for number, device in enumerate(self.devices):
+            if device.rid not in used:
+                return AssignedDevice(device.rid, (DEVICE_SPA >> 12) + number)
+        raise MachineError(f"all {len(self.devices)} assignable devices are in use", "run fewer VMs with a device")
+
+    def connect(self, sender: VirtualMachine, connection_id: int, receiver: VirtualMachine, sint: int = 2) -> None:
+        """HvCallPostMessage of *sender* through *connection_id* arrives at *sint* of *receiver*'s VP 0."""
+        port_id = (sender.partition_id << 8 | connection_id) & 0xFF_FFFF
+        self.root.winhv.create_message_port(receiver.partition_id, port_id, sender.partition_id, sint, 0)
+        self.root.winhv.connect_port(sender.partition_id, connection_id, receiver.partition_id, port_id)
+
+    def run(self, until_tsc: int | None = None) -> None:
+        """Run until every VM has ended, nobody can run any more, or the clock reaches *until_tsc*.
+
+        A VM whose VPs all sleep without anything that could wake them has ended by "halt".
+        """
+        self.scheduler.run(until_tsc, finished=self._settle)
+        if until_tsc is None or self.clock.tsc < until_tsc:
+            for vm in self.vms:
+                vm.worker.end("halt")
+
+    def _settle(self) -> bool:
+        """End the VMs whose processors can never run again; True when none is left."""
+        going = False
+        for vm in self.vms:
+            if vm.ended is None:
+                stopped = next((vp for vp in vm.partition.vps.values() if vp.stopped_because), None)
+                if stopped is not None:
+                    vm.worker.end("error", f"vp {stopped.index}: {stopped.stopped_because}")
+                else:
+                    going = True
+        return bool(self.vms) and not going
+
+    def end_budget(self) -> None:
+        """Whoever still runs has used up what it was given."""
+        for vm in self.vms:
+            if vm.ended is None:
+                vm.worker.end("budget", "the budget of virtual time is used up")
+
+    def step(self, vm: VirtualMachine, vp_index: int = 0) -> bool:
+        """One instruction of one VP, with everything that must happen before it; False when it cannot run."""
+        vp = vm.partition.vps[vp_index]
+        self.clock.run_due()
+        while vp.intercept_suspend and self.scheduler.run_root():
+            pass
+        if vm.ended is not None or not vp.runnable:
+            return False
+        self.trace.at(vm.partition_id, vp_index)
+        self.scheduler.current = vp
+        vp.step()
+        self.scheduler.run_root()
+        return True
+
+    def close(self) -> None:
+        """Give everything back to the host."""
+        self.factory.close()
+        self.memory.close()

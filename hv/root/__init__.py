@@ -1,0 +1,12 @@
+"""The root partition: what owns the devices and manages the virtual machines. Ordinary software, above the hypervisor.
+
+Root reaches the hypervisor through hypercalls only (`winhv.py`), and its own memory and processor through what
+`processor.py` names. So nothing here imports the hypervisor, VMX or the machine; a test keeps it.
+
+* `vid.py` takes the intercept messages of children from root's SynIC and hands them to the worker of the VM.
+* `vmwp.py` is that worker: it makes the partition, loads the program, owns the emulated devices.
+* `motherboard.py` knows which device answers at which port; `vdev/` are the devices.
+* `boot.py` is the state a program starts in (`docs/guests.md`).
+
+Read `vmwp.py` first. May import spec, trace and image; imported by platform, debug, lab and commands.
+"""

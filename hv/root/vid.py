@@ -1,0 +1,57 @@
+"""VID: takes what children could not do themselves, and hands it to the worker of the VM.
+
+The hypervisor puts an intercept message into slot 0 of root's message page and raises an interrupt. VID reads the slot,
+frees it, asks for the next one, and gives the message to whoever registered for the partition; TLFS "Intercepts", "SynIC
+Message Processing".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hv.root.processor import RootProcessor
+from hv.spec.msrs import HvScontrol, HvSimp, HvSynicSint, Msr
+from hv.spec.synic import MESSAGE_PENDING, MESSAGE_SIZE, SINT_INTERCEPT, HvMessage, HvMessageType
+
+INTERCEPT_VECTOR = 0x30
+
+InterceptHandler = Callable[[HvMessage], None]
+
+
+class Vid:
+    """Dispatches intercept messages by partition."""
+
+    def __init__(self, processor: RootProcessor) -> None:
+        self._processor, self._memory = processor, processor.memory
+        self._handlers: dict[int, InterceptHandler] = {}
+        page = processor.memory.allocate()[0]
+        self._slot = page * 4096 + SINT_INTERCEPT * MESSAGE_SIZE
+        processor.set_interrupt_handler(self._on_interrupt)
+        processor.wrmsr(Msr.HV_SIMP, HvSimp(enable=1, gpfn=page).raw)
+        processor.wrmsr(Msr.HV_SINT0 + SINT_INTERCEPT, HvSynicSint(vector=INTERCEPT_VECTOR).raw)
+        processor.wrmsr(Msr.HV_SCONTROL, HvScontrol(enable=1).raw)
+
+    def register(self, partition_id: int, handler: InterceptHandler) -> None:
+        """From now on *handler* gets the intercepts of this partition."""
+        self._handlers[partition_id] = handler
+
+    def unregister(self, partition_id: int) -> None:
+        """Messages of this partition are dropped from now on."""
+        self._handlers.pop(partition_id, None)
+
+    def _on_interrupt(self, vector: int) -> None:
+        while (message := self._take()) is not None:
+            handler = self._handlers.get(message.header.sender)
+            if handler is not None:
+                handler(message)
+
+    def _take(self) -> HvMessage | None:
+        """The message in the slot, which is free afterwards; None when it is empty. The order is the protocol's:
+        read, free, and only then look whether more wait."""
+        message = HvMessage.parse(self._memory.read(self._slot, MESSAGE_SIZE))
+        if message.header.message_type == HvMessageType.NONE:
+            return None
+        self._memory.write(self._slot, bytes(4))
+        if message.header.message_flags & MESSAGE_PENDING:
+            self._processor.wrmsr(Msr.HV_EOM, 0)
+        return message

@@ -1,0 +1,209 @@
+"""VMWP: the worker of one VM. It makes the partition, loads the program, owns the emulated devices, answers intercepts.
+
+Everything it does to its VM is a hypercall. In this project workers live in root's own process; one of their own is a
+matter of where `WinHv` is called from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hv.image.model import Image
+from hv.root import boot
+from hv.root.motherboard import Motherboard
+from hv.root.vdev.power import PORTS as POWER_PORTS
+from hv.root.vdev.power import PowerSwitch
+from hv.root.vdev.uart16550 import COM1, Uart16550
+from hv.root.vid import Vid
+from hv.root.winhv import PAGE_SIZE, WinHv
+from hv.spec.hv_registers import HvRegisterName, PendingInterruptionRegister
+from hv.spec.intercepts import HvInterceptAccess, HvInterceptType
+from hv.spec.synic import HeaderOnlyIntercept, HvMessage, HvMessageType, InterceptAccess, IoPortIntercept, MemoryIntercept
+from hv.spec.x86 import Vector
+from hv.trace.bus import Trace
+from hv.trace.events import GuestEnded, SerialOutput
+
+N = HvRegisterName
+DEVICE_VECTOR = 0x50                    # of VP 0: the assigned device's interrupt, docs/guests.md
+_HARDWARE_EXCEPTION = 3
+_READ_WRITE = HvInterceptAccess.READ | HvInterceptAccess.WRITE
+
+
+@dataclass(frozen=True, slots=True)
+class AssignedDevice:
+    """A device of the machine that a VM gets: its requester id, and the page of its registers."""
+
+    source_id: int
+    bar_page: int
+
+
+class Worker:
+    """One VM. `ended` is None while it may run, else "shutdown", "triple-fault", "halt", "budget" or "error"."""
+
+    def __init__(self, winhv: WinHv, vid: Vid, trace: Trace, name: str, memory_bytes: int, vp_count: int) -> None:
+        self.winhv, self.vid, self.trace, self.name = winhv, vid, trace, name
+        self.memory_bytes, self.vp_count = memory_bytes, vp_count
+        self.ended: str | None = None
+        self.why = ""
+        self.on_serial: Callable[[str], None] = lambda text: None
+        self._serial = bytearray()
+        self._ending: str | None = None
+        self.device: AssignedDevice | None = None
+        self._msi = (0, 0)
+        self.pages: list[int] = []
+        self.partition_id = winhv.create_partition()
+        self.motherboard = Motherboard()
+        self.motherboard.add("com1", COM1, Uart16550(COM1.start, self._on_serial_byte))
+        self.motherboard.add("power", POWER_PORTS, PowerSwitch(lambda: self._end_soon("shutdown")))
+        self._make_partition()
+
+    # --- making ----------------------------------------------------------------------------------------
+
+    def _make_partition(self) -> None:
+        winhv, partition = self.winhv, self.partition_id
+        winhv.initialize_partition(partition)
+        self.pages = winhv.memory.allocate(self.memory_bytes // PAGE_SIZE)
+        for page in self.pages:
+            winhv.memory.write(page * PAGE_SIZE, bytes(PAGE_SIZE))
+        winhv.map_gpa_pages(partition, 0, self.pages)
+        for ports in self.motherboard.ranges:
+            winhv.install_intercept(partition, HvInterceptType.IO_PORT_RANGE, ports[0] | ports[-1] << 16, _READ_WRITE)
+        for index in range(self.vp_count):
+            winhv.create_vp(partition, index)
+        self.vid.register(partition, self._on_intercept)
+
+    def assign(self, device: AssignedDevice) -> None:
+        """Give the VM a device: its registers at the fixed address, its DMA, its interrupt as DEVICE_VECTOR of VP 0."""
+        self.winhv.attach_device(self.partition_id, device.source_id, device.source_id)
+        self.winhv.map_gpa_pages(self.partition_id, boot.BAR_GPA // PAGE_SIZE, [device.bar_page])
+        self._msi = self.winhv.map_device_interrupt(self.partition_id, device.source_id, 0, DEVICE_VECTOR)
+        self.device = device
+
+    def load(self, image: Image, other_partition_id: int = 0) -> None:
+        """Write the program and its start state; ImageError when it does not fit."""
+        boot.check(image, self.memory_bytes)
+        information = boot.Information(boot.BAR_GPA if self.device else 0, *self._msi, self.partition_id, other_partition_id)
+        for gpa, data in boot.tables(image, information).items():
+            self.write(gpa, data)
+        for segment in image.segments:
+            self.write(segment.gpa, segment.data)
+        self.winhv.set_vp_registers(self.partition_id, 0, boot.initial_registers(image, 0, self.memory_bytes))
+
+    def write(self, gpa: int, data: bytes) -> None:
+        """Store into the VM's memory, through root's own mapping of its pages."""
+        done = 0
+        while done < len(data):
+            page, offset = divmod(gpa + done, PAGE_SIZE)
+            count = min(PAGE_SIZE - offset, len(data) - done)
+            self.winhv.memory.write(self.pages[page] * PAGE_SIZE + offset, data[done : done + count])
+            done += count
+
+    def read(self, gpa: int, size: int) -> bytes:
+        """Bytes of the VM's memory, through root's own mapping of its pages."""
+        parts = []
+        while size:
+            page, offset = divmod(gpa, PAGE_SIZE)
+            count = min(PAGE_SIZE - offset, size)
+            parts.append(self.winhv.memory.read(self.pages[page] * PAGE_SIZE + offset, count))
+            gpa, size = gpa + count, size - count
+        return b"".join(parts)
+
+    def start(self) -> None:
+        """Let the VPs run."""
+        for index in range(self.vp_count):
+            self.winhv.set_vp_registers(self.partition_id, index, {N.EXPLICIT_SUSPEND: 0})
+
+    def stop(self) -> None:
+        """Let no VP run any more."""
+        for index in range(self.vp_count):
+            self.winhv.set_vp_registers(self.partition_id, index, {N.EXPLICIT_SUSPEND: 1})
+
+    def end(self, ended: str, why: str = "") -> None:
+        """The VM is over."""
+        if self.ended is None:
+            self.ended, self.why = ended, why
+            self.stop()
+            if self.trace.listening:
+                self.trace.emit(GuestEnded(ended))
+
+    def _end_soon(self, ended: str) -> None:
+        """A device asks for the end; the instruction that led to it is completed first."""
+        self._ending = ended
+
+    def destroy(self) -> None:
+        """Give everything back: VPs, memory, partition. The tear-down order is the hypervisor's."""
+        winhv, partition = self.winhv, self.partition_id
+        self.vid.unregister(partition)
+        self.end("destroyed")
+        if self.device is not None:
+            winhv.detach_device(partition, self.device.source_id)
+        winhv.finalize_partition(partition)
+        for index in range(self.vp_count):
+            winhv.delete_vp(partition, index)
+        winhv.withdraw_memory(partition)
+        winhv.delete_partition(partition)
+        winhv.memory.free(self.pages)
+
+    # --- serial output -----------------------------------------------------------------------------------
+
+    @property
+    def serial(self) -> str:
+        """What came out of COM1."""
+        return self._serial.decode("utf-8", "replace")
+
+    def _on_serial_byte(self, byte: int) -> None:
+        self._serial.append(byte)
+        text = chr(byte)
+        self.on_serial(text)
+        if self.trace.listening:
+            self.trace.emit(SerialOutput(text))
+
+    # --- intercepts --------------------------------------------------------------------------------------
+
+    def _on_intercept(self, message: HvMessage) -> None:
+        kind = message.header.message_type
+        if self.ended is not None:
+            return
+        if kind == HvMessageType.X64_IO_PORT_INTERCEPT:
+            self._on_port(IoPortIntercept.parse(message.payload))
+        elif kind in (HvMessageType.UNMAPPED_GPA, HvMessageType.GPA_INTERCEPT):
+            self._on_memory(MemoryIntercept.parse(message.payload))
+        elif kind == HvMessageType.UNRECOVERABLE_EXCEPTION:
+            header = HeaderOnlyIntercept.parse(message.payload).header
+            self.end("triple-fault", f"vp {header.vp_index} triple-faulted at rip {header.rip:#x}")
+        else:
+            self.end("error", f"nobody answers intercept message {kind:#x}")
+
+    def _on_port(self, intercept: IoPortIntercept) -> None:
+        """Ask the device, then complete the instruction: RAX for IN, RIP behind it."""
+        header, size = intercept.header, intercept.access_info & 7
+        answer: dict[HvRegisterName, int] = {N.RIP: header.rip + (header.length_and_cr8 & 0xF) & (1 << 64) - 1}
+        if header.access_type == InterceptAccess.WRITE:
+            self.motherboard.write(intercept.port, size, intercept.rax & (1 << 8 * size) - 1)
+        else:
+            value = self.motherboard.read(intercept.port, size)
+            keep = ~((1 << 8 * size) - 1) & (1 << 64) - 1 if size < 4 else 0
+            answer[N.RAX] = intercept.rax & keep | value
+        self._complete(header.vp_index, answer)
+        if self._ending is not None:
+            self.end(self._ending)
+
+    def _on_memory(self, intercept: MemoryIntercept) -> None:
+        """Nothing of this VM is at that address: the guest gets #GP(0).
+
+        # Simplified: Hyper-V's worker emulates the instruction against its memory-mapped devices; there are none here.
+        """
+        event = PendingInterruptionRegister(interruption_pending=1, interruption_type=_HARDWARE_EXCEPTION,
+                                            deliver_error_code=1, interruption_vector=Vector.GP)
+        self._complete(intercept.header.vp_index, {N.PENDING_INTERRUPTION: event.raw})
+
+    def _complete(self, vp_index: int, registers: dict[HvRegisterName, int]) -> None:
+        """Set what the instruction leaves behind, and let the VP go on."""
+        self.winhv.set_vp_registers(self.partition_id, vp_index, registers | {N.INTERCEPT_SUSPEND: 0})
+
+    def inspect(self) -> dict[str, Any]:
+        """Plain data for the REPL."""
+        return {"name": self.name, "partition": self.partition_id, "memory": self.memory_bytes, "ended": self.ended,
+                "why": self.why, "devices": self.motherboard.inspect(), "serial": self.serial}

@@ -1,0 +1,46 @@
+"""A VM exit: why the guest stopped, and what the processor recorded about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hv.spec.exits import ExitReason
+
+
+class VmExit:
+    """The exit-information fields of one VM exit; SDM "Recording VM-Exit Information and Updating VM-Entry Control Fields".
+
+    *instruction_length* is 0 where the manual leaves it undefined. *interruption_info* is a raw
+    `InterruptionInfo`, 0 when it is not valid; so is *idt_vectoring_info*, for an exit during event delivery.
+    """
+
+    __slots__ = ("guest_linear_address", "guest_physical_address", "idt_vectoring_error_code", "idt_vectoring_info",
+                 "instruction_length", "interruption_error_code", "interruption_info", "qualification", "reason")
+
+    def __init__(self, reason: ExitReason, qualification: int = 0, instruction_length: int = 0) -> None:
+        self.reason = reason
+        self.qualification = qualification
+        self.instruction_length = instruction_length
+        self.guest_physical_address: int | None = None
+        self.guest_linear_address: int | None = None
+        self.interruption_info = 0
+        self.interruption_error_code = 0
+        self.idt_vectoring_info = 0
+        self.idt_vectoring_error_code = 0
+
+    def inspect(self) -> dict[str, Any]:
+        """Plain data; what is not valid is left out."""
+        shown: dict[str, Any] = {"reason": self.reason.name, "qualification": self.qualification}
+        if self.instruction_length:
+            shown["instruction_length"] = self.instruction_length
+        for name in ("guest_physical_address", "guest_linear_address"):
+            if getattr(self, name) is not None:
+                shown[name] = getattr(self, name)
+        for name in ("interruption_info", "idt_vectoring_info"):
+            if getattr(self, name):
+                shown[name] = getattr(self, name)
+        return shown
+
+    def __repr__(self) -> str:
+        fields = " ".join(f"{name}={value if isinstance(value, str) else f'{value:#x}'}" for name, value in self.inspect().items())
+        return f"VmExit({fields})"

@@ -21,7 +21,8 @@ class FakeRegs:
     """ProcessorState's attributes, in long mode at CPL 0."""
 
     def __init__(self) -> None:
-        for name in "rax rcx rdx rbx rsp rbp rsi rdi r8 r9 r10 r11 r12 r13 r14 r15 rip cr2 cr3 dr0 dr1 dr2 dr3".split():
+        for name in ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)), "rip",
+                     "cr2", "cr3", "dr0", "dr1", "dr2", "dr3"):
             setattr(self, name, 0)
         self.rflags, self.cr0, self.cr4, self.efer, self.dr6, self.dr7 = 2, 0x8005_0033, 0x20, 0x500, 0xFFFF_0FF0, 0x400
         self.cpl, self.interrupt_shadow = 0, False

@@ -1,0 +1,96 @@
+"""From a description to a machine that is ready to run, and running it so that Ctrl-C stops it at once."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from hv.commands import report
+from hv.commands.description import MachineDescription
+from hv.commands.errors import CommandError
+from hv.image.errors import ImageError
+from hv.image.load import load
+from hv.image.model import Image
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from hv.platform import Machine, VirtualMachine
+
+CHUNK_TICKS = 4_000_000         # 2 ms of virtual time: how long Ctrl-C may wait
+
+
+def load_image(place: Path) -> Image:
+    """The program in *place*; CommandError when it cannot be loaded."""
+    try:
+        return load(place)
+    except ImageError as error:
+        raise CommandError(error.message, error.hint) from None
+
+
+def build(description: MachineDescription) -> tuple[Machine, list[VirtualMachine]]:
+    """The machine and its VMs, in the order of the description; the last events are kept for a report."""
+    images = [load_image(vm.image) for vm in description.vms]
+    for vm, image in zip(description.vms, images, strict=True):
+        if image.end > vm.memory_mib << 20:
+            raise CommandError(f"{vm.image.name} needs memory up to {image.end:#x}; it has {vm.memory_mib} MiB",
+                               f"give it {-(-image.end >> 20)} MiB (--mem, or memory_mib)")
+    from hv.platform import Machine, MachineError
+
+    machine = Machine(memory_mib=description.memory_mib)
+    report.watch(machine.trace)
+    by_name: dict[str, VirtualMachine] = {}
+    try:
+        for vm, image in zip(description.vms, images, strict=True):
+            other = by_name.get(vm.other)
+            by_name[vm.name] = machine.create_vm(vm.name, image, vm.memory_mib, vm.vps, vm.device, other)
+    except (ImageError, MachineError) as error:
+        raise CommandError(f"{vm.name}: {error.message}", error.hint) from None
+    for connection in description.connections:
+        machine.connect(by_name[connection.sender], connection.id, by_name[connection.receiver], connection.sint)
+    return machine, list(by_name.values())
+
+
+class Interrupted:
+    """Whether Ctrl-C was pressed."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        # An exception here could surface inside a callback of the engine, where Python may not raise.
+        self.asked = True
+
+    def take(self) -> bool:
+        """Whether it was pressed since the last time somebody asked."""
+        asked, self.asked = self.asked, False
+        return asked
+
+
+@contextmanager
+def ctrl_c() -> Iterator[Interrupted]:
+    """Inside, Ctrl-C only sets a flag, which `run` looks at."""
+    interrupted = Interrupted()
+    before = signal.signal(signal.SIGINT, interrupted)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def run(machine: Machine, vms: list[VirtualMachine], until_tsc: int) -> None:
+    """Run until every VM ended, nobody can run any more, or the clock reaches *until_tsc*.
+
+    KeyboardInterrupt when Ctrl-C was pressed, between two exits.
+    """
+    with ctrl_c() as interrupted:
+        while machine.clock.tsc < until_tsc and any(vm.ended is None for vm in vms):
+            before = machine.clock.tsc
+            machine.run(until_tsc=min(until_tsc, before + CHUNK_TICKS))
+            if interrupted.asked:
+                raise KeyboardInterrupt
+            if machine.clock.tsc == before:
+                return

@@ -1,0 +1,165 @@
+"""A described machine: `machine.toml` to plain objects, with one line about whatever is wrong in it.
+
+    memory_mib = 128                    # of the whole machine; optional
+
+    [[vm]]
+    name = "sender"
+    image = "hypercaller.asm"           # beside the description, or one of our guests
+    memory_mib = 16                     # optional, like all that follow
+    vps = 1
+    device = false                      # assign it the DMA engine
+    other = "receiver"                  # an earlier VM, named in the information block
+
+    [[connection]]                      # what `from` posts on connection `id` arrives at SINT `sint` of `to`
+    from = "sender"
+    to = "receiver"
+    id = 1
+    sint = 2
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hv.commands.errors import CommandError
+from hv.commands.files import find_guest
+
+DEFAULT_MACHINE_MIB, DEFAULT_VM_MIB = 128, 16
+LARGEST_MACHINE_MIB, LARGEST_VM_MIB, MOST_VPS = 4096, 2048, 64
+HYPERVISOR_MIB = 16             # left of the machine for the hypervisor, root, and the tables of the children
+
+
+@dataclass(frozen=True, slots=True)
+class VmDescription:
+    """One VM to make; *image* is an existing file."""
+
+    name: str
+    image: Path
+    memory_mib: int = DEFAULT_VM_MIB
+    vps: int = 1
+    device: bool = False
+    other: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionDescription:
+    """What *sender* posts on connection *id* arrives at *sint* of *receiver*."""
+
+    sender: str
+    receiver: str
+    id: int = 1
+    sint: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class MachineDescription:
+    """A machine, its VMs in order, and the connections between them."""
+
+    vms: list[VmDescription]
+    connections: list[ConnectionDescription] = field(default_factory=list)
+    memory_mib: int = DEFAULT_MACHINE_MIB
+
+
+_KINDS = {str: "a string", int: "an integer", bool: "true or false", list: "a list of tables", dict: "a table"}
+_TOP: dict[str, type] = {"memory_mib": int, "vm": list, "connection": list}
+_VM: dict[str, type] = {"name": str, "image": str, "memory_mib": int, "vps": int, "device": bool, "other": str}
+_CONNECTION: dict[str, type] = {"from": str, "to": str, "id": int, "sint": int}
+
+
+def single(place: Path, name: str, memory_mib: int = DEFAULT_VM_MIB, vps: int = 1,
+           device: bool = False) -> MachineDescription:
+    """The machine around one guest; CommandError when a size is out of range."""
+    in_range("--mem", memory_mib, 1, LARGEST_VM_MIB)
+    in_range("--smp", vps, 1, MOST_VPS)
+    machine_mib = max(DEFAULT_MACHINE_MIB, memory_mib + HYPERVISOR_MIB)
+    return MachineDescription([VmDescription(name, place, memory_mib, vps, device)], [], machine_mib)
+
+
+def read(place: Path) -> MachineDescription:
+    """The machine that the file *place* describes; CommandError says what is wrong, and where."""
+    try:
+        data = tomllib.loads(place.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise CommandError(f"{place.name} is no TOML: {error}", "docs/guests.md shows a description") from None
+    except UnicodeDecodeError:
+        raise CommandError(f"{place.name} is no UTF-8 text", "save it as UTF-8") from None
+    except OSError as error:
+        raise CommandError(f"{place} cannot be read: {error.strerror}", "check the path and its permissions") from None
+    return described(data, place)
+
+
+def described(data: Mapping[str, Any], place: Path) -> MachineDescription:
+    """The machine of parsed *data*; *place* is the file it came from."""
+    check_keys(place.name, data, _TOP, required=("vm",))
+    vms = [_vm(f"{place.name}: vm {n}", table, place.parent) for n, table in enumerate(_tables(place, data, "vm"), 1)]
+    if not vms:
+        raise CommandError(f"{place.name} describes no vm", "write at least one [[vm]] with name and image")
+    names = [vm.name for vm in vms]
+    for name in names:
+        if names.count(name) > 1:
+            raise CommandError(f"{place.name}: two VMs are called `{name}`", "give each its own name")
+    for n, vm in enumerate(vms):
+        if vm.other and vm.other not in names[:n]:
+            raise CommandError(f"{place.name}: `other` of {vm.name} is `{vm.other}`; expected a VM described before it",
+                               f"there are {', '.join(names[:n]) or 'none'}")
+    connections = [_connection(f"{place.name}: connection {n}", table, names)
+                   for n, table in enumerate(_tables(place, data, "connection"), 1)]
+    needed = sum(vm.memory_mib for vm in vms) + HYPERVISOR_MIB
+    memory_mib = data.get("memory_mib", max(DEFAULT_MACHINE_MIB, needed))
+    in_range(f"{place.name}: memory_mib", memory_mib, needed, LARGEST_MACHINE_MIB)
+    return MachineDescription(vms, connections, memory_mib)
+
+
+def check_keys(where: str, table: Mapping[str, Any], known: Mapping[str, type], required: tuple[str, ...]) -> None:
+    """CommandError unless *table* has all of *required*, nothing but *known*, and values of the right type."""
+    for key, value in table.items():
+        if key not in known:
+            raise CommandError(f"{where}: unknown key `{key}`; expected {', '.join(known)}", "is it misspelt?")
+        if type(value) is not known[key]:
+            raise CommandError(f"{where}: `{key}` is {_KINDS.get(type(value), type(value).__name__)}; "
+                               f"expected {_KINDS[known[key]]}", f"found {value!r}")
+    for key in required:
+        if key not in table:
+            raise CommandError(f"{where}: `{key}` is missing", f"expected {', '.join(required)}")
+
+
+def in_range(what: str, value: int, lowest: int, highest: int) -> None:
+    """CommandError unless *lowest* <= *value* <= *highest*."""
+    if not lowest <= value <= highest:
+        raise CommandError(f"{what} is {value}; expected {lowest}..{highest}", "choose a value in that range")
+
+
+def _tables(place: Path, data: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
+    tables: list[dict[str, Any]] = data.get(key, [])
+    if not all(isinstance(table, dict) for table in tables):
+        raise CommandError(f"{place.name}: `{key}` is a list of values; expected a list of tables", f"write [[{key}]]")
+    return tables
+
+
+def _vm(where: str, table: dict[str, Any], folder: Path) -> VmDescription:
+    check_keys(where, table, _VM, required=("name", "image"))
+    in_range(f"{where}: memory_mib", table.get("memory_mib", DEFAULT_VM_MIB), 1, LARGEST_VM_MIB)
+    in_range(f"{where}: vps", table.get("vps", 1), 1, MOST_VPS)
+    if not table["name"].strip():
+        raise CommandError(f"{where}: `name` is empty", "give it a name of its own")
+    beside = folder / table["image"]
+    try:
+        image = beside if beside.exists() else find_guest(table["image"])
+    except CommandError as error:
+        raise CommandError(f"{where}: {error.message}", error.hint) from None
+    return VmDescription(**{**table, "image": image})
+
+
+def _connection(where: str, table: dict[str, Any], names: list[str]) -> ConnectionDescription:
+    check_keys(where, table, _CONNECTION, required=("from", "to"))
+    for key in ("from", "to"):
+        if table[key] not in names:
+            raise CommandError(f"{where}: `{key}` names `{table[key]}`; expected one of {', '.join(names)}",
+                               "a connection joins two of the VMs above")
+    in_range(f"{where}: id", table.get("id", 1), 1, 0xFFFFFF)
+    in_range(f"{where}: sint", table.get("sint", 2), 0, 15)
+    return ConnectionDescription(table["from"], table["to"], table.get("id", 1), table.get("sint", 2))

@@ -1,0 +1,127 @@
+"""Debug a guest: step it, look at registers, memory, both page walks, the VMCS, the interrupt controllers, the events.
+
+FILE is what `hv run` takes. The machine stands still before the guest's first instruction. `help` lists the commands; a
+line that is none is Python over the live objects. Without a terminal, commands are read from standard input, one a
+line, so that a session can be written down: `echo "step 5" | hv repl guests/timer.asm`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from hv.commands.errors import CHECKS_FAILED, TRUE
+from hv.commands.screen import is_plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hv.commands.building import Interrupted
+    from hv.debug.session import Session
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `hv repl`."""
+    parser.add_argument("file", metavar="FILE", nargs="?", default="hello", help="what `hv run` takes (default: hello)")
+    parser.add_argument("--smp", metavar="N", type=int, help="virtual processors (default 1)")
+    parser.add_argument("--mem", metavar="MIB", type=int, help="memory in MiB")
+    parser.add_argument("--device", action="store_true", help="assign the DMA engine (for the guests dma and attacker)")
+    parser.add_argument("-c", "--command", metavar="LINE", action="append", help="do this line and leave; repeatable")
+    parser.add_argument("--plain", action="store_true", help="no colours, no completion")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Read, do, print. Without a terminal, 1 when a line could not be carried out."""
+    from hv.commands import building
+    from hv.commands.run import describe
+
+    description = describe(args)
+    images = {vm.name: building.load_image(vm.image) for vm in description.vms}
+    machine, vms = building.build(description)
+    from hv.debug.session import Session
+
+    session = Session(machine, vms, images)
+    try:
+        with building.ctrl_c() as interrupted:
+            session.interrupted = interrupted.take
+            if args.command is not None or not sys.stdin.isatty():
+                return scripted(session, args.command if args.command is not None else sys.stdin, args.command is None)
+            print(f"{description.vms[0].image.name} stands before its first instruction. `help` lists the commands.")
+            print(session.do("disasm rip 3"))
+            return interactive(session, plain_reader(session) if is_plain(args.plain) else reader(session), interrupted)
+    finally:
+        machine.close()
+
+
+def scripted(session: Session, lines: Any, echo: bool) -> int:
+    """Carry out *lines*, each shown before its answer; 1 when one of them could not be."""
+    code = TRUE
+    for line in lines:
+        if echo and line.strip():
+            print(f"{session.prompt}{line.strip()}")
+        if not answer(session, line):
+            code = CHECKS_FAILED
+        if session.finished:
+            break
+    return code
+
+
+def answer(session: Session, line: str) -> bool:
+    """Carry out one line and print what comes of it; False when it could not be carried out."""
+    from hv.debug.errors import DebugError
+
+    try:
+        text = session.do(line)
+    except DebugError as error:
+        print(f"error: {error}")
+        return False
+    if text:
+        print(text)
+    sys.stdout.flush()
+    return True
+
+
+def interactive(session: Session, read: Callable[[], str], interrupted: Interrupted) -> int:
+    """Until `quit` or the end of input. Ctrl-C abandons the line, or stops what runs."""
+    while not session.finished:
+        try:
+            line = read()
+        except KeyboardInterrupt:
+            continue
+        except EOFError:
+            print()
+            break
+        interrupted.take()
+        answer(session, line)
+    return TRUE
+
+
+def plain_reader(session: Session) -> Callable[[], str]:
+    """Lines by `input`."""
+    return lambda: input(session.prompt)
+
+
+def reader(session: Session) -> Callable[[], str]:
+    """Lines by prompt_toolkit, with history, and completion of commands, registers, symbols; Enter repeats a step."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import WordCompleter
+    from prompt_toolkit.history import InMemoryHistory
+
+    from hv.debug.registry import COMMANDS
+    from hv.debug.session import REGISTERS
+
+    words = sorted({*COMMANDS, *REGISTERS, *session.places.symbols(session.vm.name)})
+    prompt: PromptSession[str] = PromptSession(history=InMemoryHistory(), completer=WordCompleter(words),
+                                               complete_while_typing=False)
+    last = ""
+
+    def read() -> str:
+        nonlocal last
+        line = prompt.prompt(session.prompt)
+        if not line.strip() and last.split(" ")[0] in ("step", "s", "si"):
+            return last
+        last = line.strip()
+        return line
+
+    return read

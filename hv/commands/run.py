@@ -1,0 +1,145 @@
+"""Run a guest, or a machine that a .toml file describes, and say how it ended.
+
+FILE is assembly (.asm), an ELF, a flat binary (.bin), a machine (.toml), or the name of one of our guests (hello). What
+the guest prints on its serial port appears at once; a summary follows on stderr. Time is virtual: the same guest
+gives the same output, byte for byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hv.commands.description import DEFAULT_VM_MIB, MachineDescription, read, single
+from hv.commands.errors import TRUE, CommandError
+from hv.commands.files import find_guest
+from hv.commands.screen import console, is_plain, shown_time, ticks
+
+if TYPE_CHECKING:
+    from hv.trace.bus import Record
+
+DEFAULT_BUDGET = "2s"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `hv run`."""
+    parser.add_argument("file", metavar="FILE", help=".asm, .elf, .bin, .toml, or the name of one of our guests")
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON, and nothing else")
+    parser.add_argument("--trace", metavar="OUT", type=Path, help="write a timeline that Perfetto opens")
+    parser.add_argument("--smp", metavar="N", type=int, help="virtual processors (default 1)")
+    parser.add_argument("--mem", metavar="MIB", type=int, help=f"memory in MiB (default {DEFAULT_VM_MIB})")
+    parser.add_argument("--device", action="store_true", help="assign the DMA engine (for the guests dma and attacker)")
+    parser.add_argument("--until", metavar="TIME", help="stop here, which is no failure: 10ms, 2s, or ticks of the TSC")
+    parser.add_argument("--budget", metavar="TIME", default=DEFAULT_BUDGET,
+                        help=f"fail if it still runs then (default {DEFAULT_BUDGET} of virtual time)")
+    parser.add_argument("--plain", action="store_true", help="no colours")
+
+
+def describe(args: argparse.Namespace) -> MachineDescription:
+    """The machine that the arguments ask for."""
+    place = find_guest(args.file)
+    if place.suffix.lower() != ".toml":
+        return single(place, place.stem, DEFAULT_VM_MIB if args.mem is None else args.mem,
+                      1 if args.smp is None else args.smp, args.device)
+    for option, value in (("--smp", args.smp), ("--mem", args.mem), ("--device", args.device or None)):
+        if value is not None:
+            raise CommandError(f"{option} says what {place.name} says itself", "write it into the description")
+    return read(place)
+
+
+class SerialPrinter:
+    """A listener that prints what the serial ports send: of several VMs, line by line with the VM's name."""
+
+    def __init__(self, names: dict[int, str]) -> None:
+        self.names = names
+        self._lines: dict[int, str] = {}
+
+    def __call__(self, record: Record) -> None:
+        from hv.trace.events import SerialOutput
+
+        if not isinstance(record.event, SerialOutput):
+            return
+        if len(self.names) == 1:
+            print(record.event.text, end="", flush=True)
+            return
+        *whole, rest = (self._lines.get(record.partition, "") + record.event.text).split("\n")
+        for line in whole:
+            print(f"{self.names.get(record.partition, '?')}: {line}", flush=True)
+        self._lines[record.partition] = rest
+
+    def finish(self) -> None:
+        """Print the lines that were never ended."""
+        for partition, rest in sorted(self._lines.items()):
+            if rest:
+                print(f"{self.names.get(partition, '?')}: {rest}")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run it; 3 when a guest crashed or used up its budget."""
+    limit = ticks(args.until) if args.until else ticks(args.budget)
+    _check_writable(args.trace)
+    description = describe(args)
+    from hv.commands import building, outcome
+
+    machine, vms = building.build(description)
+    printer = SerialPrinter({vm.partition_id: vm.name for vm in vms})
+    if not args.json:
+        machine.trace.listen(printer)
+    timeline = _timeline(machine, args.trace)
+    try:
+        building.run(machine, vms, limit)
+        still = [vm.name for vm in vms if vm.ended is None]
+        if not args.until:
+            machine.end_budget()
+    finally:
+        printer.finish()
+        if timeline is not None:
+            timeline.write(args.trace)
+    if args.json:
+        print(json.dumps(outcome.of_machine(machine, vms), indent=1))
+    else:
+        _print_summary(outcome.summary(machine, vms), vms, args.plain)
+    code = TRUE if args.until and all(vm.ended is None for vm in vms) else outcome.exit_code(vms)
+    machine.close()
+    if still and not args.until:
+        raise CommandError(f"{', '.join(still)} still ran when the budget of {shown_time(limit)} virtual time was used up",
+                           "raise it with --budget 10s, or stop on purpose with --until", code)
+    return code
+
+
+def _timeline(machine: Any, place: Path | None) -> Any:
+    """The listener that makes the timeline, if one was asked for."""
+    if place is None:
+        return None
+    from hv.trace.chrome import ChromeTrace
+
+    timeline = ChromeTrace()
+    machine.trace.listen(timeline)
+    return timeline
+
+
+def _check_writable(place: Path | None) -> None:
+    """Before the run, not after it: can the timeline be written?"""
+    if place is None:
+        return
+    try:
+        place.write_text("", encoding="utf-8")
+    except OSError as error:
+        found = f"{place} cannot be written: {error.strerror}"
+        raise CommandError(found, "name a file in an existing folder") from None
+
+
+def _print_summary(lines: list[str], vms: list[Any], plain: bool) -> None:
+    sys.stdout.flush()
+    if any(vm.serial and not vm.serial.endswith("\n") for vm in vms[:1]) and len(vms) == 1:
+        print(flush=True)
+    if is_plain(plain, sys.stderr):
+        print("\n".join(lines), file=sys.stderr)
+        return
+    screen = console(plain=False)
+    screen.stderr = True
+    for line in lines:
+        screen.print(line, style="dim" if line.startswith(" ") else "bold", markup=False)

@@ -1,0 +1,5 @@
+"""The commands of the REPL, one file for each kind of question. Importing this registers them all."""
+
+from hv.debug.commands import control, help, interrupts, memory, partitions, registers, running, story
+
+__all__ = ["control", "help", "interrupts", "memory", "partitions", "registers", "running", "story"]

@@ -1,0 +1,97 @@
+"""partitions, inspect: the machine from above, and any object in it by path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hv.debug.errors import DebugError
+from hv.debug.registry import command
+from hv.debug.session import Session
+
+
+@command("partitions", "p")
+def partitions(session: Session) -> list[str]:
+    """List the partitions: id, name, state, VPs, pages."""
+    names = {vm.partition_id: vm.name for vm in session.vms}
+    lines = []
+    for number, partition in sorted(session.machine.hypervisor.partitions.items()):
+        name = "root" if partition.is_root else names.get(number, "?")
+        ended = next((f", {vm.ended}" for vm in session.vms if vm.partition_id == number and vm.ended), "")
+        lines.append(f"{number}  {name:<12} {partition.state.value}{ended}  vps {len(partition.vps)}")
+    return lines
+
+
+@command("inspect", "i")
+def inspect(session: Session, path: str = "") -> Any:
+    """Show an object by its path: `inspect vm/timer/synic/sint2`, `inspect root`; without one, what there is.
+
+    Under vm/NAME are the partition's own data, vp/0, vp/1 ...; what is not found there is looked for in vp/0.
+    """
+    tree: Any = {"vm": {vm.name: Vm(vm) for vm in session.vms}, "root": session.machine.hypervisor.partitions}
+    tree["root"] = next(partition for partition in tree["root"].values() if partition.is_root)
+    seen = ""
+    for part in path.strip("/").split("/") if path.strip("/") else []:
+        tree = child(tree, part, session, seen)
+        seen = f"{seen}/{part}".strip("/")
+    return outline(tree)
+
+
+class Vm:
+    """A VM as a place in the tree."""
+
+    def __init__(self, vm: Any) -> None:
+        self.vm = vm
+
+    def find(self, part: str) -> Any:
+        """The partition's own data first, then its first VP's; None."""
+        partition = self.vm.partition
+        if part == "vp":
+            return {str(index): vp for index, vp in sorted(partition.vps.items())}
+        own = partition.inspect()
+        if part in own:
+            return own[part]
+        return partition.vps[0].inspect().get(part) if 0 in partition.vps else None
+
+    def inspect(self) -> dict[str, Any]:
+        """The partition's own data."""
+        shown: dict[str, Any] = self.vm.partition.inspect()
+        return shown
+
+
+def child(tree: Any, part: str, session: Session, seen: str) -> Any:
+    """What *part* names in *tree*; DebugError lists what there is."""
+    if seen == "vm":
+        return Vm(session.vm_called(part))
+    if isinstance(tree, Vm):
+        found = tree.find(part)
+        if found is not None:
+            return found
+    data = tree.inspect() if hasattr(tree, "inspect") else tree
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            if str(key) == part:
+                return value
+        raise DebugError(f"there is no `{part}` in {seen or 'the machine'}", f"there are {', '.join(map(str, data))}")
+    if isinstance(data, list) and part.isdecimal() and int(part) < len(data):
+        return data[int(part)]
+    raise DebugError(f"{seen} has no parts", "it is a plain value")
+
+
+def outline(tree: Any) -> Any:
+    """An object as it is, but of what holds many parts only their names."""
+    data = tree.inspect() if hasattr(tree, "inspect") else tree
+    if not isinstance(data, Mapping):
+        return data
+    return {key: short(value) for key, value in data.items()}
+
+
+def short(value: Any) -> Any:
+    """A value, or for a long list and a deep object what there is below."""
+    if hasattr(value, "inspect"):
+        value = value.inspect()
+    if isinstance(value, list) and len(value) > 8:
+        return f"({len(value)} entries)"
+    if isinstance(value, Mapping) and (len(value) > 8 or any(isinstance(part, Mapping) for part in value.values())):
+        return "/ " + " ".join(str(key) for key in value)
+    return value

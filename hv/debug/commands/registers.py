@@ -1,0 +1,92 @@
+"""regs, disasm, vp: the virtual processor looked at."""
+
+from __future__ import annotations
+
+from hv.debug.errors import DebugError
+from hv.debug.looking import instructions
+from hv.debug.registry import command
+from hv.debug.session import Session
+from hv.debug.stops import runnable
+from hv.machine.faults import GuestFault, NestedFault
+from hv.spec.x86 import Rflags
+
+_FLAGS = ("CF", "PF", "AF", "ZF", "SF", "TF", "IF", "DF", "OF")
+
+
+@command("regs", "r", "registers")
+def regs(session: Session) -> str:
+    """Show the registers of the VP looked at."""
+    state = session.vp.regs
+    rows = [("rax", "rbx", "rcx", "rdx"), ("rsi", "rdi", "rbp", "rsp"), ("r8", "r9", "r10", "r11"),
+            ("r12", "r13", "r14", "r15")]
+    lines = ["  ".join(f"{name:<3} {getattr(state, name):016x}" for name in row) for row in rows]
+    lines.append(f"rip {state.rip:016x}  rflags {state.rflags:08x} [{flags(state.rflags)}]  cpl {state.cpl}  "
+                 f"{state.bits} bit")
+    lines.append("  ".join(f"{name} {getattr(state, name):x}" for name in ("cr0", "cr2", "cr3", "cr4", "efer")))
+    for name in ("cs", "ss", "ds", "es", "fs", "gs", "tr", "ldtr"):
+        segment = getattr(state, name)
+        lines.append(f"{name:<4} {segment.selector:04x}  base {segment.base:x}  limit {segment.limit:x}  "
+                     f"rights {segment.rights:05x}")
+    for name in ("gdtr", "idtr"):
+        table = getattr(state, name)
+        lines.append(f"{name} base {table.base:x}  limit {table.limit:x}")
+    return "\n".join(lines)
+
+
+def flags(value: int) -> str:
+    """The names of the flags that are set."""
+    return " ".join(name for name in _FLAGS if value & Rflags[name])
+
+
+@command("disasm", "x", "disassemble")
+def disasm(session: Session, address: int | None = None, n: int = 8) -> list[str]:
+    """Disassemble *n* instructions from *address*, or from where the VP is."""
+    if not 1 <= n <= 200:
+        raise DebugError(f"{n} instructions are out of range 1..200")
+    vp, here = session.vp, session.linear_rip
+    lines = []
+    for gva, code, text in instructions(vp, here if address is None else address, n):
+        name = session.places.name(session.vm.name, gva)
+        if "+" not in name and not name.startswith("0x"):
+            lines.append(f"{name}:")
+        source = session.places.source(session.vm.name, gva)
+        lines.append(f"{'=>' if gva == here else '  '} {gva:08x}  {code.hex(' '):<24}  {text:<36}  {source}".rstrip())
+    return lines
+
+
+def where(session: Session) -> str:
+    """Where the VP looked at is: one line, with the instruction it runs next."""
+    if session.vp_index not in session.vm.partition.vps:
+        return f"{session.vm.name} has no vp {session.vp_index} any more"
+    try:
+        line = disasm(session, None, 1)[-1]
+    except (GuestFault, NestedFault, DebugError):
+        line = f"=> {session.linear_rip:08x}  (no code can be read there)"
+    return line if runnable(session.vm, session.vp_index) else f"{line}  (waits)"
+
+
+@command("vp", "look")
+def vp(session: Session, which: str = "") -> list[str]:
+    """Look at another VP (`vp 1`, `vp receiver.0`); without an argument, list them all."""
+    if which:
+        session.look_at(which)
+        return [where(session)]
+    lines = []
+    for vm in session.vms:
+        for index, found in sorted(vm.partition.vps.items()):
+            mark = "*" if (vm, index) == (session.vm, session.vp_index) else " "
+            lines.append(f"{mark} {vm.name}.{index}  {condition(vm, found)}")
+    return lines or ["no VP is left"]
+
+
+def condition(vm: object, found: object) -> str:
+    """What a VP does, in a word or two."""
+    if getattr(vm, "ended", None) is not None:
+        return f"ended: {getattr(vm, 'ended', '')}"
+    for attribute, text in (("stopped_because", "stopped"), ("wait_for_sipi", "waits for SIPI"),
+                            ("intercept_suspend", "waits for its parent"), ("explicit_suspend", "suspended")):
+        if getattr(found, attribute):
+            return text
+    if getattr(found, "runnable", False):
+        return "runs"
+    return "halted"

@@ -1,0 +1,103 @@
+"""Commands of the REPL: functions whose signature is the usage and whose docstring is the help.
+
+    @command("exits")
+    def exits(session: Session, n: int = 10) -> list[Record]:
+        '''Show the last *n* VM exits, oldest first.'''
+
+An `int` argument is an expression of numbers, registers and symbols (`rsp+8`, `start`); a `str` is a word; a last
+argument called *text* is the rest of the line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hv.debug.errors import DebugError
+
+if TYPE_CHECKING:
+    from hv.debug.session import Session
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command and its other names."""
+
+    name: str
+    aliases: tuple[str, ...]
+    function: Callable[..., Any]
+
+    @property
+    def parameters(self) -> list[inspect.Parameter]:
+        """The arguments a user gives."""
+        return list(inspect.signature(self.function).parameters.values())[1:]
+
+    @property
+    def usage(self) -> str:
+        """`mem SPACE ADDRESS [N]`."""
+        words = [parameter.name.upper() if parameter.default is parameter.empty else f"[{parameter.name.upper()}]"
+                 for parameter in self.parameters]
+        return " ".join((self.name, *words))
+
+    @property
+    def help(self) -> str:
+        """What it does, all of it."""
+        return inspect.getdoc(self.function) or ""
+
+    @property
+    def summary(self) -> str:
+        """What it does, in one line."""
+        return self.help.partition("\n")[0]
+
+    def arguments(self, session: Session, text: str) -> list[Any]:
+        """The arguments that *text* gives; DebugError says how the command is used."""
+        values: list[Any] = []
+        for parameter in self.parameters:
+            text = text.strip()
+            if not text:
+                if parameter.default is parameter.empty:
+                    raise DebugError(f"{parameter.name} is missing", f"usage: {self.usage}")
+                break
+            if parameter.name == "text":
+                values.append(text)
+                return values
+            word, _, text = text.partition(" ")
+            values.append(session.number(word) if parameter.annotation.startswith("int") else word)
+        if text.strip():
+            raise DebugError(f"`{text.strip()}` is too much", f"usage: {self.usage}")
+        return values
+
+
+COMMANDS: dict[str, Command] = {}
+NAMES: dict[str, Command] = {}          # aliases too
+
+
+def command(name: str, *aliases: str) -> Callable[[F], F]:
+    """Register a command; a name that is taken is an error at import."""
+    def register(function: F) -> F:
+        entry = Command(name, aliases, function)
+        for word in (name, *aliases):
+            if word in NAMES:
+                raise TypeError(f"`{word}` is {NAMES[word].function.__qualname__} and {function.__qualname__}")
+            NAMES[word] = entry
+        COMMANDS[name] = entry
+        return function
+    return register
+
+
+def find(word: str) -> Command:
+    """The command called *word*, by name, other name, or a beginning that only one has; DebugError."""
+    if word in NAMES:
+        return NAMES[word]
+    begins = [name for name in COMMANDS if name.startswith(word)]
+    if len(begins) == 1:
+        return COMMANDS[begins[0]]
+    if begins:
+        raise DebugError(f"`{word}` may be {', '.join(begins)}", "write more of it")
+    near = difflib.get_close_matches(word, NAMES, 1)
+    raise DebugError(f"`{word}` is no command", f"did you mean `{near[0]}`?" if near else "`help` lists them")

@@ -1,0 +1,108 @@
+"""What a command returned, as text: tables of names and values, lists by line, numbers as the manuals write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+from hv.spec.exits import ExitReason
+from hv.trace.bus import Record
+
+MOST_LINES = 200
+
+
+def render(value: Any) -> str:
+    """The text to print, without the last newline; of something long, its beginning."""
+    lines = list(_lines(value))
+    if len(lines) > MOST_LINES:
+        lines[MOST_LINES:] = [f"... and {len(lines) - MOST_LINES} lines more"]
+    return "\n".join(lines)
+
+
+def _lines(value: Any) -> Iterable[str]:
+    match value:
+        case None:
+            return []
+        case str():
+            return value.split("\n")
+        case Mapping():
+            return _table(value)
+        case list() | tuple():
+            return [_one(item) for item in value]
+        case _ if _inspectable(value):
+            return _table(value.inspect())
+        case _:
+            return [_one(value)]
+
+
+def _table(mapping: Mapping[Any, Any], prefix: str = "") -> list[str]:
+    rows = list(_flat(mapping, prefix))
+    width = max((len(name) for name, _ in rows), default=0)
+    return [f"{name:<{width}}  {text}".rstrip() for name, text in rows]
+
+
+def _flat(mapping: Mapping[Any, Any], prefix: str) -> Iterable[tuple[str, str]]:
+    for key, value in mapping.items():
+        if _inspectable(value):
+            value = value.inspect()
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}/")
+        else:
+            yield f"{prefix}{key}", _one(value)
+
+
+def _one(value: Any) -> str:
+    """One value on one line."""
+    match value:
+        case bool() | str() | None:
+            return str(value)
+        case Enum():
+            return value.name
+        case int():
+            return number(value)
+        case bytes() | bytearray():
+            return value.hex(" ")
+        case Record():
+            return record_line(value)
+        case Mapping():
+            return " ".join(f"{key}={_one(item)}" for key, item in value.items())
+        case list() | tuple():
+            return ", ".join(_one(item) for item in value) or "none"
+        case _ if _inspectable(value):
+            return _one(value.inspect())
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            return " ".join(f"{field.name}={_one(getattr(value, field.name))}" for field in fields(value))
+        case _:
+            return _without_address(value)
+
+
+def number(value: int) -> str:
+    """Small numbers in decimal, which reads the same; others in hexadecimal."""
+    return str(value) if -10 < value < 10 else hex(value)
+
+
+def record_line(record: Record) -> str:
+    """One event: its number, when, who, what."""
+    event = record.event
+    where = f"#{record.sequence:<6} {record.tsc:>12}  {record.partition}.{record.vp}"
+    if isinstance(getattr(event, "reason", None), ExitReason):
+        return f"{where}  exit {_exit(event)}"
+    return f"{where}  {type(event).__name__} {_one(event)}".rstrip()
+
+
+def _exit(event: Any) -> str:
+    shown = event.inspect()
+    name = shown.pop("reason")
+    return f"{name} {_one(shown)}"
+
+
+def _inspectable(value: Any) -> bool:
+    return callable(getattr(value, "inspect", None)) and not isinstance(value, type)
+
+
+def _without_address(value: Any) -> str:
+    """repr, or for an object that has none of its own, its kind: an address would differ from run to run."""
+    text = repr(value)
+    return f"<{type(value).__name__}>" if " at 0x" in text else text

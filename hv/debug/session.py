@@ -1,0 +1,167 @@
+"""A machine held still, and the place one looks at: one VP of one VM.
+
+`do(line)` is the whole interface: it gives the text to print, and raises DebugError for what cannot be done. Python
+has the last word: a line that is no command, or begins with `!`, is an expression over the live objects.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hv.debug.errors import DebugError
+from hv.debug.numbers import number
+from hv.debug.places import Places
+from hv.debug.registry import NAMES, find
+from hv.debug.render import render
+from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.vp import VirtualProcessor
+from hv.image.model import Image
+from hv.machine.faults import BusError, GuestFault, NestedFault
+from hv.trace.bus import Recent
+
+KEPT_EVENTS = 20_000
+_TRANSLATED = (BusError, GuestFault, NestedFault, HypercallError)
+
+
+@dataclass(frozen=True, slots=True)
+class Breakpoint:
+    """Stop before the instruction at *gva* runs on any VP of *vm*."""
+
+    vm: str
+    gva: int
+
+
+class Session:
+    """*machine* and its *vms*; *images* by VM name give the symbols. *interrupted* says whether to stop running."""
+
+    def __init__(self, machine: Any, vms: list[Any], images: dict[str, Image] | None = None) -> None:
+        self.machine, self.vms = machine, vms
+        self.recent = Recent(KEPT_EVENTS)
+        machine.trace.listen(self.recent)
+        self.vm, self.vp_index = vms[0], 0
+        self.breakpoints: list[Breakpoint] = []
+        self.interrupted: Callable[[], bool] = lambda: False
+        self.finished = False
+        self.places = Places(images or {})
+        self.variables: dict[str, Any] = {}
+
+    # --- where one looks -------------------------------------------------------------------------------
+
+    @property
+    def vp(self) -> VirtualProcessor:
+        """The VP looked at; DebugError when there is none any more."""
+        found: VirtualProcessor | None = self.vm.partition.vps.get(self.vp_index)
+        if found is None:
+            raise DebugError(f"{self.vm.name} has no vp {self.vp_index} any more", "`partitions` shows what is there")
+        return found
+
+    @property
+    def linear_rip(self) -> int:
+        """The linear address of the next instruction."""
+        return linear_rip(self.vp)
+
+    @property
+    def prompt(self) -> str:
+        """Who is looked at, and where it is: `timer.0 start+0x12> `."""
+        vp = self.vm.partition.vps.get(self.vp_index)
+        where = self.places.name(self.vm.name, linear_rip(vp)) if vp is not None else "gone"
+        return f"{self.vm.name}.{self.vp_index} {where}> "
+
+    def vm_called(self, name: str) -> Any:
+        """A VM by name, or by number counted from 1; DebugError."""
+        for position, vm in enumerate(self.vms, 1):
+            if name in (vm.name, str(position)):
+                return vm
+        raise DebugError(f"`{name}` is no VM", f"there are {', '.join(vm.name for vm in self.vms)}")
+
+    def look_at(self, text: str) -> None:
+        """Look at another VP: `1`, or `receiver.0`; DebugError."""
+        name, dot, index = text.rpartition(".")
+        vm = self.vm_called(name) if dot else self.vm
+        if not index.isdecimal() or int(index) not in vm.partition.vps:
+            indexes = ", ".join(str(index) for index in sorted(vm.partition.vps))
+            raise DebugError(f"{vm.name} has no vp `{index}`", f"it has {indexes or 'none'}")
+        self.vm, self.vp_index = vm, int(index)
+
+    # --- a line ----------------------------------------------------------------------------------------
+
+    def do(self, line: str) -> str:
+        """Carry out *line*; the text to print. DebugError in one line when that cannot be done."""
+        line = line.strip()
+        if not line or line.startswith("#"):
+            return ""
+        try:
+            return render(self._answer(line))
+        except _TRANSLATED as error:
+            raise DebugError(in_words(error)) from None
+
+    def _answer(self, line: str) -> Any:
+        if line.startswith("!"):
+            return self.python(line[1:].strip())
+        word, _, rest = line.partition(" ")
+        if word not in NAMES and not re.fullmatch(r"[a-z]+", word):
+            return self.python(line)
+        if word not in NAMES and (word in self.namespace() or re.match(r"\s*(=[^=]|[.\[(+*/|&^<>-])", rest)):
+            return self.python(line)
+        entry = find(word)
+        return entry.function(self, *entry.arguments(self, rest))
+
+    def number(self, text: str) -> int:
+        """The value of an expression over numbers, registers of the VP, and symbols of its program; DebugError."""
+        names = dict(self.places.symbols(self.vm.name))
+        vp = self.vm.partition.vps.get(self.vp_index)
+        if vp is not None:
+            names |= {name: getattr(vp.regs, name) for name in REGISTERS}
+        return number(text, names)
+
+    def namespace(self) -> dict[str, Any]:
+        """What Python expressions see."""
+        vp = self.vm.partition.vps.get(self.vp_index)
+        machine, vm = self.machine, self.vm
+        live = {"machine": machine, "session": self, "vm": vm, "vms": self.vms, "partition": vm.partition, "vp": vp,
+                "regs": vp.regs if vp is not None else None, "trace": machine.trace, "hypervisor": machine.hypervisor,
+                "root": machine.root}
+        return {**live, **self.variables}
+
+    def python(self, source: str) -> Any:
+        """The value of an expression over the live objects, or None of a statement; DebugError."""
+        names = self.namespace()
+        before = dict(names)
+        try:
+            try:
+                return eval(compile(source, "<repl>", "eval"), names)
+            except SyntaxError:
+                exec(compile(source, "<repl>", "exec"), names)
+        except (KeyboardInterrupt, DebugError):
+            raise
+        except Exception as error:      # the user's own program: any error of it is an answer
+            raise DebugError(f"{type(error).__name__}: {error}") from None
+        self.variables.update({name: value for name, value in names.items()
+                               if name != "__builtins__" and before.get(name) is not value})
+        return None
+
+
+REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+             "r15", "rip", "rflags", "cr0", "cr2", "cr3", "cr4", "efer")
+
+
+def linear_rip(vp: Any) -> int:
+    """The linear address of *vp*'s next instruction: the base of CS counts outside 64-bit mode."""
+    state = vp.regs
+    return int(state.rip if state.bits == 64 else state.cs.base + state.rip & 0xFFFF_FFFF)
+
+
+def in_words(error: Exception) -> str:
+    """A fault that looking at something met, in one line."""
+    match error:
+        case GuestFault():
+            at = f" at {error.address:#x}" if error.address is not None else ""
+            code = f", error code {error.error_code:#x}" if error.error_code is not None else ""
+            return f"the guest would get exception {error.vector}{at}{code}: nothing is mapped for it there"
+        case NestedFault():
+            return f"guest-physical {error.gpa:#x} is not mapped for that access: an EPT violation"
+        case _:
+            return str(error)

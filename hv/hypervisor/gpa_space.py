@@ -6,7 +6,7 @@ event-flag page, assist page): an overlay hides the page beneath and ignores its
 A child's space is written into EPT tables, which decide what its code reaches; the dictionary here is the
 hypervisor's own record of the same. Root needs no tables: its addresses are the machine's, except for pages it
 deposited.
-# Simplified: 4 KiB mappings only; the type field of the map flags (zeroed, ones) is not offered.
+# Simplified: the type field of the map flags (zeroed, ones) is not offered.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from hv.vmx.ept import EptTables
 
 GPA_SPACE_BITS = 40             # bits of a guest-physical address, as CPUID leaf 0x80000008 says
 GPA_SPACE_PAGES = 1 << GPA_SPACE_BITS - 12
+LARGE_PAGES = 512               # 4 KiB pages in one of 2 MiB
 
 READ_WRITE = Access.READ | Access.WRITE
 READ_EXECUTE = Access.READ | Access.EXECUTE
@@ -88,6 +89,29 @@ class GpaSpace:
         if old is not None:
             self.owners.end_loan(old.spa >> 12)
 
+    def map_large(self, page: int, spa_page: int, rights: Access) -> None:
+        """Let root's 2 MiB from *spa_page* on stand at *page* on; both are multiples of 512. Errors as of `map`.
+
+        Where something already stands in the 2 MiB, they are mapped page by page.
+        """
+        assert self.tables is not None, "root's space is the machine's own"
+        pages = range(page, page + LARGE_PAGES)
+        if not rights or any(n in self._mapped or n in self._overlays for n in pages):
+            for n in range(LARGE_PAGES):
+                self.map(page + n, spa_page + n, rights)
+            return
+        self.owners.lend_all(range(spa_page, spa_page + LARGE_PAGES), self.partition_id)
+        try:
+            self.tables.map(page << 12, spa_page << 12, rights, large=True)
+        except Exception:
+            for n in range(LARGE_PAGES):
+                self.owners.end_loan(spa_page + n)
+            raise
+        self._mapped.update((page + n, Mapping(spa_page + n << 12, rights)) for n in range(LARGE_PAGES))
+        for listener in self.listeners:
+            for n in pages:
+                listener(n, self._mapped[n])
+
     def unmap(self, page: int) -> bool:
         """Nothing stands at *page* any more; False when nothing did. Visible after `invept`."""
         old = self._mapped.pop(page, None)
@@ -143,27 +167,34 @@ class GpaSpace:
     def translate(self, gpa: int, access: Access) -> int:
         """The spa behind *gpa*, or NestedFault when the partition itself could not do *access* there."""
         mapping = self.visible(gpa >> 12)
-        if mapping is None or access & ~mapping.rights or mapping.spa >= self.memory.size:
+        if mapping is None or int(access) & ~int(mapping.rights) or mapping.spa >= self.memory.size:
             raise NestedFault(gpa, access)      # a device's registers are no memory to the hypervisor
         return mapping.spa | gpa & PAGE_SIZE - 1
 
     def read(self, gpa: int, size: int) -> bytes:
         """*size* bytes with the partition's own rights; NestedFault when they forbid any of them."""
-        parts = [(self.translate(at, Access.READ), length) for at, length in _pages(gpa, size)]
-        return b"".join(self.memory.read(spa, length) for spa, length in parts)
+        return b"".join(self.memory.read(spa, length) for spa, length in self._spans(gpa, size, Access.READ))
 
     def write(self, gpa: int, data: bytes) -> None:
         """Store *data* with the partition's own rights; NestedFault, and nothing stored, when they forbid it."""
-        parts = [(self.translate(at, Access.WRITE), length) for at, length in _pages(gpa, len(data))]
         done = 0
-        for spa, length in parts:
+        for spa, length in self._spans(gpa, len(data), Access.WRITE):
             self.memory.write(spa, data[done : done + length])
             done += length
 
+    def _spans(self, gpa: int, size: int, access: Access) -> list[tuple[int, int]]:
+        """(spa, length) of the parts of an access, all of them allowed; NestedFault."""
+        if self.identity and not self._overlays and self.owners.all_root(range(gpa >> 12, gpa + size + PAGE_SIZE - 1 >> 12)):
+            return [(gpa, size)]
+        return [(self.translate(at, access), length) for at, length in _pages(gpa, size)]
+
     def close(self) -> None:
         """Unmap everything and free the tables."""
-        for page in list(self._mapped):
-            self.unmap(page)
+        for page, mapping in self.mappings():
+            self.owners.end_loan(mapping.spa >> 12)
+            for listener in self.listeners:
+                listener(page, None)
+        self._mapped.clear()
         if self.tables is not None:
             self.tables.free()
 

@@ -32,6 +32,10 @@ class PageOwners:
         """*page* is RAM and not the hypervisor's."""
         return 0 <= page < self.page_count and page not in self._taken
 
+    def all_root(self, pages: range) -> bool:
+        """Each of *pages* is RAM and not the hypervisor's."""
+        return pages.start >= 0 and pages.stop <= self.page_count and self._taken.isdisjoint(pages)
+
     def borrower(self, page: int) -> int | None:
         """Id of the child that *page* is lent to."""
         lent = self._lent.get(page)
@@ -53,6 +57,16 @@ class PageOwners:
         if not (self.is_root(page) or page in self.device_pages) or holder != partition_id:
             raise HypercallError(HvStatus.OPERATION_DENIED, f"page {page:#x} is not root's to lend")
         self._lent[page] = (partition_id, count + 1)
+
+    def lend_all(self, pages: range, partition_id: int) -> None:
+        """`lend` each of *pages*, or none of them."""
+        refused = next((page for page in pages if not (self.is_root(page) or page in self.device_pages)
+                        or self._lent.get(page, (partition_id,))[0] != partition_id), None)
+        if refused is not None:
+            raise HypercallError(HvStatus.OPERATION_DENIED, f"page {refused:#x} is not root's to lend")
+        lent = self._lent
+        for page in pages:
+            lent[page] = (partition_id, lent[page][1] + 1) if page in lent else (partition_id, 1)
 
     def end_loan(self, page: int) -> None:
         """One mapping less of *page*."""

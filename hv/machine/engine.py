@@ -38,7 +38,7 @@ from unicorn.unicorn_py3.unicorn import uclib
 
 from hv.machine import context as at
 from hv.machine import stubs, svm
-from hv.machine.nested import NestedTables
+from hv.machine.nested import LARGE, NestedTables
 from hv.machine.ram import PhysicalMemory
 from hv.machine.state import ProcessorState
 
@@ -100,6 +100,7 @@ _INSTRUCTION_TRAPS = {stubs.KIND_IN: Trap.IN, stubs.KIND_OUT: Trap.OUT, stubs.KI
 _UNDEFINED = (Trap.UNDEFINED, 0)
 
 TrapHandler = Callable[[Trap, int], bool]
+Translation = tuple[int, bool, bool, bool]      # system-physical page, writable, executable, one of a 2 MiB page
 
 
 class EngineError(Exception):
@@ -133,7 +134,7 @@ class Engine:
         self._running = self._refused_fetch = False
         self.current: ProcessorState | None = None
         self.on_trap: TrapHandler = lambda trap, detail: False
-        self.second_level: Callable[[int, int], tuple[int, bool, bool] | None] = lambda gpa, access: None
+        self.second_level: Callable[[int, int], Translation | None] = lambda gpa, access: None
         self._states: list[ProcessorState] = []
         self._stale: list[tuple[int, int]] = []     # system-physical ranges whose translated code is out of date
         self._mmio: dict[int, Any] = {}
@@ -326,7 +327,8 @@ class Engine:
 
     def _on_refused_fetch(self, _uc: Any, _kind: int, address: int, _size: int, _value: int, _user: Any) -> bool:
         """Code was fetched from a page entered as not executable: note what a nested fault would have noted."""
-        gpa = self.nested.not_executable.get(address - ALIAS_BASE >> 12, 0) << 12 | address & 0xFFF
+        gpa = self.nested.aliased(address - ALIAS_BASE)
+        assert gpa is not None, f"a fetch from {address:#x}, which was never entered"
         struct.pack_into("<Q", self._private, svm.VMCB_EXITINFO2, gpa)
         self._refused_fetch = True
         return False
@@ -382,9 +384,12 @@ class Engine:
         answer = self.second_level(gpa, access)
         if answer is None:
             return False
-        spa, writable, executable = answer
-        in_ram = spa < self.memory.size
-        self.nested.fill(gpa, spa, writable, not in_ram or (executable and spa >> 12 in self.nested.executable))
+        spa, writable, executable, large = answer
+        if large:
+            self.nested.fill_large(gpa & -LARGE, spa & -LARGE, writable)
+        else:
+            in_ram = spa < self.memory.size
+            self.nested.fill(gpa, spa, writable, not in_ram or (executable and spa >> 12 in self.nested.executable))
         return True
 
     def _may_fetch(self) -> bool:
@@ -393,7 +398,7 @@ class Engine:
         answer = self.second_level(gpa, access)
         if answer is None or not answer[2]:
             return False
-        spa, writable, _ = answer
+        spa, writable, _, _ = answer
         self.nested.fill(gpa, spa, writable, True)
         self.memory.watch_code(spa >> 12, self._code_written)
         self.flush_tlb()

@@ -13,8 +13,11 @@ uses such a page as a page table, so a guest could end the process with it.
 
 from __future__ import annotations
 
+import struct
+
 PRESENT, WRITABLE, USER = 1, 2, 4
 _ADDRESS = 0x000F_FFFF_FFFF_F000
+LARGE = 2 << 20
 
 
 class NestedTables:
@@ -27,7 +30,8 @@ class NestedTables:
         self._base = base
         self._pages = len(memory) // 4096
         self.executable: set[int] = set()           # system-physical pages that code may be fetched from
-        self.not_executable: dict[int, int] = {}    # system-physical page -> guest-physical page
+        self._aliased: dict[int, int] = {}          # system-physical page -> guest-physical page, where not executable
+        self._aliased_large: dict[int, int] = {}    # the same in units of 2 MiB
         self.clear()
 
     @property
@@ -41,10 +45,40 @@ class NestedTables:
         self._bytes[: used * 4096] = bytes(used * 4096)
         self._used = 1
         self.executable.clear()
-        self.not_executable.clear()
+        self._aliased.clear()
+        self._aliased_large.clear()
 
     def fill(self, gpa: int, spa: int, writable: bool, executable: bool) -> None:
-        """Enter the page of *gpa*. A full mirror is dropped first: it is only a cache."""
+        """Enter the page of *gpa*."""
+        table = self._table_of(gpa)
+        entry = (spa & _ADDRESS) + (0 if executable else self._alias)
+        self._words[table * 512 + (gpa >> 12 & 511)] = entry | PRESENT | USER | (WRITABLE if writable else 0)
+        if executable:
+            self.executable.add(spa >> 12)
+        else:
+            self._aliased[spa >> 12] = gpa >> 12
+            self.executable.discard(spa >> 12)
+
+    def fill_large(self, gpa: int, spa: int, writable: bool) -> None:
+        """Enter all pages of the 2 MiB at *gpa* and *spa* (multiples of 2 MiB), none of them executable yet."""
+        table = self._table_of(gpa)
+        flags = PRESENT | USER | (WRITABLE if writable else 0)
+        first = spa + self._alias | flags
+        entries = struct.pack("<512Q", *range(first, first + LARGE, 4096))
+        self._bytes[table * 4096 : (table + 1) * 4096] = entries
+        self._aliased_large[spa // LARGE] = gpa // LARGE
+        for page in self.executable.intersection(range(spa >> 12, spa + LARGE >> 12)):
+            self._words[table * 512 + (page & 511)] = page << 12 | flags
+
+    def aliased(self, spa: int) -> int | None:
+        """The guest-physical address that *spa* was entered for without execute permission."""
+        if spa >> 12 in self._aliased:
+            return self._aliased[spa >> 12] << 12 | spa & 0xFFF
+        large = self._aliased_large.get(spa // LARGE)
+        return None if large is None else large * LARGE + spa % LARGE
+
+    def _table_of(self, gpa: int) -> int:
+        """Number of the last-level table of *gpa*, made if need be. A full mirror is dropped first: it is only a cache."""
         if self._used + 3 > self._pages:
             self.clear()
         table = 0
@@ -56,13 +90,7 @@ class NestedTables:
                 self._used += 1
                 self._words[slot] = entry
             table = ((entry & _ADDRESS) - self._base) >> 12
-        entry = (spa & _ADDRESS) + (0 if executable else self._alias)
-        self._words[table * 512 + (gpa >> 12 & 511)] = entry | PRESENT | USER | (WRITABLE if writable else 0)
-        if executable:
-            self.executable.add(spa >> 12)
-        else:
-            self.not_executable[spa >> 12] = gpa >> 12
-            self.executable.discard(spa >> 12)
+        return table
 
     def drop(self, gpa: int) -> bool:
         """Forget the page of *gpa*; False when it was not here. The caller flushes the engine's own TLB."""

@@ -17,9 +17,10 @@ from hv.root.vdev.power import PORTS as POWER_PORTS
 from hv.root.vdev.power import PowerSwitch
 from hv.root.vdev.uart16550 import COM1, Uart16550
 from hv.root.vid import Vid
-from hv.root.winhv import PAGE_SIZE, WinHv
+from hv.root.winhv import LARGE_PAGES, PAGE_SIZE, WinHv
 from hv.spec.hv_registers import HvRegisterName, PendingInterruptionRegister
 from hv.spec.intercepts import HvInterceptAccess, HvInterceptType
+from hv.spec.partition import HvMapGpaFlags
 from hv.spec.synic import HeaderOnlyIntercept, HvMessage, HvMessageType, InterceptAccess, IoPortIntercept, MemoryIntercept
 from hv.spec.x86 import Vector
 from hv.trace.bus import Trace
@@ -28,6 +29,7 @@ from hv.trace.events import GuestEnded, SerialOutput
 N = HvRegisterName
 DEVICE_VECTOR = 0x50                    # of VP 0: the assigned device's interrupt, docs/guests.md
 _HARDWARE_EXCEPTION = 3
+_ALL_RIGHTS = HvMapGpaFlags.READABLE | HvMapGpaFlags.WRITABLE | HvMapGpaFlags.EXECUTABLE
 _READ_WRITE = HvInterceptAccess.READ | HvInterceptAccess.WRITE
 
 
@@ -64,10 +66,11 @@ class Worker:
     def _make_partition(self) -> None:
         winhv, partition = self.winhv, self.partition_id
         winhv.initialize_partition(partition)
-        self.pages = winhv.memory.allocate(self.memory_bytes // PAGE_SIZE)
-        for page in self.pages:
-            winhv.memory.write(page * PAGE_SIZE, bytes(PAGE_SIZE))
-        winhv.map_gpa_pages(partition, 0, self.pages)
+        self.pages = winhv.memory.allocate_run(self.memory_bytes // PAGE_SIZE)
+        winhv.memory.write(self.pages[0] * PAGE_SIZE, bytes(self.memory_bytes))     # nothing of its last user
+        large = len(self.pages) // LARGE_PAGES * LARGE_PAGES
+        winhv.map_gpa_pages(partition, 0, self.pages[:large:LARGE_PAGES], _ALL_RIGHTS | HvMapGpaFlags.LARGE_PAGE)
+        winhv.map_gpa_pages(partition, large, self.pages[large:], _ALL_RIGHTS)
         for ports in self.motherboard.ranges:
             winhv.install_intercept(partition, HvInterceptType.IO_PORT_RANGE, ports[0] | ports[-1] << 16, _READ_WRITE)
         for index in range(self.vp_count):

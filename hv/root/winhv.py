@@ -65,6 +65,7 @@ from hv.spec.partition import ANY_VP, PARTITION_ID_INVALID, PARTITION_ID_SELF, H
 from hv.spec.synic import EVENT_FLAGS_COUNT, HvConnectionInfo, HvPortInfo, PortType
 
 PAGE_SIZE = 4096
+LARGE_PAGES = 512                       # pages of 4 KiB in one of 2 MiB
 DEPOSIT_BATCH = 16                      # pages
 MAX_REPS = (1 << 12) - 1
 MAX_DEPOSITS = 1024                     # batches for one call: more means that something else is wrong
@@ -106,6 +107,20 @@ class RootMemory:
         taken = self._free[len(self._free) - count :]
         del self._free[len(self._free) - count :]
         return taken[::-1]
+
+    def allocate_run(self, count: int) -> list[int]:
+        """*count* consecutive pages from a multiple of 512 on, the highest such; OutOfPages, and none taken.
+
+        From the other end than `allocate`, so that single pages do not break up the runs.
+        """
+        free = set(self._free)
+        first = (self._free[0] + 1 - count if self._free else -1) & -LARGE_PAGES
+        while first >= 0 and not free.issuperset(range(first, first + count)):
+            first -= LARGE_PAGES
+        if first < 0:
+            raise OutOfPages(f"{count} consecutive pages are wanted, {len(self._free)} are free")
+        self._free = sorted(free.difference(range(first, first + count)), reverse=True)
+        return list(range(first, first + count))
 
     def free(self, pages: Iterable[int]) -> None:
         """Nobody uses *pages* any more."""
@@ -192,9 +207,14 @@ class WinHv:
 
     def map_gpa_pages(self, partition_id: int, target_page: int, source_pages: Sequence[int],
                       flags: int = HvMapGpaFlags.READABLE | HvMapGpaFlags.WRITABLE | HvMapGpaFlags.EXECUTABLE) -> None:
-        """Root's *source_pages* stand at consecutive pages of the child from *target_page* on."""
+        """Root's *source_pages* stand at consecutive pages of the child from *target_page* on.
+
+        With LARGE_PAGE each of *source_pages* is the first of 512, and all numbers are multiples of 512.
+        """
+        unit = LARGE_PAGES if flags & HvMapGpaFlags.LARGE_PAGE else 1
+
         def header(first: int) -> MapGpaPagesInput:
-            return MapGpaPagesInput(target_partition_id=partition_id, target_gpa_base=target_page + first,
+            return MapGpaPagesInput(target_partition_id=partition_id, target_gpa_base=target_page + first * unit,
                                     map_flags=int(flags))
         self._reps(HypercallCode.MAP_GPA_PAGES, header, _page_numbers(source_pages), pool=partition_id)
 

@@ -23,45 +23,53 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any, ClassVar, Self, cast
 
 
 class FieldType:
-    """How one field is stored: its size in bytes, its `struct` code (if it is an integer) and its element count."""
+    """How one field is stored: its size in bytes, its `struct` format, and how many elements it has.
+
+    A field is one integer, `count` integers, raw bytes, or one or more Layouts.
+    """
 
     def __init__(self, size: int, code: str = "", count: int = 1, layout: type[Layout] | None = None) -> None:
         self.size = size * count
-        self.code = code
         self.count = count
         self.layout = layout
+        self.is_raw = not code and layout is None
+        self.is_plain = layout is None and count == 1       # one value of the format, taken as it is
+        self.format = layout.FORMAT * count if layout is not None else f"{size}s" if self.is_raw else code * count
 
-    def read(self, data: bytes | bytearray | memoryview, offset: int) -> Any:
-        if self.layout is not None:
-            step = self.layout.SIZE
-            items = tuple(self.layout.parse(data, offset + step * n) for n in range(self.count))
-            return items if self.count > 1 else items[0]
-        if not self.code:
-            return bytes(data[offset : offset + self.size])
-        values = struct.unpack_from(f"<{self.count}{self.code}", data, offset)
-        return values if self.count > 1 else values[0]
+    def take(self, values: Iterator[Any]) -> Any:
+        """The field's value from the next values of an unpacked format."""
+        if self.layout is None:
+            return next(values) if self.count == 1 else tuple(islice(values, self.count))
+        items = tuple(self.layout.take(values) for _ in range(self.count))
+        return items if self.count > 1 else items[0]
 
-    def write(self, buffer: bytearray, offset: int, value: Any) -> None:
+    def put(self, value: Any, values: list[Any]) -> None:
+        """Append what the format holds for *value*."""
         if self.layout is not None:
-            items = value if self.count > 1 else (value,)
-            buffer[offset : offset + self.size] = b"".join(item.pack() for item in items)
-        elif not self.code:
+            for item in value if self.count > 1 else (value,):
+                item.put(values)
+        elif self.is_raw:
             if len(value) > self.size:
                 raise ValueError(f"{len(value)} bytes do not fit a field of {self.size}")
-            buffer[offset : offset + len(value)] = value
+            values.append(value)
+        elif self.count > 1:
+            if len(value) != self.count:
+                raise ValueError(f"{len(value)} elements for a field of {self.count}")
+            values.extend(value)
         else:
-            values = value if self.count > 1 else (value,)
-            struct.pack_into(f"<{self.count}{self.code}", buffer, offset, *values)
+            values.append(value)
 
     def default(self) -> Any:
         if self.layout is not None:
             items = tuple(self.layout() for _ in range(self.count))
             return items if self.count > 1 else items[0]
-        if not self.code:
+        if self.is_raw:
             return bytes(self.size)
         return (0,) * self.count if self.count > 1 else 0
 
@@ -116,7 +124,10 @@ class Layout:
     """A packed little-endian structure. Modules that declare one start with `from __future__ import annotations`."""
 
     SIZE: ClassVar[int] = 0                          # bytes
+    FORMAT: ClassVar[str] = ""                       # of `struct`, without the byte order
     FIELDS: ClassVar[dict[str, tuple[int, FieldType]]] = {}   # name -> (offset, type)
+    _STRUCT: ClassVar[struct.Struct]
+    _PLAIN: ClassVar[tuple[str, ...]] = ()           # the fields' names, when each of them is one value
 
     def __init_subclass__(cls) -> None:
         offset, fields = cls.SIZE, dict(cls.FIELDS)
@@ -127,6 +138,9 @@ class Layout:
             fields[name] = (offset, kind)
             offset += kind.size
         cls.FIELDS, cls.SIZE = fields, offset
+        cls.FORMAT = "".join(kind.format for _, kind in fields.values())
+        cls._STRUCT = struct.Struct("<" + cls.FORMAT)
+        cls._PLAIN = tuple(fields) if all(kind.is_plain for _, kind in fields.values()) else ()
 
     def __init__(self, **values: Any) -> None:
         for name, (_, kind) in self.FIELDS.items():
@@ -139,17 +153,29 @@ class Layout:
         """Read one from *data* at *offset*; ValueError when fewer than SIZE bytes are there."""
         if offset < 0 or len(data) - offset < cls.SIZE:
             raise ValueError(f"{cls.__name__} is {cls.SIZE} bytes; {max(len(data) - offset, 0)} are there")
+        return cls.take(iter(cls._STRUCT.unpack_from(data, offset)))
+
+    @classmethod
+    def take(cls, values: Iterator[Any]) -> Self:
+        """Build one from the next values of an unpacked format."""
         made = cls.__new__(cls)
-        for name, (at, kind) in cls.FIELDS.items():
-            setattr(made, name, kind.read(data, offset + at))
+        if cls._PLAIN:
+            made.__dict__.update(zip(cls._PLAIN, values, strict=False))
+        else:
+            for name, (_, kind) in cls.FIELDS.items():
+                made.__dict__[name] = kind.take(values)
         return made
 
     def pack(self) -> bytes:
         """The structure as SIZE bytes; struct.error or ValueError when a value does not fit its field."""
-        buffer = bytearray(self.SIZE)
-        for name, (offset, kind) in self.FIELDS.items():
-            kind.write(buffer, offset, getattr(self, name))
-        return bytes(buffer)
+        values: list[Any] = []
+        self.put(values)
+        return self._STRUCT.pack(*values)
+
+    def put(self, values: list[Any]) -> None:
+        """Append what the format holds for each field."""
+        for name, (_, kind) in self.FIELDS.items():
+            kind.put(getattr(self, name), values)
 
     @classmethod
     def offset_of(cls, name: str) -> int:

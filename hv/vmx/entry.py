@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hv.machine.control_registers import CR4_SUPPORTED
 from hv.machine.idt import Event, EventKind
-from hv.machine.paging import is_canonical
+from hv.machine.paging import PHYSICAL_BITS, is_canonical
+from hv.machine.registers import Segment
 from hv.machine.state import ProcessorState
 from hv.spec.exits import InterruptionInfo
 from hv.spec.x86 import RFLAGS_DEFINED, Cr0, Cr4, Efer, Rflags
@@ -20,56 +22,72 @@ from hv.spec.x86 import RFLAGS_DEFINED, Cr0, Cr4, Efer, Rflags
 Rule = Callable[[ProcessorState], bool]
 
 
-def _limit_fits(rights: int, limit: int) -> bool:
-    granular = bool(rights & 1 << 15)
-    return (limit & 0xFFF == 0xFFF or not granular) and (limit >> 20 == 0 or granular)
+# Plain integers: `&` with an IntFlag would build an enum member every time.
+_PE, _PG, _PAE = Cr0.PE.value, Cr0.PG.value, Cr4.PAE.value
+_LME, _LMA, _VM, _FIXED = Efer.LME.value, Efer.LMA.value, Rflags.VM.value, Rflags.FIXED.value
+_EFER_SUPPORTED = int(Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE)
+_UNUSABLE, _GRANULAR, _LONG, _BIG = 1 << 16, 1 << 15, 1 << 13, 1 << 14
+_PRESENT_CODE_OR_DATA = 0x90
+_RESERVED_RIGHTS = 0xFFFE_0F00
+_CODE_TYPES = frozenset({3, 9, 11, 13, 15})         # 3 (data) by "unrestricted guest"
+
+
+def _limit_fits(segment: Segment) -> bool:
+    if segment.rights & _UNUSABLE:
+        return True
+    granular = segment.rights & _GRANULAR
+    return bool((segment.limit & 0xFFF == 0xFFF or not granular) and (segment.limit >> 20 == 0 or granular))
 
 
 def _segments(state: ProcessorState) -> bool:
-    return all(_limit_fits(segment.rights, segment.limit)
-               for segment in (state.cs, state.ss, state.ds, state.es, state.fs, state.gs) if not segment.rights & 1 << 16)
+    return all(map(_limit_fits, (state.cs, state.ss, state.ds, state.es, state.fs, state.gs)))
 
 
 def _cs_type(state: ProcessorState) -> bool:
-    cs = state.cs
-    usual = cs.type in (9, 11, 13, 15)
-    return bool(cs.rights & 0x90 == 0x90 and (usual or cs.type == 3) and not cs.rights & 0xFFFE_0F00)
+    rights = state.cs.rights
+    return rights & _PRESENT_CODE_OR_DATA == _PRESENT_CODE_OR_DATA and rights & 0xF in _CODE_TYPES \
+        and not rights & _RESERVED_RIGHTS
+
+
+def _cs_mode(state: ProcessorState) -> bool:
+    return not (state.in_long_mode and state.cs.rights & _LONG and state.cs.rights & _BIG)
 
 
 def _rip(state: ProcessorState) -> bool:
-    if state.efer & Efer.LMA and state.cs.rights & 1 << 13:
+    if state.in_long_mode and state.cs.rights & _LONG:
         return is_canonical(state.rip)
     return not state.rip >> 32
 
 
+def _rflags(state: ProcessorState) -> bool:
+    return not state.rflags & ~RFLAGS_DEFINED and bool(state.rflags & _FIXED)
+
+
+def _virtual_8086(state: ProcessorState) -> bool:
+    return not state.rflags & _VM or not (state.in_long_mode or not state.cr0 & _PE)
+
+
 # Name -> what must be true. The names are those of the manual's checks.
 GUEST_STATE_RULES: dict[str, Rule] = {
-    "CR0.PG needs CR0.PE": lambda state: not state.cr0 & Cr0.PG or bool(state.cr0 & Cr0.PE),
+    "CR0.PG needs CR0.PE": lambda state: not state.cr0 & _PG or bool(state.cr0 & _PE),
     "CR0 bits 63:32 are 0": lambda state: not state.cr0 >> 32,
     "CR4 has no reserved bit": lambda state: not state.cr4 & ~CR4_SUPPORTED,
-    "IA-32e mode needs CR0.PG": lambda state: not state.efer & Efer.LMA or bool(state.cr0 & Cr0.PG),
-    "IA-32e mode needs CR4.PAE": lambda state: not state.efer & Efer.LMA or bool(state.cr4 & Cr4.PAE),
-    "EFER.LMA equals EFER.LME while CR0.PG": lambda state: not state.cr0 & Cr0.PG
-    or bool(state.efer & Efer.LMA) == bool(state.efer & Efer.LME),
-    "EFER has no reserved bit": lambda state: not state.efer & ~EFER_SUPPORTED,
-    "CR3 is within the physical address width": lambda state: not state.cr3 >> 40,
+    "IA-32e mode needs CR0.PG": lambda state: not state.in_long_mode or bool(state.cr0 & _PG),
+    "IA-32e mode needs CR4.PAE": lambda state: not state.in_long_mode or bool(state.cr4 & _PAE),
+    "EFER.LMA equals EFER.LME while CR0.PG": lambda state: not state.cr0 & _PG
+    or bool(state.efer & _LMA) == bool(state.efer & _LME),
+    "EFER has no reserved bit": lambda state: not state.efer & ~_EFER_SUPPORTED,
+    "CR3 is within the physical address width": lambda state: not state.cr3 >> PHYSICAL_BITS,
     "CS is a present code segment": _cs_type,
-    "CS.L and CS.D are not both 1 in IA-32e mode": lambda state: not (state.efer & Efer.LMA
-                                                                   and state.cs.rights & 0x6000 == 0x6000),
+    "CS.L and CS.D are not both 1 in IA-32e mode": _cs_mode,
     "segment limits agree with G": _segments,
-    "TR is usable": lambda state: not state.tr.rights & 1 << 16,
-    "RFLAGS bit 1 is 1 and reserved bits are 0": lambda state: not state.rflags & ~RFLAGS_DEFINED
-    and bool(state.rflags & Rflags.FIXED),
-    "RFLAGS.VM is 0 in IA-32e mode or without CR0.PE": lambda state: not state.rflags & Rflags.VM
-    or not (state.efer & Efer.LMA or not state.cr0 & Cr0.PE),
+    "TR is usable": lambda state: not state.tr.rights & _UNUSABLE,
+    "RFLAGS bit 1 is 1 and reserved bits are 0": _rflags,
+    "RFLAGS.VM is 0 in IA-32e mode or without CR0.PE": _virtual_8086,
     "RIP fits the mode": _rip,
     "GDTR and IDTR bases are canonical": lambda state: is_canonical(state.gdtr.base) and is_canonical(state.idtr.base),
     "GDTR and IDTR limits have 16 bits": lambda state: not (state.gdtr.limit | state.idtr.limit) >> 16,
 }
-
-EFER_SUPPORTED = Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE
-CR4_SUPPORTED = (Cr4.VME | Cr4.PVI | Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR
-                 | Cr4.OSXMMEXCPT)
 
 
 def broken_rules(state: ProcessorState) -> list[str]:

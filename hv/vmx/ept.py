@@ -188,7 +188,7 @@ class EptTables:
     def translate(self, gpa: int, access: Access, gva: int | None = None, during_walk: bool = False) -> int:
         """The spa behind *gpa*, or NestedFault when *access* is refused."""
         walk = self.walk(gpa)
-        if walk.spa is None or access & ~walk.rights:
+        if walk.spa is None or int(access) & ~int(walk.rights):
             raise NestedFault(gpa, access, gva, during_walk)
         return walk.spa
 

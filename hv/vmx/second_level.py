@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from hv.machine.engine import Translation
 from hv.machine.faults import Access, NestedFault
 from hv.machine.ram import PhysicalMemory
 from hv.vmx.ept import EptTables, EptWalk
@@ -31,10 +32,12 @@ class SecondLevel:
     def __init__(self, ept: EptTables, memory: PhysicalMemory, mmio: MmioPort) -> None:
         self.ept, self.memory, self.mmio = ept, memory, mmio
         self._cache: dict[int, tuple[int, int]] = {}        # gpa page -> (spa of the page, rights)
+        self._large: set[int] = set()                       # gpa pages in the cache that belong to a 2 MiB page
 
     def invept(self) -> None:
         """Forget what was cached."""
         self._cache.clear()
+        self._large.clear()
 
     def walk(self, gpa: int) -> EptWalk:
         """What the tables say now, whatever is cached."""
@@ -48,18 +51,21 @@ class SecondLevel:
             if walk.spa is None:
                 raise NestedFault(gpa, Access(access))
             found = self._cache[gpa >> 12] = (walk.spa & ~_PAGE, int(walk.rights))
+            if walk.page_size > _PAGE + 1:
+                self._large.add(gpa >> 12)
         if access & ~found[1]:
             raise NestedFault(gpa, Access(access))
         return found[0] | gpa & _PAGE
 
-    def answer(self, gpa: int, access: int) -> tuple[int, bool, bool] | None:
-        """For the engine: the spa of the page, and whether it may be written and executed; None when *access* is refused."""
+    def answer(self, gpa: int, access: int) -> Translation | None:
+        """For the engine: the spa of the page, whether it may be written and executed, and whether all of its 2 MiB may
+        be entered at once; None when *access* is refused."""
         try:
             spa = self.translate(gpa, access)
         except NestedFault:
             return None
         rights = self._cache[gpa >> 12][1]
-        return spa & ~_PAGE, bool(rights & _WRITE), bool(rights & _EXECUTE)
+        return spa & ~_PAGE, bool(rights & _WRITE), bool(rights & _EXECUTE), gpa >> 12 in self._large
 
     def load(self, gpa: int, size: int) -> int:
         """The little-endian integer of *size* bytes at *gpa*, which do not cross a page."""

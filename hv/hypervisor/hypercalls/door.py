@@ -30,7 +30,8 @@ _CODE = int(HypercallControl(call_code=0xFFFF))
 _FAST = int(HypercallControl(fast=1))
 _PLAIN = _CODE | _FAST                  # all that a simple call may set
 _REP_SHIFT = HypercallResult(reps_complete=1).raw.bit_length() - 1
-FAST_INPUT_SIZE = 16                    # bytes in the two parameter registers
+_REGISTERS = struct.Struct("<QQ")
+FAST_INPUT_SIZE = _REGISTERS.size       # bytes in the two parameter registers
 FIRST_EXTENDED_CODE = 0x8000
 _EXTENDED = int(HvPrivilege.ENABLE_EXTENDED_HYPERCALLS)
 
@@ -40,21 +41,21 @@ def hypercall(hypervisor: Hypervisor, vp: VirtualProcessor, control: int, input_
 
     Raises NestedFault when a parameter page is not accessible to the caller; nothing has been done then.
     """
-    status, reps = HvStatus.SUCCESS, 0
+    status, reps, call = HvStatus.SUCCESS, 0, Call(hypervisor, vp)
     try:
         declaration = _find(vp, control & _CODE)
         if control & ~_PLAIN or declaration.rep:
             reps = _check_shape(declaration, HypercallControl(control))
         if declaration.rep:
-            done = _rep_call(Call(hypervisor, vp), declaration, HypercallControl(control), input_gpa, output_gpa)
+            done = _rep_call(call, declaration, HypercallControl(control), input_gpa, output_gpa)
             reps, status = done.done, done.status
         else:
-            _simple_call(Call(hypervisor, vp), declaration, control & _FAST, input_gpa, output_gpa)
+            _simple_call(call, declaration, control & _FAST, input_gpa, output_gpa)
     except HypercallError as error:
         status, hypervisor.last_refusal = error.status, str(error)
     if hypervisor.trace.listening:
         hypervisor.trace.emit(Hypercall(control & _CODE, control, input_gpa, output_gpa, status, reps))
-    return status | reps << _REP_SHIFT
+    return int(status) | reps << _REP_SHIFT
 
 
 def _find(vp: VirtualProcessor, code: int) -> Declaration:
@@ -89,20 +90,20 @@ def _check_place(space: GpaSpace, gpa: int, size: int, what: str) -> None:
 
 
 def _check_privilege(call: Call, declaration: Declaration) -> None:
-    if not call.partition.has(declaration.privilege):
-        missing = declaration.privilege & ~call.partition.privileges
+    missing = declaration.privilege & ~call.partition.privileges
+    if missing:
         raise HypercallError(HvStatus.ACCESS_DENIED, f"{declaration.code.name} needs privilege {missing:#x}")
 
 
 def _read_input(call: Call, declaration: Declaration, fast: int, size: int, output_size: int, input_gpa: int,
                 output_gpa: int) -> bytes:
     """The input bytes, once places and privilege are right, and the output is known to be writable."""
-    space = call.partition.space
     if fast:
-        require(size <= FAST_INPUT_SIZE and not output_size, f"{declaration.code.name} does not fit registers",
-                HvStatus.INVALID_HYPERCALL_INPUT)
+        if size > FAST_INPUT_SIZE or output_size:
+            raise HypercallError(HvStatus.INVALID_HYPERCALL_INPUT, f"{declaration.code.name} does not fit registers")
         _check_privilege(call, declaration)
-        return struct.pack("<QQ", input_gpa, output_gpa)[:size]
+        return _REGISTERS.pack(input_gpa, output_gpa)
+    space = call.partition.space
     if size:
         _check_place(space, input_gpa, size, "input")
     if output_size:
@@ -116,13 +117,16 @@ def _read_input(call: Call, declaration: Declaration, fast: int, size: int, outp
 
 def _check_reserved(declaration: Declaration, data: bytes) -> None:
     for part in declaration.reserved:
-        require(not any(data[part]), f"{declaration.code.name}: bytes {part.start}..{part.stop - 1} must be zero")
+        if any(data[part]):
+            text = f"{declaration.code.name}: bytes {part.start}..{part.stop - 1} must be zero"
+            raise HypercallError(HvStatus.INVALID_PARAMETER, text)
 
 
 def _simple_call(call: Call, declaration: Declaration, fast: int, input_gpa: int, output_gpa: int) -> None:
-    output_size = declaration.output.SIZE if declaration.output else 0
-    data = _read_input(call, declaration, fast, declaration.input_size, output_size, input_gpa, output_gpa)
-    _check_reserved(declaration, data)
+    size, output_size = declaration.input_size, declaration.output_size
+    data = _read_input(call, declaration, fast, size, output_size, input_gpa, output_gpa)
+    if declaration.reserved:
+        _check_reserved(declaration, data)
     handler = declaration.handler
     answer = handler(call, declaration.input.parse(data)) if declaration.input else handler(call)
     if answer is not None:

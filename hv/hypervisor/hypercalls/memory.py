@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hv.hypervisor.gpa_space import GPA_SPACE_PAGES
+from hv.hypervisor.gpa_space import GPA_SPACE_PAGES, LARGE_PAGES
 from hv.hypervisor.hypercalls.registry import Call, Reps, hypercall, require, require_any_node
 from hv.hypervisor.partition import Partition, PartitionState
 from hv.machine.faults import Access, GuestFault, NestedFault
@@ -41,7 +41,8 @@ MAX_TRANSFER = 16               # bytes of one ReadGpa or WriteGpa
 CACHE_WRITE_BACK = 6
 _CACHE_TYPE = 0xFF
 _F = HvMapGpaFlags
-_ACCEPTED = int(_F.READABLE | _F.WRITABLE | _F.EXECUTABLE | _F.ADJUSTABLE | _F.NO_ACCESS | _F.NOT_CACHED)
+_ACCEPTED = int(_F.READABLE | _F.WRITABLE | _F.EXECUTABLE | _F.ADJUSTABLE | _F.NO_ACCESS | _F.NOT_CACHED
+                | _F.LARGE_PAGE)
 _U64 = (1 << 64) - 1
 
 
@@ -94,23 +95,28 @@ def get_memory_balance(call: Call, input: WithdrawMemoryInput) -> GetMemoryBalan
 
 @hypercall(HypercallCode.MAP_GPA_PAGES, input=MapGpaPagesInput, rep_input=GpaPageNumber)
 def map_gpa_pages(call: Call, input: MapGpaPagesInput, reps: Reps) -> None:
-    """Pages of the caller stand at consecutive pages of a child from *target_gpa_base* on."""
+    """Pages of the caller stand at consecutive pages of a child from *target_gpa_base* on; with LARGE_PAGE each rep is
+    2 MiB, and all addresses are multiples of that."""
     partition = call.find_child(input.target_partition_id)
     space, rights = partition.space, _rights(input.map_flags)
-    _check_range(input.target_gpa_base, reps.count)
-    target = input.target_gpa_base + reps.start
+    large = bool(input.map_flags & _F.LARGE_PAGE)
+    unit = LARGE_PAGES if large else 1
+    require(not input.target_gpa_base % unit, f"gpa page {input.target_gpa_base:#x} is no multiple of {unit}")
+    _check_range(input.target_gpa_base, reps.count * unit)
+    target = input.target_gpa_base + reps.start * unit
     try:
         for element in reps:
             source = call.partition.space.mapping(element.page_number)
             require(source, f"page {element.page_number:#x} is not the caller's", HvStatus.OPERATION_DENIED)
+            require(not element.page_number % unit, f"page {element.page_number:#x} is no multiple of {unit}")
             assert source is not None, "just checked"
-            space.map(target, source.spa >> 12, rights)
-            target += 1
+            (space.map_large if large else space.map)(target, source.spa >> 12, rights)
+            target += unit
     finally:
         space.invept()
         if reps.done > reps.start:
-            first = input.target_gpa_base + reps.start
-            call.emit(PagesMapped(partition.id, first << 12, reps.done - reps.start, int(rights)))
+            first = input.target_gpa_base + reps.start * unit
+            call.emit(PagesMapped(partition.id, first << 12, (reps.done - reps.start) * unit, int(rights)))
 
 
 @hypercall(HypercallCode.UNMAP_GPA_PAGES, input=UnmapGpaPagesInput, rep=True)
@@ -133,7 +139,7 @@ def _check_range(first: int, count: int) -> None:
 def _rights(flags: int) -> Access:
     """The rights of HV_MAP_GPA_FLAGS; INVALID_PARAMETER for write or execute without read, and for unknown flags.
 
-    # Simplified: user and kernel execute are one right; large pages are not offered.
+    # Simplified: user and kernel execute are one right.
     """
     require(not flags & ~_ACCEPTED, f"map flags {flags & ~_ACCEPTED:#x} are unknown or not built")
     rights = Access(0)

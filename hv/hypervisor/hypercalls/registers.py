@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from hv.hypervisor.vp import VirtualProcessor
 
 VALUE_SIZE = 16
+# Registers that no check of VM entry reads (RIP: an address that is not canonical faults at the fetch).
+_UNCHECKED = frozenset({HvRegisterName.EXPLICIT_SUSPEND, HvRegisterName.INTERCEPT_SUSPEND, HvRegisterName.PENDING_INTERRUPTION,
+                        *range(HvRegisterName.RAX, HvRegisterName.RIP + 1)})
 _U64 = (1 << 64) - 1
 Get = Callable[["VirtualProcessor"], bytes]
 Set = Callable[["VirtualProcessor", bytes], None]
@@ -52,7 +55,8 @@ def set_vp_registers(call: Call, input: VpRegistersInput, reps: Reps) -> None:
     for element in reps:
         require(not any(element.padding), f"register {element.name:#x}: bytes 4..15 must be zero")
         set_register(vp, element.name, element.value)
-        vp.vcpu.state_written = True        # VM entry checks what was written
+        if element.name not in _UNCHECKED:
+            vp.vcpu.state_written = True    # VM entry checks what was written
 
 
 def get_register(vp: VirtualProcessor, name: int) -> bytes:

@@ -36,11 +36,8 @@ class Declaration:
     rep_output: type[Layout] | None
     privilege: int
     reserved: tuple[slice, ...]         # bytes of the input that must be zero
-
-    @property
-    def input_size(self) -> int:
-        """Bytes of the fixed input, or header."""
-        return self.input.SIZE if self.input else 0
+    input_size: int                     # bytes of the fixed input, or header
+    output_size: int                    # bytes of the fixed output
 
 
 HYPERCALLS: dict[int, Declaration] = {}
@@ -58,8 +55,9 @@ def hypercall(code: HypercallCode, *, input: type[Layout] | None = None, output:
         if other is not None:
             raise TypeError(f"{code.name} has two handlers: {_name(other.handler)} and {_name(handler)}")
         is_rep = rep or rep_input is not None or rep_output is not None
-        HYPERCALLS[int(code)] = Declaration(code, handler, input, output, is_rep, rep_input, rep_output, int(privilege),
-                                            tuple(_reserved(input)) if input else ())
+        HYPERCALLS[int(code)] = Declaration(
+            code, handler, input, output, is_rep, rep_input, rep_output, int(privilege),
+            tuple(_reserved(input)) if input else (), input.SIZE if input else 0, output.SIZE if output else 0)
         return handler
     return register
 
@@ -76,17 +74,13 @@ def _reserved(layout: type[Layout], base: int = 0) -> Iterator[slice]:
             yield slice(base + offset, base + offset + kind.size)
 
 
-@dataclass(frozen=True, slots=True)
 class Call:
-    """Who calls, and the lookups every handler starts with."""
+    """Who calls (*vp* of *partition*), and the lookups every handler starts with."""
 
-    hypervisor: Hypervisor
-    vp: VirtualProcessor
+    __slots__ = ("hypervisor", "partition", "vp")
 
-    @property
-    def partition(self) -> Partition:
-        """The caller's own partition."""
-        return self.vp.partition
+    def __init__(self, hypervisor: Hypervisor, vp: VirtualProcessor) -> None:
+        self.hypervisor, self.vp, self.partition = hypervisor, vp, vp.partition
 
     def find(self, partition_id: int) -> Partition:
         """Itself or a child; INVALID_PARTITION_ID, ACCESS_DENIED."""

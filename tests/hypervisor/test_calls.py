@@ -183,6 +183,11 @@ INTEGERS = [N.RAX, N.R15, N.RIP, N.RFLAGS, N.CR0, N.CR2, N.CR3, N.CR4, N.EFER, N
 def test_a_register_is_set_and_read(machine, name):
     machine.winhv.set_vp_registers(machine.guest.id, 0, {name: 0x1234_5678})
     assert machine.winhv.get_vp_register(machine.guest.id, 0, name) == 0x1234_5678
+
+
+@pytest.mark.parametrize("name", [N.CR0, N.EFER, N.RFLAGS], ids=lambda name: name.name)
+def test_vm_entry_checks_what_a_parent_wrote(machine, name):
+    machine.winhv.set_vp_registers(machine.guest.id, 0, {name: 0x1234_5678})
     assert machine.guest.vps[0].vcpu.state_written
 
 

@@ -184,7 +184,8 @@ class GpaSpace:
 
     def _spans(self, gpa: int, size: int, access: Access) -> list[tuple[int, int]]:
         """(spa, length) of the parts of an access, all of them allowed; NestedFault."""
-        if self.identity and not self._overlays and self.owners.all_root(range(gpa >> 12, gpa + size + PAGE_SIZE - 1 >> 12)):
+        pages = range(gpa >> 12, gpa + size + PAGE_SIZE - 1 >> 12)
+        if self.identity and self._overlays.keys().isdisjoint(pages) and self.owners.all_root(pages):
             return [(gpa, size)]
         return [(self.translate(at, access), length) for at, length in _pages(gpa, size)]
 

@@ -77,13 +77,16 @@ class GpaSpace:
         old, mapping = self._mapped.get(page), Mapping(spa_page << 12, rights)
         self.owners.lend(spa_page, self.partition_id)
         self._mapped[page] = mapping
+        shown = False
         try:
             self._show(page)
+            shown = True
             for listener in self.listeners:
                 listener(page, mapping)
         except Exception:
             self._restore(page, old)
-            self._show(page)
+            if shown:
+                self._show(page)        # its tables are there: this needs no memory
             self.owners.end_loan(spa_page)
             raise
         if old is not None:
@@ -113,11 +116,18 @@ class GpaSpace:
                 listener(n, self._mapped[n])
 
     def unmap(self, page: int) -> bool:
-        """Nothing stands at *page* any more; False when nothing did. Visible after `invept`."""
+        """Nothing stands at *page* any more; False when nothing did. Visible after `invept`.
+
+        INSUFFICIENT_MEMORY, and nothing changed, when a 2 MiB page cannot be split.
+        """
         old = self._mapped.pop(page, None)
         if old is None:
             return False
-        self._show(page)
+        try:
+            self._show(page)
+        except Exception:
+            self._mapped[page] = old
+            raise
         self.owners.end_loan(old.spa >> 12)
         for listener in self.listeners:
             listener(page, None)

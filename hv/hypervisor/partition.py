@@ -175,6 +175,7 @@ class Partition:
             return
         for vp in self.vps.values():
             vp.synic.reset()
+            vp.explicit_suspend = True      # for good: its registers cannot be set any more
             vp.kick()
         self.set_hypercall_page(HvHypercallMsr())
         self._space.close()

@@ -222,7 +222,7 @@ class WinHv:
         """Nothing stands at *count* pages of the child any more."""
         def header(first: int) -> UnmapGpaPagesInput:
             return UnmapGpaPagesInput(target_partition_id=partition_id, target_gpa_base=target_page + first)
-        self._reps(HypercallCode.UNMAP_GPA_PAGES, header, [b""] * count)
+        self._reps(HypercallCode.UNMAP_GPA_PAGES, header, [b""] * count, pool=partition_id)
 
     def read_gpa(self, partition_id: int, vp_index: int, gpa: int, size: int) -> tuple[int, bytes]:
         """(AccessGpaResult, up to 16 bytes) of a child's memory."""

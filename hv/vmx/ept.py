@@ -30,6 +30,7 @@ LARGE_PAGE_SIZE = PAGE_SIZE * ENTRIES_PER_TABLE
 
 # Plain integers: a walk is on the way of every nested fault.
 _FRAME = int(EptEntry(frame=(1 << 40) - 1))
+_READ = int(Access.READ)
 _RIGHTS = int(Access.READ | Access.WRITE | Access.EXECUTE)
 _LARGE = int(EptEntry(large=1))
 _LEAF = int(EptEntry(memory_type=EptMemoryType.WB))
@@ -77,7 +78,7 @@ def misconfiguration(entry: int, level: int) -> str:
     """Why *entry* of *level* is misconfigured, or "" when it is not; SDM "EPT Misconfigurations"."""
     if not entry & _RIGHTS:
         return ""
-    if not entry & Access.READ:
+    if not entry & _READ:
         return "write or execute without read"
     leaf = level == 1 or (level < WALK_LEVELS and bool(entry & _LARGE))
     if entry & _RESERVED_ADDRESS:
@@ -126,15 +127,16 @@ class EptTables:
         size = LARGE_PAGE_SIZE if large else PAGE_SIZE
         assert not (gpa | spa) % size, f"gpa {gpa:#x} or spa {spa:#x} is no multiple of {size:#x}"
         assert not gpa >> GPA_BITS, f"gpa {gpa:#x} exceeds {GPA_BITS} bits"
-        assert rights & Access.READ, f"{rights!r}: an entry without read is not present or misconfigured"
+        bits = int(rights)              # plain integers: `&` with an IntFlag would build an enum member each time
+        assert bits & _READ, f"{rights!r}: an entry without read is not present or misconfigured"
         if large:
             self._drop_below(gpa)
             at = self._entry_address(gpa, 2)
-            self.memory.write_u64(at, spa | int(rights) | _LEAF | _LARGE)
+            self.memory.write_u64(at, spa | bits | _LEAF | _LARGE)
             self._changed.update(range(gpa >> 12, (gpa >> 12) + ENTRIES_PER_TABLE))
         else:
             at = self._entry_address(gpa, 1)
-            self.memory.write_u64(at, spa | int(rights) | _LEAF)
+            self.memory.write_u64(at, spa | bits | _LEAF)
             self._changed.add(gpa >> 12)
 
     def unmap(self, gpa: int) -> bool:

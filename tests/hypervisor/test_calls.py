@@ -243,6 +243,12 @@ def test_a_parent_answers_with_an_exception(machine):
         machine.winhv.set_vp_registers(machine.guest.id, 0, {N.PENDING_INTERRUPTION: register.raw})
 
 
+def test_a_finalized_partitions_vp_cannot_be_started(machine):
+    machine.winhv.finalize_partition(machine.guest.id)
+    with refused(HvStatus.INVALID_PARTITION_STATE):
+        machine.winhv.set_vp_registers(machine.guest.id, 0, {N.EXPLICIT_SUSPEND: 0})
+
+
 # Interrupts and devices.
 
 def test_a_virtual_interrupt_is_in_irr(machine):

@@ -216,6 +216,37 @@ def test_listeners_hear_of_mappings_and_not_of_overlays(machine):
     assert heard == [(7, page), (7, None)]
 
 
+@pytest.mark.parametrize("change", ["unmap", "map", "cover"])
+def test_a_large_page_that_cannot_be_split_stays_as_it_was(change):
+    """Without memory for a table nothing is half done: record, tables and loans agree, and a retry succeeds."""
+    machine = Machine(pages=2048)
+    child = machine.child(pages=0, pool=7, vps=0)
+    child.space.map_large(0x200, 512, ALL)
+    spare = [child.pool.allocate() for _ in range(child.pool.available)]
+    overlay, other = Overlay("test", spare[0], READ_WRITE), 1500
+    act = {"unmap": lambda: child.space.unmap(0x203), "map": lambda: child.space.map(0x203, other, ALL),
+           "cover": lambda: child.space.cover(0x203, overlay)}[change]
+    with refused(HvStatus.INSUFFICIENT_MEMORY):
+        act()
+    assert child.space.visible(0x203) == child.space.mapping(0x203)
+    assert child.space.tables.walk(0x203 << 12).spa == child.space.mapping(0x203).spa == (512 + 3) << 12
+    assert machine.hypervisor.owners.inspect()["lent"] == 512
+    child.pool.free(spare[-1])
+    act()
+    seen = child.space.visible(0x203)
+    assert child.space.tables.walk(0x203 << 12).spa == (seen and seen.spa)
+    machine.hypervisor.finalize_partition(child)
+    assert machine.hypervisor.owners.inspect()["lent"] == 0
+    assert child.pool.in_use == len(spare) - 1
+
+
+def test_a_finalized_partition_never_runs_again(machine):
+    child = machine.child()
+    child.vps[0].explicit_suspend = False
+    machine.hypervisor.finalize_partition(child)
+    assert child.vps[0].explicit_suspend
+
+
 STEPS = st.lists(st.tuples(st.sampled_from(["map", "unmap", "cover", "uncover"]), st.integers(0, 5),
                            st.integers(32, 40), st.sampled_from([Access(0), Access.READ, READ_WRITE, ALL])),
                  max_size=30)

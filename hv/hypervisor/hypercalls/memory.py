@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.gpa_space import GPA_SPACE_PAGES, LARGE_PAGES
 from hv.hypervisor.hypercalls.registry import Call, Reps, hypercall, require, require_any_node
 from hv.hypervisor.partition import Partition, PartitionState
@@ -107,9 +108,11 @@ def map_gpa_pages(call: Call, input: MapGpaPagesInput, reps: Reps) -> None:
     try:
         for element in reps:
             source = call.partition.space.mapping(element.page_number)
-            require(source, f"page {element.page_number:#x} is not the caller's", HvStatus.OPERATION_DENIED)
-            require(not element.page_number % unit, f"page {element.page_number:#x} is no multiple of {unit}")
-            assert source is not None, "just checked"
+            if source is None:
+                raise HypercallError(HvStatus.OPERATION_DENIED, f"page {element.page_number:#x} is not the caller's")
+            if element.page_number % unit:
+                text = f"page {element.page_number:#x} is no multiple of {unit}"
+                raise HypercallError(HvStatus.INVALID_PARAMETER, text)
             (space.map_large if large else space.map)(target, source.spa >> 12, rights)
             target += unit
     finally:
@@ -126,10 +129,14 @@ def unmap_gpa_pages(call: Call, input: UnmapGpaPagesInput, reps: Reps) -> None:
     space = partition.space
     require(not input.unmap_flags & ~HvUnmapGpaFlags.KEEP_PRECOMMITTED, f"unmap flags {input.unmap_flags:#x}")
     _check_range(input.target_gpa_base, reps.count)
-    for n in reps:
-        space.unmap(input.target_gpa_base + n)
-    space.invept()
-    call.emit(PagesUnmapped(partition.id, input.target_gpa_base + reps.start << 12, reps.count - reps.start))
+    try:
+        for n in reps:
+            space.unmap(input.target_gpa_base + n)
+    finally:
+        space.invept()
+        if reps.done > reps.start:
+            first = input.target_gpa_base + reps.start
+            call.emit(PagesUnmapped(partition.id, first << 12, reps.done - reps.start))
 
 
 def _check_range(first: int, count: int) -> None:

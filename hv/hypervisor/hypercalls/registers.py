@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hv.hypervisor import intercepts, msrs
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.hypercalls.registry import Call, Reps, hypercall, require, require_vtl0
+from hv.hypervisor.partition import PartitionState
 from hv.machine.faults import GuestFault
 from hv.machine.idt import Event, EventKind
 from hv.machine.registers import Table
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 
 VALUE_SIZE = 16
 # Registers that no check of VM entry reads (RIP: an address that is not canonical faults at the fetch).
-_UNCHECKED = frozenset({HvRegisterName.EXPLICIT_SUSPEND, HvRegisterName.INTERCEPT_SUSPEND, HvRegisterName.PENDING_INTERRUPTION,
-                        *range(HvRegisterName.RAX, HvRegisterName.RIP + 1)})
+_UNCHECKED = frozenset({HvRegisterName.EXPLICIT_SUSPEND, HvRegisterName.INTERCEPT_SUSPEND,
+                        HvRegisterName.PENDING_INTERRUPTION, *range(HvRegisterName.RAX, HvRegisterName.RIP + 1)})
 _U64 = (1 << 64) - 1
 Get = Callable[["VirtualProcessor"], bytes]
 Set = Callable[["VirtualProcessor", bytes], None]
@@ -52,6 +53,7 @@ def get_vp_registers(call: Call, input: VpRegistersInput, reps: Reps) -> None:
 def set_vp_registers(call: Call, input: VpRegistersInput, reps: Reps) -> None:
     """Set registers in order; those before a refused one stay set, and reps completed tells which it was."""
     vp = _target(call, input)
+    vp.partition.require_state(PartitionState.ACTIVE)
     for element in reps:
         require(not any(element.padding), f"register {element.name:#x}: bytes 4..15 must be zero")
         set_register(vp, element.name, element.value)

@@ -27,7 +27,7 @@ class ProcessorFactory:
 
     def __call__(self, partition: Partition, index: int) -> VirtualProcessor | RootVirtualProcessor:
         if partition.is_root:
-            return RootVirtualProcessor(partition, index)
+            return RootVirtualProcessor(partition, index, lambda vp: self.hypervisor.on_wake(vp))
         engine, second_level = self._engine_of(partition)
         vcpu = Vcpu(engine, self.processor.clock, second_level)
         vcpu.external_interrupt = self.processor.acknowledge

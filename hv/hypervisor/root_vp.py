@@ -42,7 +42,7 @@ class RootVirtualProcessor:
 
     synic: Synic
 
-    def __init__(self, partition: Partition, index: int) -> None:
+    def __init__(self, partition: Partition, index: int, on_kick: Callable[[Any], None]) -> None:
         self.partition, self.index = partition, index
         self.trace = partition.trace
         self.regs: Any = RootRegisters()
@@ -53,6 +53,8 @@ class RootVirtualProcessor:
         self.runtime_100ns = 0
         self.stopped_because = ""
         self.on_interrupt: Callable[[int], None] = lambda vector: None
+        self.on_kick = on_kick
+        self.apic.on_pending = self.kick
 
     @property
     def runnable(self) -> bool:
@@ -60,7 +62,8 @@ class RootVirtualProcessor:
         return self.apic.deliverable() is not None
 
     def kick(self) -> None:
-        """Nothing to do: `runnable` looks at the APIC itself."""
+        """Something changed: tell the scheduler."""
+        self.on_kick(self)
 
     def run(self, until: int) -> None:
         """Take every interrupt that waits; each handler ends with EOI."""

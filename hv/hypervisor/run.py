@@ -28,7 +28,7 @@ def on_exit(reason: ExitReason) -> Callable[[Handler], Handler]:
     def register(handler: Handler) -> Handler:
         if reason in EXIT_HANDLERS:
             raise TypeError(f"{reason.name} is handled by {EXIT_HANDLERS[reason].__qualname__} and {handler.__qualname__}")
-        EXIT_HANDLERS[reason] = handler
+        EXIT_HANDLERS[reason] = _BY_REASON[reason] = handler
         return handler
     return register
 
@@ -38,17 +38,20 @@ def unexpected(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     return Halt(f"no handler for exit {exit.reason.name}")
 
 
+_BY_REASON: list[Handler] = [unexpected] * 128      # the same by number, for the exit path
+
+
 def obey(vp: VirtualProcessor, exit: VmExit) -> bool:
     """Handle one exit and do what the handler decided; True to enter the guest again."""
     if vp.trace.listening:
         vp.trace.emit(exit)
     try:
-        verdict = EXIT_HANDLERS.get(exit.reason, unexpected)(vp, exit)
+        verdict = _BY_REASON[exit.reason](vp, exit)
     except GuestFault as fault:
         verdict = Inject(fault.vector, fault.error_code, fault.address)
     if verdict is ADVANCE:
         vp.regs.complete_instruction(exit.instruction_length)
-        return True if not vp.event_pending else vp.deliver_pending()
+        return not vp.event_pending or vp.deliver_pending()
     return _obey_other(vp, exit, verdict)
 
 

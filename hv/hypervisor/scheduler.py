@@ -16,6 +16,7 @@ from hv.machine.lp import LogicalProcessor
 from hv.trace import events
 
 SLICE_TICKS = 100_000       # 50 us: small enough for two VPs that spin on each other's lock
+ALONE_TICKS = 20_000_000    # 10 ms: nobody waits, so only a timer, an interrupt or a woken VP needs an end
 
 
 class Schedulable(Protocol):
@@ -37,6 +38,12 @@ class Scheduler:
         self.hypervisor, self.processor, self.slice_ticks = hypervisor, processor, slice_ticks
         self.clock, self.trace = hypervisor.clock, hypervisor.trace
         self.current: Schedulable | None = None
+        hypervisor.on_wake = self._woken
+
+    def _woken(self, vp: Schedulable) -> None:
+        """*vp* got something to do while another one runs: the slice of that one gets an end, for root at once."""
+        if vp is not self.current:
+            self.processor.stop_by(self.clock.tsc + (0 if vp.partition.is_root else self.slice_ticks))
 
     def run(self, until: int | None = None, finished: Callable[[], bool] = lambda: False) -> None:
         """Run until *finished* says so, the clock reaches *until*, or nobody can run and no timer is set."""
@@ -48,7 +55,7 @@ class Scheduler:
         """One slice for the next VP, or a jump to the next timer; False when nothing can ever happen again."""
         self.clock.run_due()
         self._take_idle_interrupt()
-        vp = self._next()
+        vp, others_wait = self._next()
         if vp is None:
             return self._idle(until)
         if vp is not self.current:
@@ -56,7 +63,7 @@ class Scheduler:
             if self.trace.listening:
                 self.trace.emit(events.VpSwitch(vp.partition.id, vp.index))
         self.current = vp
-        vp.run(self._end_of_slice(until))
+        vp.run(self._end_of_slice(until, self.slice_ticks if others_wait else ALONE_TICKS))
         return True
 
     def run_root(self) -> bool:
@@ -68,8 +75,8 @@ class Scheduler:
                 return True
         return False
 
-    def _end_of_slice(self, until: int | None) -> int:
-        end = self.clock.tsc + self.slice_ticks
+    def _end_of_slice(self, until: int | None, ticks: int) -> int:
+        end = self.clock.tsc + ticks
         deadline = self.clock.next_deadline()
         return min(moment for moment in (end, deadline, until) if moment is not None)
 
@@ -93,11 +100,10 @@ class Scheduler:
             for index in sorted(vps):
                 yield vps[index]
 
-    def _next(self) -> Schedulable | None:
-        """The runnable VP after the current one in order; root's before all."""
+    def _next(self) -> tuple[Schedulable | None, bool]:
+        """The runnable VP after the current one in order, root's before all; and whether another one is runnable too."""
         vps = list(self._vps())
-        for vp in vps:
-            if vp.partition.is_root and vp.runnable:
-                return vp
         at = next((n for n, vp in enumerate(vps) if vp is self.current), -1)
-        return next((vp for vp in vps[at + 1 :] + vps[: at + 1] if vp.runnable), None)
+        runnable = [vp for vp in vps[at + 1 :] + vps[: at + 1] if vp.runnable]
+        runnable.sort(key=lambda vp: not vp.partition.is_root)      # stable: the rest keeps its order
+        return (runnable[0] if runnable else None), len(runnable) > 1

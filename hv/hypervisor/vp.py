@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hv.hypervisor.run import obey
@@ -40,7 +41,7 @@ class VirtualProcessor:
         self.pending_event: Event | None = None  # what the parent asked to be injected at the next entry
         self.stopped_because = ""               # why it can never run again
         self.runtime = 0                        # ticks
-        vcpu.on_exit = lambda exit: obey(self, exit)
+        vcpu.on_exit = partial(obey, self)
         self.hypervisor = hypervisor
         init_registers(self.regs)
 
@@ -78,8 +79,9 @@ class VirtualProcessor:
         self.runtime += self.partition.clock.tsc - start
 
     def kick(self) -> None:
-        """Something changed: look for interrupts before going on."""
+        """Something changed: look for interrupts before going on, and tell the scheduler."""
         self.event_pending = True
+        self.hypervisor.on_wake(self)
 
     def stop(self, why: str) -> None:
         """It can never run again."""

@@ -98,6 +98,8 @@ _MSR_NUMBER = svm.EXIT_BASE + svm.SvmExit.MSR
 _INSTRUCTION_TRAPS = {stubs.KIND_IN: Trap.IN, stubs.KIND_OUT: Trap.OUT, stubs.KIND_SYSCALL: Trap.SYSCALL,
                       stubs.KIND_SYSENTER: Trap.SYSENTER}
 _UNDEFINED = (Trap.UNDEFINED, 0)
+_NESTED_FAULT = Trap.NESTED_FAULT
+_FETCHED = stubs.ExitFrame.fetched.offset // 8
 
 TrapHandler = Callable[[Trap, int], bool]
 Translation = tuple[int, bool, bool, bool]      # system-physical page, writable, executable, one of a 2 MiB page
@@ -180,6 +182,8 @@ class Engine:
                                       0, (ctypes.c_uint8 * 16)(), at.RIP, at.SEGMENTS + 24 + 8)
         self._asked = stubs.InstructionFrame(0, 0, 0, 0, 0, _native("uc_reg_read"), x86_const.UC_X86_REG_RCX,
                                              x86_const.UC_X86_REG_MSR, (0x4000_0000, 0))
+        self._frame_words = memoryview(self._frame).cast("B").cast("Q")
+        self._code = memoryview(self._frame).cast("B")[stubs.ExitFrame.code.offset :]
         self.counter.stop, self.counter.reg_read = _native("uc_emu_stop"), _native("uc_reg_read")
         self._handler = _HANDLER(self._on_intercept)
         self._frame.handler = ctypes.cast(self._handler, ctypes.c_void_p).value
@@ -354,7 +358,7 @@ class Engine:
                 trap, detail = self._msr_or_instruction()
             else:
                 trap, detail = _TRAP_TABLE.get(number, _UNDEFINED)
-                if trap is Trap.NESTED_FAULT and self._fill_nested():
+                if trap is _NESTED_FAULT and self._fill_nested():
                     return 0
                 if number < 0x100:
                     trap, detail = Trap.EXCEPTION, number
@@ -422,7 +426,7 @@ class Engine:
 
     def code_bytes(self) -> bytes:
         """The bytes at RIP as the guest fetches them, up to 15 or the end of the page; empty when unknown."""
-        return bytes(self._frame.code[: self._frame.fetched])
+        return self._code[: self._frame_words[_FETCHED]].tobytes()
 
     def port(self) -> tuple[int, int, int]:
         """Port, size in bytes and value (of OUT) of the I/O instruction that trapped."""

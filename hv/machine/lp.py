@@ -26,14 +26,14 @@ class LogicalProcessor:
         self.interconnect.add(self.apic)
         self.apic.write(ApicRegister.SVR, _SOFTWARE_ENABLE)
         self.apic.on_pending = self._interrupt_arrived
-        self.clock.on_earlier = self._stop_by
+        self.clock.on_earlier = self.stop_by
 
     def _interrupt_arrived(self) -> None:
         if self.apic.deliverable() is not None:
             self.counter.limit = self.counter.deadline = 0
 
-    def _stop_by(self, tsc: int) -> None:
-        """A timer was set that is due before all others: a guest that runs must stop for it."""
+    def stop_by(self, tsc: int) -> None:
+        """A guest that runs stops at *tsc* at the latest: for a timer that was just set, or for another VP."""
         if tsc < self.counter.deadline:
             self.counter.deadline = tsc
             self.counter.limit = min(self.counter.limit, tsc)

@@ -14,19 +14,18 @@ class VmExit:
     `InterruptionInfo`, 0 when it is not valid; so is *idt_vectoring_info*, for an exit during event delivery.
     """
 
-    __slots__ = ("guest_linear_address", "guest_physical_address", "idt_vectoring_error_code", "idt_vectoring_info",
-                 "instruction_length", "interruption_error_code", "interruption_info", "qualification", "reason")
+    # What most exits leave as it is stands here, so that making one costs three assignments.
+    guest_physical_address: int | None = None
+    guest_linear_address: int | None = None
+    interruption_info = 0
+    interruption_error_code = 0
+    idt_vectoring_info = 0
+    idt_vectoring_error_code = 0
 
     def __init__(self, reason: ExitReason, qualification: int = 0, instruction_length: int = 0) -> None:
         self.reason = reason
         self.qualification = qualification
         self.instruction_length = instruction_length
-        self.guest_physical_address: int | None = None
-        self.guest_linear_address: int | None = None
-        self.interruption_info = 0
-        self.interruption_error_code = 0
-        self.idt_vectoring_info = 0
-        self.idt_vectoring_error_code = 0
 
     def inspect(self) -> dict[str, Any]:
         """Plain data; what is not valid is left out."""

@@ -40,6 +40,10 @@ from hv.vmx.exit import VmExit
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
+# Looked up once: naming a member of an enumeration costs a call.
+_CPUID, _RDMSR, _WRMSR, _VMCALL = ExitReason.CPUID, ExitReason.RDMSR, ExitReason.WRMSR, ExitReason.VMCALL
+_UD = Vector.UD.value
+
 Intercept = Callable[["Vcpu", int], VmExit | None]
 
 _VMX_REASONS = {
@@ -78,7 +82,7 @@ def _advance(vcpu: Vcpu, length: int) -> None:
 # --- instructions --------------------------------------------------------------------------------
 
 def cpuid(vcpu: Vcpu, detail: int) -> VmExit | None:
-    return VmExit(ExitReason.CPUID, 0, _length(vcpu))
+    return VmExit(_CPUID, 0, _length(vcpu))
 
 
 def hlt(vcpu: Vcpu, detail: int) -> VmExit | None:
@@ -86,11 +90,11 @@ def hlt(vcpu: Vcpu, detail: int) -> VmExit | None:
 
 
 def rdmsr(vcpu: Vcpu, detail: int) -> VmExit | None:
-    return _msr(vcpu, ExitReason.RDMSR, 0)
+    return _msr(vcpu, _RDMSR, 0)
 
 
 def wrmsr(vcpu: Vcpu, detail: int) -> VmExit | None:
-    return _msr(vcpu, ExitReason.WRMSR, 0x800)
+    return _msr(vcpu, _WRMSR, 0x800)
 
 
 def _msr(vcpu: Vcpu, reason: ExitReason, half: int) -> VmExit | None:
@@ -260,7 +264,7 @@ def dr_write(vcpu: Vcpu, detail: int) -> VmExit | None:
 
 def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
     """A fault the guest met: an exit when the exception bitmap says so, else its own affair. VMX instructions are #UD here."""
-    if vector == Vector.UD:
+    if vector == _UD:
         found = _vmx_instruction(vcpu)
         if found is not None:
             return found
@@ -300,7 +304,7 @@ def _vmx_instruction(vcpu: Vcpu) -> VmExit | None:
     """The exit of a VMX instruction, which the engine does not know; None when the bytes are none."""
     code = vcpu.engine.code_bytes()
     if code[:3] == b"\x0f\x01\xc1":
-        return VmExit(ExitReason.VMCALL, 0, 3)
+        return VmExit(_VMCALL, 0, 3)
     try:
         decoded = decode(code, vcpu.state.bits) if code else decode_at(vcpu.state, vcpu.memory)
     except Undecodable:

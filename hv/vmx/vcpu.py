@@ -41,6 +41,7 @@ class Vcpu:
         self.on_exit: ExitHandler = lambda exit: False
         self.external_interrupt: Callable[[], int | None] = lambda: None
         self.exits = [0] * 128
+        self._work = engine.counter.words       # word 0 is the clock
         self.state_written = True               # by software: the next entry checks it
         self.broken_rules: list[str] = []       # what the last failed entry found
         self.window_wanted = False
@@ -124,7 +125,7 @@ class Vcpu:
         """Record a VM exit and ask the handler; True to enter again."""
         self.vmcs.last_exit = exit
         self.exits[exit.reason] += 1
-        self.clock.counter.done += EXIT_TICKS
+        self._work[0] += EXIT_TICKS
         return self.on_exit(exit)
 
     def _on_trap(self, trap: Trap, detail: int) -> bool:

@@ -12,7 +12,7 @@ from hv.trace.events import Cpuid
 from hv.vmx.exit import VmExit
 
 _RAX, _RCX, _RDX, _RBX = range(4)       # places in ProcessorState.gpr
-_CPUID = HvInterceptType.CPUID
+_CPUID = HvInterceptType.CPUID.value
 _LOW = 0xFFFF_FFFF
 _EXECUTE = 4
 
@@ -23,7 +23,7 @@ def handle_cpuid(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     gpr = vp.regs.gpr
     leaf, subleaf = gpr[_RAX] & _LOW, gpr[_RCX] & _LOW
     answer = vp.partition.cpuid.lookup(leaf, subleaf, vp.index)
-    if vp.partition.intercepts.installed and vp.partition.intercepts.wants(_CPUID, leaf, _EXECUTE):
+    if _CPUID in vp.partition.intercepts.kinds and vp.partition.intercepts.wants(_CPUID, leaf, _EXECUTE):
         intercepts.send_cpuid(vp, answer, exit.instruction_length)
         return ASK_PARENT
     gpr[_RAX], gpr[_RBX], gpr[_RCX], gpr[_RDX] = answer

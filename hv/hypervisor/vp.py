@@ -106,12 +106,19 @@ class VirtualProcessor:
     def _deliver_interrupt(self) -> bool:
         vector = self.apic.deliverable()
         if vector is not None and self.regs.interrupts_enabled and not self.regs.interrupt_shadow:
-            if not self._inject(Event(self.apic.acknowledge(), EventKind.EXTERNAL)):
+            if not self._inject(Event(self.acknowledge(), EventKind.EXTERNAL)):
                 return False
             vector = self.apic.deliverable()
         self.event_pending = False
         self.vcpu.want_window(vector is not None)
         return True
+
+    def acknowledge(self) -> int:
+        """Take the highest interrupt from the APIC; one of a SINT with AutoEOI is ended with that."""
+        vector = self.apic.acknowledge()
+        if vector in self.synic.auto_eoi_vectors:
+            self.apic.eoi()
+        return vector
 
     def _inject(self, event: Event) -> bool:
         if self.trace.listening:

@@ -238,6 +238,11 @@ class ProcessorState:
         hidden = self.dwords[at.HFLAGS // 4]
         self.dwords[at.HFLAGS // 4] = hidden | _INHIBIT if value else hidden & ~_INHIBIT
 
+    @property
+    def is_kernel_64(self) -> bool:
+        """64-bit code at privilege level 0 is running."""
+        return bool(self.dwords[at.HFLAGS // 4] & (3 | _CS64) == _CS64)
+
     def complete_instruction(self, length: int) -> None:
         """The instruction of *length* bytes at RIP is done: RIP moves on, and a shadow of STI or MOV SS ends."""
         words, dwords = self.words, self.dwords

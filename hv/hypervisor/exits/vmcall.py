@@ -9,6 +9,7 @@ from hv.hypervisor.verdicts import ADVANCE, Verdict
 from hv.hypervisor.vp import VirtualProcessor
 from hv.machine.faults import GuestFault, NestedFault
 from hv.spec.exits import ExitReason
+from hv.spec.msrs import HvHypercallMsr
 from hv.spec.x86 import Vector
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts import nested_fault
@@ -16,15 +17,17 @@ from hv.vmx.intercepts import nested_fault
 _RAX, _RCX, _RDX, _RBX = range(4)
 _RSI, _RDI, _R8 = 6, 7, 8
 _LOW = 0xFFFF_FFFF
+_ENABLE = HvHypercallMsr(enable=1).raw
 
 
 @on_exit(ExitReason.VMCALL)
 def handle_vmcall(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     """TLFS "Hypercall Interface": from CPL 0 of protected mode, with the hypercall page established; else #UD."""
-    regs, partition = vp.regs, vp.partition
-    if regs.cpl or not regs.protected or not partition.hypercall_msr.enable:
+    regs = vp.regs
+    wide = regs.is_kernel_64
+    if not vp.partition.hypercall_msr.raw & _ENABLE or not (wide or _may_call_from_32_bits(vp)):
         raise GuestFault(Vector.UD)
-    gpr, wide = regs.gpr, regs.bits == 64
+    gpr = regs.gpr
     if wide:
         control, input_gpa, output_gpa = gpr[_RCX], gpr[_RDX], gpr[_R8]
     else:
@@ -38,6 +41,11 @@ def handle_vmcall(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     else:
         gpr[_RDX], gpr[_RAX] = result >> 32, result & _LOW
     return ADVANCE
+
+
+def _may_call_from_32_bits(vp: VirtualProcessor) -> bool:
+    """Protected or compatibility mode at CPL 0; neither real nor virtual-8086 mode."""
+    return vp.regs.protected and not vp.regs.cpl
 
 
 def _pair(gpr: memoryview, high: int, low: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from hv.commands.files import find_guest
 from hv.commands.screen import console, is_plain, shown_time, ticks
 
 if TYPE_CHECKING:
-    from hv.trace.bus import Record
+    from hv.platform import VirtualMachine
 
 DEFAULT_BUDGET = "2s"
 
@@ -51,30 +52,26 @@ def describe(args: argparse.Namespace) -> MachineDescription:
 
 
 class SerialPrinter:
-    """A listener that prints what the serial ports send: of several VMs, line by line with the VM's name."""
+    """Prints what the serial ports send as they send it: of several VMs, line by line with the VM's name."""
 
-    def __init__(self, names: dict[int, str]) -> None:
-        self.names = names
-        self._lines: dict[int, str] = {}
+    def __init__(self, vms: list[VirtualMachine]) -> None:
+        self._lines = {vm.name: "" for vm in vms}
+        for vm in vms:
+            vm.worker.on_serial = self._alone if len(vms) == 1 else partial(self._among_others, vm.name)
 
-    def __call__(self, record: Record) -> None:
-        from hv.trace.events import SerialOutput
+    def _alone(self, text: str) -> None:
+        print(text, end="", flush=True)
 
-        if not isinstance(record.event, SerialOutput):
-            return
-        if len(self.names) == 1:
-            print(record.event.text, end="", flush=True)
-            return
-        *whole, rest = (self._lines.get(record.partition, "") + record.event.text).split("\n")
+    def _among_others(self, name: str, text: str) -> None:
+        *whole, self._lines[name] = (self._lines[name] + text).split("\n")
         for line in whole:
-            print(f"{self.names.get(record.partition, '?')}: {line}", flush=True)
-        self._lines[record.partition] = rest
+            print(f"{name}: {line}", flush=True)
 
     def finish(self) -> None:
         """Print the lines that were never ended."""
-        for partition, rest in sorted(self._lines.items()):
+        for name, rest in self._lines.items():
             if rest:
-                print(f"{self.names.get(partition, '?')}: {rest}")
+                print(f"{name}: {rest}")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -85,9 +82,7 @@ def main(args: argparse.Namespace) -> int:
     from hv.commands import building, outcome
 
     machine, vms = building.build(description)
-    printer = SerialPrinter({vm.partition_id: vm.name for vm in vms})
-    if not args.json:
-        machine.trace.listen(printer)
+    printer = SerialPrinter([] if args.json else vms)
     timeline = _timeline(machine, args.trace)
     try:
         building.run(machine, vms, limit)
@@ -105,7 +100,7 @@ def main(args: argparse.Namespace) -> int:
     code = TRUE if args.until and all(vm.ended is None for vm in vms) else outcome.exit_code(vms)
     machine.close()
     if still and not args.until:
-        raise CommandError(f"{', '.join(still)} still ran when the budget of {shown_time(limit)} virtual time was used up",
+        raise CommandError(f"{', '.join(still)} still ran when its budget, {shown_time(limit)} of virtual time, ended",
                            "raise it with --budget 10s, or stop on purpose with --until", code)
     return code
 

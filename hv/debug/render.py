@@ -47,6 +47,8 @@ def _flat(mapping: Mapping[Any, Any], prefix: str) -> Iterable[tuple[str, str]]:
     for key, value in mapping.items():
         if _inspectable(value):
             value = value.inspect()
+        if str(key).startswith("reserved"):
+            continue
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}/")
         else:
@@ -76,6 +78,25 @@ def _one(value: Any) -> str:
             return " ".join(f"{field.name}={_one(getattr(value, field.name))}" for field in fields(value))
         case _:
             return _without_address(value)
+
+
+def outline(tree: Any) -> Any:
+    """An object as it is, but of what holds many parts only their names."""
+    data = tree.inspect() if _inspectable(tree) else tree
+    if not isinstance(data, Mapping):
+        return data
+    return {key: short(value) for key, value in data.items() if not str(key).startswith("reserved")}
+
+
+def short(value: Any) -> Any:
+    """A value, or for a long list and a deep object what there is below."""
+    if _inspectable(value):
+        value = value.inspect()
+    if isinstance(value, list) and len(value) > 8:
+        return f"({len(value)} entries)"
+    if isinstance(value, Mapping) and (len(value) > 8 or any(isinstance(part, Mapping) for part in value.values())):
+        return "/ " + " ".join(str(key) for key in value)
+    return value
 
 
 def number(value: int) -> str:

@@ -6,6 +6,7 @@ has the last word: a line that is no command, or begins with `!`, is an expressi
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from hv.debug.errors import DebugError
 from hv.debug.numbers import number
 from hv.debug.places import Places
 from hv.debug.registry import NAMES, find
-from hv.debug.render import render
+from hv.debug.render import outline, render
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.vp import VirtualProcessor
 from hv.image.model import Image
@@ -38,6 +39,7 @@ class Session:
     """*machine* and its *vms*; *images* by VM name give the symbols. *interrupted* says whether to stop running."""
 
     def __init__(self, machine: Any, vms: list[Any], images: dict[str, Image] | None = None) -> None:
+        importlib.import_module("hv.debug.commands")    # registers them; they import this module
         self.machine, self.vms = machine, vms
         self.recent = Recent(KEPT_EVENTS)
         machine.trace.listen(self.recent)
@@ -132,7 +134,7 @@ class Session:
         before = dict(names)
         try:
             try:
-                return eval(compile(source, "<repl>", "eval"), names)
+                return outline(eval(compile(source, "<repl>", "eval"), names))
             except SyntaxError:
                 exec(compile(source, "<repl>", "exec"), names)
         except (KeyboardInterrupt, DebugError):

@@ -7,6 +7,7 @@ from typing import Any
 
 from hv.debug.errors import DebugError
 from hv.debug.registry import command
+from hv.debug.render import outline
 from hv.debug.session import Session
 
 
@@ -76,22 +77,3 @@ def child(tree: Any, part: str, session: Session, seen: str) -> Any:
     if isinstance(data, list) and part.isdecimal() and int(part) < len(data):
         return data[int(part)]
     raise DebugError(f"{seen} has no parts", "it is a plain value")
-
-
-def outline(tree: Any) -> Any:
-    """An object as it is, but of what holds many parts only their names."""
-    data = tree.inspect() if hasattr(tree, "inspect") else tree
-    if not isinstance(data, Mapping):
-        return data
-    return {key: short(value) for key, value in data.items()}
-
-
-def short(value: Any) -> Any:
-    """A value, or for a long list and a deep object what there is below."""
-    if hasattr(value, "inspect"):
-        value = value.inspect()
-    if isinstance(value, list) and len(value) > 8:
-        return f"({len(value)} entries)"
-    if isinstance(value, Mapping) and (len(value) > 8 or any(isinstance(part, Mapping) for part in value.values())):
-        return "/ " + " ".join(str(key) for key in value)
-    return value

@@ -160,6 +160,7 @@ class Machine:
     def create_vm(self, name: str, image: Image, memory_mib: int = VM_MEMORY_MIB, vps: int = 1,
                   dma_device: bool = False, other: VirtualMachine | None = None) -> VirtualMachine:
         """A VM with *image* loaded, ready to run; MachineError, ImageError. *other* is named in its information block."""
+        self._root_runs()
         try:
             worker = Worker(self.root.winhv, self.root.vid, self.trace, name, memory_mib << 20, vps)
         except OutOfPages as error:
@@ -175,6 +176,10 @@ class Machine:
         self.vms.append(vm)
         return vm
 
+    def _root_runs(self) -> None:
+        """What happens now is root's doing: its management stack was called from outside."""
+        self.trace.at(self.hypervisor.root.id, 0)
+
     def _free_device(self) -> AssignedDevice:
         used = {worker.device.source_id for worker in self.root.workers if worker.device is not None}
         for number, device in enumerate(self.devices):
@@ -184,6 +189,7 @@ class Machine:
 
     def connect(self, sender: VirtualMachine, connection_id: int, receiver: VirtualMachine, sint: int = 2) -> None:
         """HvCallPostMessage of *sender* through *connection_id* arrives at *sint* of *receiver*'s VP 0."""
+        self._root_runs()
         port_id = (sender.partition_id << 8 | connection_id) & 0xFF_FFFF
         self.root.winhv.create_message_port(receiver.partition_id, port_id, sender.partition_id, sint, 0)
         self.root.winhv.connect_port(sender.partition_id, connection_id, receiver.partition_id, port_id)

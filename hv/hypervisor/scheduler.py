@@ -38,6 +38,7 @@ class Scheduler:
         self.hypervisor, self.processor, self.slice_ticks = hypervisor, processor, slice_ticks
         self.clock, self.trace = hypervisor.clock, hypervisor.trace
         self.current: Schedulable | None = None
+        self._last_child: Schedulable | None = None     # whose turn it was: root's errands do not change the order
         hypervisor.on_wake = self._woken
 
     def _woken(self, vp: Schedulable) -> None:
@@ -63,6 +64,8 @@ class Scheduler:
             if self.trace.listening:
                 self.trace.emit(events.VpSwitch(vp.partition.id, vp.index))
         self.current = vp
+        if not vp.partition.is_root:
+            self._last_child = vp
         vp.run(self._end_of_slice(until, self.slice_ticks if others_wait else ALONE_TICKS))
         return True
 
@@ -101,9 +104,9 @@ class Scheduler:
                 yield vps[index]
 
     def _next(self) -> tuple[Schedulable | None, bool]:
-        """The runnable VP after the current one in order, root's before all; and whether another one is runnable too."""
+        """The runnable VP after the last child's in order, root's before all; and whether another one is runnable too."""
         vps = list(self._vps())
-        at = next((n for n, vp in enumerate(vps) if vp is self.current), -1)
+        at = next((n for n, vp in enumerate(vps) if vp is self._last_child), -1)
         runnable = [vp for vp in vps[at + 1 :] + vps[: at + 1] if vp.runnable]
         runnable.sort(key=lambda vp: not vp.partition.is_root)      # stable: the rest keeps its order
         return (runnable[0] if runnable else None), len(runnable) > 1

@@ -15,7 +15,6 @@ import ctypes
 import mmap
 import struct
 from collections.abc import Callable
-from enum import IntEnum
 from typing import Any
 
 from unicorn import (
@@ -38,9 +37,11 @@ from unicorn.unicorn_py3.unicorn import uclib
 
 from hv.machine import context as at
 from hv.machine import stubs, svm
+from hv.machine.hooks import EVERY_INSTRUCTION, PythonHooks
 from hv.machine.nested import LARGE, NestedTables
 from hv.machine.ram import PhysicalMemory
 from hv.machine.state import ProcessorState
+from hv.machine.traps import INSTRUCTION_TRAPS, Trap
 
 PRIVATE_BASE = 1 << 38              # engine addresses that no system-physical address reaches
 ALIAS_BASE = 1 << 37                # RAM once more, not executable
@@ -48,35 +49,6 @@ _PRIVATE_TABLES = 512               # pages of nested tables: 1 GiB of guest mem
 _FLUSH = unicorn_const.UC_CTL_TLB_FLUSH | unicorn_const.UC_CTL_IO_WRITE << 30
 _REMOVE_CODE = unicorn_const.UC_CTL_TB_REMOVE_CACHE | 2 << 26 | unicorn_const.UC_CTL_IO_WRITE << 30
 _HANDLER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
-
-
-class Trap(IntEnum):
-    """What the guest did. The comments say what `detail` is and what else is live."""
-
-    CPUID = 0
-    HLT = 1
-    RDMSR = 2
-    WRMSR = 3
-    RDTSC = 4
-    RDTSCP = 5
-    RDPMC = 6
-    INVLPG = 7
-    PAUSE = 8
-    WBINVD = 9
-    MONITOR = 10
-    MWAIT = 11
-    CR_READ = 12                # detail: register number
-    CR_WRITE = 13
-    DR_READ = 14
-    DR_WRITE = 15
-    EXCEPTION = 16              # detail: vector; error_code(), fault_address()
-    SOFTWARE_INTERRUPT = 17     # INT n, INT3, INTO; RIP on the instruction
-    NESTED_FAULT = 18           # nested_fault()
-    IN = 19                     # port()
-    OUT = 20
-    SYSCALL = 21
-    SYSENTER = 22
-    UNDEFINED = 23              # instructions of the engine's own guest mode, which no guest has
 
 
 _TRAPS = {
@@ -95,8 +67,6 @@ for _n in range(16):
 for _n in range(32):
     _TRAP_TABLE[svm.EXIT_BASE + svm.SvmExit.EXCEPTION + _n] = (Trap.EXCEPTION, _n)
 _MSR_NUMBER = svm.EXIT_BASE + svm.SvmExit.MSR
-_INSTRUCTION_TRAPS = {stubs.KIND_IN: Trap.IN, stubs.KIND_OUT: Trap.OUT, stubs.KIND_SYSCALL: Trap.SYSCALL,
-                      stubs.KIND_SYSENTER: Trap.SYSENTER}
 _UNDEFINED = (Trap.UNDEFINED, 0)
 _NESTED_FAULT = Trap.NESTED_FAULT
 _FETCHED = stubs.ExitFrame.fetched.offset // 8
@@ -188,10 +158,13 @@ class Engine:
         self._handler = _HANDLER(self._on_intercept)
         self._frame.handler = ctypes.cast(self._handler, ctypes.c_void_p).value
         self._uc.hook_add(UC_HOOK_MEM_FETCH_PROT, self._on_refused_fetch)
+        self._python_hooks: PythonHooks | None = None
+        self._counting = 0
         if stubs.available():
             self._install_native_hooks()
         else:
-            self._install_python_hooks()
+            self._python_hooks = PythonHooks(self._add_hook, self._frame, self._asked, self.counter)
+            self._counting = EVERY_INSTRUCTION
 
     def _install_native_hooks(self) -> None:
         native = stubs.routines()
@@ -208,10 +181,6 @@ class Engine:
                                    ctypes.c_uint64(1), ctypes.c_uint64(0), *(ctypes.c_int(value) for value in extra))
         if status:
             raise EngineError(f"the engine refuses hook {kind} (uc_hook_add: {status})")
-
-    def _install_python_hooks(self) -> None:
-        """The slow way, where the machine code of `stubs.py` cannot run; the same counts and the same traps."""
-        raise EngineError("no native routines on this host yet")
 
     # --- states --------------------------------------------------------------------------------------
 
@@ -304,13 +273,14 @@ class Engine:
         counter.limit = 0 if window or counter.skip else until
         while True:
             status = self._start(state, instructions)
-            if status != UC_ERR_FETCH_PROT:
-                break
-            if not self._may_fetch():
-                return not self.on_trap(Trap.NESTED_FAULT, 0)
-        if status:
-            raise EngineError(f"the engine stopped with error {status} at {state.rip:#x}")
-        return self._stopped_by_trap
+            if status == UC_ERR_FETCH_PROT:
+                late = None if self._may_fetch() else Trap.NESTED_FAULT
+            elif status:
+                raise EngineError(f"the engine stopped with error {status} at {state.rip:#x}")
+            elif self._python_hooks is None or (late := self._python_hooks.deferred()) is None:
+                return self._stopped_by_trap
+            if late is not None and not self.on_trap(late, 0):
+                return True
 
     def _start(self, state: ProcessorState, instructions: int) -> int:
         """One stretch of the engine, from *state* and back into it; the API's status."""
@@ -320,9 +290,9 @@ class Engine:
         self._stopped_by_trap = self._refused_fetch = False
         self._running = True
         status: int = uclib.uc_emu_start(self._handle, ctypes.c_uint64(state.rip), ctypes.c_uint64(0), ctypes.c_uint64(0),
-                                         ctypes.c_size_t(instructions))
+                                         ctypes.c_size_t(instructions or self._counting))
         self._running = False
-        if not self._stopped_by_trap:
+        if not self._stopped_by_trap and not self._asked.kind:
             uclib.uc_context_save(self._handle, state.context)
         if self._failure is not None:
             failure, self._failure = self._failure, None
@@ -379,7 +349,7 @@ class Engine:
         if asked.kind:
             kind, asked.kind = asked.kind, 0
             state.rcx = asked.rcx
-            return _INSTRUCTION_TRAPS[kind], 0
+            return INSTRUCTION_TRAPS[kind], 0
         return (Trap.WRMSR if state.dwords[at.ERROR_CODE // 4] & 1 else Trap.RDMSR), 0
 
     def _fill_nested(self) -> bool:

@@ -16,6 +16,7 @@ from hv.machine.decode import (
     ControlAccess,
     ControlRegisterAccess,
     Decoded,
+    ImmediateOperand,
     MemoryOperand,
     RegisterOperand,
     Undecodable,
@@ -26,10 +27,10 @@ from hv.machine.decode import (
     read_register,
     write_register,
 )
-from hv.machine.engine import Trap
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.idt import Event, EventKind
 from hv.machine.io_permission import io_permitted
+from hv.machine.traps import Trap
 from hv.spec.ept import EptViolationQualification
 from hv.spec.exits import CrQualification, DrQualification, ExitReason, InterruptionInfo, InterruptionType, IoQualification
 from hv.spec.vmcs import PrimaryControls
@@ -324,8 +325,9 @@ def software_interrupt(vcpu: Vcpu, detail: int) -> VmExit | None:
         if vcpu.exception_bitmap >> event.vector & 1:
             return _exception_exit(event, 0, decoded.length)
     else:
-        vector = vcpu.engine.code_bytes()[decoded.length - 1] if vcpu.engine.code_bytes() else 0
-        event = Event(vector, EventKind.SOFTWARE_INTERRUPT, None, decoded.length)
+        operand = decoded.operands[0]
+        assert isinstance(operand, ImmediateOperand), decoded.text
+        event = Event(operand.value & 0xFF, EventKind.SOFTWARE_INTERRUPT, None, decoded.length)
     vcpu.inject(event)
     return None
 

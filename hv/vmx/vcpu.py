@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hv.machine.clock import EXIT_TICKS, VirtualClock
-from hv.machine.engine import Engine, Trap
+from hv.machine.engine import Engine
 from hv.machine.faults import GuestFault, NestedFault, TripleFault
 from hv.machine.idt import Event, TaskGate, deliver_combined, exception
 from hv.machine.linear import LinearMemory
 from hv.machine.state import ProcessorState
+from hv.machine.traps import Trap
 from hv.spec.exits import ExitReason
 from hv.spec.vmcs import PinControls, PrimaryControls, VmcsField
 from hv.vmx import intercepts

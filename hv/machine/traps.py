@@ -1,0 +1,41 @@
+"""What leaves a guest: the machine's own words for "this is not for the guest to decide"."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from hv.machine import stubs
+
+
+class Trap(IntEnum):
+    """What the guest did. The comments say what `detail` is and what else is live."""
+
+    CPUID = 0
+    HLT = 1
+    RDMSR = 2
+    WRMSR = 3
+    RDTSC = 4
+    RDTSCP = 5
+    RDPMC = 6
+    INVLPG = 7
+    PAUSE = 8
+    WBINVD = 9
+    MONITOR = 10
+    MWAIT = 11
+    CR_READ = 12                # detail: register number
+    CR_WRITE = 13
+    DR_READ = 14
+    DR_WRITE = 15
+    EXCEPTION = 16              # detail: vector; error_code(), fault_address()
+    SOFTWARE_INTERRUPT = 17     # INT n, INT3, INTO; RIP on the instruction
+    NESTED_FAULT = 18           # nested_fault()
+    IN = 19                     # port()
+    OUT = 20
+    SYSCALL = 21
+    SYSENTER = 22
+    UNDEFINED = 23              # instructions of the engine's own guest mode, which no guest has
+
+
+# The instructions that the engine tells of by a hook of their own.
+INSTRUCTION_TRAPS = {stubs.KIND_IN: Trap.IN, stubs.KIND_OUT: Trap.OUT, stubs.KIND_SYSCALL: Trap.SYSCALL,
+                     stubs.KIND_SYSENTER: Trap.SYSENTER}

@@ -40,6 +40,7 @@ class FieldType:
         self.layout = layout
         self.is_raw = not code and layout is None
         self.is_plain = layout is None and count == 1       # one value of the format, taken as it is
+        self.is_number = self.is_plain and not self.is_raw
         self.format = layout.FORMAT * count if layout is not None else f"{size}s" if self.is_raw else code * count
 
     def take(self, values: Iterator[Any]) -> Any:
@@ -128,6 +129,9 @@ class Layout:
     FIELDS: ClassVar[dict[str, tuple[int, FieldType]]] = {}   # name -> (offset, type)
     _STRUCT: ClassVar[struct.Struct]
     _PLAIN: ClassVar[tuple[str, ...]] = ()           # the fields' names, when each of them is one value
+    _PARTS: ClassVar[tuple[tuple[str, FieldType], ...]] = ()
+    _DEFAULTS: ClassVar[dict[str, Any]] = {}         # a field of Layouts has None: each structure gets its own
+    _INNER: ClassVar[tuple[tuple[str, FieldType], ...]] = ()      # those fields
 
     def __init_subclass__(cls) -> None:
         offset, fields = cls.SIZE, dict(cls.FIELDS)
@@ -141,12 +145,20 @@ class Layout:
         cls.FORMAT = "".join(kind.format for _, kind in fields.values())
         cls._STRUCT = struct.Struct("<" + cls.FORMAT)
         cls._PLAIN = tuple(fields) if all(kind.is_plain for _, kind in fields.values()) else ()
+        cls._PARTS = tuple((name, kind) for name, (_, kind) in fields.items())
+        cls._DEFAULTS = {name: kind.default() if kind.layout is None else None for name, kind in cls._PARTS}
+        cls._INNER = tuple((name, kind) for name, kind in cls._PARTS if kind.layout is not None)
 
     def __init__(self, **values: Any) -> None:
-        for name, (_, kind) in self.FIELDS.items():
-            setattr(self, name, values.pop(name) if name in values else kind.default())
-        if values:
-            raise TypeError(f"{type(self).__name__} has no field {', '.join(values)}; it has {', '.join(self.FIELDS)}")
+        own = self.__dict__
+        own.update(self._DEFAULTS)
+        own.update(values)
+        if len(own) > len(self._DEFAULTS):
+            unknown = ", ".join(name for name in values if name not in self.FIELDS)
+            raise TypeError(f"{type(self).__name__} has no field {unknown}; it has {', '.join(self.FIELDS)}")
+        for name, kind in self._INNER:
+            if own[name] is None:
+                own[name] = kind.default()
 
     @classmethod
     def parse(cls, data: bytes | bytearray | memoryview, offset: int = 0) -> Self:
@@ -159,11 +171,12 @@ class Layout:
     def take(cls, values: Iterator[Any]) -> Self:
         """Build one from the next values of an unpacked format."""
         made = cls.__new__(cls)
+        own = made.__dict__
         if cls._PLAIN:
-            made.__dict__.update(zip(cls._PLAIN, values, strict=False))
+            own.update(zip(cls._PLAIN, values, strict=False))
         else:
-            for name, (_, kind) in cls.FIELDS.items():
-                made.__dict__[name] = kind.take(values)
+            for name, kind in cls._PARTS:
+                own[name] = next(values) if kind.is_plain else kind.take(values)
         return made
 
     def pack(self) -> bytes:
@@ -174,8 +187,12 @@ class Layout:
 
     def put(self, values: list[Any]) -> None:
         """Append what the format holds for each field."""
-        for name, (_, kind) in self.FIELDS.items():
-            kind.put(getattr(self, name), values)
+        own = self.__dict__
+        for name, kind in self._PARTS:
+            if kind.is_number:
+                values.append(own[name])
+            else:
+                kind.put(own[name], values)
 
     @classmethod
     def offset_of(cls, name: str) -> int:
@@ -226,9 +243,14 @@ class bits:
         return (register.raw & self.mask) >> self.low
 
     def __set__(self, register: Register, value: int) -> None:
-        if not 0 <= value <= self.mask >> self.low:
-            raise ValueError(f"{type(register).__name__}.{self.name} holds 0..{self.mask >> self.low:#x}, not {value:#x}")
-        register.raw = register.raw & ~self.mask | value << self.low
+        register.raw = self.put(register.raw, value, register)
+
+    def put(self, raw: int, value: int, register: Register) -> int:
+        """*raw* of *register* with *value* in these bits; ValueError when they do not hold it."""
+        if value << self.low & ~self.mask:
+            name, most = f"{type(register).__name__}.{self.name}", self.mask >> self.low
+            raise ValueError(f"{name} holds 0..{most:#x}, not {value:#x}")
+        return raw & ~self.mask | value << self.low
 
 
 class Register:
@@ -251,11 +273,12 @@ class Register:
         cls.RESERVED = (1 << cls.WIDTH) - 1 & ~covered
 
     def __init__(self, raw: int = 0, **values: int) -> None:
-        self.raw = raw
         for name, value in values.items():
-            if name not in self.BITS:
+            field = self.BITS.get(name)
+            if field is None:
                 raise TypeError(f"{type(self).__name__} has no field {name}; it has {', '.join(self.BITS)}")
-            setattr(self, name, value)
+            raw = field.put(raw, value, self)
+        self.raw = raw
 
     def inspect(self) -> dict[str, int]:
         """Plain data: the raw value, then every field."""

@@ -14,6 +14,7 @@ from hv.spec.msrs import HvScontrol, HvSimp, HvSynicSint, Msr
 from hv.spec.synic import MESSAGE_PENDING, MESSAGE_SIZE, SINT_INTERCEPT, HvMessage, HvMessageType
 
 INTERCEPT_VECTOR = 0x30
+_EMPTY = int(HvMessageType.NONE).to_bytes(4, "little")     # of a slot, which begins with the message's type
 
 InterceptHandler = Callable[[HvMessage], None]
 
@@ -48,10 +49,10 @@ class Vid:
     def _take(self) -> HvMessage | None:
         """The message in the slot, which is free afterwards; None when it is empty. The order is the protocol's:
         read, free, and only then look whether more wait."""
-        message = HvMessage.parse(self._memory.read(self._slot, MESSAGE_SIZE))
-        if message.header.message_type == HvMessageType.NONE:
+        if self._memory.read(self._slot, len(_EMPTY)) == _EMPTY:
             return None
-        self._memory.write(self._slot, bytes(4))
+        message = HvMessage.parse(self._memory.read(self._slot, MESSAGE_SIZE))
+        self._memory.write(self._slot, _EMPTY)
         if message.header.message_flags & MESSAGE_PENDING:
             self._processor.wrmsr(Msr.HV_EOM, 0)
         return message

@@ -91,7 +91,7 @@ _TYPES: dict[str, FieldType] = {
 _CODES = {"u8": (1, "B"), "u16": (2, "H"), "u32": (4, "I"), "u64": (8, "Q"), "i64": (8, "q")}
 
 
-class raw:
+class raw(bytes):
     """`raw[n]`: n bytes kept as they are."""
 
     def __class_getitem__(cls, size: int) -> FieldType:
@@ -118,7 +118,8 @@ def _resolve(owner: type, annotation: Any) -> FieldType:
         return annotation
     if isinstance(annotation, type) and issubclass(annotation, Layout):
         return FieldType(annotation.SIZE, layout=annotation)
-    raise TypeError(f"{owner.__name__}: {annotation!r} is not a field type (u8..u64, i64, raw[n], array[...], a Layout)")
+    known = "u8..u64, i64, raw[n], array[...], a Layout"
+    raise TypeError(f"{owner.__name__}: {annotation!r} is not a field type ({known})")
 
 
 class Layout:
@@ -204,7 +205,7 @@ class Layout:
         return {name: _plain(getattr(self, name)) for name in self.FIELDS}
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self.pack() == cast(Layout, other).pack()
+        return type(other) is type(self) and self.pack() == other.pack()
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -248,8 +249,8 @@ class bits:
     def put(self, raw: int, value: int, register: Register) -> int:
         """*raw* of *register* with *value* in these bits; ValueError when they do not hold it."""
         if value << self.low & ~self.mask:
-            name, most = f"{type(register).__name__}.{self.name}", self.mask >> self.low
-            raise ValueError(f"{name} holds 0..{most:#x}, not {value:#x}")
+            name, limit = f"{type(register).__name__}.{self.name}", self.mask >> self.low
+            raise ValueError(f"{name} holds 0..{limit:#x}, not {value:#x}")
         return raw & ~self.mask | value << self.low
 
 
@@ -288,7 +289,7 @@ class Register:
         return self.raw
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self.raw == cast(Register, other).raw
+        return type(other) is type(self) and self.raw == other.raw
 
     def __hash__(self) -> int:
         return hash((type(self), self.raw))

@@ -17,7 +17,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One event with its place: *sequence* counts from 0, *tsc* is virtual time, *partition* 0 is the hypervisor itself."""
+    """One event with its place: *sequence* counts from 0, *tsc* is virtual time; *partition* 0 is the hypervisor."""
 
     sequence: int
     tsc: int

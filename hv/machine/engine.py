@@ -23,9 +23,9 @@ from unicorn import (
     UC_HOOK_BLOCK,
     UC_HOOK_INSN,
     UC_HOOK_INTR,
-    UC_HOOK_MEM_FETCH_PROT,
     UC_MODE_64,
     UC_PROT_ALL,
+    UC_PROT_EXEC,
     UC_PROT_READ,
     UC_PROT_WRITE,
     Uc,
@@ -157,7 +157,6 @@ class Engine:
         self.counter.stop, self.counter.reg_read = _native("uc_emu_stop"), _native("uc_reg_read")
         self._handler = _HANDLER(self._on_intercept)
         self._frame.handler = ctypes.cast(self._handler, ctypes.c_void_p).value
-        self._uc.hook_add(UC_HOOK_MEM_FETCH_PROT, self._on_refused_fetch)
         self._python_hooks: PythonHooks | None = None
         self._counting = 0
         if stubs.available():
@@ -274,6 +273,7 @@ class Engine:
         while True:
             status = self._start(state, instructions)
             if status == UC_ERR_FETCH_PROT:
+                self._note_refused_fetch(state)
                 late = None if self._may_fetch() else Trap.NESTED_FAULT
             elif status:
                 raise EngineError(f"the engine stopped with error {status} at {state.rip:#x}")
@@ -299,13 +299,23 @@ class Engine:
             raise failure
         return status
 
-    def _on_refused_fetch(self, _uc: Any, _kind: int, address: int, _size: int, _value: int, _user: Any) -> bool:
-        """Code was fetched from a page entered as not executable: note what a nested fault would have noted."""
-        gpa = self.nested.aliased(address - ALIAS_BASE)
-        assert gpa is not None, f"a fetch from {address:#x}, which was never entered"
-        struct.pack_into("<Q", self._private, svm.VMCB_EXITINFO2, gpa)
-        self._refused_fetch = True
-        return False
+    def _note_refused_fetch(self, state: ProcessorState) -> None:
+        """Code was fetched from a page entered as not executable: note what a nested fault would have noted.
+
+        The page is that of RIP, or the next one for an instruction that crosses. The engine has just translated it, so
+        asking finds it in its TLB. (A hook would tell the address too, but slows every store down.)
+        """
+        cs_base = state.words[(at.SEGMENTS + 24 + 8) // 8]
+        first = state.rip if state.bits == 64 else cs_base + state.rip & 0xFFFF_FFFF
+        for linear in (first, (first | 0xFFF) + 1):
+            status = uclib.uc_vmem_translate(self._handle, ctypes.c_uint64(linear), UC_PROT_EXEC,
+                                             ctypes.byref(self._flag_word))
+            gpa = self.nested.aliased(self._flag_word.value - ALIAS_BASE) if not status else None
+            if gpa is not None:
+                struct.pack_into("<Q", self._private, svm.VMCB_EXITINFO2, gpa)
+                self._refused_fetch = True
+                return
+        raise EngineError(f"a fetch at {first:#x} was refused, and its page was never entered")
 
     def watch_interrupt_flag(self, wanted: bool) -> None:
         """Change the *window* of the run that is going on: stop as soon as interrupts are enabled."""

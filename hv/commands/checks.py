@@ -65,7 +65,7 @@ def _interleaved(story: Story) -> tuple[bool, str]:
 @claim("CPUID exits, and the hypervisor answers with its name")
 def _cpuid(story: Story) -> tuple[bool, str]:
     answers = [event.answer for event in story.of(events.Cpuid, story.a.partition_id) if event.leaf == 0x40000000]
-    names = [b"".join(word.to_bytes(4, "little") for word in answer[1:]).decode("ascii", "replace") for answer in answers]
+    names = [b"".join(word.to_bytes(4, "little") for word in words).decode("ascii", "replace") for _, *words in answers]
     return names == ["Microsoft Hv"] and "Microsoft Hv" in story.a.serial, f"leaf 0x40000000 gave {names}"
 
 

@@ -1,0 +1,202 @@
+"""Step-through labs: write a small program, run it on the machine, see what happened.
+
+`start` puts the starter into your folder, `check` runs what you wrote, `hint` helps a little more each time. LAB is a
+lab's name, its number, or a file you work on; without it, the lab whose file is in the folder, else the next one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hv.commands.errors import CHECKS_FAILED, TRUE, CommandError
+from hv.commands.files import labs_folder
+from hv.commands.screen import console, is_plain
+
+if TYPE_CHECKING:
+    from hv.lab.exercise import Exercise
+    from hv.lab.progress import Progress
+
+ACTIONS = {
+    "list": "all labs, and which are done",
+    "next": "what the next lab is about",
+    "start": "put the starter into this folder, and show the task",
+    "check": "run your program and say how far it is",
+    "hint": "the next hint",
+    "verify": "prove that solution, starter and wrong answers of the labs behave as promised",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `hv lab`."""
+    what = "; ".join(f"{name}: {does}" for name, does in ACTIONS.items())
+    parser.add_argument("action", metavar="ACTION", nargs="?", default="list", choices=ACTIONS,
+                        help=f"{what} (default: list)")
+    parser.add_argument("lab", metavar="LAB", nargs="?", help="01_first_exit, or 1, or first_exit.asm")
+    parser.add_argument("--dir", metavar="DIR", type=Path, default=Path(),
+                        help="the folder you work in (default: this one)")
+    parser.add_argument("--plain", action="store_true", help="no colours")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Do one of the actions; 1 when the check, or a proof, failed."""
+    from hv.lab.errors import LabError
+    from hv.lab.exercise import read_all
+    from hv.lab.progress import Progress
+
+    try:
+        exercises, progress = read_all(labs_folder()), Progress()
+        if args.action == "verify":
+            return verify(_asked(exercises, args.lab))
+        if args.action == "list":
+            code = show_list(exercises, progress)
+        else:
+            code = _WITH_ONE_LAB[args.action](choose(exercises, progress, args), args, progress)
+    except LabError as error:
+        raise CommandError(error.message, error.hint) from None
+    for note in progress.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return code
+
+
+def _asked(exercises: list[Exercise], name: str | None) -> list[Exercise]:
+    from hv.lab.exercise import find
+
+    return exercises if name is None else [find(exercises, name)]
+
+
+def choose(exercises: list[Exercise], progress: Progress, args: argparse.Namespace) -> Exercise:
+    """The lab that is meant: by name, by the file in the folder, or the first that is not done."""
+    from hv.lab.exercise import find
+
+    if args.lab is not None:
+        by_file = [exercise for exercise in exercises if exercise.data.file == Path(args.lab).name]
+        return by_file[0] if by_file else find(exercises, args.lab)
+    here = [exercise for exercise in exercises if (args.dir / exercise.data.file).exists()]
+    if args.action in ("check", "hint") and len(here) == 1:
+        return here[0]
+    return next((exercise for exercise in here or exercises if not progress.of(exercise.name).done), exercises[-1])
+
+
+def working_file(exercise: Exercise, args: argparse.Namespace) -> Path:
+    """The learner's file."""
+    if args.lab is not None and Path(args.lab).name == exercise.data.file:
+        return Path(args.dir / args.lab)
+    return Path(args.dir / exercise.data.file)
+
+
+# --- actions ---------------------------------------------------------------------------------------
+
+
+def show_list(exercises: list[Exercise], progress: Progress) -> int:
+    """All labs, one a line."""
+    for exercise in exercises:
+        mark = "done" if progress.of(exercise.name).done else "    "
+        print(f"  {mark}  {exercise.name:<20}  {exercise.data.title}")
+    done = sum(progress.of(exercise.name).done for exercise in exercises)
+    print(f"{done} of {len(exercises)} done. {_what_next(exercises, progress)}")
+    return TRUE
+
+
+def _what_next(exercises: list[Exercise], progress: Progress) -> str:
+    left = next((exercise for exercise in exercises if not progress.of(exercise.name).done), None)
+    return f"Next: hv lab start {left.name}" if left is not None else "There are no more labs yet."
+
+
+def show_next(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> int:
+    """The page of the next lab."""
+    if args.lab is None and progress.of(exercise.name).done:
+        print("All labs are done. `hv lab list` shows them.")
+        return TRUE
+    _page(exercise.text("README.md"), args.plain)
+    print(f"To begin: hv lab start {exercise.name}")
+    return TRUE
+
+
+def start(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> int:
+    """Copy the starter, never over something that was changed; show the task."""
+    place = working_file(exercise, args)
+    starter = exercise.text("starter.asm")
+    try:
+        before = place.read_text(encoding="utf-8", errors="replace") if place.exists() else None
+        if before is None:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with place.open("x", encoding="utf-8", newline="\n") as file:
+                file.write(starter)
+    except OSError as error:
+        raise CommandError(f"{place} cannot be written: {error.strerror}", "name another folder with --dir") from None
+    if before is not None and before != starter:
+        raise CommandError(f"{place} is already there, with your changes; it is left as it is",
+                           f"go on with `hv lab check {exercise.name}`, or move the file away to begin anew")
+    print(f"{exercise.name}: {exercise.data.title}\n")
+    _page(exercise.section("The task"), args.plain)
+    print(f"\n  edit   {place}\n  check  hv lab check{_where(args)}\n  stuck  hv lab hint{_where(args)}"
+          f"\n  more   hv lab next {exercise.name}   (the idea, and what to read)")
+    return TRUE
+
+
+def check(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> int:
+    """Run the learner's program and show the findings."""
+    place = working_file(exercise, args)
+    if not place.exists():
+        begin = f"`hv lab start {exercise.name}{_where(args)}` puts a starter there"
+        raise CommandError(f"{place} does not exist", begin)
+    from hv.lab import report, runner
+
+    verdict = runner.check(exercise, place)
+    print(f"{exercise.name}: {exercise.data.title}  ({place})\n")
+    print(report.report(verdict, not is_plain(args.plain)))
+    print(f"\n{report.summary(verdict)}.")
+    if not verdict.passed:
+        print(f"Change {place} and check again. Stuck? hv lab hint{_where(args)}")
+        return CHECKS_FAILED
+    progress.mark_done(exercise.name)
+    print("\nWhy it works\n")
+    _page(exercise.text("why.md").strip(), args.plain)
+    return TRUE
+
+
+def hint(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> int:
+    """The next hint; the last one again when there are no more."""
+    hints = exercise.data.hints
+    number = progress.next_hint(exercise.name, len(hints))
+    text = f"Hint {number + 1} of {len(hints)} for {exercise.name}: {hints[number]}"
+    _page(textwrap.fill(text, 100), args.plain)
+    if number + 1 == len(hints):
+        print("That was the last hint.")
+    return TRUE
+
+
+def verify(exercises: list[Exercise]) -> int:
+    """Prove every claim about the labs."""
+    from hv.lab.verify import verify as proofs
+
+    code = TRUE
+    for exercise in exercises:
+        print(exercise.name)
+        for proof in proofs(exercise):
+            print(f"  {'FAIL' if proof.against else 'ok  '}  {proof.claim}")
+            if proof.against:
+                print(f"        but: {proof.against}")
+                code = CHECKS_FAILED
+    return code
+
+
+_WITH_ONE_LAB = {"next": show_next, "start": start, "check": check, "hint": hint}
+
+
+def _where(args: argparse.Namespace) -> str:
+    return f" --dir {args.dir}" if args.dir != Path() else ""
+
+
+def _page(text: str, plain: bool) -> None:
+    """A page of Markdown: as it is for pipes, set for a terminal."""
+    if is_plain(plain):
+        print(text)
+        return
+    from rich.markdown import Markdown
+
+    console(plain=False).print(Markdown(text))

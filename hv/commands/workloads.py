@@ -1,0 +1,172 @@
+"""The guest programs that `hv bench` runs: loops around the one thing that is measured."""
+
+from __future__ import annotations
+
+from hv.image.assembler import assemble
+from hv.image.library import guests_folder
+from hv.image.load import CODE_END
+from hv.image.model import Image, Segment
+
+CODE = 0x10000
+DATA = 0x400000                 # above 2 MiB, so mapped no-execute
+DATA_BYTES = 1 << 20
+
+# Twelve instructions in one block, as compilers make them; RCX counts.
+INTEGER_LOOP = """
+.loop:
+    add rax, rcx
+    xor rdx, rax
+    lea rbx, [rax + rdx*4 + 17]
+    shl rdx, 3
+    sub rbx, rdx
+    imul rax, rbx
+    mov rsi, rax
+    shr rsi, 7
+    and rsi, rbx
+    or rdx, rsi
+    dec rcx
+    jnz .loop
+"""
+
+# Stores of 8 bytes through 1 MiB of data, over and over; RCX counts passes.
+STORE_LOOP = f"""
+.pass:
+    mov rdi, {DATA}
+    mov rsi, {DATA_BYTES // 64}
+.store:
+    mov [rdi], rax
+    mov [rdi + 8], rcx
+    mov [rdi + 16], rdx
+    mov [rdi + 24], rsi
+    mov [rdi + 32], rax
+    mov [rdi + 40], rcx
+    mov [rdi + 48], rdx
+    mov [rdi + 56], rsi
+    add rdi, 64
+    dec rsi
+    jnz .store
+    dec rcx
+    jnz .pass
+"""
+
+CPUID_LOOP = """
+    mov r12, rcx
+.loop:
+    mov eax, 0x40000000
+    cpuid
+    dec r12
+    jnz .loop
+"""
+
+MSR_LOOP = """
+    mov r12, rcx
+    mov ecx, 0x40000002         ; VP index
+.loop:
+    rdmsr
+    dec r12
+    jnz .loop
+"""
+
+# HvCallSignalEvent, fast: control word in RCX, connection id and flag in RDX. The flag is already set after the first.
+HYPERCALL_LOOP = """
+    mov r12, rcx
+    call hypercall_init
+    call synic_init
+.loop:
+    mov ecx, 0x1005D
+    mov edx, 1
+    xor r8d, r8d
+    mov eax, HYPERCALL_PAGE
+    call rax
+    test ax, ax
+    jnz failed
+    dec r12
+    jnz .loop
+"""
+HYPERCALL_TAIL = """
+failed:
+    ud2                         ; no IDT: a triple fault, which the bench reports
+
+synic_init:                     ; event-flag page and SINT2; the APIC is off, so nobody is interrupted
+    xor edx, edx
+    mov ecx, 0x40000082
+    mov eax, 0x203001
+    wrmsr
+    mov ecx, HV_SINT2
+    mov eax, 0x40
+    wrmsr
+    mov ecx, HV_SCONTROL
+    mov eax, 1
+    wrmsr
+    ret
+
+.include "lib/hypercall64.inc"
+"""
+
+# The device copies 4 bytes and interrupts; the handler's first instruction is RDMSR, which is seen from outside.
+DEVICE_LOOP = """
+    mov r12, rcx
+    mov edi, 0x50
+    mov eax, offset on_device
+    call idt_set
+    call idt_load
+    mov edx, APIC
+    mov dword ptr [rdx + APIC_SVR], 0x1FF
+    mov rbx, [INFO]
+    mov rax, [INFO + 8]
+    mov [rbx + 0x28], eax
+    shr rax, 32
+    mov [rbx + 0x2C], eax
+    mov eax, [INFO + 16]
+    mov [rbx + 0x30], eax
+    mov dword ptr [rbx + 0x34], 1
+    mov dword ptr [rbx + 0x08], 0x300000
+    mov dword ptr [rbx + 0x0C], 0
+    mov dword ptr [rbx + 0x10], 0x301000
+    mov dword ptr [rbx + 0x14], 0
+    mov dword ptr [rbx + 0x18], 4
+    mov ecx, HV_VP_INDEX
+.loop:
+    mov dword ptr [rbx + 0x1C], 1
+    sti
+    hlt
+    cli
+    dec r12
+    jnz .loop
+"""
+DEVICE_TAIL = """
+on_device:
+    rdmsr                       ; RCX is HV_VP_INDEX since the start of the loop
+    mov dword ptr [rbx + 0x38], 0
+    mov edx, APIC
+    mov dword ptr [rdx + APIC_EOI], 0
+    iretq
+
+.include "lib/idt64.inc"
+"""
+
+
+def guest(loop: str, count: int, tail: str = "") -> Image:
+    """A 64-bit guest that runs *loop* with RCX = *count*, and switches itself off."""
+    source = f"""
+.include "lib/machine.inc"
+.bits 64
+.org {CODE}
+start:
+    mov rcx, {count}
+{loop}
+    mov dx, POWER_PORT
+    mov ax, POWER_OFF
+    out dx, ax
+    hlt
+{tail}
+"""
+    folder = guests_folder()
+    program = assemble(source, "bench", folders=(folder,) if folder else ())
+    segments = [Segment(gpa, data, True, gpa < CODE_END) for gpa, data in program.segments]
+    return Image("assembly", segments, program.entry, program.bits, program.symbols)
+
+
+def bare(loop: str) -> bytes:
+    """The machine code of *loop* alone, for the engine without us."""
+    return assemble(f".bits 64\n.org {CODE}\nstart:\n{loop}\n    hlt\n", "bench").segments[0][1]

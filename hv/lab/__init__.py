@@ -1,0 +1,14 @@
+"""Step-through labs and grading: a learner's program runs on the real machine, and what happened is judged.
+
+An exercise is a folder with a `lab.toml`: what to write, how it is checked, hints, and the wrong answers it must know.
+Nothing in it is code. Checks look at the events of the run and at the memory, registers and serial output it left
+behind, so what a learner sees is what is graded; there is nothing like it in Hyper-V.
+
+* `exercise.py`: the folder, read and validated.
+* `checks.py`: the kinds of check, and what each finds.
+* `runner.py`: one program on one machine, within the exercise's limits; mistakes of the learner are answers, never
+  exceptions. `verify.py` proves that an exercise keeps what it promises.
+* `report.py` shows findings to people, `grading.py` turns them into scores, `progress.py` remembers what is done.
+
+May import everything; imported by `commands` only. Read `exercise.py` first, then `runner.py`.
+"""

@@ -1,0 +1,147 @@
+"""An exercise: a folder that says, as data, what to write and how it is judged.
+
+    labs/01_first_exit/
+      lab.toml               title, kind, file, limits, checks, hints, known wrong answers
+      README.md              the idea, what to read, the task
+      why.md                 why it works, shown after success
+      starter.asm            what the learner begins with; it fails for the stated reason
+      solution/FILE          passes
+      wrong/*.asm            each fails with a message of its own
+
+Everything but README.md is checked by `hv lab verify`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from hv.lab.checks import AnyCheck
+from hv.lab.errors import LabError
+
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+
+
+class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What a program may use. An exit costs 1000 ticks, so *ticks* bounds the exits too."""
+
+    ticks: Positive = 20_000_000        # of the 2 GHz counter: 10 ms of virtual time
+    memory_mib: Positive = 16
+    events: Positive = 1000             # how many are kept; the rest is counted
+
+
+class WrongAnswer(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """A program that must fail, and words that its report must contain."""
+
+    file: str
+    says: str
+
+
+class Description(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What lab.toml says."""
+
+    title: str
+    kind: Literal["guest"]              # the learner writes a guest in assembly
+    file: str                           # the name under which the learner works on the starter
+    checks: Annotated[list[AnyCheck], msgspec.Meta(min_length=1)]
+    hints: Annotated[list[str], msgspec.Meta(min_length=1)]
+    starter_says: str                   # words of the report that the untouched starter gets
+    wrong: list[WrongAnswer] = []
+    limits: Limits = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Exercise:
+    """One exercise; *name* is the name of its folder."""
+
+    name: str
+    folder: Path
+    data: Description
+
+    @property
+    def starter(self) -> Path:
+        """What the learner begins with."""
+        return self.folder / "starter.asm"
+
+    @property
+    def solution(self) -> Path:
+        """The reference solution."""
+        return self.folder / "solution" / self.data.file
+
+    @property
+    def max_score(self) -> int:
+        """The sum of all points."""
+        return sum(check.points for check in self.data.checks)
+
+    def text(self, name: str) -> str:
+        """A page of the folder, such as README.md; LabError when it is missing."""
+        try:
+            return (self.folder / name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise LabError(f"{self.name}/{name} cannot be read: {_reason(error)}", "reinstall hvlab") from None
+
+    def section(self, heading: str) -> str:
+        """The part of README.md under `## heading`, without it; empty when there is none."""
+        _, _, rest = self.text("README.md").partition(f"\n## {heading}\n")
+        return rest.partition("\n## ")[0].strip()
+
+
+def read(folder: Path) -> Exercise:
+    """The exercise in *folder*; LabError says what is wrong with its lab.toml."""
+    place = f"{folder.name}/lab.toml"
+    try:
+        data = tomllib.loads((folder / "lab.toml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabError(f"{place} cannot be read: {_reason(error)}", "is this an exercise?") from None
+    except tomllib.TOMLDecodeError as error:
+        raise LabError(f"{place} is no TOML: {error}", "mend that line") from None
+    try:
+        exercise = Exercise(folder.name, folder, msgspec.convert(data, Description))
+    except msgspec.ValidationError as error:
+        raise LabError(f"{place}: {error}", "hv/lab/exercise.py lists the fields") from None
+    _check_needs(exercise, place)
+    return exercise
+
+
+def _check_needs(exercise: Exercise, place: str) -> None:
+    """A check may wait for an earlier one only; file names stay inside their folder."""
+    before: set[str] = set()
+    for check in exercise.data.checks:
+        if check.needs and check.needs not in before:
+            raise LabError(f"{place}: check `{check.name}` needs `{check.needs}`, which is no check before it",
+                           "name an earlier check")
+        if check.name in before:
+            raise LabError(f"{place}: two checks are called `{check.name}`", "give each a name of its own")
+        before.add(check.name)
+    for name in (exercise.data.file, *(wrong.file for wrong in exercise.data.wrong)):
+        if Path(name).name != name:
+            raise LabError(f"{place}: `{name}` is no plain file name", "leave the folder out")
+
+
+def read_all(folder: Path | None) -> list[Exercise]:
+    """Every exercise below *folder*, in order of their names; LabError when there is none."""
+    places = sorted(place.parent for place in folder.glob("*/lab.toml")) if folder is not None else []
+    if not places:
+        raise LabError("there are no labs here", "reinstall hvlab, or clone its repository")
+    return [read(place) for place in places]
+
+
+def find(exercises: list[Exercise], wanted: str) -> Exercise:
+    """The exercise called *wanted*: its name, its number (`1`, `01`), or its name without the number."""
+    for exercise in exercises:
+        number, _, title = exercise.name.partition("_")
+        by_number = wanted.isdecimal() and number.isdecimal() and int(wanted) == int(number)
+        if wanted in (exercise.name, title) or by_number:
+            return exercise
+    names = [exercise.name for exercise in exercises]
+    near = difflib.get_close_matches(wanted, names, 3) or names[:3]
+    raise LabError(f"there is no lab `{wanted}`", f"did you mean {' or '.join(near)}? `hv lab list` lists all")
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror or str(error)

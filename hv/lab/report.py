@@ -1,0 +1,78 @@
+"""Findings for people: what passed, what did not and why, and two lines around each difference.
+
+Colour only where it is asked for; the words carry everything. Nothing a program printed reaches the terminal as it is.
+"""
+
+from __future__ import annotations
+
+from hv.lab.checks import Check, Finding, Line, Mark
+from hv.lab.runner import Verdict
+from hv.lab.words import printable
+
+AROUND = 2                      # lines shown on each side of a difference
+MOST_LINES = 24
+WIDTH = 60                      # of a check's name
+_COLOURS = {"PASS": "32", "FAIL": "31", "WAIT": "33", Mark.GOOD: "32", Mark.BAD: "31", Mark.MISSING: "33"}
+_INDENT = " " * 8
+
+
+def report(verdict: Verdict, colour: bool = False) -> str:
+    """The whole report, without the last newline."""
+    if verdict.refused:
+        return f"  {_word('FAIL', colour)}  {verdict.refused}"
+    lines = [line for check, finding in verdict.judged for line in of_check(check, finding, colour)]
+    return "\n".join(lines).rstrip("\n")
+
+
+def of_check(check: Check, finding: Finding, colour: bool = False) -> list[str]:
+    """The lines about one check."""
+    word = "PASS" if finding.passed else "WAIT" if finding.waiting else "FAIL"
+    points = f"{check.points if finding.passed else 0}/{check.points}"
+    lines = [f"  {_word(word, colour)}  {check.name:<{WIDTH}}  {points:>5}"]
+    if finding.passed:
+        return lines
+    lines.append(f"{_INDENT}{printable(finding.message)}")
+    if finding.waiting:
+        return lines
+    lines += [f"{_INDENT}expected  {printable(finding.expected)}", f"{_INDENT}found     {printable(finding.found)}", ""]
+    return [*lines, *(f"{_INDENT}{line}".rstrip() for line in marked(finding.lines, colour)), ""]
+
+
+def marked(lines: list[Line], colour: bool = False) -> list[str]:
+    """The differences among *lines*, with two lines around each; what lies between is left out."""
+    near: set[int] = set()
+    for n, (mark, _) in enumerate(lines):
+        if mark in (Mark.BAD, Mark.MISSING):
+            near.update(range(n - AROUND, n + AROUND + 1))
+    shown, last = [], -1
+    for n, (mark, text) in enumerate(lines):
+        if n not in near:
+            continue
+        if n != last + 1:
+            shown.append("...")
+        shown.append(f"{_word(mark, colour, 7)}  {printable(text)}")
+        last = n
+    if last != -1 and last + 1 < len(lines):
+        shown.append("...")
+    return [*shown[:MOST_LINES], "..."] if len(shown) > MOST_LINES else shown
+
+
+def summary(verdict: Verdict) -> str:
+    """One line: the points, and what is first in the way."""
+    points = f"{verdict.score} of {verdict.exercise.max_score} points"
+    if verdict.passed:
+        return f"{points}: all {len(verdict.findings)} checks passed"
+    return points
+
+
+def first_problem(verdict: Verdict) -> str:
+    """What is wrong, in one line; empty when nothing is."""
+    if verdict.refused:
+        return verdict.refused
+    failed = ((check, finding) for check, finding in verdict.judged if not finding.passed)
+    return next((f"{check.name}: {printable(finding.message)}" for check, finding in failed), "")
+
+
+def _word(word: str, colour: bool, width: int = 4) -> str:
+    padded = f"{word:<{width}}"
+    return f"\x1b[{_COLOURS[word]}m{padded}\x1b[0m" if colour and word in _COLOURS else padded

@@ -11,10 +11,11 @@ Bringing a VM up goes through root's worker, and so through hypercalls; nothing 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import hv.hypervisor.exits  # noqa: F401  registers the exit handlers
 from hv.hypervisor import msrs
+from hv.hypervisor.cpuid import MAX_VPS
 from hv.hypervisor.device_domains import DeviceDomains
 from hv.hypervisor.hypercalls.door import hypercall
 from hv.hypervisor.hypervisor import Hypervisor
@@ -33,7 +34,7 @@ from hv.machine.ram import PAGE_SIZE, PhysicalMemory
 from hv.root.processor import RootProcessor
 from hv.root.vid import Vid
 from hv.root.vmwp import AssignedDevice, Worker
-from hv.root.winhv import OutOfPages, RootMemory, WinHv
+from hv.root.winhv import HvError, OutOfPages, RootMemory, WinHv
 from hv.spec.apic import BROADCAST_X2APIC
 from hv.spec.pci import PciCommand, PciHeader
 from hv.trace.bus import Trace
@@ -42,6 +43,7 @@ from hv.trace.events import PartitionNamed
 DEFAULT_MEMORY_MIB = 128
 VM_MEMORY_MIB = 16
 DEVICE_SPA = 0xF000_0000            # registers of the first assignable device; RAM ends below
+SMALLEST_MIB, LARGEST_MIB = 4, DEVICE_SPA >> 20
 DEVICE_RID = 0x10                   # 00:02.0, the next ones follow
 DEVICE_COUNT = 4
 _LOW_PAGES = 256                    # root keeps the first MiB for itself
@@ -97,6 +99,8 @@ class Machine:
     """A machine with *memory_mib* of RAM, its hypervisor booted and root's stack up."""
 
     def __init__(self, memory_mib: int = DEFAULT_MEMORY_MIB, slice_ticks: int = SLICE_TICKS) -> None:
+        if not SMALLEST_MIB <= memory_mib <= LARGEST_MIB:
+            raise MachineError(f"a machine with {memory_mib} MiB of RAM", f"it has {SMALLEST_MIB} to {LARGEST_MIB}")
         self.memory = PhysicalMemory(memory_mib << 20)
         self.processor = LogicalProcessor()
         self.clock = self.processor.clock
@@ -105,7 +109,7 @@ class Machine:
         self.mmio = MmioBus()
         self.hypervisor = Hypervisor(self.memory, self.clock, self.trace)
         self.factory = ProcessorFactory(self.hypervisor, self.processor, self.mmio)
-        self.hypervisor.vp_factory = self.factory
+        self.hypervisor.vp_factory = cast(Any, self.factory)     # root's VP is one without a processor
         self.scheduler = Scheduler(self.hypervisor, self.processor, slice_ticks)
         self.iommu = Iommu(self.memory, self._interrupt, self.trace)
         self.devices = self._plug_devices()
@@ -148,10 +152,11 @@ class Machine:
         def set_interrupt_handler(handler: Any) -> None:
             vp.on_interrupt = handler
 
-        processor = RootProcessor(
-            vmcall=lambda control, input_gpa, output_gpa: hypercall(self.hypervisor, vp, control, input_gpa, output_gpa),
-            wrmsr=lambda index, value: msrs.write_msr(vp, index, value), memory=memory,
-            set_interrupt_handler=set_interrupt_handler)
+        def vmcall(control: int, input_gpa: int, output_gpa: int) -> int:
+            return hypercall(self.hypervisor, vp, control, input_gpa, output_gpa)
+
+        processor = RootProcessor(vmcall, lambda index, value: msrs.write_msr(vp, index, value), memory,
+                                  set_interrupt_handler)
         winhv = WinHv(processor.vmcall, memory)
         return RootPartition(winhv, Vid(processor), [], memory)
 
@@ -159,22 +164,44 @@ class Machine:
 
     def create_vm(self, name: str, image: Image, memory_mib: int = VM_MEMORY_MIB, vps: int = 1,
                   dma_device: bool = False, other: VirtualMachine | None = None) -> VirtualMachine:
-        """A VM with *image* loaded, ready to run; MachineError, ImageError. *other* is named in its information block."""
+        """A VM with *image* loaded, ready to run; MachineError, ImageError.
+
+        *other* is named in its information block.
+        """
+        if memory_mib <= 0 or vps <= 0:
+            raise MachineError(f"VM {name} has {memory_mib} MiB and {vps} VPs", "give it one of each at least")
+        device = self._free_device() if dma_device else None
         self._root_runs()
+        worker = self._make_worker(name, memory_mib, vps)
+        try:
+            if device is not None:
+                worker.assign(device)
+            worker.load(image, other.partition_id if other else 0)
+            worker.start()
+        except BaseException:
+            worker.destroy()
+            raise
+        self.root.workers.append(worker)
+        self.vms.append(VirtualMachine(self, worker))
+        return self.vms[-1]
+
+    def _make_worker(self, name: str, memory_mib: int, vps: int) -> Worker:
         try:
             worker = Worker(self.root.winhv, self.root.vid, self.trace, name, memory_mib << 20, vps)
         except OutOfPages as error:
-            raise MachineError(f"no memory for VM {name}: {error}", "give the machine more memory, or the VM less") from None
-        self.root.workers.append(worker)
+            raise MachineError(f"no memory for VM {name}: {error}", "give the machine more, or the VM less") from None
+        except HvError as error:
+            raise MachineError(f"VM {name} cannot be made: {error}", f"a VM has at most {MAX_VPS} processors") from None
         if self.trace.listening:
             self.trace.emit(PartitionNamed(worker.partition_id, name))
-        if dma_device:
-            worker.assign(self._free_device())
-        worker.load(image, other.partition_id if other else 0)
-        worker.start()
-        vm = VirtualMachine(self, worker)
-        self.vms.append(vm)
-        return vm
+        return worker
+
+    def destroy_vm(self, vm: VirtualMachine) -> None:
+        """*vm* is gone, and everything it had is root's again."""
+        self._root_runs()
+        vm.worker.destroy()
+        self.root.workers.remove(vm.worker)
+        self.vms.remove(vm)
 
     def _root_runs(self) -> None:
         """What happens now is root's doing: its management stack was called from outside."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from hv.hypervisor.pages import PageOwners
 from hv.machine.faults import Access, NestedFault
@@ -29,8 +29,7 @@ READ_EXECUTE = Access.READ | Access.EXECUTE
 ALL = Access.READ | Access.WRITE | Access.EXECUTE
 
 
-@dataclass(frozen=True, slots=True)
-class Mapping:
+class Mapping(NamedTuple):
     """One page: the spa behind it and what the partition may do with it; no rights at all means inaccessible."""
 
     spa: int

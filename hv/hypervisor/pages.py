@@ -60,11 +60,14 @@ class PageOwners:
 
     def lend_all(self, pages: range, partition_id: int) -> None:
         """`lend` each of *pages*, or none of them."""
+        lent = self._lent
+        if self.all_root(pages) and lent.keys().isdisjoint(pages):
+            lent.update(dict.fromkeys(pages, (partition_id, 1)))
+            return
         refused = next((page for page in pages if not (self.is_root(page) or page in self.device_pages)
-                        or self._lent.get(page, (partition_id,))[0] != partition_id), None)
+                        or lent.get(page, (partition_id,))[0] != partition_id), None)
         if refused is not None:
             raise HypercallError(HvStatus.OPERATION_DENIED, f"page {refused:#x} is not root's to lend")
-        lent = self._lent
         for page in pages:
             lent[page] = (partition_id, lent[page][1] + 1) if page in lent else (partition_id, 1)
 

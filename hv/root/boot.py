@@ -58,8 +58,8 @@ def check(image: Image, memory_bytes: int) -> None:
     for segment in image.segments:
         for first, end in reserved:
             if segment.gpa < end and first < segment.gpa + len(segment.data):
-                raise ImageError(f"the program's segment at {segment.gpa:#x} lies over {first:#x}..{end - 1:#x}, which the "
-                                 "loader uses", "see the memory map in docs/guests.md")
+                raise ImageError(f"the program's segment at {segment.gpa:#x} lies over {first:#x}..{end - 1:#x}, "
+                                 "which the loader uses", "see the memory map in docs/guests.md")
 
 
 def tables(image: Image, information: Information) -> dict[int, bytes]:
@@ -89,7 +89,8 @@ def _page_tables(image: Image) -> dict[int, bytes]:
         page = gpa & -LARGE
         high[page >> 21 & 511] = page | _PRESENT | _WRITE | _LARGE | _UNCACHED | _ACCESSED_DIRTY | _NX
     pdpt = [LOW_DIRECTORY | 3, 0, 0, HIGH_DIRECTORY | 3]
-    return {PML4: _entries([PDPT | 3]), PDPT: _entries(pdpt), LOW_DIRECTORY: _entries(low), HIGH_DIRECTORY: _entries(high)}
+    return {PML4: _entries([PDPT | 3]), PDPT: _entries(pdpt),
+            LOW_DIRECTORY: _entries(low), HIGH_DIRECTORY: _entries(high)}
 
 
 def _entries(values: list[int]) -> bytes:
@@ -135,4 +136,5 @@ def _protected_mode() -> dict[HvRegisterName, int | Layout]:
 
 def _long_mode() -> dict[HvRegisterName, int | Layout]:
     return {N.EFER: int(Efer.NXE | Efer.LMA | Efer.LME), N.CR4: int(Cr4.PAE | Cr4.OSFXSR | Cr4.OSXMMEXCPT), N.CR3: PML4,
-            N.CR0: int(Cr0.PG | Cr0.WP | Cr0.NE | Cr0.ET | Cr0.MP | Cr0.PE), N.CS: _segment(CODE_64, _CODE_64), **_flat_tables()}
+            N.CR0: int(Cr0.PG | Cr0.WP | Cr0.NE | Cr0.ET | Cr0.MP | Cr0.PE), N.CS: _segment(CODE_64, _CODE_64),
+            **_flat_tables()}

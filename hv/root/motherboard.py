@@ -30,8 +30,9 @@ class Motherboard:
 
     def add(self, name: str, ports: range, device: PortDevice) -> None:
         """Give *ports* to *device*; an error when one of them is taken, or the name is."""
-        taken = [port for port in ports if port in self._ports]
-        assert not taken and name not in self.devices, f"{name}: port {taken[0] if taken else 0:#x} or the name is taken"
+        taken = [f"{port:#x}" for port in ports if port in self._ports]
+        assert name not in self.devices, f"there is a device {name} already"
+        assert not taken, f"{name}: ports {', '.join(taken)} are taken"
         self.devices[name] = device
         self.ranges.append(ports)
         self._ports.update(dict.fromkeys(ports, device))

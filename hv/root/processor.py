@@ -1,4 +1,7 @@
-"""The processor as root's kernel uses it: the hypercall instruction, MSRs, memory, interrupts. Handed in by the platform."""
+"""The processor as root's kernel uses it: the hypercall instruction, MSRs, memory, interrupts.
+
+Handed in by the platform.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """VID: takes what children could not do themselves, and hands it to the worker of the VM.
 
-The hypervisor puts an intercept message into slot 0 of root's message page and raises an interrupt. VID reads the slot,
-frees it, asks for the next one, and gives the message to whoever registered for the partition; TLFS "Intercepts", "SynIC
-Message Processing".
+The hypervisor puts an intercept message into slot 0 of root's message page and raises an interrupt. VID reads the
+slot, frees it, asks for the next one, and gives the message to whoever registered for the partition; TLFS "Intercepts",
+"SynIC Message Processing".
 """
 
 from __future__ import annotations

@@ -21,7 +21,14 @@ from hv.root.winhv import LARGE_PAGES, PAGE_SIZE, WinHv
 from hv.spec.hv_registers import HvRegisterName, PendingInterruptionRegister
 from hv.spec.intercepts import HvInterceptAccess, HvInterceptType
 from hv.spec.partition import HvMapGpaFlags
-from hv.spec.synic import HeaderOnlyIntercept, HvMessage, HvMessageType, InterceptAccess, IoPortIntercept, MemoryIntercept
+from hv.spec.synic import (
+    HeaderOnlyIntercept,
+    HvMessage,
+    HvMessageType,
+    InterceptAccess,
+    IoPortIntercept,
+    MemoryIntercept,
+)
 from hv.spec.x86 import Vector
 from hv.trace.bus import Trace
 from hv.trace.events import GuestEnded, SerialOutput
@@ -29,6 +36,7 @@ from hv.trace.events import GuestEnded, SerialOutput
 N = HvRegisterName
 DEVICE_VECTOR = 0x50                    # of VP 0: the assigned device's interrupt, docs/guests.md
 _HARDWARE_EXCEPTION = 3
+_ZEROES = bytes(PAGE_SIZE)
 _ALL_RIGHTS = HvMapGpaFlags.READABLE | HvMapGpaFlags.WRITABLE | HvMapGpaFlags.EXECUTABLE
 _READ_WRITE = HvInterceptAccess.READ | HvInterceptAccess.WRITE
 
@@ -55,11 +63,16 @@ class Worker:
         self.device: AssignedDevice | None = None
         self._msi = (0, 0)
         self.pages: list[int] = []
-        self.partition_id = winhv.create_partition()
+        self._vps_made = 0
         self.motherboard = Motherboard()
         self.motherboard.add("com1", COM1, Uart16550(COM1.start, self._on_serial_byte))
         self.motherboard.add("power", POWER_PORTS, PowerSwitch(lambda: self._end_soon("shutdown")))
-        self._make_partition()
+        self.partition_id = winhv.create_partition()
+        try:
+            self._make_partition()
+        except BaseException:
+            self.destroy()
+            raise
 
     # --- making ----------------------------------------------------------------------------------------
 
@@ -67,7 +80,6 @@ class Worker:
         winhv, partition = self.winhv, self.partition_id
         winhv.initialize_partition(partition)
         self.pages = winhv.memory.allocate_run(self.memory_bytes // PAGE_SIZE)
-        winhv.memory.write(self.pages[0] * PAGE_SIZE, bytes(self.memory_bytes))     # nothing of its last user
         large = len(self.pages) // LARGE_PAGES * LARGE_PAGES
         winhv.map_gpa_pages(partition, 0, self.pages[:large:LARGE_PAGES], _ALL_RIGHTS | HvMapGpaFlags.LARGE_PAGE)
         winhv.map_gpa_pages(partition, large, self.pages[large:], _ALL_RIGHTS)
@@ -75,6 +87,7 @@ class Worker:
             winhv.install_intercept(partition, HvInterceptType.IO_PORT_RANGE, ports[0] | ports[-1] << 16, _READ_WRITE)
         for index in range(self.vp_count):
             winhv.create_vp(partition, index)
+            self._vps_made += 1
         self.vid.register(partition, self._on_intercept)
 
     def assign(self, device: AssignedDevice) -> None:
@@ -87,7 +100,8 @@ class Worker:
     def load(self, image: Image, other_partition_id: int = 0) -> None:
         """Write the program and its start state; ImageError when it does not fit."""
         boot.check(image, self.memory_bytes)
-        information = boot.Information(boot.BAR_GPA if self.device else 0, *self._msi, self.partition_id, other_partition_id)
+        bar = boot.BAR_GPA if self.device else 0
+        information = boot.Information(bar, *self._msi, self.partition_id, other_partition_id)
         for gpa, data in boot.tables(image, information).items():
             self.write(gpa, data)
         for segment in image.segments:
@@ -120,7 +134,7 @@ class Worker:
 
     def stop(self) -> None:
         """Let no VP run any more."""
-        for index in range(self.vp_count):
+        for index in range(self._vps_made):
             self.winhv.set_vp_registers(self.partition_id, index, {N.EXPLICIT_SUSPEND: 1})
 
     def end(self, ended: str, why: str = "") -> None:
@@ -143,10 +157,12 @@ class Worker:
         if self.device is not None:
             winhv.detach_device(partition, self.device.source_id)
         winhv.finalize_partition(partition)
-        for index in range(self.vp_count):
+        for index in range(self._vps_made):
             winhv.delete_vp(partition, index)
         winhv.withdraw_memory(partition)
         winhv.delete_partition(partition)
+        for page in self.pages:
+            winhv.memory.write(page * PAGE_SIZE, _ZEROES)       # for its next user
         winhv.memory.free(self.pages)
 
     # --- serial output -----------------------------------------------------------------------------------

@@ -8,7 +8,9 @@ that is not SUCCESS is raised as `HvError`.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import neg
 from typing import Any
 
 from hv.spec.hv_registers import HvRegisterName
@@ -113,14 +115,16 @@ class RootMemory:
 
         From the other end than `allocate`, so that single pages do not break up the runs.
         """
-        free = set(self._free)
-        first = (self._free[0] + 1 - count if self._free else -1) & -LARGE_PAGES
-        while first >= 0 and not free.issuperset(range(first, first + count)):
+        free = self._free                       # falling, so a run stands there backwards
+        first = (free[0] + 1 - count if free else -1) & -LARGE_PAGES
+        while first >= 0:
+            run = list(range(first, first + count))
+            at = bisect_left(free, 1 - first - count, key=neg)
+            if free[at : at + count] == run[::-1]:
+                del free[at : at + count]
+                return run
             first -= LARGE_PAGES
-        if first < 0:
-            raise OutOfPages(f"{count} consecutive pages are wanted, {len(self._free)} are free")
-        self._free = sorted(free.difference(range(first, first + count)), reverse=True)
-        return list(range(first, first + count))
+        raise OutOfPages(f"{count} consecutive pages are wanted, {len(free)} are free")
 
     def free(self, pages: Iterable[int]) -> None:
         """Nobody uses *pages* any more."""

@@ -54,7 +54,7 @@ class Hypervisor:
         self.owners = PageOwners(memory)
         self.vp_factory: Callable[[Partition, int], VirtualProcessor] | None = None
         self.iommu: IommuDriver | None = None
-        self.on_wake: Callable[[Any], None] = lambda vp: None       # a VP may have something to do; the scheduler listens
+        self.on_wake: Callable[[Any], None] = lambda vp: None       # a VP may have something to do: for the scheduler
         self.interrupts = InterruptRouting(trace)
         self.last_refusal = ""          # why the last hypercall that failed did: for people, never for guests
         self.partitions: dict[int, Partition] = {}

@@ -41,6 +41,7 @@ MAX_INSTRUCTION = 15
 _ATTRIBUTES = 0xFFFF                    # VMX access rights and HV_X64_SEGMENT_REGISTER agree in these bits
 _UNUSABLE = 1 << 16
 _PRESENT = 1 << 7
+_PE, _AM, _LMA = Cr0.PE.value, Cr0.AM.value, Efer.LMA.value     # plain integers: `&` with a flag makes a new member
 _GENERAL_REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                       "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
 
@@ -166,7 +167,7 @@ def send_unrecoverable_exception(vp: VirtualProcessor) -> None:
 def _header(vp: VirtualProcessor, access: InterceptAccess, length: int) -> HvInterceptHeader:
     regs: Any = vp.regs
     state = HvExecutionState(
-        cpl=regs.cpl, cr0_pe=int(bool(regs.cr0 & Cr0.PE)), cr0_am=int(bool(regs.cr0 & Cr0.AM)),
-        efer_lma=int(bool(regs.efer & Efer.LMA)), interrupt_shadow=int(bool(regs.interrupt_shadow)))
+        cpl=regs.cpl, cr0_pe=int(bool(regs.cr0 & _PE)), cr0_am=int(bool(regs.cr0 & _AM)),
+        efer_lma=int(bool(regs.efer & _LMA)), interrupt_shadow=int(bool(regs.interrupt_shadow)))
     return HvInterceptHeader(vp_index=vp.index, length_and_cr8=length & 0xF | vp.apic.cr8 << 4, access_type=access,
                              execution_state=state.raw, cs=segment_register(regs.cs), rip=regs.rip, rflags=regs.rflags)

@@ -1,7 +1,7 @@
 """Makes the VPs: one engine per partition, each VP a context on it. Root's VP needs none.
 
-`ProcessorFactory` is the hypervisor's `vp_factory`. An engine is made with the first VP of its partition and goes when the
-partition is finalized.
+`ProcessorFactory` is the hypervisor's `vp_factory`. An engine is made with the first VP of its partition and goes when
+the partition is finalized.
 """
 
 from __future__ import annotations

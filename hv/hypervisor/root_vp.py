@@ -1,7 +1,7 @@
 """Root's virtual processor: the one whose program is Python.
 
-Root's management stack is not machine code, so its VP has no engine. It has all the rest of a VP: a virtual APIC, a SynIC, and
-the hypercall door. It "runs" by taking the interrupts that wait for it, in the order of its APIC.
+Root's management stack is not machine code, so its VP has no engine. It has all the rest of a VP: a virtual APIC, a
+SynIC, and the hypercall door. It "runs" by taking the interrupts that wait for it, in the order of its APIC.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class RootRegisters:
     """The registers of a 64-bit kernel: what the hypercall door looks at."""
 
     def __init__(self) -> None:
-        for name in ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)), "rip", "cr2",
-                     "cr3", "dr0", "dr1", "dr2", "dr3"):
+        for name in ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)), "rip",
+                     "cr2", "cr3", "dr0", "dr1", "dr2", "dr3"):
             setattr(self, name, 0)
         self.rflags, self.cr0, self.cr4, self.efer = 0x202, 0x8005_0033, 0x20, 0x500
         self.dr6, self.dr7, self.cpl, self.interrupt_shadow = 0xFFFF_0FF0, 0x400, 0, False

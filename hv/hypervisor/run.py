@@ -1,7 +1,8 @@
 """The run loop: enter, exit, handle, obey.
 
-`obey` is called for each VM exit, from inside the engine's hook (`docs/decisions/0001-the-run-loop-lives-in-the-hook.md`), and
-answers whether the guest is entered again. Handlers for each reason are in `exits/`, one file per family.
+`obey` is called for each VM exit, from inside the engine's hook
+(`docs/decisions/0001-the-run-loop-lives-in-the-hook.md`), and answers whether the guest is entered again. Handlers for
+each reason are in `exits/`, one file per family.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def on_exit(reason: ExitReason) -> Callable[[Handler], Handler]:
     """Register the handler of one exit reason; a second one for the same reason is an error at import."""
     def register(handler: Handler) -> Handler:
         if reason in EXIT_HANDLERS:
-            raise TypeError(f"{reason.name} is handled by {EXIT_HANDLERS[reason].__qualname__} and {handler.__qualname__}")
+            first = EXIT_HANDLERS[reason]
+            raise TypeError(f"{reason.name} is handled by {first.__qualname__} and {handler.__qualname__}")
         EXIT_HANDLERS[reason] = _BY_REASON[reason] = handler
         return handler
     return register
@@ -76,7 +78,8 @@ def inject_exception(vp: VirtualProcessor, vector: int, error_code: int | None, 
     """The guest gets an exception at the instruction it is at; False when that ended the run."""
     if vp.trace.listening:
         vp.trace.emit(events.Fault(vector, error_code, address))
-    return vp.vcpu.inject(Event(vector, EventKind.EXCEPTION, error_code if vp.regs.protected else None, address=address))
+    error_code = error_code if vp.regs.protected else None
+    return vp.vcpu.inject(Event(vector, EventKind.EXCEPTION, error_code, address=address))
 
 
 __all__ = ["ADVANCE", "EXIT_HANDLERS", "RETRY", "obey", "on_exit", "unexpected"]

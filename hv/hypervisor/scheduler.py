@@ -1,8 +1,8 @@
 """Who runs next: every runnable VP in turn, for a slice of work each, on the one logical processor.
 
-Deterministic: the order is by partition and VP number, slices are counted in work, and nothing asks the host's clock. When
-nobody can run, time jumps to the next timer. Root comes first whenever it has something to do: it owns the devices that the
-others wait for.
+Deterministic: the order is by partition and VP number, slices are counted in work, and nothing asks the host's clock.
+When nobody can run, time jumps to the next timer. Root comes first whenever it has something to do: it owns the devices
+that the others wait for.
 """
 
 from __future__ import annotations
@@ -59,10 +59,9 @@ class Scheduler:
         vp, others_wait = self._next()
         if vp is None:
             return self._idle(until)
-        if vp is not self.current:
-            self.trace.at(vp.partition.id, vp.index)
-            if self.trace.listening:
-                self.trace.emit(events.VpSwitch(vp.partition.id, vp.index))
+        self.trace.at(vp.partition.id, vp.index)    # root may have been at work since this VP ran last
+        if vp is not self.current and self.trace.listening:
+            self.trace.emit(events.VpSwitch(vp.partition.id, vp.index))
         self.current = vp
         if not vp.partition.is_root:
             self._last_child = vp
@@ -97,16 +96,18 @@ class Scheduler:
         while (vector := self.processor.acknowledge()) is not None:
             self.hypervisor.interrupts.route(vector)
 
-    def _vps(self) -> Iterator[Schedulable]:
-        for partition_id in sorted(self.hypervisor.partitions):
-            vps = self.hypervisor.partitions[partition_id].vps
-            for index in sorted(vps):
-                yield vps[index]
+    def _children(self) -> Iterator[Schedulable]:
+        for _, partition in sorted(self.hypervisor.partitions.items()):
+            if not partition.is_root:
+                for _, vp in sorted(partition.vps.items()):
+                    yield vp
 
     def _next(self) -> tuple[Schedulable | None, bool]:
-        """The runnable VP after the last child's in order, root's before all; and whether another one is runnable too."""
-        vps = list(self._vps())
+        """Root's VP, or the runnable one after the last child's in order; and whether another child's could run."""
+        root = next((vp for vp in self.hypervisor.root.vps.values() if vp.runnable), None)
+        if root is not None:
+            return root, False                      # it ends by itself
+        vps = list(self._children())
         at = next((n for n, vp in enumerate(vps) if vp is self._last_child), -1)
         runnable = [vp for vp in vps[at + 1 :] + vps[: at + 1] if vp.runnable]
-        runnable.sort(key=lambda vp: not vp.partition.is_root)      # stable: the rest keeps its order
         return (runnable[0] if runnable else None), len(runnable) > 1

@@ -25,7 +25,8 @@ import struct
 import sys
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, ClassVar, Self, cast
+from operator import attrgetter
+from typing import Any, ClassVar, NoReturn, Self, cast
 
 
 class FieldType:
@@ -56,8 +57,7 @@ class FieldType:
             for item in value if self.count > 1 else (value,):
                 item.put(values)
         elif self.is_raw:
-            if len(value) > self.size:
-                raise ValueError(f"{len(value)} bytes do not fit a field of {self.size}")
+            self.check_length(value)
             values.append(value)
         elif self.count > 1:
             if len(value) != self.count:
@@ -65,6 +65,11 @@ class FieldType:
             values.extend(value)
         else:
             values.append(value)
+
+    def check_length(self, value: bytes) -> None:
+        """ValueError when the bytes are more than the field has room for."""
+        if len(value) > self.size:
+            raise ValueError(f"{len(value)} bytes do not fit a field of {self.size}")
 
     def default(self) -> Any:
         if self.layout is not None:
@@ -133,6 +138,8 @@ class Layout:
     _PARTS: ClassVar[tuple[tuple[str, FieldType], ...]] = ()
     _DEFAULTS: ClassVar[dict[str, Any]] = {}         # a field of Layouts has None: each structure gets its own
     _INNER: ClassVar[tuple[tuple[str, FieldType], ...]] = ()      # those fields
+    _GET: ClassVar[attrgetter[tuple[Any, ...]] | None] = None     # all values at any depth, when each is a plain one
+    _RAW: ClassVar[tuple[tuple[int, FieldType], ...]] = ()        # which of them are bytes
 
     def __init_subclass__(cls) -> None:
         offset, fields = cls.SIZE, dict(cls.FIELDS)
@@ -147,6 +154,12 @@ class Layout:
         cls._STRUCT = struct.Struct("<" + cls.FORMAT)
         cls._PLAIN = tuple(fields) if all(kind.is_plain for _, kind in fields.values()) else ()
         cls._PARTS = tuple((name, kind) for name, (_, kind) in fields.items())
+        leaves = list(_leaves(cls))
+        if len(leaves) > 1 and all(kind.is_plain for _, kind in leaves):
+            cls._GET = attrgetter(*(path for path, _ in leaves))
+            cls._RAW = tuple((at, kind) for at, (_, kind) in enumerate(leaves) if kind.is_raw)
+        else:
+            cls._GET = None
         cls._DEFAULTS = {name: kind.default() if kind.layout is None else None for name, kind in cls._PARTS}
         cls._INNER = tuple((name, kind) for name, kind in cls._PARTS if kind.layout is not None)
 
@@ -182,6 +195,11 @@ class Layout:
 
     def pack(self) -> bytes:
         """The structure as SIZE bytes; struct.error or ValueError when a value does not fit its field."""
+        if self._GET is not None:
+            found = self._GET(self)
+            for at, kind in self._RAW:
+                kind.check_length(found[at])
+            return self._STRUCT.pack(*found)
         values: list[Any] = []
         self.put(values)
         return self._STRUCT.pack(*values)
@@ -211,6 +229,15 @@ class Layout:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={_show(getattr(self, name))}' for name in self.FIELDS)})"
+
+
+def _leaves(layout: type[Layout], prefix: str = "") -> Iterator[tuple[str, FieldType]]:
+    """The innermost fields of *layout* by their paths, such as `header.cs.base`."""
+    for name, (_, kind) in layout.FIELDS.items():
+        if kind.layout is not None and kind.count == 1:
+            yield from _leaves(kind.layout, f"{prefix}{name}.")
+        else:
+            yield prefix + name, kind
 
 
 def _plain(value: Any) -> Any:
@@ -244,14 +271,13 @@ class bits:
         return (register.raw & self.mask) >> self.low
 
     def __set__(self, register: Register, value: int) -> None:
-        register.raw = self.put(register.raw, value, register)
+        place = value << self.low
+        register.raw = register.raw & ~self.mask | place if not place & ~self.mask else self.refuse(register, value)
 
-    def put(self, raw: int, value: int, register: Register) -> int:
-        """*raw* of *register* with *value* in these bits; ValueError when they do not hold it."""
-        if value << self.low & ~self.mask:
-            name, limit = f"{type(register).__name__}.{self.name}", self.mask >> self.low
-            raise ValueError(f"{name} holds 0..{limit:#x}, not {value:#x}")
-        return raw & ~self.mask | value << self.low
+    def refuse(self, register: Register, value: int) -> NoReturn:
+        """ValueError: these bits of *register* do not hold *value*."""
+        name, limit = f"{type(register).__name__}.{self.name}", self.mask >> self.low
+        raise ValueError(f"{name} holds 0..{limit:#x}, not {value:#x}")
 
 
 class Register:
@@ -278,7 +304,8 @@ class Register:
             field = self.BITS.get(name)
             if field is None:
                 raise TypeError(f"{type(self).__name__} has no field {name}; it has {', '.join(self.BITS)}")
-            raw = field.put(raw, value, self)
+            place = value << field.low
+            raw = raw & ~field.mask | place if not place & ~field.mask else field.refuse(self, value)
         self.raw = raw
 
     def inspect(self) -> dict[str, int]:

@@ -21,14 +21,15 @@ def handle_triple_fault(vp: VirtualProcessor, exit: VmExit) -> Verdict:
 
 @on_exit(ExitReason.ENTRY_FAILURE_GUEST_STATE)
 def handle_entry_failure(vp: VirtualProcessor, exit: VmExit) -> Verdict:
-    """Software wrote a guest state that no processor enters; SDM "VM-Entry Failures During or After Loading Guest State"."""
+    """Software wrote a state that no processor enters; SDM "VM-Entry Failures During or After Loading Guest State"."""
     return Halt(f"VM entry failed: {vp.vcpu.broken_rules[0]}")
 
 
 @on_exit(ExitReason.TASK_SWITCH)
 def handle_task_switch(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     """A hypervisor must do a task switch itself; this one does not, like the systems its guests come from."""
-    return Halt(f"the guest asks for a task switch to selector {exit.qualification & 0xFFFF:#x}, which is not supported")
+    selector = exit.qualification & 0xFFFF
+    return Halt(f"the guest asks for a task switch to selector {selector:#x}, which is not supported")
 
 
 @on_exit(ExitReason.EPT_MISCONFIGURATION)

@@ -36,7 +36,8 @@ def _apic_access(vp: VirtualProcessor, exit: VmExit, offset: int) -> Verdict:
     """Carry the instruction out on the virtual APIC's registers; SDM "Accessing the Local APIC Registers"."""
     try:
         decoded = decode_at(vp.regs, vp.vcpu.memory)
-        done = perform(vp.regs, memory_access(decoded), lambda: _read(vp, offset), lambda value: _write(vp, offset, value))
+        done = perform(vp.regs, memory_access(decoded), lambda: _read(vp, offset),
+                       lambda value: _write(vp, offset, value))
     except Undecodable as error:
         return Halt(f"an instruction that cannot be emulated touches the local APIC: {error}")
     exit.instruction_length = decoded.length if done else 0

@@ -1,4 +1,4 @@
-"""RDMSR and WRMSR: the processor's own registers with the manual's rules, the hypervisor's synthetic ones, or the parent."""
+"""RDMSR and WRMSR: the processor's own registers by the manual's rules, the hypervisor's synthetic ones, or the parent."""
 
 from __future__ import annotations
 

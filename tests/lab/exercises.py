@@ -1,0 +1,53 @@
+"""What the tests of this room share: the real exercise, other ones made of data, and fake runs."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import hv
+from hv.lab import runner
+from hv.lab.checks import AnyCheck, Happening
+from hv.lab.exercise import Exercise, read
+
+LABS = Path(hv.__file__).parent.parent / "labs"
+SOLUTION = (LABS / "01_first_exit/solution/first_exit.asm").read_text()
+
+
+def first_exit() -> Exercise:
+    return read(LABS / "01_first_exit")
+
+
+def a_check(**fields: Any) -> Any:
+    """A check as lab.toml would hold it."""
+    return msgspec.convert({"name": "it", **fields}, AnyCheck)
+
+
+def judged(folder: Path, source: str | bytes, exercise: Exercise | None = None) -> runner.Verdict:
+    """The verdict on a program, `first_exit.asm` in *folder*."""
+    place = folder / "first_exit.asm"
+    place.write_bytes(source if isinstance(source, bytes) else source.encode())
+    return runner.check(exercise or first_exit(), place)
+
+
+@dataclass
+class FakeRun:
+    """What is left of a run that never was."""
+
+    ended: str = "halt"
+    why: str = ""
+    serial: str = ""
+    happened: list[Happening] = field(default_factory=list)
+    symbols: dict[str, int] = field(default_factory=dict)
+    memory: bytes = bytes(64)
+    registers: dict[str, int] = field(default_factory=dict)
+
+    def symbol(self, name: str) -> int | None:
+        return self.symbols.get(name)
+
+    def read(self, gpa: int, size: int) -> bytes:
+        return self.memory[gpa : gpa + size]
+
+    def register(self, name: str) -> int:
+        return self.registers[name]

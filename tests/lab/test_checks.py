@@ -1,0 +1,107 @@
+"""Each kind of check compares with what happened, and marks where the two part."""
+
+import pytest
+
+from hv.lab.checks import Happening, Mark, judge_all
+from hv.spec.exits import ExitReason
+from hv.trace.events import Cpuid, DmaFault, GuestEnded, MsrWrite
+from hv.vmx.exit import VmExit
+from tests.lab.exercises import FakeRun, a_check
+
+CPUID = [Happening("a.asm:3", VmExit(ExitReason.CPUID, 0, 2)), Happening("", Cpuid(0x40000000, 0, (1, 2, 3, 4)))]
+HLT = [Happening("a.asm:9", VmExit(ExitReason.HLT, 0, 1))]
+
+
+def marks(finding):
+    return [str(mark) for mark, _ in finding.lines]
+
+
+def test_memory_that_holds_the_text_passes():
+    run = FakeRun(symbols={"here": 4}, memory=b"....Hv#1")
+    assert a_check(kind="memory", symbol="here", text="Hv#1").judge(run).passed
+
+
+def test_memory_is_compared_in_groups_of_four_bytes():
+    run = FakeRun(symbols={"here": 0}, memory=b"abcdEFgh")
+    finding = a_check(kind="memory", symbol="here", text="abcdefgh").judge(run)
+    assert marks(finding) == ["GOOD", "BAD", "MISSING"]
+    assert finding.message == 'expected "abcdefgh" at `here`, found "abcdEFgh"'
+
+
+def test_memory_may_be_given_in_hexadecimal():
+    run = FakeRun(symbols={"here": 0}, memory=b"\x00\x01\xff")
+    assert a_check(kind="memory", symbol="here", bytes="00 01 ff").judge(run).passed
+
+
+def test_memory_behind_the_end_is_no_match():
+    assert not a_check(kind="memory", symbol="here", text="abcd").judge(FakeRun(symbols={"here": 62})).passed
+
+
+def test_a_missing_label_is_named():
+    finding = a_check(kind="memory", symbol="here", text="a").judge(FakeRun())
+    assert "no label `here`" in finding.message
+    assert marks(finding) == ["MISSING"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"leaf": 0x40000000}, {"instruction_length": 2}], ids=["no", "answer", "exit"])
+def test_an_exit_matches_by_its_own_fields_or_those_of_its_answer(fields):
+    assert a_check(kind="exit", reason="CPUID", fields=fields).judge(FakeRun(happened=CPUID + HLT)).passed
+
+
+def test_an_exit_with_another_field_is_bad_and_the_right_one_missing():
+    finding = a_check(kind="exit", reason="CPUID", fields={"leaf": 1}).judge(FakeRun(happened=CPUID + HLT))
+    assert marks(finding) == ["", "BAD", "MISSING", ""]
+    assert finding.lines[2] == (Mark.MISSING, "CPUID leaf=1")
+
+
+def test_an_event_matches_by_its_fields():
+    run = FakeRun(happened=CPUID)
+    assert a_check(kind="event", event="Cpuid", fields={"leaf": 0x40000000, "subleaf": 0}).judge(run).passed
+    assert not a_check(kind="event", event="MsrWrite").judge(run).passed
+
+
+def test_an_event_that_has_a_reason_is_no_exit():
+    run = FakeRun(happened=[Happening("", DmaFault(1, 2, True, 3, "no")), *CPUID])
+    assert a_check(kind="exit", reason="CPUID", fields={"leaf": 0x40000000}).judge(run).passed
+
+
+def test_lines_name_the_source_line_and_hide_what_is_not_the_learners():
+    run = FakeRun(happened=[*CPUID, Happening("", MsrWrite(0x10, 5)), Happening("", GuestEnded("halt"))])
+    lines = a_check(kind="event", event="Cpuid", fields={"leaf": 7}).judge(run).lines
+    assert [text for _, text in lines] == [
+        "a.asm:3  exit CPUID instruction_length=2",
+        "         Cpuid leaf=0x40000000 subleaf=0 answer=1,2,3,4",
+        "Cpuid leaf=7",
+        "         MsrWrite msr=0x10 value=5",
+    ]
+
+
+def test_serial_output_is_compared_line_by_line():
+    finding = a_check(kind="serial", text="one\ntwo\nthree\n").judge(FakeRun(serial="one\n2\nthree\n"))
+    assert marks(finding) == ["GOOD", "BAD", "MISSING", "GOOD", "GOOD"]
+    assert a_check(kind="serial", text="one").judge(FakeRun(serial="one")).passed
+
+
+def test_registers_are_compared_one_by_one():
+    finding = a_check(kind="register", values={"rax": 1, "rbx": 0x20}).judge(FakeRun(registers={"rax": 1, "rbx": 0x21}))
+    assert marks(finding) == ["GOOD", "BAD", "MISSING"]
+    assert finding.found == "rax=1 rbx=0x21"
+
+
+def test_the_end_is_compared_with_its_reason_in_view():
+    finding = a_check(kind="ended", how="halt").judge(FakeRun(ended="triple-fault", why="at rip 0x10", happened=HLT))
+    assert finding.found == "triple-fault (at rip 0x10)"
+    assert marks(finding) == ["", "BAD", "MISSING"]
+
+
+def test_a_known_mistake_is_told_in_its_own_words():
+    check = a_check(kind="ended", how="halt", mistakes=[{"found": "budget", "says": "there is a loop"}])
+    assert check.judge(FakeRun(ended="budget")).message == "there is a loop"
+    assert check.judge(FakeRun(ended="shutdown")).message == "expected the guest to end by halt, found shutdown"
+
+
+def test_a_check_waits_for_the_one_it_needs():
+    first, then = a_check(kind="ended", how="halt"), a_check(kind="serial", text="", needs="it")
+    then = type(then)(name="then", needs="it", text="")
+    assert [f.waiting for f in judge_all([first, then], FakeRun(ended="budget"))] == [False, True]
+    assert [f.passed for f in judge_all([first, then], FakeRun())] == [True, True]

@@ -125,6 +125,8 @@ def main(arguments: list[str] | None = None) -> int:
     except CommandError as error:
         return say(str(error), error.code)
     except KeyboardInterrupt:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)      # the terminal has written ^C
         return say("interrupted", INTERRUPTED)
     except BrokenPipeError:
         _silence(sys.stdout)        # the reader went away: what is still buffered must not complain at exit

@@ -104,7 +104,7 @@ def show(metrics: list[Metric], results: dict[str, dict[str, Any]], plain: bool)
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("metric", "value", "goal", "", "baseline", "what", box=box.ASCII2 if plain else box.SIMPLE_HEAD,
+    table = Table("metric", "value", "goal", "", "baseline", box=box.ASCII2 if plain else box.SIMPLE_HEAD,
                   pad_edge=False, header_style="bold")
     for metric in metrics:
         result = results[metric.name]
@@ -112,5 +112,8 @@ def show(metrics: list[Metric], results: dict[str, dict[str, Any]], plain: bool)
         word = "least" if metric.name.endswith("_ratio") else "most"
         table.add_row(metric.name, f"{result['value']} {metric.unit}", f"at {word} {metric.goal}",
                       Text("ok" if good else "missed", style="green" if good else "yellow"),
-                      "" if result["baseline"] is None else str(result["baseline"]), metric.meaning)
-    console(plain).print(table)
+                      "" if result["baseline"] is None else str(result["baseline"]))
+    screen = console(plain)
+    screen.print(table)
+    for metric in metrics:
+        screen.print(f"{metric.name}: {metric.meaning}", style="dim", markup=False)

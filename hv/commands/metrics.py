@@ -1,8 +1,8 @@
 """How each number of `hv bench` is measured: one function, one round, in the unit of the metric.
 
-A round gives a value and its baseline. Where bare Unicorn is compared with, the two take turns in the same process, a few
-times each, and the shortest time of each counts: what else the host does can only make it longer. The medians over the
-rounds are taken by `bench.py`. Creating and loading the VM is never inside the time, unless it is what is measured.
+A round gives a value and its baseline. Where bare Unicorn is compared with, the two take turns in the same process, a
+few times each, and the shortest time of each counts: what else the host does can only make it longer. The medians over
+the rounds are taken by `bench.py`. Creating and loading the VM is never inside the time, unless that is measured.
 """
 
 from __future__ import annotations
@@ -79,12 +79,12 @@ def ratio(loop: str, count: int) -> Round:
     return bare / ours, 1.0
 
 
-@metric("guest_integer_ratio", "of Unicorn's speed", 0.7, "integer loop, 12 instructions a block")
+@metric("guest_integer_ratio", "ratio", 0.7, "speed against bare Unicorn: integer loop, 12 instructions a block")
 def _integer() -> Round:
     return ratio(workloads.INTEGER_LOOP, 10_000_000)
 
 
-@metric("guest_store_ratio", "of Unicorn's speed", 0.7, "8-byte stores to no-execute pages, 1 MiB")
+@metric("guest_store_ratio", "ratio", 0.7, "speed against bare Unicorn: 8-byte stores to no-execute pages")
 def _store() -> Round:
     return ratio(workloads.STORE_LOOP, 800)
 

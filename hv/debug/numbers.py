@@ -35,7 +35,8 @@ def _value(node: ast.expr, names: Mapping[str, int]) -> int:
     match node:
         case ast.Constant(value=int() as value):
             return value
-        case ast.Name(id=name):
+        case ast.Name() | ast.Attribute():      # a local label has a point in its name: start.wait
+            name = ast.unparse(node)
             if name not in names:
                 raise DebugError(f"`{name}` is no register and no symbol", "`regs` shows the registers")
             return names[name]

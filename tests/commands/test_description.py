@@ -1,0 +1,87 @@
+"""machine.toml: every mistake in it is named in one line."""
+
+import pytest
+
+from hv.commands import description
+from hv.commands.errors import CommandError
+
+TWO = """
+[[vm]]
+name = "b"
+image = "receiver.asm"
+[[vm]]
+name = "a"
+image = "hypercaller.asm"
+memory_mib = 32
+vps = 2
+device = true
+other = "b"
+[[connection]]
+from = "a"
+to = "b"
+id = 3
+sint = 4
+"""
+
+
+def described(tmp_path, text):
+    place = tmp_path / "machine.toml"
+    place.write_text(text)
+    return description.read(place)
+
+
+def test_a_description_becomes_vms_and_connections(tmp_path):
+    machine = described(tmp_path, TWO)
+    b, a = machine.vms
+    assert (b.name, b.memory_mib, b.vps, b.device, b.other) == ("b", 16, 1, False, "")
+    assert (a.image.name, a.memory_mib, a.vps, a.device, a.other) == ("hypercaller.asm", 32, 2, True, "b")
+    assert machine.connections == [description.ConnectionDescription("a", "b", 3, 4)]
+    assert machine.memory_mib == description.DEFAULT_MACHINE_MIB
+
+
+def test_an_image_beside_the_description_wins_over_our_guest(tmp_path):
+    (tmp_path / "hello.asm").write_text("hlt\n")
+    machine = described(tmp_path, '[[vm]]\nname = "x"\nimage = "hello.asm"\n')
+    assert machine.vms[0].image == tmp_path / "hello.asm"
+
+
+def test_the_machine_grows_with_its_vms(tmp_path):
+    machine = described(tmp_path, '[[vm]]\nname = "x"\nimage = "hello"\nmemory_mib = 512\n')
+    assert machine.memory_mib == 512 + description.HYPERVISOR_MIB
+
+
+ONE = '[[vm]]\nname = "x"\nimage = "hello"\n'
+
+
+@pytest.mark.parametrize(("text", "part"), [
+    pytest.param("[[vm", "machine.toml is no TOML", id="syntax"),
+    pytest.param("", "`vm` is missing", id="nothing"),
+    pytest.param("vm = []", "describes no vm", id="no-vm"),
+    pytest.param("vm = [1]", "expected a list of tables; write [[vm]]", id="vm-is-no-table"),
+    pytest.param("vm = 3", "`vm` is an integer; expected a list of tables", id="vm-is-a-number"),
+    pytest.param(ONE + "speed = 3", "vm 1: unknown key `speed`; expected name, image", id="unknown-key"),
+    pytest.param('colour = "red"\n' + ONE, "unknown key `colour`; expected memory_mib, vm", id="unknown-top"),
+    pytest.param(ONE + 'vps = "two"', "`vps` is a string; expected an integer; found 'two'", id="wrong-type"),
+    pytest.param(ONE + "vps = true", "`vps` is true or false; expected an integer", id="bool-is-no-integer"),
+    pytest.param(ONE + "vps = 0", "vm 1: vps is 0; expected 1..64", id="no-vps"),
+    pytest.param(ONE + "memory_mib = 0", "vm 1: memory_mib is 0", id="no-memory"),
+    pytest.param("memory_mib = 17\n" + ONE, "memory_mib is 17; expected 32..4096", id="machine-too-small"),
+    pytest.param('[[vm]]\nname = "x"\n', "vm 1: `image` is missing", id="no-image"),
+    pytest.param('[[vm]]\nname = " "\nimage = "hello"\n', "`name` is empty", id="empty-name"),
+    pytest.param('[[vm]]\nname = "x"\nimage = "no.asm"\n', "vm 1: no.asm does not exist", id="no-file"),
+    pytest.param(ONE + ONE, "two VMs are called `x`", id="same-name"),
+    pytest.param(ONE + 'other = "y"', "`other` of x is `y`; expected a VM described before it", id="other"),
+    pytest.param(ONE + '[[connection]]\nfrom = "x"\n', "connection 1: `to` is missing", id="half-a-connection"),
+    pytest.param(ONE + '[[connection]]\nfrom = "x"\nto = "z"\n', "`to` names `z`; expected one of x", id="unknown-vm"),
+    pytest.param(ONE + '[[connection]]\nfrom = "x"\nto = "x"\nsint = 16\n', "sint is 16; expected 0..15", id="sint"),
+])
+def test_a_wrong_description_is_refused_in_one_line(text, part, tmp_path):
+    with pytest.raises(CommandError) as caught:
+        described(tmp_path, text)
+    assert part in str(caught.value)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    (tmp_path / "machine.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(CommandError, match="no UTF-8"):
+        description.read(tmp_path / "machine.toml")

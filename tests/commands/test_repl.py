@@ -1,0 +1,36 @@
+"""hv repl without a terminal: a session that is written down."""
+
+import io
+
+import pytest
+
+from hv import cli
+
+
+@pytest.fixture
+def typed(monkeypatch):
+    def type_lines(text):
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    return type_lines
+
+
+def test_commands_come_from_standard_input_and_are_shown_with_their_answers(typed, capsys):
+    typed("step 2\n\nvmcs guest_rip\nquit\nnever\n")
+    assert cli.main(["repl", "timer"]) == 0
+    out = capsys.readouterr().out.split("\n")
+    assert out[0] == "timer.0 start> step 2"
+    assert out[1].startswith("=> 0001000a")
+    assert out[2:5] == ["timer.0 start+0xa> vmcs guest_rip", "GUEST_RIP (0x681e)  0x1000a", "timer.0 start+0xa> quit"]
+
+
+def test_a_line_that_cannot_be_done_is_one_line_and_exit_code_1(typed, capsys):
+    typed("frobnicate\nstep\n")
+    assert cli.main(["repl", "timer"]) == 1
+    out = capsys.readouterr().out
+    assert "error: `frobnicate` is no command; `help` lists them\n" in out
+    assert "=> 00010005" in out
+
+
+def test_commands_may_stand_on_the_command_line(capsys):
+    assert cli.main(["repl", "timer", "-c", "step", "-c", "!regs.rdi"]) == 0
+    assert capsys.readouterr().out.endswith("\n0x30\n")

@@ -1,0 +1,159 @@
+"""hv run: guests of every kind, good and bad, in one process."""
+
+import json
+
+import pytest
+
+from hv import cli
+from hv.commands.screen import shown_time, ticks
+
+ENDLESS = ".bits 64\nstart:\n jmp start\n"
+
+
+def run(capsys, *arguments):
+    code = cli.main(["run", *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def endless(tmp_path):
+    place = tmp_path / "endless.asm"
+    place.write_text(ENDLESS)
+    return place
+
+
+def test_a_guest_prints_and_a_summary_follows_on_stderr(capsys):
+    code, out, err = run(capsys, "hello")
+    assert (code, out) == (0, "hello from a partition\n")
+    assert err.startswith("hello: shutdown\n  exits         IO_INSTRUCTION ")
+    assert "virtual time" in err
+
+
+def test_a_guest_is_found_by_path_and_by_name(capsys):
+    assert run(capsys, "hello")[:2] == run(capsys, "guests/hello.asm")[:2]
+
+
+def test_two_runs_give_the_same_json_byte_for_byte(capsys):
+    first, second = (run(capsys, "two_vps", "--smp", 2, "--json") for _ in range(2))
+    assert first == second
+    code, out, err = first
+    assert (code, err) == (0, "")
+    result = json.loads(out)
+    assert result["ended"] == "shutdown"
+    assert "together 20000" in result["serial"]
+    assert [vp["index"] for vp in result["vps"]] == [0, 1]
+    assert result["exits"]["IO_INSTRUCTION"] > 0
+    assert list(result) == ["name", "ended", "why", "serial", "vps", "exits", "retired_work", "virtual_time_100ns",
+                            "tsc"]
+
+
+def test_the_json_has_every_register_as_hexadecimal(capsys):
+    registers = json.loads(run(capsys, "hello", "--json")[1])["vps"][0]["registers"]
+    wanted = {"rax", "r15", "rip", "rflags", "cr0", "cr2", "cr3", "cr4", "efer", "cs", "tr", "gdtr", "idtr"}
+    assert wanted <= set(registers)
+    assert set(registers["ss"]) == {"selector", "base", "limit", "rights"}
+    assert registers["rip"].startswith("0x7c")
+
+
+def test_a_triple_fault_is_exit_code_3_and_says_where(capsys):
+    code, _, err = run(capsys, "crasher")
+    assert code == 3
+    assert err.startswith("crasher: triple-fault (vp 0 triple-faulted at rip 0x10007)")
+
+
+def test_an_endless_guest_uses_up_its_budget_and_is_told_how_to_raise_it(capsys, endless):
+    code, _, err = run(capsys, endless, "--budget", "3ms")
+    assert code == 3
+    assert "endless: budget" in err
+    assert err.endswith("hv: endless still ran when its budget, 3.000 ms of virtual time, ended; "
+                        "raise it with --budget 10s, or stop on purpose with --until\n")
+
+
+def test_stopping_on_purpose_is_no_failure(capsys, endless):
+    code, out, err = run(capsys, endless, "--until", "3ms", "--json")
+    assert (code, err) == (0, "")
+    result = json.loads(out)
+    assert result["ended"] == "budget"
+    assert abs(result["tsc"] - 6_000_000) < 100
+    assert result["retired_work"] > 5_000_000
+
+
+def test_a_timeline_is_written_for_perfetto(capsys, tmp_path):
+    code, _, _ = run(capsys, "hello", "--trace", tmp_path / "out.json")
+    events = json.loads((tmp_path / "out.json").read_text())["traceEvents"]
+    assert code == 0
+    assert any(event["ph"] == "X" and event["name"] == "IO_INSTRUCTION" for event in events)
+
+
+def test_the_device_is_there_when_asked_for(capsys):
+    assert "no device" in run(capsys, "dma")[1]
+    assert "the bytes are in place" in run(capsys, "dma", "--device")[1]
+
+
+def test_a_described_machine_runs_its_vms_together(capsys, tmp_path):
+    place = tmp_path / "pair.toml"
+    place.write_text('[[vm]]\nname = "b"\nimage = "receiver.asm"\n[[vm]]\nname = "a"\nimage = "hypercaller.asm"\n'
+                     '[[connection]]\nfrom = "a"\nto = "b"\n')
+    code, out, _ = run(capsys, place)
+    assert code == 0
+    assert "b: got message 5" in out
+    assert "a: HvCallCreatePartition: status 0x0000000000000006" in out
+    code, out, _ = run(capsys, place, "--json")
+    assert [vm["ended"] for vm in json.loads(out)["vms"]] == ["shutdown", "shutdown"]
+
+
+def test_options_of_one_guest_do_not_go_with_a_description(capsys, tmp_path):
+    place = tmp_path / "one.toml"
+    place.write_text('[[vm]]\nname = "x"\nimage = "hello"\n')
+    code, _, err = run(capsys, place, "--smp", 2)
+    assert (code, err) == (2, "hv: --smp says what one.toml says itself; write it into the description\n")
+
+
+@pytest.mark.parametrize(("name", "content", "part"), [
+    ("empty.asm", b"", "is empty"),
+    ("bad.asm", b"start:\n frobnicate eax\n", "bad.asm:2"),
+    ("cut.elf", b"\x7fELF\x02\x01\x01", "cut.elf"),
+    ("what.xyz", b"abc", "the kind of `.xyz` is not known"),
+    ("folder.asm/x", b"x", "is a directory"),
+])
+def test_a_file_that_cannot_be_loaded_is_one_line(name, content, part, capsys, tmp_path):
+    place = tmp_path / name
+    place.parent.mkdir(exist_ok=True)
+    place.write_bytes(content)
+    code, out, err = run(capsys, place if place.suffix else place.parent)
+    assert (code, out) == (2, "")
+    assert part in err
+    assert err.count("\n") == 1
+
+
+def test_a_program_larger_than_its_memory_is_told_what_it_needs(capsys, tmp_path):
+    place = tmp_path / "far.asm"
+    place.write_text(".bits 64\n.org 0x10000\nstart:\n hlt\n.org 0x1800000\n .quad 1\n")
+    code, _, err = run(capsys, place)
+    assert code == 2
+    assert "give it 25 MiB (--mem, or memory_mib)" in err
+    assert run(capsys, place, "--mem", 25)[0] == 0
+
+
+@pytest.mark.parametrize(("name", "source"), [
+    ("garbage", ".bits 64\nstart:\n nop\n .byte 0xFF, 0xFF, 0xFF\n"),
+    ("jumps-outside-ram", ".bits 64\nstart:\n mov eax, 0x3F00000\n jmp rax\n"),
+    ("endless-faults", ".bits 64\nstart:\n mov rsp, 0\n ud2\n"),
+])
+def test_a_guest_that_goes_astray_ends_by_a_crash_and_nothing_else(name, source, capsys, tmp_path):
+    place = tmp_path / f"{name}.asm"
+    place.write_text(source)
+    code, _, err = run(capsys, place, "--budget", "10ms")
+    assert code == 3
+    assert f"{name}: triple-fault" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("text", "value"), [("10ms", 20_000_000), ("2s", 4_000_000_000), ("1.5us", 3000), ("1_0", 10)])
+def test_time_is_read_in_units_or_ticks(text, value):
+    assert ticks(text) == value
+
+
+def test_time_is_shown_in_the_unit_that_fits():
+    assert [shown_time(count) for count in (3000, 5_000_000, 4_000_000_000)] == ["1.500 us", "2.500 ms", "2.000 s"]

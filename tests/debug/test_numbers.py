@@ -1,0 +1,36 @@
+"""What counts as a number at the prompt."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hv.debug.errors import DebugError
+from hv.debug.numbers import number, ticks
+
+NAMES = {"rsp": 0x9000, "start": 0x10000, "start.wait": 0x10041}
+
+
+@pytest.mark.parametrize(("text", "value"), [
+    ("16", 16), ("0x10", 16), ("10h", 16), ("0FFh", 255), ("rsp+8", 0x9008), ("start-1", 0xFFFF),
+    ("start.wait+1", 0x10042), ("2*3<<4", 96),
+    ("~0&0xFF", 255), ("-1", -1), ("7/2", 3), ("(1|2)^3", 0),
+])
+def test_expressions_of_numbers_registers_and_symbols(text, value):
+    assert number(text, NAMES) == value
+
+
+@pytest.mark.parametrize("text", ["", "foo", "1+", "1.5", "'a'", "rsp.bit_length()", "__import__('os')", "1/0",
+                                  "1<<99999", "[1]", "(" * 500, "rsp if 1 else 2", "10**10"])
+def test_anything_else_is_refused_in_one_line(text):
+    with pytest.raises(DebugError) as caught:
+        number(text, NAMES)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.text(max_size=30))
+def test_no_text_escapes_as_another_exception(text):
+    for read in (lambda: number(text, NAMES), lambda: ticks(text)):
+        with contextlib.suppress(DebugError):
+            assert isinstance(read(), int)

@@ -1,0 +1,49 @@
+"""Answers as text: the same text for the same answer, without addresses of objects."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from hv.debug.render import MOST_LINES, outline, render
+from hv.spec.exits import ExitReason
+from hv.trace.bus import Record
+from hv.trace.events import MsrRead
+from hv.vmx.exit import VmExit
+
+
+@dataclass
+class Pair:
+    left: int
+    right: str
+
+
+class Inspectable:
+    def inspect(self):
+        return {"one": 1, "deep": {"two": 0x20}, "reserved_3": 5}
+
+
+@pytest.mark.parametrize(("value", "text"), [
+    (None, ""), (True, "True"), (9, "9"), (16, "0x10"), (-1, "-1"), ("a\nb", "a\nb"), (b"\x01\xff", "01 ff"),
+    ([1, 32], "1\n0x20"), (Pair(1, "x"), "left=1 right=x"), ({"a": 1, "bcd": {"e": 16}}, "a      1\nbcd/e  0x10"),
+    (Inspectable(), "one       1\ndeep/two  0x20"), (ExitReason.CPUID, "CPUID"), (object(), "<object>"), ([], ""),
+    ({"empty": []}, "empty  none"),
+])
+def test_answers_of_every_kind(value, text):
+    assert render(value) == text
+
+
+def test_an_event_is_one_line_with_number_time_and_place():
+    assert render(Record(3, 1000, 2, 1, MsrRead(0x10, 5))) == "#3              1000  2.1  MsrRead msr=0x10 value=5"
+    shown = render([Record(4, 1000, 2, 0, VmExit(ExitReason.HLT, 0, 1))])
+    assert shown == "#4              1000  2.0  exit HLT qualification=0 instruction_length=1"
+
+
+def test_a_long_answer_is_cut():
+    lines = render([str(n) for n in range(MOST_LINES + 5)]).split("\n")
+    assert len(lines) == MOST_LINES + 1
+    assert lines[-1] == "... and 5 lines more"
+
+
+def test_an_outline_names_what_lies_deeper():
+    assert outline({"x": {"y": {"z": 1}}, "list": list(range(9)), "small": {"a": 1}}) == {
+        "x": "/ y", "list": "(9 entries)", "small": {"a": 1}}

@@ -1,0 +1,111 @@
+"""The REPL and Ctrl-C on a real terminal: a pseudo-terminal with a screen behind it."""
+
+import sys
+import time
+
+import pytest
+
+pexpect = pytest.importorskip("pexpect")
+pyte = pytest.importorskip("pyte")
+
+HV = [sys.executable, "-m", "hv"]
+
+
+class Terminal:
+    """A program on a screen of 100 x 40."""
+
+    def __init__(self, *arguments, **environment):
+        import os
+
+        try:
+            self.child = pexpect.spawn(HV[0], [*HV[1:], *map(str, arguments)], dimensions=(40, 100), timeout=20,
+                                       env={**os.environ, "TERM": "xterm-256color", **environment})
+        except OSError as error:
+            pytest.skip(f"no pseudo-terminal here: {error}")
+        self.screen = pyte.Screen(100, 40)
+        self.stream = pyte.ByteStream(self.screen)
+
+    def shows(self, text, seconds=20):
+        """Wait until *text* is on the screen."""
+        deadline = time.monotonic() + seconds
+        while text not in self.text():
+            try:
+                data = self.child.read_nonblocking(65536, timeout=0.2)
+            except pexpect.TIMEOUT:
+                data = b""
+            except pexpect.EOF:
+                break
+            self.stream.feed(data)
+            if b"\x1b[6n" in data:      # prompt_toolkit asks where the cursor is
+                self.child.send(f"\x1b[{self.screen.cursor.y + 1};{self.screen.cursor.x + 1}R")
+            if time.monotonic() > deadline:
+                break
+        assert text in self.text(), "\n".join(line for line in self.screen.display if line.strip())
+
+    def text(self):
+        return "\n".join(line.rstrip() for line in self.screen.display)
+
+    def ends(self):
+        """Wait for the end; the exit code."""
+        while True:
+            try:
+                self.stream.feed(self.child.read_nonblocking(65536, timeout=20))
+            except pexpect.EOF:
+                break
+        self.child.close()
+        return self.child.exitstatus
+
+
+@pytest.fixture
+def endless(tmp_path):
+    place = tmp_path / "endless.asm"
+    place.write_text(".bits 64\nstart:\n jmp start\n")
+    return place
+
+
+def test_a_session_at_the_prompt():
+    terminal = Terminal("repl", "timer")
+    terminal.shows("stands before its first instruction")
+    terminal.shows("timer.0 start>")
+    terminal.child.send("step\r")
+    terminal.shows("timer.0 start+0x5>")
+    terminal.child.send("\r")                       # Enter repeats a step
+    terminal.shows("timer.0 start+0xa>")
+    terminal.child.send("nonsense\r")
+    terminal.shows("error: `nonsense` is no command")
+    terminal.child.send("quit\r")
+    assert terminal.ends() == 0
+    assert "Traceback" not in terminal.text()
+
+
+def test_ctrl_c_stops_what_runs_and_gives_the_prompt_back(endless):
+    terminal = Terminal("repl", endless, "--plain")
+    terminal.shows("endless.0 start>")
+    terminal.child.send("continue\r")
+    time.sleep(0.7)
+    terminal.child.sendintr()
+    terminal.shows("interrupted")
+    terminal.child.send("quit\r")
+    assert terminal.ends() == 0
+    assert "Traceback" not in terminal.text()
+
+
+def test_ctrl_c_stops_an_endless_guest_at_once_with_one_line(endless):
+    terminal = Terminal("run", endless, "--budget", "100000s")
+    time.sleep(2)
+    start = time.monotonic()
+    terminal.child.sendintr()
+    assert terminal.ends() == 130
+    assert time.monotonic() - start < 3
+    lines = [line for line in terminal.text().split("\n") if line]
+    assert lines[-1] == "hv: interrupted"
+    assert "Traceback" not in terminal.text()
+
+
+def test_colours_on_a_terminal_and_none_with_no_color():
+    raw = {}
+    for name, environment in (("coloured", {}), ("plain", {"NO_COLOR": "1"})):
+        terminal = Terminal("run", "hello", **environment)
+        data = terminal.child.read()
+        raw[name] = b"\x1b[" in data
+    assert raw == {"coloured": True, "plain": False}

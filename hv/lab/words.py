@@ -30,7 +30,7 @@ def quoted(data: bytes) -> str:
 def printable(text: str, longest: int = LONGEST) -> str:
     """*text* without anything a terminal would obey, cut to *longest* characters."""
     shown = text if len(text) <= longest else text[: longest - 3] + "..."
-    return "".join(char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in shown)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
 
 
 def is_exit(event: Any) -> bool:

@@ -150,7 +150,7 @@ class ProcessorMsrs(MutableMapping[int, int]):
 
 
 class ProcessorState:
-    """The registers of one virtual processor; `docs/contracts.md` lists the attributes.
+    """The registers of one virtual processor; `docs/architecture.md` says what rooms promise.
 
     *resolve_flags* gives the full RFLAGS when the arithmetic flags still stand in the engine's lazy form;
     *translation_changed* is called when what the engine cached about address translation may be stale.

@@ -151,6 +151,14 @@ interrupt_victim:                       ; HvCallAssertVirtualInterrupt
     call hypercall
     jmp say_status
 
+take_memory:                            ; HvCallWithdrawMemory: pages of the other partition's pool
+    call clear_input
+    mov rax, [rip + victim]
+    mov [INPUT_PAGE], rax
+    mov rcx, 0x49 | 1 << 32
+    call hypercall
+    jmp say_status
+
 unknown_call:
     mov ecx, 0x3FFF
     call hypercall
@@ -388,6 +396,8 @@ table:                                  ; routine, name; a zero ends it
     .asciz "write the other partition's RIP"
     .quad interrupt_victim
     .asciz "interrupt the other partition"
+    .quad take_memory
+    .asciz "take the other partition's memory"
     .quad unknown_call
     .asciz "call an unknown hypercall"
     .quad vmcall_outside_page

@@ -29,8 +29,8 @@ start:
     mov dword ptr [rdi + 12], 16        ; payload size in bytes, at most 240
     lea eax, [r12 + 1]
     mov [rdi + 16], rax                 ; payload: a sequence number ...
-    mov rax, 0x2168636E656C6548
-    mov [rdi + 24], rax                 ; ... and eight letters
+    mov rax, 0x21562D7265707948
+    mov [rdi + 24], rax                 ; ... and eight letters: "Hyper-V!"
     mov ecx, POST
     call hypercall
     movzx eax, ax                       ; bits 15:0 are the status

@@ -10,6 +10,7 @@ Bringing a VM up goes through root's worker, and so through hypercalls; nothing 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -221,13 +222,13 @@ class Machine:
         self.root.winhv.create_message_port(receiver.partition_id, port_id, sender.partition_id, sint, 0)
         self.root.winhv.connect_port(sender.partition_id, connection_id, receiver.partition_id, port_id)
 
-    def run(self, until_tsc: int | None = None) -> None:
-        """Run until every VM has ended, nobody can run any more, or the clock reaches *until_tsc*.
+    def run(self, until_tsc: int | None = None, paused: Callable[[], bool] = lambda: False) -> None:
+        """Run until every VM has ended, nobody can run any more, the clock reaches *until_tsc*, or *paused* says so.
 
         A VM whose VPs all sleep without anything that could wake them has ended by "halt".
         """
-        self.scheduler.run(until_tsc, finished=self._settle)
-        if until_tsc is None or self.clock.tsc < until_tsc:
+        self.scheduler.run(until_tsc, finished=lambda: paused() or self._settle())
+        if not paused() and (until_tsc is None or self.clock.tsc < until_tsc):
             for vm in self.vms:
                 vm.worker.end("halt")
 
@@ -236,9 +237,12 @@ class Machine:
         going = False
         for vm in self.vms:
             if vm.ended is None:
-                stopped = next((vp for vp in vm.partition.vps.values() if vp.stopped_because), None)
+                vps = vm.partition.vps.values()
+                stopped = next((vp for vp in vps if vp.stopped_because), None)
                 if stopped is not None:
                     vm.worker.end("error", f"vp {stopped.index}: {stopped.stopped_because}")
+                elif all(vp.asleep_for_good for vp in vps):
+                    vm.worker.end("halt")
                 else:
                     going = True
         return bool(self.vms) and not going
@@ -252,7 +256,7 @@ class Machine:
     def step(self, vm: VirtualMachine, vp_index: int = 0) -> bool:
         """One instruction of one VP, with everything that must happen before it; False when it cannot run."""
         vp = vm.partition.vps[vp_index]
-        self.clock.run_due()
+        self.scheduler.catch_up()
         while vp.intercept_suspend and self.scheduler.run_root():
             pass
         if vm.ended is not None or not vp.runnable:

@@ -10,8 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hv.hypervisor.verdicts import ADVANCE, RETRY, YIELD, Advance, AskParent, Halt, Inject, Retry, Verdict, Yield
-from hv.machine.faults import GuestFault
+from hv.hypervisor import intercepts
+from hv.hypervisor.verdicts import (
+    ADVANCE,
+    ASK_PARENT,
+    RETRY,
+    YIELD,
+    Advance,
+    AskParent,
+    Halt,
+    Inject,
+    Retry,
+    Verdict,
+    Yield,
+)
+from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.idt import Event, EventKind
 from hv.spec.exits import ExitReason
 from hv.trace import events
@@ -51,6 +64,8 @@ def obey(vp: VirtualProcessor, exit: VmExit) -> bool:
         verdict = _BY_REASON[exit.reason](vp, exit)
     except GuestFault as fault:
         verdict = Inject(fault.vector, fault.error_code, fault.address)
+    except NestedFault as fault:
+        verdict = ask_about_memory(vp, fault.gpa, fault.access, fault.gva)
     if verdict is ADVANCE:
         vp.regs.complete_instruction(exit.instruction_length)
         return not vp.event_pending or vp.deliver_pending()
@@ -72,6 +87,12 @@ def _obey_other(vp: VirtualProcessor, exit: VmExit, verdict: Verdict) -> bool:
         case Halt(why):
             vp.stop(why)
             return False
+
+
+def ask_about_memory(vp: VirtualProcessor, gpa: int, access: Access, gva: int | None = None) -> Verdict:
+    """The parent decides what the access to *gpa* meets; TLFS "Memory Access Messages"."""
+    intercepts.send_memory(vp, gpa, access, gva=gva, instruction=vp.vcpu.engine.code_bytes())
+    return ASK_PARENT
 
 
 def inject_exception(vp: VirtualProcessor, vector: int, error_code: int | None, address: int | None) -> bool:

@@ -54,8 +54,7 @@ class Scheduler:
 
     def turn(self, until: int | None = None) -> bool:
         """One slice for the next VP, or a jump to the next timer; False when nothing can ever happen again."""
-        self.clock.run_due()
-        self._take_idle_interrupt()
+        self.catch_up()
         vp, others_wait = self._next()
         if vp is None:
             return self._idle(until)
@@ -91,8 +90,9 @@ class Scheduler:
             return True
         return self.clock.skip_to_next()
 
-    def _take_idle_interrupt(self) -> None:
-        """A physical interrupt while no guest runs: there is nobody to exit from, so it is routed at once."""
+    def catch_up(self) -> None:
+        """Fire what is due. A physical interrupt while no guest runs has nobody to exit from: it is routed at once."""
+        self.clock.run_due()
         while (vector := self.processor.acknowledge()) is not None:
             self.hypervisor.interrupts.route(vector)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -36,10 +37,12 @@ class VirtualProcessor:
         self.intercept_suspend = False
         self.halted = False
         self.wait_for_sipi = index != 0
-        self.nmi_pending = False
+        self.nmi_pending = self.init_pending = False
         self.event_pending = False              # something may be deliverable: look before going on
         self.pending_event: Event | None = None  # what the parent asked to be injected at the next entry
         self.stopped_because = ""               # why it can never run again
+        self.call_site: tuple[int, int, int] | None = None   # page of RIP, CR3, hypercall MSR of the last VMCALL
+        self._running = False
         self.runtime = 0                        # ticks
         vcpu.on_exit = partial(obey, self)
         self.hypervisor = hypervisor
@@ -57,6 +60,13 @@ class VirtualProcessor:
             return False
         return not self.halted or self._wakes()
 
+    @property
+    def asleep_for_good(self) -> bool:
+        """Nothing but another VP of its partition could wake it: halted with interrupts off, or never started."""
+        if self.explicit_suspend or self.intercept_suspend or self.nmi_pending or self.pending_event is not None:
+            return False
+        return self.wait_for_sipi or (self.halted and not self.regs.interrupts_enabled)
+
     def _wakes(self) -> bool:
         """A halted processor wakes for an NMI, or for an interrupt it may take; SDM "HLT"."""
         return (self.nmi_pending or self.pending_event is not None
@@ -64,19 +74,22 @@ class VirtualProcessor:
 
     def run(self, until: int) -> None:
         """Run the guest until the clock reaches *until*, or it halts, waits for its parent, or stops."""
-        start = self.partition.clock.tsc
-        self.halted = False
-        if self.deliver_pending():
-            self.vcpu.run(until)
-        self.runtime += self.partition.clock.tsc - start
+        self._go(lambda: self.vcpu.run(until))
 
     def step(self) -> None:
         """Run one instruction, or take the interrupt that waits."""
+        self._go(self.vcpu.step)
+
+    def _go(self, run: Callable[[], object]) -> None:
         start = self.partition.clock.tsc
         self.halted = False
-        if self.deliver_pending():
-            self.vcpu.step()
-        self.runtime += self.partition.clock.tsc - start
+        self._running = True
+        try:
+            if self.deliver_pending():
+                run()
+        finally:
+            self._running = False
+            self.runtime += self.partition.clock.tsc - start
 
     def kick(self) -> None:
         """Something changed: look for interrupts before going on, and tell the scheduler."""
@@ -92,7 +105,13 @@ class VirtualProcessor:
     # --- events into the guest -------------------------------------------------------------------------
 
     def deliver_pending(self) -> bool:
-        """Inject what is due, or ask for the exit that says when it may be; False when injecting ended the run."""
+        """Inject what is due, or ask for the exit that says when it may be; False when that ended the run.
+
+        # Simplified: an NMI does not hold back the next one until IRET.
+        """
+        if self.init_pending:
+            self._init()
+            return False
         if self.pending_event is not None:
             event, self.pending_event = self.pending_event, None
             if not self._inject(event):
@@ -109,7 +128,7 @@ class VirtualProcessor:
             if not self._inject(Event(self.acknowledge(), EventKind.EXTERNAL)):
                 return False
             vector = self.apic.deliverable()
-        self.event_pending = False
+        self.event_pending = self.nmi_pending       # behind MOV SS it waits for the next exit
         self.vcpu.want_window(vector is not None)
         return True
 
@@ -130,7 +149,16 @@ class VirtualProcessor:
         self.kick()
 
     def _on_init(self) -> None:
-        """INIT: back to the reset state; all but the first processor then wait for SIPI."""
+        """INIT. A processor that sends it to itself first ends the instruction that did it."""
+        if self._running:
+            self.init_pending = True
+            self.kick()
+        else:
+            self._init()
+
+    def _init(self) -> None:
+        """Back to the reset state; all but the first processor then wait for SIPI."""
+        self.init_pending = False
         self.apic.init()
         init_registers(self.regs)
         self.vcpu.state_written = True

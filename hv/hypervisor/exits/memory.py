@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from hv.hypervisor import intercepts
-from hv.hypervisor.run import on_exit
-from hv.hypervisor.verdicts import ADVANCE, ASK_PARENT, Halt, Verdict
+from hv.hypervisor.run import ask_about_memory, on_exit
+from hv.hypervisor.verdicts import ADVANCE, Halt, Verdict
 from hv.hypervisor.vp import VirtualProcessor
 from hv.machine.decode import Undecodable, decode_at
 from hv.machine.faults import Access
@@ -23,9 +22,7 @@ def handle_ept_violation(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     assert gpa is not None, "an EPT violation has a guest-physical address"
     if gpa >> 12 == vp.apic.base.page and _apic_has_a_page(vp) and not exit.idt_vectoring_info:
         return _apic_access(vp, exit, gpa & _PAGE)
-    access = Access(exit.qualification & 7)
-    intercepts.send_memory(vp, gpa, access, gva=exit.guest_linear_address, instruction=vp.vcpu.engine.code_bytes())
-    return ASK_PARENT
+    return ask_about_memory(vp, gpa, Access(exit.qualification & 7), exit.guest_linear_address)
 
 
 def _apic_has_a_page(vp: VirtualProcessor) -> bool:

@@ -1,4 +1,4 @@
-"""RDMSR and WRMSR: the processor's own registers by the manual's rules, the hypervisor's synthetic ones, or the parent."""
+"""RDMSR and WRMSR: the processor's own registers by the manual's rules, the hypervisor's own ones, or the parent."""
 
 from __future__ import annotations
 
@@ -47,8 +47,6 @@ def handle_wrmsr(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     """SDM "WRMSR"; TLFS "Virtual MSRs"."""
     gpr = vp.regs.gpr
     index, value = gpr[_RCX] & _LOW, (gpr[_RDX] & _LOW) << 32 | gpr[_RAX] & _LOW
-    if vp.trace.listening:
-        vp.trace.emit(MsrWrite(index, value))
     if msrs.is_ours(index):
         msrs.write_msr(vp, index, value)
     elif index in processor_msrs.WRITERS:
@@ -58,4 +56,6 @@ def handle_wrmsr(vp: VirtualProcessor, exit: VmExit) -> Verdict:
         return ASK_PARENT
     elif vp.partition.unimplemented_msr_action != IGNORE_UNIMPLEMENTED:
         raise GuestFault(Vector.GP, 0)
+    if vp.trace.listening:
+        vp.trace.emit(MsrWrite(index, value))
     return ADVANCE

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from hv.hypervisor.exits.memory import handle_ept_violation
 from hv.hypervisor.hypercalls.door import hypercall
 from hv.hypervisor.run import on_exit
 from hv.hypervisor.verdicts import ADVANCE, Verdict
 from hv.hypervisor.vp import VirtualProcessor
-from hv.machine.faults import GuestFault, NestedFault
+from hv.machine.faults import Access, GuestFault
 from hv.spec.exits import ExitReason
 from hv.spec.msrs import HvHypercallMsr
 from hv.spec.x86 import Vector
 from hv.vmx.exit import VmExit
-from hv.vmx.intercepts import nested_fault
 
 _RAX, _RCX, _RDX, _RBX = range(4)
 _RSI, _RDI, _R8 = 6, 7, 8
-_LOW = 0xFFFF_FFFF
+_LOW, _ALL = 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
+_PAGE_SHIFT = 12
 _ENABLE = HvHypercallMsr(enable=1).raw
 
 
@@ -25,22 +24,34 @@ def handle_vmcall(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     """TLFS "Hypercall Interface": from CPL 0 of protected mode, with the hypercall page established; else #UD."""
     regs = vp.regs
     wide = regs.is_kernel_64
-    if not vp.partition.hypercall_msr.raw & _ENABLE or not (wide or _may_call_from_32_bits(vp)):
+    page = vp.partition.hypercall_msr.raw
+    if not page & _ENABLE or not (wide or _may_call_from_32_bits(vp)):
         raise GuestFault(Vector.UD)
+    if (regs.rip >> _PAGE_SHIFT, regs.cr3, page) != vp.call_site:
+        _check_call_site(vp)
     gpr = regs.gpr
     if wide:
         control, input_gpa, output_gpa = gpr[_RCX], gpr[_RDX], gpr[_R8]
     else:
         control, input_gpa, output_gpa = _pair(gpr, _RDX, _RAX), _pair(gpr, _RBX, _RCX), _pair(gpr, _RDI, _RSI)
-    try:
-        result = hypercall(vp.hypervisor, vp, control, input_gpa, output_gpa)
-    except NestedFault as fault:
-        return handle_ept_violation(vp, nested_fault(vp.vcpu, fault))
+    result = hypercall(vp.hypervisor, vp, control, input_gpa, output_gpa)
     if wide:
         gpr[_RAX] = result
     else:
         gpr[_RDX], gpr[_RAX] = result >> 32, result & _LOW
     return ADVANCE
+
+
+def _check_call_site(vp: VirtualProcessor) -> None:
+    """TLFS "Establishing the Hypercall Interface": a call by any other means than the hypercall page may be #UD.
+
+    # Simplified: looked up again only when the page of RIP, CR3 or the MSR are others than at the last call.
+    """
+    regs = vp.regs
+    walk = vp.vcpu.memory.walk((regs.cs.base + regs.rip) & (_ALL if regs.is_kernel_64 else _LOW), Access.EXECUTE)
+    if walk.gpa >> _PAGE_SHIFT != vp.partition.hypercall_msr.gpfn:
+        raise GuestFault(Vector.UD)
+    vp.call_site = regs.rip >> _PAGE_SHIFT, regs.cr3, vp.partition.hypercall_msr.raw
 
 
 def _may_call_from_32_bits(vp: VirtualProcessor) -> bool:

@@ -21,11 +21,11 @@ from unicorn import (
     UC_ARCH_X86,
     UC_ERR_FETCH_PROT,
     UC_HOOK_BLOCK,
+    UC_HOOK_CODE,
     UC_HOOK_INSN,
     UC_HOOK_INTR,
     UC_MODE_64,
     UC_PROT_ALL,
-    UC_PROT_EXEC,
     UC_PROT_READ,
     UC_PROT_WRITE,
     Uc,
@@ -37,8 +37,10 @@ from unicorn.unicorn_py3.unicorn import uclib
 
 from hv.machine import context as at
 from hv.machine import stubs, svm
+from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.hooks import EVERY_INSTRUCTION, PythonHooks
 from hv.machine.nested import LARGE, NestedTables
+from hv.machine.paging import LINEAR_32, LINEAR_64, PagingMode, translate
 from hv.machine.ram import PhysicalMemory
 from hv.machine.state import ProcessorState
 from hv.machine.traps import INSTRUCTION_TRAPS, Trap
@@ -48,6 +50,8 @@ ALIAS_BASE = 1 << 37                # RAM once more, not executable
 _PRIVATE_TABLES = 512               # pages of nested tables: 1 GiB of guest memory before the cache starts over
 _FLUSH = unicorn_const.UC_CTL_TLB_FLUSH | unicorn_const.UC_CTL_IO_WRITE << 30
 _REMOVE_CODE = unicorn_const.UC_CTL_TB_REMOVE_CACHE | 2 << 26 | unicorn_const.UC_CTL_IO_WRITE << 30
+_FORGET_CODE = unicorn_const.UC_CTL_TB_FLUSH | unicorn_const.UC_CTL_IO_WRITE << 30
+_PASS_ALL = -1
 _HANDLER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
 
 
@@ -56,7 +60,7 @@ _TRAPS = {
     svm.SvmExit.RDPMC: Trap.RDPMC, svm.SvmExit.INVLPG: Trap.INVLPG, svm.SvmExit.PAUSE: Trap.PAUSE,
     svm.SvmExit.WBINVD: Trap.WBINVD, svm.SvmExit.INVD: Trap.WBINVD, svm.SvmExit.MONITOR: Trap.MONITOR,
     svm.SvmExit.MWAIT: Trap.MWAIT, svm.SvmExit.SOFTWARE_INTERRUPT: Trap.SOFTWARE_INTERRUPT,
-    svm.SvmExit.NESTED_FAULT: Trap.NESTED_FAULT,
+    svm.SvmExit.NESTED_FAULT: Trap.NESTED_FAULT, svm.SvmExit.TR_WRITE: Trap.LTR,
 }
 _TRAP_TABLE: dict[int, tuple[Trap, int]] = {svm.EXIT_BASE + code: (trap, 0) for code, trap in _TRAPS.items()}
 for _n in range(16):
@@ -104,12 +108,18 @@ class Engine:
         self._failure: BaseException | None = None
         self._stopped_by_trap = False
         self._running = self._refused_fetch = False
+        self.hit: int | None = None
+        self._breakpoints: dict[int, int] = {}      # linear address -> the API's hook
+        self._passing: int | None = None
+        self._counted = False                       # the last run was limited to a number of instructions
+        self._stopped_at: tuple[ProcessorState | None, int] | None = None
         self.current: ProcessorState | None = None
         self.on_trap: TrapHandler = lambda trap, detail: False
         self.second_level: Callable[[int, int], Translation | None] = lambda gpa, access: None
         self._states: list[ProcessorState] = []
         self._stale: list[tuple[int, int]] = []     # system-physical ranges whose translated code is out of date
         self._mmio: dict[int, Any] = {}
+        self._device_pages: set[int] = set()        # guest-physical pages behind which there is a device
         self._flag_word = ctypes.c_uint64()
         self._install_hooks()
 
@@ -136,7 +146,7 @@ class Engine:
         put = struct.pack_into
         put("<Q", image, at.VMCB, PRIVATE_BASE)
         put("<Q", image, at.INTERCEPT, svm.ALWAYS)
-        put("<4H", image, at.INTERCEPT_CR_READ, 0, 0x11, 0, 0xFF)
+        put("<4H", image, at.INTERCEPT_CR_READ, 0x100, 0x111, 0, 0xFF)
         put("<I", image, at.INTERCEPT_EXCEPTIONS, 0xFFFF_FFFF)
         put("<QI", image, at.NESTED_CR3, self.nested.root, 7)
         put("<I", image, at.HFLAGS2, struct.unpack_from("<I", image, at.HFLAGS2)[0] | 1 | 1 << 6)     # GIF, nested paging
@@ -221,6 +231,7 @@ class Engine:
     def invept(self) -> None:
         """Drop everything cached of the second level too."""
         self.nested.clear()
+        self._device_pages.clear()
         self.memory.unwatch_code(self._code_written)
         self.flush_tlb()
 
@@ -264,23 +275,73 @@ class Engine:
         True when a trap handler stopped it; then RIP is where the handler left it.
         """
         counter = self.counter
+        self._passing = self._breakpoint_to_pass(state, instructions)
+        if instructions and not self._counted:
+            self._forget_all_code()     # the engine counts only in code that it translates from now on
+        self._counted = bool(instructions)
         if self.current is not state:
             self.current = state
             self._frame.context = state.context.value
             uclib.uc_ctl(self._handle, ctypes.c_int(_FLUSH))
         counter.deadline, counter.window = until, window
         counter.limit = 0 if window or counter.skip else until
+        refused_at, refusals = -1, 0
         while True:
             status = self._start(state, instructions)
             if status == UC_ERR_FETCH_PROT:
-                self._note_refused_fetch(state)
-                late = None if self._may_fetch() else Trap.NESTED_FAULT
+                refusals = refusals + 1 if state.rip == refused_at else 0
+                refused_at = state.rip
+                if refusals > 4:        # both pages of an instruction, stale and fresh: no more
+                    raise EngineError(f"the engine refuses for ever to fetch at {state.rip:#x}")
+                late = None if self._may_fetch(state) else Trap.NESTED_FAULT
             elif status:
                 raise EngineError(f"the engine stopped with error {status} at {state.rip:#x}")
             elif self._python_hooks is None or (late := self._python_hooks.deferred()) is None:
-                return self._stopped_by_trap
+                return self._stopped_by_trap or self.hit is not None
             if late is not None and not self.on_trap(late, 0):
                 return True
+
+    # --- breakpoints ---------------------------------------------------------------------------------
+
+    def break_at(self, gva: int) -> None:
+        """Stop every VP of this engine before it executes the instruction at linear address *gva*; `hit` says so.
+
+        # Simplified: the block that is stopped in counts as work when it is entered, and again when it goes on.
+        """
+        if gva not in self._breakpoints:
+            self._breakpoints[gva] = self._uc.hook_add(UC_HOOK_CODE, self._on_breakpoint, None, gva, gva)
+            self._forget_all_code()
+
+    def unbreak(self, gva: int) -> None:
+        """Undo `break_at`."""
+        self._uc.hook_del(self._breakpoints.pop(gva))
+
+    def take_hit(self) -> int | None:
+        """The linear address of the breakpoint that stopped `current`, told once."""
+        hit, self.hit = self.hit, None
+        return hit
+
+    def _on_breakpoint(self, _uc: Any, gva: int, _size: int, _user: Any) -> None:
+        if self._passing not in (gva, _PASS_ALL):
+            self.hit, self._stopped_at = gva, (self.current, gva)
+            uclib.uc_emu_stop(self._handle)
+        elif self._passing == gva:
+            self._passing = None
+
+    def _breakpoint_to_pass(self, state: ProcessorState, instructions: int) -> int | None:
+        """Which breakpoint does not stop: the one the VP stands at, and each during a single step."""
+        if instructions:
+            return _PASS_ALL
+        stopped, self._stopped_at = self._stopped_at, None
+        if stopped is None or stopped[0] is not state:
+            return None
+        cs_base = state.words[(at.SEGMENTS + 24 + 8) // 8]
+        linear = state.rip if state.bits == 64 else cs_base + state.rip & 0xFFFF_FFFF
+        return stopped[1] if linear == stopped[1] else None
+
+    def _forget_all_code(self) -> None:
+        """Drop every translation: a hook, and the engine's own count, is only seen by code that is translated after."""
+        uclib.uc_ctl(self._handle, ctypes.c_int(_FORGET_CODE))
 
     def _start(self, state: ProcessorState, instructions: int) -> int:
         """One stretch of the engine, from *state* and back into it; the API's status."""
@@ -299,23 +360,30 @@ class Engine:
             raise failure
         return status
 
-    def _note_refused_fetch(self, state: ProcessorState) -> None:
-        """Code was fetched from a page entered as not executable: note what a nested fault would have noted.
+    def _refused_fetch_at(self, state: ProcessorState) -> int | None:
+        """Guest-physical address of the code that was refused; None when the guest's own tables decide.
 
-        The page is that of RIP, or the next one for an instruction that crosses. The engine has just translated it, so
-        asking finds it in its TLB. (A hook would tell the address too, but slows every store down.)
+        The page is that of RIP, or the next one for an instruction that crosses. It is looked for in software: asking the
+        engine could fault, and outside a run a fault in there ends the process.
         """
-        cs_base = state.words[(at.SEGMENTS + 24 + 8) // 8]
-        first = state.rip if state.bits == 64 else cs_base + state.rip & 0xFFFF_FFFF
-        for linear in (first, (first | 0xFFF) + 1):
-            status = uclib.uc_vmem_translate(self._handle, ctypes.c_uint64(linear), UC_PROT_EXEC,
-                                             ctypes.byref(self._flag_word))
-            gpa = self.nested.aliased(self._flag_word.value - ALIAS_BASE) if not status else None
-            if gpa is not None:
-                struct.pack_into("<Q", self._private, svm.VMCB_EXITINFO2, gpa)
-                self._refused_fetch = True
-                return
-        raise EngineError(f"a fetch at {first:#x} was refused, and its page was never entered")
+        bits64 = state.bits == 64
+        first = state.rip if bits64 else state.words[(at.SEGMENTS + 24 + 8) // 8] + state.rip & LINEAR_32
+        mode = PagingMode.of(state)
+        for linear in (first, (first | 0xFFF) + 1 & (LINEAR_64 if bits64 else LINEAR_32)):
+            try:
+                gpa = translate(mode, linear, Access.EXECUTE.value, state.cpl, self._load)
+            except (GuestFault, NestedFault):
+                return None
+            if self.nested.refuses_fetch(gpa) or gpa >> 12 in self._device_pages:
+                return gpa
+        return None
+
+    def _load(self, gpa: int, size: int) -> int:
+        """A page-table entry of the guest."""
+        found = self.second_level(gpa, Access.READ.value)
+        if found is None:
+            raise NestedFault(gpa, Access.READ)
+        return int.from_bytes(self.memory.read(found[0] | gpa & 0xFFF, size), "little") if found[0] < self.memory.size else 0
 
     def watch_interrupt_flag(self, wanted: bool) -> None:
         """Change the *window* of the run that is going on: stop as soon as interrupts are enabled."""
@@ -373,19 +441,25 @@ class Engine:
             self.nested.fill_large(gpa & -LARGE, spa & -LARGE, writable)
         else:
             in_ram = spa < self.memory.size
+            if not in_ram:
+                self._device_pages.add(gpa >> 12)
             self.nested.fill(gpa, spa, writable, not in_ram or (executable and spa >> 12 in self.nested.executable))
         return True
 
-    def _may_fetch(self) -> bool:
-        """A fetch was refused by the alias: let it through if the second level does."""
-        gpa, access = self.nested_fault()
-        answer = self.second_level(gpa, access)
-        if answer is None or not answer[2]:
+    def _may_fetch(self, state: ProcessorState) -> bool:
+        """A fetch was refused by the alias: let it through if the second level does, else note a nested fault."""
+        self.flush_tlb()
+        gpa = self._refused_fetch_at(state)
+        if gpa is None:
+            return True             # what the engine had cached is gone now: it meets the guest's own fault
+        answer = self.second_level(gpa, Access.EXECUTE.value)
+        if answer is None or not answer[2] or answer[0] >= self.memory.size:
+            struct.pack_into("<Q", self._private, svm.VMCB_EXITINFO2, gpa)
+            self._refused_fetch = True
             return False
         spa, writable, _, _ = answer
         self.nested.fill(gpa, spa, writable, True)
         self.memory.watch_code(spa >> 12, self._code_written)
-        self.flush_tlb()
         return True
 
     # --- what a trap left behind -----------------------------------------------------------------------

@@ -30,8 +30,8 @@ class NestedTables:
         self._base = base
         self._pages = len(memory) // 4096
         self.executable: set[int] = set()           # system-physical pages that code may be fetched from
-        self._aliased: dict[int, int] = {}          # system-physical page -> guest-physical page, where not executable
-        self._aliased_large: dict[int, int] = {}    # the same in units of 2 MiB
+        self._aliases: dict[int, set[int]] = {}         # system-physical page -> guest-physical pages entered by alias
+        self._aliases_large: dict[int, set[int]] = {}   # the same in units of 2 MiB
         self.clear()
 
     @property
@@ -45,19 +45,33 @@ class NestedTables:
         self._bytes[: used * 4096] = bytes(used * 4096)
         self._used = 1
         self.executable.clear()
-        self._aliased.clear()
-        self._aliased_large.clear()
+        self._aliases.clear()
+        self._aliases_large.clear()
 
     def fill(self, gpa: int, spa: int, writable: bool, executable: bool) -> None:
-        """Enter the page of *gpa*."""
+        """Enter the page of *gpa*. Once code may be fetched from a page, every guest-physical address of it is entered
+        by its own address: the engine would not see a write by the alias as one to its code.
+
+        # Simplified: but for a page that is mapped twice, once with and once without execute permission.
+        """
         table = self._table_of(gpa)
         entry = (spa & _ADDRESS) + (0 if executable else self._alias)
         self._words[table * 512 + (gpa >> 12 & 511)] = entry | PRESENT | USER | (WRITABLE if writable else 0)
         if executable:
             self.executable.add(spa >> 12)
+            self._enter_aliases_directly(spa)
         else:
-            self._aliased[spa >> 12] = gpa >> 12
-            self.executable.discard(spa >> 12)
+            self._aliases.setdefault(spa >> 12, set()).add(gpa >> 12)
+
+    def _enter_aliases_directly(self, spa: int) -> None:
+        pages = self._aliases.pop(spa >> 12, set())
+        offset = spa % LARGE >> 12
+        pages |= {large * (LARGE >> 12) + offset for large in self._aliases_large.get(spa // LARGE, ())}
+        for page in pages:
+            slot = self._slot(page << 12)
+            entry = self._words[slot] if slot is not None else 0
+            if slot is not None and entry & PRESENT and entry & _ADDRESS == spa & _ADDRESS | self._alias:
+                self._words[slot] = entry - self._alias
 
     def fill_large(self, gpa: int, spa: int, writable: bool) -> None:
         """Enter all pages of the 2 MiB at *gpa* and *spa* (multiples of 2 MiB), none of them executable yet."""
@@ -66,16 +80,24 @@ class NestedTables:
         first = spa + self._alias | flags
         entries = struct.pack("<512Q", *range(first, first + LARGE, 4096))
         self._bytes[table * 4096 : (table + 1) * 4096] = entries
-        self._aliased_large[spa // LARGE] = gpa // LARGE
+        self._aliases_large.setdefault(spa // LARGE, set()).add(gpa // LARGE)
         for page in self.executable.intersection(range(spa >> 12, spa + LARGE >> 12)):
             self._words[table * 512 + (page & 511)] = page << 12 | flags
 
-    def aliased(self, spa: int) -> int | None:
-        """The guest-physical address that *spa* was entered for without execute permission."""
-        if spa >> 12 in self._aliased:
-            return self._aliased[spa >> 12] << 12 | spa & 0xFFF
-        large = self._aliased_large.get(spa // LARGE)
-        return None if large is None else large * LARGE + spa % LARGE
+    def refuses_fetch(self, gpa: int) -> bool:
+        """The page of *gpa* is in here, and not by an address that code may be fetched from."""
+        slot = self._slot(gpa)
+        return slot is not None and bool(self._words[slot] & self._alias)
+
+    def _slot(self, gpa: int) -> int | None:
+        """Index of the last-level entry of *gpa*; None when its table is not here."""
+        table = 0
+        for shift in (39, 30, 21):
+            entry = self._words[table * 512 + (gpa >> shift & 511)]
+            if not entry:
+                return None
+            table = ((entry & _ADDRESS) - self._base) >> 12
+        return table * 512 + (gpa >> 12 & 511)
 
     def _table_of(self, gpa: int) -> int:
         """Number of the last-level table of *gpa*, made if need be. A full mirror is dropped first: it is only a cache."""
@@ -94,13 +116,8 @@ class NestedTables:
 
     def drop(self, gpa: int) -> bool:
         """Forget the page of *gpa*; False when it was not here. The caller flushes the engine's own TLB."""
-        table = 0
-        for shift in (39, 30, 21):
-            entry = self._words[table * 512 + (gpa >> shift & 511)]
-            if not entry:
-                return False
-            table = ((entry & _ADDRESS) - self._base) >> 12
-        slot = table * 512 + (gpa >> 12 & 511)
-        known = bool(self._words[slot])
+        slot = self._slot(gpa)
+        if slot is None or not self._words[slot]:
+            return False
         self._words[slot] = 0
-        return known
+        return True

@@ -18,6 +18,7 @@ MSRPM_SIZE = 0x2000
 class Intercept(IntFlag):
     """Intercept words 3 and 4 of the control block as one 64-bit mask; bit n is exit code 0x60 + n."""
 
+    TR_WRITE = 1 << 13
     RDTSC = 1 << 14
     RDPMC = 1 << 15
     CPUID = 1 << 18
@@ -26,6 +27,7 @@ class Intercept(IntFlag):
     PAUSE = 1 << 23
     HLT = 1 << 24
     INVLPG = 1 << 25
+    INVLPGA = 1 << 26
     MSR = 1 << 28
     VMRUN = 1 << 32
     VMMCALL = 1 << 33
@@ -48,6 +50,7 @@ class SvmExit(IntEnum):
     DR_READ = 0x20
     DR_WRITE = 0x30
     EXCEPTION = 0x40
+    TR_WRITE = 0x6D
     RDTSC = 0x6E
     RDPMC = 0x6F
     CPUID = 0x72
@@ -74,10 +77,10 @@ class SvmExit(IntEnum):
 
 # What every guest is watched for, whatever the VMCS says: the layer above decides which of these become VM exits.
 ALWAYS = (
-    Intercept.RDTSC | Intercept.RDPMC | Intercept.CPUID | Intercept.SOFTWARE_INTERRUPT | Intercept.INVD | Intercept.PAUSE
-    | Intercept.HLT | Intercept.MSR | Intercept.VMRUN | Intercept.VMMCALL | Intercept.VMLOAD | Intercept.VMSAVE
-    | Intercept.STGI | Intercept.CLGI | Intercept.SKINIT | Intercept.RDTSCP | Intercept.WBINVD | Intercept.MONITOR
-    | Intercept.MWAIT
+    Intercept.TR_WRITE | Intercept.RDTSC | Intercept.RDPMC | Intercept.CPUID | Intercept.SOFTWARE_INTERRUPT | Intercept.INVD
+    | Intercept.PAUSE | Intercept.HLT | Intercept.INVLPGA | Intercept.MSR | Intercept.VMRUN | Intercept.VMMCALL
+    | Intercept.VMLOAD | Intercept.VMSAVE | Intercept.STGI | Intercept.CLGI | Intercept.SKINIT | Intercept.RDTSCP
+    | Intercept.WBINVD | Intercept.MONITOR | Intercept.MWAIT
 )
 
 

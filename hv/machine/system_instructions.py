@@ -1,18 +1,25 @@
-"""SYSCALL and SYSENTER, done on the registers: the engine only steps over them.
+"""System instructions done on the registers, because the engine does them wrongly or not at all.
 
-Both load flat segments without reading a descriptor table. SYSRET, SYSEXIT and IRET are the engine's own.
+SYSCALL and SYSENTER (it only steps over them) and SYSEXIT (it has none in long mode) load flat segments without reading
+a descriptor table. LTR of a null selector would leave it a TSS over which it ends the process. SYSRET and IRET are its own.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hv.machine.faults import GuestFault
+from hv.machine.linear import LinearMemory
+from hv.machine.paging import is_canonical
 from hv.machine.registers import Registers, Segment
 from hv.spec.msrs import Msr
-from hv.spec.x86 import AccessRights, CodeDataBits, Cr0, Efer, Rflags, Vector
+from hv.spec.x86 import AccessRights, CodeDataBits, Cr0, Efer, Rflags, SystemType, Vector
 
 _PE, _LMA, _SCE = Cr0.PE.value, Efer.LMA.value, Efer.SCE.value
 _FIXED, _RF, _VM, _IF = Rflags.FIXED.value, Rflags.RF.value, Rflags.VM.value, Rflags.IF.value
 _FLAT = 0xFFFF_FFFF
+_USER = AccessRights(dpl=3).raw
+_BUSY = 2                       # type bit of a TSS
 _CODE = CodeDataBits.CODE | CodeDataBits.READABLE | CodeDataBits.ACCESSED
 _DATA = CodeDataBits.WRITABLE | CodeDataBits.ACCESSED
 _CODE_64 = AccessRights(type=_CODE, s=1, present=1, long=1, granularity=1).raw
@@ -50,6 +57,40 @@ def sysenter(state: Registers, next_rip: int) -> None:
     state.rflags = state.rflags & ~(_VM | _IF | _RF) | _FIXED
     _load_flat(state, selector, _CODE_64 if long else _CODE_32)
     state.rsp, state.rip = rsp, rip
+
+
+def sysexit(state: Registers, wide: bool) -> None:
+    """SYSEXIT: to RDX with the stack at RCX, at CPL 3; *wide* is REX.W. SDM "SYSEXIT - Fast Return from Fast System Call"."""
+    base = state.msrs[Msr.SYSENTER_CS] & 0xFFFC
+    if not state.cr0 & _PE or state.cpl or not base:
+        raise GuestFault(Vector.GP, 0)
+    if wide and not (is_canonical(state.rcx) and is_canonical(state.rdx)):
+        raise GuestFault(Vector.GP, 0)
+    mask = (1 << 64) - 1 if wide else _FLAT
+    selector = base + (32 if wide else 16)
+    rsp, rip = state.rcx & mask, state.rdx & mask
+    state.cs = Segment(selector | 3, 0, _FLAT, (_CODE_64 if wide else _CODE_32) | _USER)
+    state.ss = Segment(selector + 8 | 3, 0, _FLAT, _STACK | _USER)
+    state.cpl, state.rsp, state.rip = 3, rsp, rip
+
+
+def load_task_register(state: Registers, memory: LinearMemory, selector: int) -> None:
+    """LTR: TR is the TSS of *selector*, marked busy; SDM "LTR - Load Task Register"."""
+    if not selector & ~3 or selector & 4:
+        raise GuestFault(Vector.GP, selector & ~3)
+    size = 16 if state.efer & _LMA else 8
+    if (selector & ~7) + size - 1 > state.gdtr.limit:
+        raise GuestFault(Vector.GP, selector & ~3)
+    gva = state.gdtr.base + (selector & ~7)
+    raw = memory.read_system(gva, size)
+    segment = Segment.from_descriptor(selector, raw)
+    available = (SystemType.TSS_AVAILABLE,) if size == 16 else (SystemType.TSS16_AVAILABLE, SystemType.TSS_AVAILABLE)
+    if segment.code_or_data or segment.type not in available or raw >> 104 & 0x1F or not is_canonical(segment.base):
+        raise GuestFault(Vector.GP, selector & ~3)
+    if not segment.present:
+        raise GuestFault(Vector.NP, selector & ~3)
+    memory.write(gva + 5, bytes((raw >> 40 & 0xFF | _BUSY,)), 0, implicit=True)
+    state.tr = replace(segment, rights=segment.rights | _BUSY)
 
 
 def _load_flat(state: Registers, selector: int, code_rights: int) -> None:

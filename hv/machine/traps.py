@@ -34,6 +34,7 @@ class Trap(IntEnum):
     SYSCALL = 21
     SYSENTER = 22
     UNDEFINED = 23              # instructions of the engine's own guest mode, which no guest has
+    LTR = 24
 
 
 # The instructions that the engine tells of by a hook of their own.

@@ -269,6 +269,8 @@ def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
         found = _vmx_instruction(vcpu)
         if found is not None:
             return found
+        if _fast_call_in_long_mode(vcpu):
+            return None
     state, engine = vcpu.state, vcpu.engine
     error_code = engine.error_code() & 0xFFFF if vector in WITH_ERROR_CODE and state.protected else None
     address = engine.fault_address() if vector == Vector.PF else None
@@ -417,12 +419,40 @@ def sysenter(vcpu: Vcpu, detail: int) -> VmExit | None:
     return None
 
 
+def _fast_call_in_long_mode(vcpu: Vcpu) -> bool:
+    """SYSENTER and SYSEXIT in long mode, which the engine does not know there."""
+    code = vcpu.engine.code_bytes()
+    if not vcpu.state.in_long_mode or b"\x0f" not in code[:14]:
+        return False
+    try:
+        decoded = decode(code, vcpu.state.bits)
+    except Undecodable:
+        return False
+    if decoded.mnemonic in ("sysenter", "sysexit", "sysexitq") and not decoded.lock:
+        if decoded.mnemonic == "sysenter":
+            system_instructions.sysenter(vcpu.state, vcpu.state.rip + decoded.length)
+        else:
+            wide = vcpu.state.bits == 64 and code[decoded.length - 3] & 0xF8 == 0x48
+            system_instructions.sysexit(vcpu.state, wide)
+        return True
+    return False
+
+
+def ltr(vcpu: Vcpu, detail: int) -> VmExit | None:
+    """Done here whole: of a null selector the engine would make a TSS over which it ends the process."""
+    decoded = _decoded(vcpu)
+    selector = _read_operand(vcpu, decoded) & 0xFFFF
+    system_instructions.load_task_register(vcpu.state, vcpu.memory, selector)
+    _advance(vcpu, decoded.length)
+    return None
+
+
 _BY_NAME: dict[Trap, Intercept] = {
     Trap.CPUID: cpuid, Trap.HLT: hlt, Trap.RDMSR: rdmsr, Trap.WRMSR: wrmsr, Trap.RDTSC: rdtsc, Trap.RDTSCP: undefined,
     Trap.RDPMC: rdpmc, Trap.INVLPG: undefined, Trap.PAUSE: pause, Trap.WBINVD: wbinvd, Trap.MONITOR: undefined,
     Trap.MWAIT: undefined, Trap.CR_READ: cr_read, Trap.CR_WRITE: cr_write, Trap.DR_READ: undefined,
     Trap.DR_WRITE: dr_write, Trap.EXCEPTION: exception, Trap.SOFTWARE_INTERRUPT: software_interrupt,
     Trap.NESTED_FAULT: nested, Trap.IN: port_in, Trap.OUT: port_out, Trap.SYSCALL: syscall, Trap.SYSENTER: sysenter,
-    Trap.UNDEFINED: undefined,
+    Trap.UNDEFINED: undefined, Trap.LTR: ltr,
 }
 BY_TRAP: tuple[Intercept, ...] = tuple(_BY_NAME[trap] for trap in Trap)

@@ -46,6 +46,7 @@ class Vcpu:
         self.state_written = True               # by software: the next entry checks it
         self.broken_rules: list[str] = []       # what the last failed entry found
         self.window_wanted = False
+        self._interrupted = False
         self._read_controls()
 
     # --- controls --------------------------------------------------------------------------------------
@@ -92,8 +93,12 @@ class Vcpu:
             if vector is not None:
                 if not self.exit(intercepts.external_interrupt(vector)):
                     return
-            elif clock.tsc >= until or engine.run(self.state, until, self.window_wanted):
+            elif clock.tsc >= until:
                 return
+            elif engine.run(self.state, until, self.window_wanted):
+                if not self._interrupted:
+                    return
+                self._interrupted = False
             elif engine.counter.deadline and not self._window_is_open():
                 clock.counter.done = max(clock.tsc, engine.counter.deadline)     # the block that would pass it waits
                 return
@@ -133,15 +138,25 @@ class Vcpu:
         try:
             exit = intercepts.BY_TRAP[trap](self, detail)
         except GuestFault as fault:
-            return self.inject(exception(fault))
+            return self.inject(exception(fault)) and self._time_is_left()
         except NestedFault as fault:
             exit = intercepts.nested_fault(self, fault)
-        return True if exit is None else self.exit(exit)
+        return self._time_is_left() if exit is None else self.exit(exit)
+
+    def _time_is_left(self) -> bool:
+        """A guest whose every instruction faults runs no block of code, so nobody else would stop it."""
+        deadline = self.engine.counter.deadline
+        self._interrupted = not deadline        # the processor's APIC has something: look, and go on
+        return self.clock.tsc < deadline
 
     # --- events ----------------------------------------------------------------------------------------
 
     def inject(self, event: Event) -> bool:
-        """Deliver *event* through the guest's IDT now, with all that can come of it; False when an exit said stop."""
+        """Deliver *event* through the guest's IDT now, with all that can come of it; False when an exit said stop.
+
+        It costs as much time as an exit: a guest whose handler faults again for ever must come to its end.
+        """
+        self.clock.counter.done += EXIT_TICKS
         self.engine.clear_in_flight(self.state)
         try:
             deliver_combined(self.state, self.memory, event)

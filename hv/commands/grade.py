@@ -1,7 +1,8 @@
-"""Grade an exercise: from one file to a folder of submissions, with the same result on every machine.
+"""Grade an exercise: one file, or a folder of submissions.
 
-PATH is a submission (a file, or a folder that holds the exercise's file) or a folder of submissions. The exit code is 0
-when every submission earned all its points, 1 when one did not.
+PATH is a submission (a file, or a folder that holds the exercise's file) or a
+folder of submissions. The same submission gets the same result on every
+machine. The exit code is 0 when each earned all its points, 1 when one did not.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Grade all submissions and print the results."""
+    from hv.lab.words import printable
+
     if args.format not in FORMATS:
         raise CommandError(f"there is no format `{printable(args.format)}`; expected {' or '.join(FORMATS)}",
                            "results for course systems (Gradescope, JUnit and others) are not written yet")
@@ -57,11 +60,6 @@ def main(args: argparse.Namespace) -> int:
     return exit_code(grades)
 
 
-def printable(text: str) -> str:
-    """*text* without control characters."""
-    return "".join(char if char.isprintable() else "?" for char in text)
-
-
 def exit_code(grades: list[Grade]) -> int:
     """0 all points, 1 not all, 4 when the grader itself failed."""
     if any(one.status == "grader_error" for one in grades):
@@ -79,10 +77,10 @@ def as_data(grades: list[Grade], alone: bool) -> dict[str, object]:
 
 def one_line(one: Grade) -> str:
     """A submission among others."""
-    from hv.lab.words import printable as shown
+    from hv.lab.words import printable
 
     points = f"{one.verdict.score}/{one.verdict.exercise.max_score}"
-    return f"{points:>7}  {shown(one.submission.name)}  {one.message or 'all checks passed'}"
+    return f"{points:>7}  {printable(one.submission.name)}  {one.message or 'all checks passed'}"
 
 
 def full(one: Grade, colour: bool) -> str:

@@ -1,12 +1,22 @@
 """Step-through labs: write a small program, run it on the machine, see what happened.
 
-`start` puts the starter into your folder, `check` runs what you wrote, `hint` helps a little more each time. LAB is a
-lab's name, its number, or a file you work on; without it, the lab whose file is in the folder, else the next one.
+actions:
+  list    all labs, and which are done; this is the default
+  next    what the next lab is about: the idea, what to read, the task
+  start   put the starter into this folder, and show the task
+  check   run your program, and say how far it is
+  hint    the next hint
+  verify  prove that solutions pass, and that starters and known wrong
+          answers fail as the labs say
+
+LAB is a lab's name, its number, or the file you work on. Without it: the
+lab whose file is in the folder, else the first that is not done.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import sys
 import textwrap
 from pathlib import Path
@@ -20,21 +30,12 @@ if TYPE_CHECKING:
     from hv.lab.exercise import Exercise
     from hv.lab.progress import Progress
 
-ACTIONS = {
-    "list": "all labs, and which are done",
-    "next": "what the next lab is about",
-    "start": "put the starter into this folder, and show the task",
-    "check": "run your program and say how far it is",
-    "hint": "the next hint",
-    "verify": "prove that solution, starter and wrong answers of the labs behave as promised",
-}
+ACTIONS = ("list", "next", "start", "check", "hint", "verify")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `hv lab`."""
-    what = "; ".join(f"{name}: {does}" for name, does in ACTIONS.items())
-    parser.add_argument("action", metavar="ACTION", nargs="?", default="list", choices=ACTIONS,
-                        help=f"{what} (default: list)")
+    parser.add_argument("action", metavar="ACTION", nargs="?", default="list", help="one of the above")
     parser.add_argument("lab", metavar="LAB", nargs="?", help="01_first_exit, or 1, or first_exit.asm")
     parser.add_argument("--dir", metavar="DIR", type=Path, default=Path(),
                         help="the folder you work in (default: this one)")
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Do one of the actions; 1 when the check, or a proof, failed."""
+    _check_action(args.action)
     from hv.lab.errors import LabError
     from hv.lab.exercise import read_all
     from hv.lab.progress import Progress
@@ -60,6 +62,15 @@ def main(args: argparse.Namespace) -> int:
     for note in progress.notes:
         print(f"note: {note}", file=sys.stderr)
     return code
+
+
+def _check_action(name: str) -> None:
+    if name not in ACTIONS:
+        from hv.lab.words import printable
+
+        near = difflib.get_close_matches(name, ACTIONS, 1)
+        raise CommandError(f"`{printable(name)}` is no action; expected {', '.join(ACTIONS)}",
+                           f"did you mean `hv lab {near[0]}`?" if near else "see `hv lab --help`")
 
 
 def _asked(exercises: list[Exercise], name: str | None) -> list[Exercise]:

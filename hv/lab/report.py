@@ -5,6 +5,8 @@ Colour only where it is asked for; the words carry everything. Nothing a program
 
 from __future__ import annotations
 
+import textwrap
+
 from hv.lab.checks import Check, Finding, Line, Mark
 from hv.lab.runner import Verdict
 from hv.lab.words import printable
@@ -19,7 +21,8 @@ _INDENT = " " * 8
 def report(verdict: Verdict, colour: bool = False) -> str:
     """The whole report, without the last newline."""
     if verdict.refused:
-        return f"  {_word('FAIL', colour)}  {verdict.refused}"
+        first, *more = _wrapped(verdict.refused)
+        return "\n".join([f"  {_word('FAIL', colour)}  {first}", *(f"{_INDENT}{line}" for line in more)])
     lines = [line for check, finding in verdict.judged for line in of_check(check, finding, colour)]
     return "\n".join(lines).rstrip("\n")
 
@@ -31,7 +34,7 @@ def of_check(check: Check, finding: Finding, colour: bool = False) -> list[str]:
     lines = [f"  {_word(word, colour)}  {check.name:<{WIDTH}}  {points:>5}"]
     if finding.passed:
         return lines
-    lines.append(f"{_INDENT}{printable(finding.message)}")
+    lines += [f"{_INDENT}{line}" for line in _wrapped(printable(finding.message))]
     if finding.waiting:
         return lines
     lines += [f"{_INDENT}expected  {printable(finding.expected)}", f"{_INDENT}found     {printable(finding.found)}", ""]
@@ -71,6 +74,11 @@ def first_problem(verdict: Verdict) -> str:
         return verdict.refused
     failed = ((check, finding) for check, finding in verdict.judged if not finding.passed)
     return next((f"{check.name}: {printable(finding.message)}" for check, finding in failed), "")
+
+
+def _wrapped(text: str) -> list[str]:
+    """*text* in lines that fit a terminal of 80 columns, behind the indent; at least one."""
+    return textwrap.wrap(text, 80 - len(_INDENT), break_on_hyphens=False) or [""]
 
 
 def _word(word: str, colour: bool, width: int = 4) -> str:

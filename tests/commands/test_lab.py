@@ -69,7 +69,7 @@ def test_a_lab_may_be_named_by_the_file(capsys, tmp_path):
 
 MISTAKES = {
     "unknown-lab": (["start", "02_firts"], "there is no lab `02_firts`"),
-    "unknown-action": (["chek"], "chek"),
+    "unknown-action": (["chek"], "did you mean `hv lab check`?"),
     "nothing-started": (["check"], "first_exit.asm does not exist"),
     "folder-is-a-file": (["start", "--dir", "/dev/null/x"], "cannot be written"),
 }

@@ -95,6 +95,12 @@ def test_a_report_is_plain_unless_colour_is_asked_for(tmp_path):
     assert "MISSING" in plain
 
 
+def test_a_report_fits_a_terminal_of_80_columns(tmp_path):
+    for source in (SOLUTION.replace("0x40000000", "0"), "start: mov ecxx, 1\n", SOLUTION.replace("ebx", "edx")):
+        told = report(judged(tmp_path, source))
+        assert max(len(line) for line in told.split("\n") if "Cpuid leaf" not in line) <= 80
+
+
 def test_two_lines_around_each_difference_are_shown():
     from hv.lab.checks import Mark
     from hv.lab.report import marked

@@ -315,6 +315,7 @@ class Engine:
     def unbreak(self, gva: int) -> None:
         """Undo `break_at`."""
         self._uc.hook_del(self._breakpoints.pop(gva))
+        self._forget_all_code()             # what was translated still calls the hook
 
     def take_hit(self) -> int | None:
         """The linear address of the breakpoint that stopped `current`, told once."""

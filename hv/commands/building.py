@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from hv.platform import Machine, VirtualMachine
 
-CHUNK_TICKS = 4_000_000         # 2 ms of virtual time: how long Ctrl-C may wait
 
 
 def load_image(place: Path) -> Image:
@@ -81,16 +80,12 @@ def ctrl_c() -> Iterator[Interrupted]:
         signal.signal(signal.SIGINT, before)
 
 
-def run(machine: Machine, vms: list[VirtualMachine], until_tsc: int) -> None:
+def run(machine: Machine, until_tsc: int) -> None:
     """Run until every VM ended, nobody can run any more, or the clock reaches *until_tsc*.
 
     KeyboardInterrupt when Ctrl-C was pressed, between two exits.
     """
     with ctrl_c() as interrupted:
-        while machine.clock.tsc < until_tsc and any(vm.ended is None for vm in vms):
-            before = machine.clock.tsc
-            machine.run(until_tsc=min(until_tsc, before + CHUNK_TICKS))
-            if interrupted.asked:
-                raise KeyboardInterrupt
-            if machine.clock.tsc == before:
-                return
+        machine.run(until_tsc, paused=lambda: interrupted.asked)
+    if interrupted.asked:
+        raise KeyboardInterrupt

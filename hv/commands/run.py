@@ -85,7 +85,7 @@ def main(args: argparse.Namespace) -> int:
     printer = SerialPrinter([] if args.json else vms)
     timeline = _timeline(machine, args.trace)
     try:
-        building.run(machine, vms, limit)
+        building.run(machine, limit)
         still = [vm.name for vm in vms if vm.ended is None]
         if not args.until:
             machine.end_budget()

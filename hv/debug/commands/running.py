@@ -8,8 +8,8 @@ from hv.debug.commands.registers import where
 from hv.debug.errors import DebugError
 from hv.debug.numbers import ticks
 from hv.debug.registry import command
-from hv.debug.session import Breakpoint, Session, linear_rip
-from hv.debug.stops import at_breakpoint, ending, run_freely, run_stepping, runnable
+from hv.debug.session import Breakpoint, Session
+from hv.debug.stops import ending, run, runnable
 
 MOST_STEPS = 100_000
 
@@ -37,23 +37,16 @@ def step(session: Session, n: int = 1) -> str:
 @command("continue", "c", "go")
 def continue_(session: Session) -> str:
     """Run everything until a breakpoint, the end, or Ctrl-C."""
-    why = run_stepping(session, at_breakpoint(session)) if session.breakpoints else run_freely(session, None)
-    return f"{why}\n{where(session)}"
+    return f"{run(session)}\n{where(session)}"
 
 
 @command("until", "u")
 def until(session: Session, text: str) -> str:
     """Run until the VP looked at reaches an address (`until start+8`), or for a time (`until 10ms`)."""
     if re.fullmatch(r"[\d._]+(s|ms|us)", text):
-        return f"{run_freely(session, session.machine.clock.tsc + ticks(text))}\n{where(session)}"
-    target, here = session.number(text), (session.vm, session.vp_index)
-    breakpoints = at_breakpoint(session)
-
-    def stops(vm: object, index: int) -> str:
-        reached = (vm, index) == here and linear_rip(session.vm.partition.vps[index]) == target
-        return f"reached {target:#x}" if reached else breakpoints(vm, index)
-
-    return f"{run_stepping(session, stops)}\n{where(session)}"
+        return f"{run(session, session.machine.clock.tsc + ticks(text))}\n{where(session)}"
+    target = Breakpoint(session.vm.name, session.number(text))
+    return f"{run(session, None, target)}\n{where(session)}"
 
 
 @command("break", "b")

@@ -211,8 +211,10 @@ class ProcessorState:
         self.words[at.CC_SRC // 8] = value & _ARITHMETIC
         self.dwords[at.CC_OP // 4] = at.CC_OP_EFLAGS
         self.dwords[at.DF // 4] = 0xFFFF_FFFF if value & _DF else 1
+        changed = self.words[at.EFLAGS // 8] ^ value
         self.words[at.EFLAGS // 8] = value & _FLAGS_KEPT | 2
-        self.refresh_hidden_flags()
+        if changed & _VM:
+            self.refresh_hidden_flags()
 
     @property
     def interrupts_enabled(self) -> bool:

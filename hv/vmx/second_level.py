@@ -7,6 +7,7 @@ SDM "Invalidating Cached Translation Information".
 
 from __future__ import annotations
 
+import struct
 from typing import Protocol
 
 from hv.machine.engine import Translation
@@ -15,7 +16,8 @@ from hv.machine.ram import PhysicalMemory
 from hv.vmx.ept import EptTables, EptWalk
 
 _PAGE = 0xFFF
-_WRITE, _EXECUTE = Access.WRITE.value, Access.EXECUTE.value
+_READ, _WRITE, _EXECUTE = Access.READ.value, Access.WRITE.value, Access.EXECUTE.value
+_U64 = struct.Struct("<Q")
 
 
 class MmioPort(Protocol):
@@ -31,6 +33,7 @@ class SecondLevel:
 
     def __init__(self, ept: EptTables, memory: PhysicalMemory, mmio: MmioPort) -> None:
         self.ept, self.memory, self.mmio = ept, memory, mmio
+        self._ram, self._last_page = memory.view, memory.size - _PAGE
         self._cache: dict[int, tuple[int, int]] = {}        # gpa page -> (spa of the page, rights)
         self._large: set[int] = set()                       # gpa pages in the cache that belong to a 2 MiB page
 
@@ -69,7 +72,10 @@ class SecondLevel:
 
     def load(self, gpa: int, size: int) -> int:
         """The little-endian integer of *size* bytes at *gpa*, which do not cross a page."""
-        spa = self.translate(gpa, 1)
+        found = self._cache.get(gpa >> 12)
+        if found is not None and size == 8 and found[1] & _READ and found[0] < self._last_page:
+            return int(_U64.unpack_from(self._ram, found[0] | gpa & _PAGE)[0])     # the usual: an entry of a table
+        spa = self.translate(gpa, _READ)
         if spa + size <= self.memory.size:
             return self.memory.read_u64(spa) if size == 8 else int.from_bytes(self.memory.read(spa, size), "little")
         return self.mmio.read(spa, size)

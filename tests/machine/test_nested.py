@@ -1,0 +1,114 @@
+"""The mirror of the second level, against a dictionary that says what it should hold."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from hv.machine.nested import LARGE, PRESENT, USER, WRITABLE, NestedTables
+
+BASE, ALIAS = 1 << 38, 1 << 37
+
+
+def a_mirror(pages: int = 64) -> NestedTables:
+    return NestedTables(memoryview(bytearray(pages * 4096)), BASE, ALIAS)
+
+
+def entry(mirror: NestedTables, gpa: int) -> int:
+    """What the engine would find for *gpa*, by a walk of its own."""
+    table = mirror.root
+    for shift in (39, 30, 21, 12):
+        found = mirror._words[(table - BASE) // 8 + (gpa >> shift & 511)]
+        if not found & PRESENT:
+            return 0
+        table = found & 0x000F_FFFF_FFFF_F000
+    return found
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_fills_and_drops_leave_what_a_dictionary_would(seed):
+    rng, mirror, model = random.Random(seed), a_mirror(), {}
+    for _ in range(500):
+        region, page = rng.randrange(3), rng.randrange(1200)
+        gpa, spa = (0, 1 << 30, 3 << 39)[region] + page * 4096, (region * 1200 + page) * 4096
+        if rng.random() < 0.2:
+            assert mirror.drop(gpa) is (gpa in model)
+            model.pop(gpa, None)
+        else:       # each page of RAM behind one guest page only
+            writable, executable = rng.random() < 0.5, rng.random() < 0.5
+            mirror.fill(gpa, spa, writable, executable)
+            model[gpa] = spa + (0 if executable else ALIAS) | PRESENT | USER | (WRITABLE if writable else 0)
+    for gpa, wanted in model.items():
+        assert entry(mirror, gpa) == wanted
+        assert mirror.refuses_fetch(gpa) is bool(wanted & ALIAS)
+
+
+def test_a_full_mirror_starts_over():
+    """It is only a cache: what it forgets is asked for again."""
+    mirror = a_mirror(pages=8)
+    for number in range(50):
+        mirror.fill(number << 21, 0x1000, True, False)
+        assert entry(mirror, number << 21)
+    held = [number for number in range(50) if entry(mirror, number << 21)]
+    assert 1 <= len(held) <= 5
+    assert held[-1] == 49
+
+
+def test_clear_forgets_everything():
+    mirror = a_mirror()
+    mirror.fill(0x1000, 0x2000, True, True)
+    mirror.fill_large(LARGE, LARGE, True)
+    mirror.clear()
+    assert not entry(mirror, 0x1000)
+    assert not entry(mirror, LARGE)
+    assert not mirror.executable
+    assert not mirror.refuses_fetch(LARGE)
+
+
+def test_a_large_fill_enters_512_pages_of_which_none_is_executable():
+    mirror = a_mirror()
+    mirror.fill_large(2 * LARGE, 5 * LARGE, False)
+    for offset in range(0, LARGE, 4096):
+        assert entry(mirror, 2 * LARGE + offset) == ALIAS + 5 * LARGE + offset | PRESENT | USER
+        assert mirror.refuses_fetch(2 * LARGE + offset)
+
+
+def test_a_large_fill_keeps_the_pages_that_code_was_fetched_from():
+    mirror = a_mirror()
+    mirror.fill(0x5000, 5 * LARGE + 0x3000, True, True)
+    mirror.fill_large(2 * LARGE, 5 * LARGE, True)
+    assert entry(mirror, 2 * LARGE + 0x3000) == 5 * LARGE + 0x3000 | PRESENT | USER | WRITABLE
+    assert entry(mirror, 2 * LARGE + 0x4000) & ALIAS
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_once_code_is_fetched_from_a_page_all_its_guest_addresses_see_it(large):
+    """A write by the alias would leave stale code behind."""
+    mirror = a_mirror()
+    spa = 5 * LARGE + 0x3000
+    others = [7 * LARGE + 0x3000, 9 * LARGE + 0x3000]
+    for gpa in others:
+        if large:
+            mirror.fill_large(gpa & -LARGE, spa & -LARGE, True)
+        else:
+            mirror.fill(gpa, spa, True, False)
+    mirror.fill(0x1000, spa, False, True)
+    for gpa in others:
+        assert entry(mirror, gpa) == spa | PRESENT | USER | WRITABLE
+        assert not mirror.refuses_fetch(gpa)
+    assert not large or mirror.refuses_fetch(7 * LARGE)
+
+
+def test_a_guest_page_that_was_given_another_page_is_left_alone():
+    mirror = a_mirror()
+    mirror.fill(0x1000, 0x8000, True, False)
+    mirror.fill(0x1000, 0x9000, True, False)
+    mirror.fill(0x2000, 0x8000, True, True)
+    assert entry(mirror, 0x1000) == ALIAS + 0x9000 | PRESENT | USER | WRITABLE
+
+
+def test_a_page_that_is_not_in_the_mirror_refuses_nothing():
+    mirror = a_mirror()
+    assert not mirror.refuses_fetch(0x1000)
+    assert not mirror.drop(0x1000)

@@ -1,0 +1,134 @@
+"""A VP for the exit handlers: registers as plain fields, a vcpu that notes what it is told, a real partition behind."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from hv.machine.registers import Segment, Table
+from hv.spec.msrs import Msr
+from hv.vmx.vmcs import Vmcs
+from tests.hypervisor.fakes import FakeVp, Machine
+from tests.machine.fakes import FLAT_CODE_64, FLAT_DATA, FakeMemory, FakeState
+
+NAMES = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
+TASK = Segment(0x20, 0, 0x67, 0x8B)
+
+
+class Gpr:
+    """The general registers by number, as ProcessorState.gpr has them."""
+
+    def __init__(self, state: ExitState) -> None:
+        self.state = state
+
+    def __getitem__(self, number: int) -> int:
+        return getattr(self.state, NAMES[number])
+
+    def __setitem__(self, number: int, value: int) -> None:
+        setattr(self.state, NAMES[number], value & (1 << 64) - 1)
+
+
+class ExitState(FakeState):
+    """64-bit code at CPL 0 without paging, which no processor has and which keeps addresses plain."""
+
+    def __init__(self) -> None:
+        super().__init__(rflags=0x202, cr0=0x11, cr4=0x20, efer=0x500)
+        self.cs, self.gdtr, self.idtr, self.tr = FLAT_CODE_64, Table(0, 0xFFFF), Table(0, 0xFFFF), TASK
+        self.ss = self.ds = self.es = self.fs = self.gs = FLAT_DATA
+        self.gpr = Gpr(self)
+        self.bits = 64
+        self.msrs = dict.fromkeys((Msr.STAR, Msr.LSTAR, Msr.PAT, Msr.SFMASK, Msr.SYSENTER_CS, Msr.SYSENTER_ESP,
+                                   Msr.SYSENTER_EIP), 0)
+
+    @property
+    def protected(self) -> bool:
+        return bool(self.cr0 & 1)
+
+    @property
+    def in_long_mode(self) -> bool:
+        return bool(self.efer & 0x400)
+
+    @property
+    def is_kernel_64(self) -> bool:
+        return self.bits == 64 and not self.cpl
+
+    @property
+    def interrupts_enabled(self) -> bool:
+        return bool(self.rflags & 0x200)
+
+    def complete_instruction(self, length: int) -> None:
+        self.rip += length
+        self.interrupt_shadow = False
+
+
+class FakeVcpu:
+    """What a VP asks of its vcpu. *injected* are the events, *ran* the moments it should have run until."""
+
+    def __init__(self, state: ExitState) -> None:
+        self.state = state
+        self.guest = FakeMemory()
+        self.memory = self.guest.linear(state)
+        self.engine = SimpleNamespace(code_bytes=lambda: b"\x90")
+        self.vmcs = Vmcs(state, lambda: None)
+        self.state_written = False
+        self.broken_rules: list[str] = []
+        self.injected: list = []
+        self.window: bool | None = None
+        self.ran: list[int] = []
+        self.tsc = 0
+        self.goes_on = True
+        self.on_run = lambda: None
+
+    def inject(self, event) -> bool:
+        self.injected.append(event)
+        return self.goes_on
+
+    def want_window(self, wanted: bool) -> None:
+        self.window = wanted
+
+    def set_tsc(self, value: int) -> None:
+        self.tsc = value
+
+    def run(self, until: int) -> None:
+        self.ran.append(until)
+        self.on_run()
+
+    def step(self) -> None:
+        self.ran.append(-1)
+
+
+class ExitVp(FakeVp):
+    """A VP that handlers and the run loop work on."""
+
+    def __init__(self, partition, index: int) -> None:
+        super().__init__(partition, index)
+        self.regs = ExitState()
+        self.vcpu = FakeVcpu(self.regs)
+        self.trace = partition.trace
+        self.hypervisor = None
+        self.stopped_because = ""
+        self.event_pending = False
+        self.call_site = None
+        self.deliveries = 0
+
+    def deliver_pending(self) -> bool:
+        self.deliveries += 1
+        return True
+
+    def stop(self, why: str) -> None:
+        self.stopped_because = why
+
+
+def a_machine() -> Machine:
+    """A hypervisor whose VPs are ExitVps, root ready for intercept messages."""
+    machine = Machine()
+    machine.hypervisor.vp_factory = ExitVp
+    return machine
+
+
+def a_vp(machine: Machine | None = None) -> ExitVp:
+    """VP 0 of an active child."""
+    machine = machine or a_machine()
+    vp = machine.child().vps[0]
+    vp.hypervisor = machine.hypervisor
+    vp.machine = machine
+    return vp

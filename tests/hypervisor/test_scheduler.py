@@ -1,0 +1,240 @@
+"""Who runs next: order, fairness, jumps of time, root first."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hv.hypervisor.scheduler import ALONE_TICKS, SLICE_TICKS, Scheduler
+from hv.trace.events import VpSwitch
+from tests.hypervisor.fakes import Machine
+
+SLICE = 1000
+
+
+class ScriptedVp:
+    """A VP that may run *turns* times (for ever when None), each time as long as it is let."""
+
+    def __init__(self, partition, index):
+        self.partition, self.index = partition, index
+        self.turns = 0
+        self.slices: list[int] = []         # how long each turn was, in ticks
+        self.log = None
+        self.act = lambda: None
+
+    @property
+    def runnable(self):
+        return self.turns is None or self.turns > 0
+
+    def run(self, until):
+        clock = self.partition.clock
+        self.log.append((self.partition.id, self.index))
+        self.slices.append(until - clock.tsc)
+        if self.turns is not None:
+            self.turns -= 1
+        self.act()
+        if not self.partition.is_root:
+            clock.counter.done = max(until, clock.tsc)
+
+
+class FakeProcessor:
+    """Physical interrupts that wait, and the stops it was asked for."""
+
+    def __init__(self):
+        self.vectors, self.stops = [], []
+
+    def acknowledge(self):
+        return self.vectors.pop(0) if self.vectors else None
+
+    def stop_by(self, tsc):
+        self.stops.append(tsc)
+
+
+class Bench:
+    """*shape* is the number of VPs of each child."""
+
+    def __init__(self, *shape):
+        self.machine, self.processor, self.log = Machine(), FakeProcessor(), []
+        self.clock, self.hypervisor = self.machine.clock, self.machine.hypervisor
+        self.children = [self.machine.child(vps=0) for _ in shape]
+        self.vps = {}
+        for child, count in zip(self.children, shape, strict=True):
+            for index in range(count):
+                self.add(child, index)
+        self.root = self.add(self.machine.root, 0)
+        self.scheduler = Scheduler(self.hypervisor, self.processor, SLICE)
+
+    def add(self, partition, index):
+        vp = partition.vps[index] = self.vps[partition.id, index] = ScriptedVp(partition, index)
+        vp.log = self.log
+        return vp
+
+    def let(self, turns, *only):
+        for place, vp in self.vps.items():
+            if not vp.partition.is_root and (not only or place in only):
+                vp.turns = turns
+        return self
+
+
+def test_every_vp_has_its_turn_in_the_order_of_partition_and_number():
+    bench = Bench(2, 1).let(2)
+    bench.scheduler.run()
+    assert bench.log == [(2, 0), (2, 1), (3, 0)] * 2
+
+
+def test_the_order_does_not_depend_on_who_was_made_first():
+    bench = Bench(0)
+    for index in (2, 0, 1):
+        bench.add(bench.children[0], index).turns = 1
+    bench.scheduler.run()
+    assert bench.log == [(2, 0), (2, 1), (2, 2)]
+
+
+def test_slices_are_as_long_as_was_asked_while_others_wait():
+    bench = Bench(1, 1).let(3)
+    bench.scheduler.run()
+    assert bench.vps[2, 0].slices == [SLICE] * 3
+    assert bench.vps[3, 0].slices == [SLICE, SLICE, ALONE_TICKS]      # at last nobody else was left
+
+
+def test_who_runs_alone_keeps_the_processor():
+    bench = Bench(1, 1).let(1, (2, 0))
+    bench.scheduler.run()
+    assert bench.vps[2, 0].slices == [ALONE_TICKS]
+
+
+def test_a_slice_ends_at_the_next_timer():
+    bench = Bench(1).let(2)
+    bench.clock.at(300, lambda: None)
+    bench.scheduler.run()
+    assert bench.vps[2, 0].slices[0] == 300
+
+
+def test_a_slice_ends_where_the_run_shall_end():
+    bench = Bench(1).let(None)
+    bench.scheduler.run(until=SLICE // 2)
+    assert bench.log == [(2, 0)]
+    assert bench.clock.tsc == SLICE // 2
+
+
+def test_root_comes_first_and_does_not_change_whose_turn_it_is():
+    bench = Bench(3).let(2)
+
+    def ask_root():
+        bench.root.turns += 1
+    bench.vps[2, 1].act = ask_root
+    bench.scheduler.run()
+    assert bench.log == [(2, 0), (2, 1), (1, 0), (2, 2), (2, 0), (2, 1), (1, 0), (2, 2)]
+
+
+def test_a_woken_child_gives_the_running_slice_an_end_and_root_ends_it_at_once():
+    bench = Bench(2).let(1, (2, 0))
+    bench.clock.counter.done = 500
+    bench.scheduler.current = bench.vps[2, 0]
+    bench.hypervisor.on_wake(bench.vps[2, 0])
+    assert bench.processor.stops == []              # it runs already
+    bench.hypervisor.on_wake(bench.vps[2, 1])
+    bench.hypervisor.on_wake(bench.root)
+    assert bench.processor.stops == [500 + SLICE, 500]
+
+
+def test_when_nobody_can_run_time_jumps_to_the_next_timer():
+    bench = Bench(1)
+
+    def wake():
+        bench.vps[2, 0].turns = 1
+    bench.clock.at(7_000_000, wake)
+    bench.scheduler.run()
+    assert bench.log == [(2, 0)]
+    assert bench.clock.tsc >= 7_000_000
+
+
+def test_a_jump_goes_no_further_than_the_run():
+    bench = Bench(1)
+    bench.clock.at(7_000_000, lambda: None)
+    bench.scheduler.run(until=1_000_000)
+    assert bench.clock.tsc == 1_000_000
+
+
+def test_a_run_ends_when_nothing_can_ever_happen():
+    bench = Bench(2)
+    bench.scheduler.run()
+    assert (bench.log, bench.clock.tsc) == ([], 0)
+    bench.scheduler.run(until=5000)
+    assert bench.clock.tsc == 0
+
+
+def test_a_run_ends_when_it_is_finished():
+    bench = Bench(1).let(None)
+    bench.scheduler.run(finished=lambda: len(bench.log) == 4)
+    assert len(bench.log) == 4
+
+
+def test_a_physical_interrupt_while_nobody_runs_is_routed_at_once():
+    bench = Bench(1)
+    routed = []
+    bench.hypervisor.interrupts.route = routed.append
+    bench.processor.vectors = [0x31, 0x30]
+    bench.scheduler.turn()
+    assert routed == [0x31, 0x30]
+
+
+def test_a_switch_is_an_event_and_events_belong_to_who_runs():
+    bench = Bench(2).let(2)
+
+    def speak():
+        bench.machine.trace.emit("here")
+    bench.vps[2, 1].act = speak
+    bench.scheduler.run()
+    assert bench.machine.events(VpSwitch) == [VpSwitch(2, 0), VpSwitch(2, 1)] * 2
+    assert {(record.partition, record.vp) for record in bench.machine.recent.last(99, str)} == {(2, 1)}
+
+
+def test_events_belong_to_who_runs_on_after_root_was_called_from_outside():
+    """VMMS makes another VM between two slices of the only VP."""
+    bench = Bench(1).let(2)
+    bench.vps[2, 0].act = lambda: bench.machine.trace.emit("here")
+    bench.scheduler.turn()
+    bench.machine.trace.at(1, 0)
+    bench.scheduler.turn()
+    assert [(record.partition, record.vp) for record in bench.machine.recent.last(99, str)] == [(2, 0)] * 2
+    assert len(bench.machine.events(VpSwitch)) == 1
+
+
+def test_run_root_lets_root_do_what_waits():
+    bench = Bench(1).let(1)
+    assert not bench.scheduler.run_root()
+    bench.root.turns = 1
+    assert bench.scheduler.run_root()
+    assert bench.log == [(1, 0)]
+
+
+def test_a_partition_that_is_gone_does_not_confuse_the_order():
+    bench = Bench(1, 1, 1).let(None)
+    bench.scheduler.run(finished=lambda: len(bench.log) == 2)
+    del bench.hypervisor.partitions[3]
+    bench.scheduler.run(finished=lambda: len(bench.log) == 5)
+    assert bench.log[2:] == [(2, 0), (4, 0), (2, 0)]
+
+
+def test_the_slice_of_a_machine_is_fifty_microseconds():
+    assert SLICE_TICKS == 100_000
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(1, 60))
+def test_nobody_waits_longer_than_one_round(shape, turns):
+    """Round robin: of any two that can always run, neither is ever two turns ahead."""
+    bench = Bench(*shape).let(None)
+    bench.scheduler.run(finished=lambda: len(bench.log) >= turns)
+    counts = [bench.log.count(place) for place, vp in bench.vps.items() if not vp.partition.is_root]
+    assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize("turns", [1, 5])
+def test_two_schedulers_with_the_same_work_do_the_same(turns):
+    logs = []
+    for _ in range(2):
+        bench = Bench(2, 3).let(turns)
+        bench.scheduler.run()
+        logs.append((bench.log, bench.clock.tsc))
+    assert logs[0] == logs[1]

@@ -1,0 +1,63 @@
+"""The board: which device answers at which port."""
+
+import pytest
+
+from hv.root.motherboard import Motherboard
+
+
+class Note:
+    """A device that notes what it is told and reads 0x1122334455."""
+
+    def __init__(self):
+        self.written = []
+
+    def read_port(self, port, size):
+        return 0x11_2233_4455
+
+    def write_port(self, port, size, value):
+        self.written.append((port, size, value))
+
+    def inspect(self):
+        return {"written": len(self.written)}
+
+
+@pytest.fixture
+def board():
+    board = Motherboard()
+    board.note = Note()
+    board.add("note", range(0x60, 0x64), board.note)
+    return board
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1, 0x55), (2, 0x4455), (4, 0x2233_4455)])
+def test_a_device_answers_at_its_ports_cut_to_the_size(board, size, expected):
+    assert board.read(0x60, size) == expected
+    assert board.read(0x63, size) == expected
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1, 0xFF), (2, 0xFFFF), (4, 0xFFFF_FFFF)])
+def test_an_empty_port_reads_all_ones(board, size, expected):
+    assert board.read(0x64, size) == expected
+    assert board.read(0x5F, size) == expected
+
+
+def test_writes_reach_the_device_or_nobody(board):
+    board.write(0x61, 2, 0xABCD)
+    board.write(0x70, 1, 0xFF)
+    assert board.note.written == [(0x61, 2, 0xABCD)]
+
+
+def test_a_port_has_one_device(board):
+    with pytest.raises(AssertionError, match=r"^other: ports 0x63 are taken$"):
+        board.add("other", range(0x63, 0x68), Note())
+    assert board.read(0x64, 1) == 0xFF              # nothing of it was added
+
+
+def test_a_name_has_one_device(board):
+    with pytest.raises(AssertionError, match=r"^there is a device note already$"):
+        board.add("note", range(0x70, 0x71), Note())
+
+
+def test_inspect_shows_each_device_by_name(board):
+    assert board.inspect() == {"note": {"written": 0}}
+    assert board.ranges == [range(0x60, 0x64)]

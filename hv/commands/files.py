@@ -20,6 +20,8 @@ def find_guest(name: str) -> Path:
 
     CommandError when there is nothing of that name.
     """
+    if not name.strip() or "\0" in name:
+        raise CommandError(f"`{name}` is no file name; expected a file or one of our guests".replace("\0", "?"))
     place = Path(name)
     if place.exists():
         return place

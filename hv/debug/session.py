@@ -140,7 +140,7 @@ class Session:
         except (KeyboardInterrupt, DebugError):
             raise
         except Exception as error:      # the user's own program: any error of it is an answer
-            raise DebugError(f"{type(error).__name__}: {error}") from None
+            raise DebugError(f"{type(error).__name__}: {error}".replace("\n", " ")) from None
         self.variables.update({name: value for name, value in names.items()
                                if name != "__builtins__" and before.get(name) is not value})
         return None

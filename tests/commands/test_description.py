@@ -1,5 +1,7 @@
 """machine.toml: every mistake in it is named in one line."""
 
+from pathlib import Path
+
 import pytest
 
 from hv.commands import description
@@ -85,3 +87,11 @@ def test_bytes_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "machine.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(CommandError, match="no UTF-8"):
         description.read(tmp_path / "machine.toml")
+
+
+def test_the_description_in_the_documentation_is_a_valid_one(tmp_path):
+    guide = Path(__file__).parents[2] / "docs" / "guests.md"
+    text = guide.read_text(encoding="utf-8").partition("```toml\n")[2].partition("```")[0]
+    machine = described(tmp_path, text)
+    assert [vm.name for vm in machine.vms] == ["receiver", "sender"]
+    assert machine.connections[0].sender == "sender"

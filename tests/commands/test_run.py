@@ -157,3 +157,18 @@ def test_time_is_read_in_units_or_ticks(text, value):
 
 def test_time_is_shown_in_the_unit_that_fits():
     assert [shown_time(count) for count in (3000, 5_000_000, 4_000_000_000)] == ["1.500 us", "2.500 ms", "2.000 s"]
+
+
+def test_a_mistake_in_an_exit_handler_is_reported_with_the_events_before_it(capsys, monkeypatch, tmp_path):
+    def broken(vp, index):
+        raise RuntimeError("handler broke")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hv.hypervisor.msrs.read_msr", broken)
+    code, _, err = run(capsys, "msr_reader")
+    assert code == 4
+    assert err.count("\n") == 1
+    assert "RuntimeError: handler broke" in err
+    report = json.loads((tmp_path / "hv-report-1.json").read_text())
+    assert report["events"][-1]["event"]["reason"] == "RDMSR"
+    assert report["command"] == ["hv", "run", "msr_reader"]

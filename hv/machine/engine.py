@@ -346,6 +346,7 @@ class Engine:
 
     def _start(self, state: ProcessorState, instructions: int) -> int:
         """One stretch of the engine, from *state* and back into it; the API's status."""
+        state.words[at.EFLAGS // 8] = state.rflags      # when the engine starts it takes all flags from here
         uclib.uc_context_restore(self._handle, state.context)
         if self._stale:
             self._forget_stale_code()

@@ -252,7 +252,7 @@ def dr_write(vcpu: Vcpu, detail: int) -> VmExit | None:
     access = decoded.debug_register
     assert access is not None, f"{decoded.text} trapped as a debug-register access"
     if vcpu.primary & PrimaryControls.MOV_DR_EXITING:
-        return VmExit(ExitReason.MOV_DR, DrQualification(number=access.register, direction=0, register=access.gpr).raw,
+        return VmExit(ExitReason.MOV_DR, DrQualification(number=access.register, from_dr=0, register=access.gpr).raw,
                       decoded.length)
     # Simplified: the registers are kept, but no address is watched yet.
     number = {4: 6, 5: 7}.get(access.register, access.register)

@@ -672,6 +672,49 @@ def test_flags_are_read_right_inside_a_trap_and_outside(box):
     assert seen[0] == Rflags.FIXED | Rflags.SF | Rflags.OF | Rflags.AF | Rflags.PF
 
 
+ARITHMETIC = (0x8D7, 0x2, 0x3, 0x6, 0x12, 0x42, 0x82, 0x802, 0xC02, 0x402)
+
+
+@pytest.mark.parametrize("flags", ARITHMETIC)
+@pytest.mark.parametrize("between", ["cpuid", "in al, dx", "ud2", "nop"])
+def test_flags_survive_a_stop(box, flags, between):
+    """The guest compares, its exit waits for somebody, and then it jumps by what it compared."""
+    box.put(f"{between}; pushfq; pop rcx; hlt")
+    state = box.state()
+    state.rflags = flags
+    box.run(state)
+    assert state.rflags == flags
+    state.rip = CODE + {"nop": 1, "in al, dx": 1}.get(between, 2)
+    box.run(state)
+    assert (state.rcx, state.rflags) == (flags, flags)
+
+
+@pytest.mark.parametrize("operation", ["sub eax, ebx", "add eax, ebx", "cmp eax, ebx", "shl eax, 1", "inc eax", "xor eax, eax"])
+def test_flags_of_an_operation_survive_a_stop(box, operation):
+    results = []
+    for between in ("nop; nop", "cpuid"):
+        box.put(f"{operation}; {between}; pushfq; pop rcx; hlt")
+        state = box.state()
+        state.rax, state.rbx = 0x80000000, 0x80000001
+        box.run(state)
+        if between == "cpuid":
+            state.complete_instruction(2)
+            box.run(state)
+        results.append(state.rcx)
+    assert results[0] == results[1]
+
+
+def test_flags_survive_the_end_of_a_budget(box):
+    """A loop whose carry goes round is stopped after every few blocks."""
+    box.put("stc; again: mov ecx, 1; adc rax, 0; cmp rcx, rdx; jmp again")
+    state = box.state()
+    state.rdx = 5
+    for _ in range(50):
+        box.run(state, 20)
+        rounds = state.rax
+    assert rounds > 40
+
+
 def test_a_table_register_that_a_guest_loaded_is_seen(box):
     box.memory.write(DATA, b"\x34\x12" + (0x5678).to_bytes(8, "little"))
     state = box.run_code("lidt [rbx]; lgdt [rbx]; cpuid", rbx=DATA)

@@ -8,7 +8,7 @@ The only file outside `machine/` that imports the engine: a baseline that went t
 from __future__ import annotations
 
 import struct
-from time import perf_counter
+from time import process_time
 
 from unicorn import UC_ARCH_X86, UC_HOOK_INSN, UC_MODE_64, UC_PROT_ALL, UC_PROT_READ, UC_PROT_WRITE, Uc
 from unicorn.x86_const import (
@@ -45,7 +45,7 @@ def paged_engine() -> Uc:
 
 
 def seconds(loop: str, count: int, cpuid_hook: bool = False) -> float:
-    """How long Unicorn takes for *loop* with RCX = *count*; *cpuid_hook* adds an empty hook on CPUID."""
+    """CPU seconds that Unicorn takes for *loop* with RCX = *count*; *cpuid_hook* adds an empty hook on CPUID."""
     code = bare(loop)
     engine = paged_engine()
     engine.mem_map(CODE, 0x10000, UC_PROT_ALL)
@@ -55,6 +55,6 @@ def seconds(loop: str, count: int, cpuid_hook: bool = False) -> float:
     engine.reg_write(UC_X86_REG_RCX, count)
     if cpuid_hook:
         engine.hook_add(UC_HOOK_INSN, lambda uc, user: 1, None, 1, 0, UC_X86_INS_CPUID)
-    start = perf_counter()
+    start = process_time()
     engine.emu_start(CODE, CODE + len(code) - 1)
-    return perf_counter() - start
+    return process_time() - start

@@ -73,7 +73,7 @@ for _n in range(32):
 _MSR_NUMBER = svm.EXIT_BASE + svm.SvmExit.MSR
 _UNDEFINED = (Trap.UNDEFINED, 0)
 _NESTED_FAULT = Trap.NESTED_FAULT
-_FETCHED = stubs.ExitFrame.fetched.offset // 8
+_FETCHED, _CODE = stubs.ExitFrame.fetched.offset // 8, stubs.ExitFrame.code.offset // 8
 
 TrapHandler = Callable[[Trap, int], bool]
 Translation = tuple[int, bool, bool, bool]      # system-physical page, writable, executable, one of a 2 MiB page
@@ -483,6 +483,11 @@ class Engine:
     def code_bytes(self) -> bytes:
         """The bytes at RIP as the guest fetches them, up to 15 or the end of the page; empty when unknown."""
         return self._code[: self._frame_words[_FETCHED]].tobytes()
+
+    def code_head(self) -> int:
+        """The first two bytes at RIP as a little-endian number, 0 when they are not known."""
+        words = self._frame_words
+        return words[_CODE] & 0xFFFF if words[_FETCHED] > 1 else 0
 
     def port(self) -> tuple[int, int, int]:
         """Port, size in bytes and value (of OUT) of the I/O instruction that trapped."""

@@ -1,10 +1,10 @@
 """VT-x: what the processor does for a hypervisor, as Intel's manual defines it. Nothing in here knows Hyper-V.
 
 A `Vcpu` is a logical processor in VMX non-root operation: its VMCS, its registers, and the rules by which what a
-guest does becomes a VM exit or is done on the spot. The hypervisor room above gives it an exit handler and says for how long to
-run; the machine room below executes the instructions.
+guest does becomes a VM exit or is done on the spot. The hypervisor room above gives it an exit handler and says for how
+long to run; the machine room below executes the instructions.
 
-Read `vcpu.py` first (the loop), then `intercepts.py` (which act causes which exit), `exit.py` (what an exit records),
+Read `vcpu.py` first (the loop), then `intercepts/` (which act causes which exit), `exit.py` (what an exit records),
 `entry.py` (delivering events), `vmcs.py` (the fields) and `ept.py` (the second-level tables).
 
 May import machine, spec and trace. Imported by the hypervisor, and by debug, lab and platform, which see everything.

@@ -3,8 +3,7 @@
 SDM "Checking and Loading Guest State", "Event Injection". The checks run only when software wrote guest state since
 the last entry; a guest cannot bring itself into a state that they refuse.
 
-# Simplified: the rules here are those that decide whether the engine can run the state at all; the whole list comes with
-# the VT-x work.
+# Simplified: the rules here are those that decide whether the engine can run the state at all.
 """
 
 from __future__ import annotations
@@ -98,10 +97,11 @@ def broken_rules(state: ProcessorState) -> list[str]:
 def event_of(info: int, error_code: int, instruction_length: int) -> Event:
     """The event that the VM-entry interruption-information fields ask for."""
     fields = InterruptionInfo(info)
-    return Event(fields.vector, EventKind(fields.type), error_code if fields.error_code_valid else None, instruction_length)
+    wanted = error_code if fields.error_code_valid else None
+    return Event(fields.vector, EventKind(fields.type), wanted, instruction_length)
 
 
 def info_of(event: Event) -> int:
     """*event* as an interruption-information field: what exits during its delivery record."""
-    return InterruptionInfo(vector=event.vector, type=int(event.kind), error_code_valid=int(event.error_code is not None),
-                            valid=1).raw
+    return InterruptionInfo(vector=event.vector, type=int(event.kind), valid=1,
+                            error_code_valid=int(event.error_code is not None)).raw

@@ -8,7 +8,7 @@ from hv.spec.exits import ExitReason
 
 
 class VmExit:
-    """The exit-information fields of one VM exit; SDM "Recording VM-Exit Information and Updating VM-Entry Control Fields".
+    """The exit-information fields of one VM exit; SDM "Recording VM-Exit Information".
 
     *instruction_length* is 0 where the manual leaves it undefined. *interruption_info* is a raw
     `InterruptionInfo`, 0 when it is not valid; so is *idt_vectoring_info*, for an exit during event delivery.
@@ -41,5 +41,5 @@ class VmExit:
         return shown
 
     def __repr__(self) -> str:
-        fields = " ".join(f"{name}={value if isinstance(value, str) else f'{value:#x}'}" for name, value in self.inspect().items())
-        return f"VmExit({fields})"
+        shown = {name: value if isinstance(value, str) else f"{value:#x}" for name, value in self.inspect().items()}
+        return f"VmExit({' '.join(f'{name}={value}' for name, value in shown.items())})"

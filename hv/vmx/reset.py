@@ -1,4 +1,4 @@
-"""The registers of a processor after INIT and after SIPI; SDM "Processor State After Reset", "Typical BSP Initialization"."""
+"""The registers of a processor after INIT and after SIPI; SDM "Processor State After Reset"."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A logical processor in VMX non-root operation: runs a guest until something exits, and goes on as told.
 
 The exit handler is called from inside the engine's hook, so the sentence "enter, exit, handle, enter" costs no
-leaving of the engine; `docs/decisions/0001-the-run-loop-lives-in-the-hook.md` says why. Whatever is not a VM exit by the
-VMCS's controls is completed here as the processor would: faults go through the guest's IDT, clocks are read.
+leaving of the engine; `docs/decisions/0001-the-run-loop-lives-in-the-hook.md` says why. Whatever is not a VM exit by
+the VMCS's controls is completed here as the processor would: faults go through the guest's IDT, clocks are read.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from hv.machine.state import ProcessorState
 from hv.machine.traps import Trap
 from hv.spec.exits import ExitReason
 from hv.spec.vmcs import PinControls, PrimaryControls, VmcsField
-from hv.vmx import intercepts
 from hv.vmx.entry import broken_rules, info_of
 from hv.vmx.exit import VmExit
+from hv.vmx.intercepts import BY_TRAP
+from hv.vmx.intercepts.events import external_interrupt, task_gate
+from hv.vmx.intercepts.memory import nested_fault
 from hv.vmx.second_level import SecondLevel
 from hv.vmx.vmcs import Vmcs
 
@@ -56,7 +58,8 @@ class Vcpu:
         primary = read(VmcsField.PRIMARY_PROC_CONTROLS)
         self.primary = primary
         self.exception_bitmap = read(VmcsField.EXCEPTION_BITMAP)
-        self.pf_mask, self.pf_match = read(VmcsField.PAGE_FAULT_ERROR_CODE_MASK), read(VmcsField.PAGE_FAULT_ERROR_CODE_MATCH)
+        self.pf_mask = read(VmcsField.PAGE_FAULT_ERROR_CODE_MASK)
+        self.pf_match = read(VmcsField.PAGE_FAULT_ERROR_CODE_MATCH)
         self.cr_masks = {0: read(VmcsField.CR0_GUEST_HOST_MASK), 4: read(VmcsField.CR4_GUEST_HOST_MASK)}
         self.cr_shadows = {0: read(VmcsField.CR0_READ_SHADOW), 4: read(VmcsField.CR4_READ_SHADOW)}
         self.msr_bitmap = read(VmcsField.MSR_BITMAP) if primary & PrimaryControls.USE_MSR_BITMAPS else None
@@ -76,7 +79,7 @@ class Vcpu:
         self.vmcs.write(VmcsField.PRIMARY_PROC_CONTROLS, self.primary | PrimaryControls.USE_TSC_OFFSETTING)
 
     def want_window(self, wanted: bool) -> None:
-        """Set or clear interrupt-window exiting; SDM "Interrupt-Window Exiting". Takes effect at once, also inside an exit."""
+        """Set or clear interrupt-window exiting, at once, also inside an exit; SDM "Interrupt-Window Exiting"."""
         if wanted is not self.window_wanted:
             self.window_wanted = wanted
             if self.engine.current is self.state:
@@ -91,7 +94,7 @@ class Vcpu:
         while not self.state_written or self._check_entry():
             vector = self.external_interrupt() if self.interrupts_exit else None
             if vector is not None:
-                if not self.exit(intercepts.external_interrupt(vector)):
+                if not self.exit(external_interrupt(vector)):
                     return
             elif clock.tsc >= until:
                 return
@@ -136,16 +139,16 @@ class Vcpu:
 
     def _on_trap(self, trap: Trap, detail: int) -> bool:
         try:
-            exit = intercepts.BY_TRAP[trap](self, detail)
+            exit = BY_TRAP[trap](self, detail)
         except GuestFault as fault:
             return self.inject(exception(fault)) and self._time_is_left()
         except NestedFault as fault:
-            exit = intercepts.nested_fault(self, fault)
+            exit = nested_fault(self, fault)
         return self._time_is_left() if exit is None else self.exit(exit)
 
     def _time_is_left(self) -> bool:
         """A guest whose every instruction faults runs no block of code, so nobody else would stop it."""
-        deadline = self.engine.counter.deadline
+        deadline = int(self.engine.counter.deadline)
         self._interrupted = not deadline        # the processor's APIC has something: look, and go on
         return self.clock.tsc < deadline
 
@@ -163,9 +166,9 @@ class Vcpu:
         except TripleFault:
             return self.exit(VmExit(ExitReason.TRIPLE_FAULT))
         except NestedFault as fault:
-            exit = intercepts.nested_fault(self, fault)
+            exit = nested_fault(self, fault)
             exit.idt_vectoring_info, exit.idt_vectoring_error_code = info_of(event), event.error_code or 0
             return self.exit(exit)
         except TaskGate as gate:
-            return self.exit(intercepts.task_gate(gate.selector, event))
+            return self.exit(task_gate(gate.selector, event))
         return True

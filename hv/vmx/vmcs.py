@@ -1,7 +1,7 @@
 """The VMCS of one vcpu. Guest-state fields are not copied: reading one reads the register, writing one writes it.
 
-SDM "Virtual Machine Control Structures". Control and host fields are kept here; exit-information fields are those of the last
-exit. A write to a control that decides what exits is announced, so that the vcpu can look again.
+SDM "Virtual Machine Control Structures". Control and host fields are kept here; exit-information fields are those of
+the last exit. A write to a control that decides what exits is announced, so that the vcpu can look again.
 """
 
 from __future__ import annotations
@@ -64,22 +64,29 @@ def _msr(index: Msr) -> tuple[Getter, Setter]:
     return (lambda state: state.msrs[index], put)
 
 
+_SEGMENT_PARTS = (("SELECTOR", "selector"), ("BASE", "base"), ("LIMIT", "limit"), ("ACCESS_RIGHTS", "rights"))
+_MSR_FIELDS = ((VmcsField.GUEST_SYSENTER_CS, Msr.SYSENTER_CS), (VmcsField.GUEST_SYSENTER_ESP, Msr.SYSENTER_ESP),
+               (VmcsField.GUEST_SYSENTER_EIP, Msr.SYSENTER_EIP), (VmcsField.GUEST_IA32_PAT, Msr.PAT))
+
+
+def _set_interruptibility(state: ProcessorState, value: int) -> None:
+    state.interrupt_shadow = bool(value & 3)        # blocking by STI, by MOV SS
+
+
 def _guest_fields() -> dict[VmcsField, tuple[Getter, Setter]]:
     fields: dict[VmcsField, tuple[Getter, Setter]] = {}
     for name in ("cr0", "cr3", "cr4", "dr7", "rsp", "rip", "rflags"):
         fields[VmcsField[f"GUEST_{name.upper()}"]] = _register(name)
     fields[VmcsField.GUEST_IA32_EFER] = _register("efer")
     for segment in ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr"):
-        for suffix, part in (("SELECTOR", "selector"), ("BASE", "base"), ("LIMIT", "limit"), ("ACCESS_RIGHTS", "rights")):
+        for suffix, part in _SEGMENT_PARTS:
             fields[VmcsField[f"GUEST_{segment.upper()}_{suffix}"]] = _segment_part(segment, part)
     for table in ("gdtr", "idtr"):
         for suffix, part in (("BASE", "base"), ("LIMIT", "limit")):
             fields[VmcsField[f"GUEST_{table.upper()}_{suffix}"]] = _table_part(table, part)
-    for field, index in ((VmcsField.GUEST_SYSENTER_CS, Msr.SYSENTER_CS), (VmcsField.GUEST_SYSENTER_ESP, Msr.SYSENTER_ESP),
-                         (VmcsField.GUEST_SYSENTER_EIP, Msr.SYSENTER_EIP), (VmcsField.GUEST_IA32_PAT, Msr.PAT)):
+    for field, index in _MSR_FIELDS:
         fields[field] = _msr(index)
-    fields[VmcsField.GUEST_INTERRUPTIBILITY_STATE] = (
-        lambda state: int(state.interrupt_shadow), lambda state, value: setattr(state, "interrupt_shadow", bool(value & 3)))
+    fields[VmcsField.GUEST_INTERRUPTIBILITY_STATE] = (lambda state: int(state.interrupt_shadow), _set_interruptibility)
     return fields
 
 
@@ -99,13 +106,13 @@ _EXIT_INFORMATION: dict[VmcsField, Callable[[VmExit], int]] = {
 # What a hypervisor of this kind asks for; the vcpu honours these bits and those of the bitmaps.
 DEFAULT_CONTROLS: dict[VmcsField, int] = {
     VmcsField.PIN_BASED_CONTROLS: PIN_DEFAULT1 | PinControls.EXTERNAL_INTERRUPT_EXITING | PinControls.NMI_EXITING,
-    VmcsField.PRIMARY_PROC_CONTROLS: TRUE_PRIMARY_DEFAULT1 | PrimaryControls.HLT_EXITING | PrimaryControls.UNCONDITIONAL_IO_EXITING
-    | PrimaryControls.CR8_LOAD_EXITING | PrimaryControls.CR8_STORE_EXITING | PrimaryControls.PAUSE_EXITING
-    | PrimaryControls.ACTIVATE_SECONDARY_CONTROLS,
+    VmcsField.PRIMARY_PROC_CONTROLS: TRUE_PRIMARY_DEFAULT1 | PrimaryControls.HLT_EXITING
+    | PrimaryControls.UNCONDITIONAL_IO_EXITING | PrimaryControls.CR8_LOAD_EXITING | PrimaryControls.CR8_STORE_EXITING
+    | PrimaryControls.PAUSE_EXITING | PrimaryControls.ACTIVATE_SECONDARY_CONTROLS,
     VmcsField.SECONDARY_PROC_CONTROLS: SecondaryControls.ENABLE_EPT | SecondaryControls.UNRESTRICTED_GUEST,
     VmcsField.VM_ENTRY_CONTROLS: ENTRY_DEFAULT1 | EntryControls.LOAD_EFER,
-    VmcsField.VM_EXIT_CONTROLS: EXIT_DEFAULT1 | ExitControls.HOST_ADDRESS_SPACE_SIZE | ExitControls.ACKNOWLEDGE_INTERRUPT
-    | ExitControls.SAVE_EFER | ExitControls.LOAD_EFER,
+    VmcsField.VM_EXIT_CONTROLS: EXIT_DEFAULT1 | ExitControls.HOST_ADDRESS_SPACE_SIZE
+    | ExitControls.ACKNOWLEDGE_INTERRUPT | ExitControls.SAVE_EFER | ExitControls.LOAD_EFER,
     VmcsField.VMCS_LINK_POINTER: NO_VMCS,
 }
 

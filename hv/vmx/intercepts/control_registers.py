@@ -1,0 +1,94 @@
+"""Control and debug registers; SDM "Guest/Host Masks and Read Shadows for CR0 and CR4", "CR3-Target Controls"."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hv.machine.control_registers import check_cr0, check_cr4
+from hv.machine.decode import ControlAccess, ControlRegisterAccess, Decoded, MemoryOperand
+from hv.spec.exits import CrQualification, DrQualification, ExitReason
+from hv.spec.vmcs import PrimaryControls
+from hv.spec.x86 import Cr0
+from hv.vmx.exit import VmExit
+from hv.vmx.intercepts.operands import advance, decoded_at, read_operand, write_operand
+
+if TYPE_CHECKING:
+    from hv.vmx.vcpu import Vcpu
+
+
+def cr_read(vcpu: Vcpu, detail: int) -> VmExit | None:
+    """MOV from CR8 (CR0 and CR4 are read as they are while no mask hides a bit)."""
+    decoded = decoded_at(vcpu)
+    access = decoded.control_register
+    assert access is not None, f"{decoded.text} trapped as a control-register read"
+    if access.register == 8:
+        return _cr_exit(access, decoded.length)
+    write_operand(vcpu, decoded, _visible(vcpu, access.register))
+    advance(vcpu, decoded.length)
+    return None
+
+
+def cr_write(vcpu: Vcpu, detail: int) -> VmExit | None:
+    """MOV to CR0, CR4 and CR8, LMSW, CLTS; SDM "Guest/Host Masks and Read Shadows for CR0 and CR4"."""
+    decoded = decoded_at(vcpu)
+    access = decoded.control_register
+    assert access is not None, f"{decoded.text} trapped as a control-register write"
+    if access.kind is ControlAccess.SMSW:
+        return cr_read(vcpu, detail)
+    if access.register == 8:
+        return _cr_exit(access, decoded.length)
+    value = _new_value(vcpu, decoded, access)
+    mask = vcpu.cr_masks[access.register]
+    if (value ^ vcpu.cr_shadows[access.register]) & mask:
+        return _cr_exit(access, decoded.length, value)
+    write_control_register(vcpu, access.register, _real(vcpu, access.register) & mask | value & ~mask)
+    advance(vcpu, decoded.length)
+    return None
+
+
+def _cr_exit(access: ControlRegisterAccess, length: int, lmsw_source: int = 0) -> VmExit:
+    memory = isinstance(access.operand, MemoryOperand)
+    lmsw = access.kind is ControlAccess.LMSW
+    qualification = CrQualification(number=0 if lmsw or access.kind is ControlAccess.CLTS else access.register,
+                                    access=int(access.kind), lmsw_memory=int(lmsw and memory),
+                                    register=0 if lmsw else access.gpr, lmsw_source=lmsw_source & 0xFFFF if lmsw else 0)
+    return VmExit(ExitReason.CR_ACCESS, qualification.raw, length)
+
+
+def _real(vcpu: Vcpu, register: int) -> int:
+    return int(vcpu.state.cr0 if register == 0 else vcpu.state.cr4)
+
+
+def _visible(vcpu: Vcpu, register: int) -> int:
+    mask = vcpu.cr_masks[register]
+    return _real(vcpu, register) & ~mask | vcpu.cr_shadows[register] & mask
+
+
+def _new_value(vcpu: Vcpu, decoded: Decoded, access: ControlRegisterAccess) -> int:
+    """What the instruction wants the control register to be."""
+    if access.kind is ControlAccess.CLTS:
+        return int(vcpu.state.cr0) & ~Cr0.TS.value
+    source = read_operand(vcpu, decoded)
+    if access.kind is ControlAccess.LMSW:       # can set PE, never clear it
+        return int(vcpu.state.cr0) & ~0xE | source & 0xF
+    return source
+
+
+def write_control_register(vcpu: Vcpu, register: int, value: int) -> None:
+    """Write CR0 or CR4 as MOV does, or raise its #GP."""
+    (check_cr0 if register == 0 else check_cr4)(vcpu.state, value)
+    vcpu.engine.write_control_register(vcpu.state, register, value)
+
+
+def dr_write(vcpu: Vcpu, detail: int) -> VmExit | None:
+    decoded = decoded_at(vcpu)
+    access = decoded.debug_register
+    assert access is not None, f"{decoded.text} trapped as a debug-register access"
+    if vcpu.primary & PrimaryControls.MOV_DR_EXITING:
+        return VmExit(ExitReason.MOV_DR, DrQualification(number=access.register, from_dr=0, register=access.gpr).raw,
+                      decoded.length)
+    # Simplified: the registers are kept, but no address is watched yet.
+    number = {4: 6, 5: 7}.get(access.register, access.register)
+    setattr(vcpu.state, f"dr{number}", vcpu.state.gpr[access.gpr])
+    advance(vcpu, decoded.length)
+    return None

@@ -1,0 +1,116 @@
+"""Exceptions, software interrupts and external interrupts: which exit, and which are the guest's own affair."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hv.machine.decode import ImmediateOperand, Undecodable, decode, decode_at
+from hv.machine.faults import GuestFault
+from hv.machine.idt import Event, EventKind
+from hv.spec.exits import ExitReason, InterruptionInfo, InterruptionType
+from hv.spec.x86 import Vector
+from hv.vmx.entry import info_of
+from hv.vmx.exit import VmExit
+from hv.vmx.intercepts.operands import decoded_at
+from hv.vmx.intercepts.system_calls import fast_call_in_long_mode
+
+if TYPE_CHECKING:
+    from hv.vmx.vcpu import Vcpu
+
+# Looked up once: naming a member of an enumeration costs a call.
+_VMCALL, _UD = ExitReason.VMCALL, Vector.UD.value
+
+_VMX_REASONS = {
+    "vmcall": ExitReason.VMCALL, "vmclear": ExitReason.VMCLEAR, "vmlaunch": ExitReason.VMLAUNCH,
+    "vmptrld": ExitReason.VMPTRLD, "vmptrst": ExitReason.VMPTRST, "vmread": ExitReason.VMREAD,
+    "vmresume": ExitReason.VMRESUME, "vmwrite": ExitReason.VMWRITE, "vmxoff": ExitReason.VMXOFF,
+    "vmxon": ExitReason.VMXON, "invept": ExitReason.INVEPT, "invvpid": ExitReason.INVVPID,
+}
+
+
+def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
+    """A fault the guest met: an exit when the exception bitmap says so, else its own affair.
+
+    To the engine the VMX instructions are undefined ones.
+    """
+    if vector == _UD:
+        found = _vmx_instruction(vcpu)
+        if found is not None:
+            return found
+        if fast_call_in_long_mode(vcpu):
+            return None
+    state, engine = vcpu.state, vcpu.engine
+    error_code = engine.error_code() & 0xFFFF if vector in WITH_ERROR_CODE and state.protected else None
+    address = engine.fault_address() if vector == Vector.PF else None
+    if vector == Vector.PF:
+        error_code = _page_fault_code(vcpu, address or 0, error_code or 0)
+    if _bitmap_exits(vcpu, vector, error_code or 0):
+        return _exception_exit(Event(vector, EventKind.EXCEPTION, error_code), address or 0)
+    raise GuestFault(vector, error_code, address)
+
+
+WITH_ERROR_CODE = frozenset({Vector.DF, Vector.TS, Vector.NP, Vector.SS, Vector.GP, Vector.PF, Vector.AC})
+
+
+def _page_fault_code(vcpu: Vcpu, address: int, code: int) -> int:
+    """The engine leaves P out of the code of a reserved-bit fault."""
+    return code | 1 if code & 8 else code
+
+
+def _bitmap_exits(vcpu: Vcpu, vector: int, error_code: int) -> bool:
+    wanted = bool(vcpu.exception_bitmap >> vector & 1)
+    if vector == Vector.PF:
+        return wanted == (error_code & vcpu.pf_mask == vcpu.pf_match)
+    return wanted
+
+
+def _exception_exit(event: Event, qualification: int, length: int = 0) -> VmExit:
+    exit = VmExit(ExitReason.EXCEPTION_OR_NMI, qualification, length)
+    exit.interruption_info = info_of(event)
+    exit.interruption_error_code = event.error_code or 0
+    return exit
+
+
+def _vmx_instruction(vcpu: Vcpu) -> VmExit | None:
+    """The exit of a VMX instruction, which the engine does not know; None when the bytes are none."""
+    code = vcpu.engine.code_bytes()
+    if code[:3] == b"\x0f\x01\xc1":
+        return VmExit(_VMCALL, 0, 3)
+    try:
+        decoded = decode(code, vcpu.state.bits) if code else decode_at(vcpu.state, vcpu.memory)
+    except Undecodable:
+        return None
+    reason = _VMX_REASONS.get(decoded.mnemonic)
+    if reason is None or (reason is not ExitReason.VMCALL and not vcpu.state.protected):
+        return None
+    return VmExit(reason, decoded.memory.displacement & (1 << 64) - 1 if decoded.memory else 0, decoded.length)
+
+
+def software_interrupt(vcpu: Vcpu, detail: int) -> VmExit | None:
+    """INT n never exits; INT3 and INTO do when the exception bitmap says so."""
+    decoded = decoded_at(vcpu)
+    if decoded.mnemonic in ("int3", "into"):
+        event = Event(Vector.BP if decoded.mnemonic == "int3" else Vector.OF, EventKind.SOFTWARE_EXCEPTION,
+                      None, decoded.length)
+        if vcpu.exception_bitmap >> event.vector & 1:
+            return _exception_exit(event, 0, decoded.length)
+    else:
+        operand = decoded.operands[0]
+        assert isinstance(operand, ImmediateOperand), decoded.text
+        event = Event(operand.value & 0xFF, EventKind.SOFTWARE_INTERRUPT, None, decoded.length)
+    vcpu.inject(event)
+    return None
+
+
+def external_interrupt(vector: int) -> VmExit:
+    """A physical interrupt while a guest runs, acknowledged on exit."""
+    exit = VmExit(ExitReason.EXTERNAL_INTERRUPT)
+    exit.interruption_info = InterruptionInfo(vector=vector, type=InterruptionType.EXTERNAL_INTERRUPT, valid=1).raw
+    return exit
+
+
+def task_gate(selector: int, event: Event) -> VmExit:
+    """An event that leads to a task gate: a task switch always exits."""
+    exit = VmExit(ExitReason.TASK_SWITCH, selector | 3 << 30, event.instruction_length)
+    exit.idt_vectoring_info, exit.idt_vectoring_error_code = info_of(event), event.error_code or 0
+    return exit

@@ -1,0 +1,74 @@
+"""The instruction at which a guest stopped: its length, its operands, and what it means to be done with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hv.machine.decode import (
+    Decoded,
+    MemoryOperand,
+    RegisterOperand,
+    Undecodable,
+    decode,
+    decode_at,
+    instruction_length,
+    linear_address,
+    read_register,
+    write_register,
+)
+from hv.machine.faults import GuestFault
+from hv.spec.x86 import Vector
+
+if TYPE_CHECKING:
+    from hv.vmx.vcpu import Vcpu
+
+
+# Exits so frequent that nobody shall wait for a disassembler: first two bytes, little-endian -> length.
+_LENGTHS = {0xA20F: 2, 0x320F: 2, 0x300F: 2, 0x310F: 2, 0x90F3: 2}     # CPUID, RDMSR, WRMSR, RDTSC, PAUSE
+
+
+def length_of(vcpu: Vcpu) -> int:
+    """Length of the instruction at RIP."""
+    length = _LENGTHS.get(vcpu.engine.code_head())
+    if length is not None:
+        return length
+    code = vcpu.engine.code_bytes()
+    try:
+        return instruction_length(code, vcpu.state.bits)
+    except Undecodable:
+        return decoded_at(vcpu).length
+
+
+def decoded_at(vcpu: Vcpu) -> Decoded:
+    """The instruction at RIP; #UD when it is none."""
+    code = vcpu.engine.code_bytes()
+    try:
+        return decode(code, vcpu.state.bits) if len(code) == 15 else decode_at(vcpu.state, vcpu.memory)
+    except Undecodable:
+        raise GuestFault(Vector.UD) from None
+
+
+def advance(vcpu: Vcpu, length: int) -> None:
+    vcpu.state.rip += length
+    vcpu.state.interrupt_shadow = False
+
+
+def read_operand(vcpu: Vcpu, decoded: Decoded) -> int:
+    operand = next(o for o in reversed(decoded.operands) if not names_control_register(o))
+    if isinstance(operand, RegisterOperand):
+        return read_register(vcpu.state, operand.name)
+    assert isinstance(operand, MemoryOperand)
+    return vcpu.memory.read_integer(linear_address(decoded, vcpu.state, operand), 2)
+
+
+def write_operand(vcpu: Vcpu, decoded: Decoded, value: int) -> None:
+    operand = next(o for o in decoded.operands if not names_control_register(o))
+    if isinstance(operand, RegisterOperand):
+        write_register(vcpu.state, operand.name, value & (1 << 8 * operand.size) - 1)
+    else:
+        assert isinstance(operand, MemoryOperand)
+        vcpu.memory.write(linear_address(decoded, vcpu.state, operand), (value & 0xFFFF).to_bytes(2, "little"))
+
+
+def names_control_register(operand: object) -> bool:
+    return isinstance(operand, RegisterOperand) and operand.name[:2] in ("cr", "dr")

@@ -1,8 +1,8 @@
 """Which act of a guest causes which VM exit; what causes none is done here as the processor would do it.
 
 SDM "Instructions That Cause VM Exits", "Other Causes of VM Exits". `BY_TRAP` has one function per trap of the machine.
-It returns the exit, or None when the guest simply goes on; a GuestFault it raises is delivered to the guest. Faults that
-come before the exit (CPL, I/O permission) are checked first; SDM "Relative Priority of Faults and VM Exits".
+It returns the exit, or None when the guest simply goes on; a GuestFault it raises is delivered to the guest. Faults
+that come before the exit (CPL, I/O permission) are checked first; SDM "Relative Priority of Faults and VM Exits".
 """
 
 from __future__ import annotations

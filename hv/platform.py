@@ -256,7 +256,8 @@ class Machine:
     def step(self, vm: VirtualMachine, vp_index: int = 0) -> bool:
         """One instruction of one VP, with everything that must happen before it; False when it cannot run."""
         vp = vm.partition.vps[vp_index]
-        self.scheduler.catch_up()
+        self.clock.run_due()
+        self.scheduler.take_idle_interrupts()
         while vp.intercept_suspend and self.scheduler.run_root():
             pass
         if vm.ended is not None or not vp.runnable:

@@ -54,10 +54,10 @@ class Scheduler:
 
     def turn(self, until: int | None = None) -> bool:
         """One slice for the next VP, or a jump to the next timer; False when nothing can ever happen again."""
-        self.catch_up()
+        self.clock.run_due()
         vp, others_wait = self._next()
         if vp is None:
-            return self._idle(until)
+            return self.take_idle_interrupts() or self._idle(until)
         self.trace.at(vp.partition.id, vp.index)    # root may have been at work since this VP ran last
         if vp is not self.current and self.trace.listening:
             self.trace.emit(events.VpSwitch(vp.partition.id, vp.index))
@@ -90,11 +90,13 @@ class Scheduler:
             return True
         return self.clock.skip_to_next()
 
-    def catch_up(self) -> None:
-        """Fire what is due. A physical interrupt while no guest runs has nobody to exit from: it is routed at once."""
-        self.clock.run_due()
+    def take_idle_interrupts(self) -> bool:
+        """Physical interrupts while no guest runs: there is nobody to exit from, so they are routed at once."""
+        taken = False
         while (vector := self.processor.acknowledge()) is not None:
             self.hypervisor.interrupts.route(vector)
+            taken = True
+        return taken
 
     def _children(self) -> Iterator[Schedulable]:
         for _, partition in sorted(self.hypervisor.partitions.items()):

@@ -174,8 +174,18 @@ def test_a_physical_interrupt_while_nobody_runs_is_routed_at_once():
     routed = []
     bench.hypervisor.interrupts.route = routed.append
     bench.processor.vectors = [0x31, 0x30]
-    bench.scheduler.turn()
+    assert bench.scheduler.turn()                   # somebody may be awake now
     assert routed == [0x31, 0x30]
+    assert not bench.scheduler.turn()
+
+
+def test_a_physical_interrupt_is_left_to_exit_from_whoever_runs():
+    """SDM "External-Interrupt Exiting": the VP that runs next takes the exit, whoever owns the device."""
+    bench = Bench(1).let(1)
+    bench.processor.vectors = [0x31]
+    bench.scheduler.turn()
+    assert bench.log == [(2, 0)]
+    assert bench.processor.vectors == [0x31]
 
 
 def test_a_switch_is_an_event_and_events_belong_to_who_runs():

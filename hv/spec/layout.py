@@ -21,12 +21,10 @@ offset, a shift or a mask. Fields stand packed in the order written; padding is 
 
 from __future__ import annotations
 
-import struct
 import sys
-from collections.abc import Iterator
-from itertools import islice
-from operator import attrgetter
 from typing import Any, ClassVar, NoReturn, Self, cast
+
+from hv.spec.codec import make_pack, make_parse
 
 
 class FieldType:
@@ -40,36 +38,7 @@ class FieldType:
         self.count = count
         self.layout = layout
         self.is_raw = not code and layout is None
-        self.is_plain = layout is None and count == 1       # one value of the format, taken as it is
-        self.is_number = self.is_plain and not self.is_raw
         self.format = layout.FORMAT * count if layout is not None else f"{size}s" if self.is_raw else code * count
-
-    def take(self, values: Iterator[Any]) -> Any:
-        """The field's value from the next values of an unpacked format."""
-        if self.layout is None:
-            return next(values) if self.count == 1 else tuple(islice(values, self.count))
-        items = tuple(self.layout.take(values) for _ in range(self.count))
-        return items if self.count > 1 else items[0]
-
-    def put(self, value: Any, values: list[Any]) -> None:
-        """Append what the format holds for *value*."""
-        if self.layout is not None:
-            for item in value if self.count > 1 else (value,):
-                item.put(values)
-        elif self.is_raw:
-            self.check_length(value)
-            values.append(value)
-        elif self.count > 1:
-            if len(value) != self.count:
-                raise ValueError(f"{len(value)} elements for a field of {self.count}")
-            values.extend(value)
-        else:
-            values.append(value)
-
-    def check_length(self, value: bytes) -> None:
-        """ValueError when the bytes are more than the field has room for."""
-        if len(value) > self.size:
-            raise ValueError(f"{len(value)} bytes do not fit a field of {self.size}")
 
     def default(self) -> Any:
         if self.layout is not None:
@@ -133,13 +102,8 @@ class Layout:
     SIZE: ClassVar[int] = 0                          # bytes
     FORMAT: ClassVar[str] = ""                       # of `struct`, without the byte order
     FIELDS: ClassVar[dict[str, tuple[int, FieldType]]] = {}   # name -> (offset, type)
-    _STRUCT: ClassVar[struct.Struct]
-    _PLAIN: ClassVar[tuple[str, ...]] = ()           # the fields' names, when each of them is one value
-    _PARTS: ClassVar[tuple[tuple[str, FieldType], ...]] = ()
     _DEFAULTS: ClassVar[dict[str, Any]] = {}         # a field of Layouts has None: each structure gets its own
     _INNER: ClassVar[tuple[tuple[str, FieldType], ...]] = ()      # those fields
-    _GET: ClassVar[attrgetter[tuple[Any, ...]] | None] = None     # all values at any depth, when each is a plain one
-    _RAW: ClassVar[tuple[tuple[int, FieldType], ...]] = ()        # which of them are bytes
 
     def __init_subclass__(cls) -> None:
         offset, fields = cls.SIZE, dict(cls.FIELDS)
@@ -151,17 +115,10 @@ class Layout:
             offset += kind.size
         cls.FIELDS, cls.SIZE = fields, offset
         cls.FORMAT = "".join(kind.format for _, kind in fields.values())
-        cls._STRUCT = struct.Struct("<" + cls.FORMAT)
-        cls._PLAIN = tuple(fields) if all(kind.is_plain for _, kind in fields.values()) else ()
-        cls._PARTS = tuple((name, kind) for name, (_, kind) in fields.items())
-        leaves = list(_leaves(cls))
-        if len(leaves) > 1 and all(kind.is_plain for _, kind in leaves):
-            cls._GET = attrgetter(*(path for path, _ in leaves))
-            cls._RAW = tuple((at, kind) for at, (_, kind) in enumerate(leaves) if kind.is_raw)
-        else:
-            cls._GET = None
-        cls._DEFAULTS = {name: kind.default() if kind.layout is None else None for name, kind in cls._PARTS}
-        cls._INNER = tuple((name, kind) for name, kind in cls._PARTS if kind.layout is not None)
+        for name in ("parse", "pack"):      # a layout that extends another has its own
+            setattr(cls, name, vars(Layout)[name])
+        cls._DEFAULTS = {name: None if kind.layout else kind.default() for name, (_, kind) in fields.items()}
+        cls._INNER = tuple((name, kind) for name, (_, kind) in fields.items() if kind.layout is not None)
 
     def __init__(self, **values: Any) -> None:
         own = self.__dict__
@@ -177,41 +134,16 @@ class Layout:
     @classmethod
     def parse(cls, data: bytes | bytearray | memoryview, offset: int = 0) -> Self:
         """Read one from *data* at *offset*; ValueError when fewer than SIZE bytes are there."""
-        if offset < 0 or len(data) - offset < cls.SIZE:
-            raise ValueError(f"{cls.__name__} is {cls.SIZE} bytes; {max(len(data) - offset, 0)} are there")
-        return cls.take(iter(cls._STRUCT.unpack_from(data, offset)))
-
-    @classmethod
-    def take(cls, values: Iterator[Any]) -> Self:
-        """Build one from the next values of an unpacked format."""
-        made = cls.__new__(cls)
-        own = made.__dict__
-        if cls._PLAIN:
-            own.update(zip(cls._PLAIN, values, strict=False))
-        else:
-            for name, kind in cls._PARTS:
-                own[name] = next(values) if kind.is_plain else kind.take(values)
-        return made
+        made = make_parse(cls)
+        setattr(cls, "parse", made)     # noqa: B010  from now on, straight code
+        parsed: Self = made(data, offset)
+        return parsed
 
     def pack(self) -> bytes:
         """The structure as SIZE bytes; struct.error or ValueError when a value does not fit its field."""
-        if self._GET is not None:
-            found = self._GET(self)
-            for at, kind in self._RAW:
-                kind.check_length(found[at])
-            return self._STRUCT.pack(*found)
-        values: list[Any] = []
-        self.put(values)
-        return self._STRUCT.pack(*values)
-
-    def put(self, values: list[Any]) -> None:
-        """Append what the format holds for each field."""
-        own = self.__dict__
-        for name, kind in self._PARTS:
-            if kind.is_number:
-                values.append(own[name])
-            else:
-                kind.put(own[name], values)
+        made = make_pack(type(self))
+        setattr(type(self), "pack", made)       # noqa: B010
+        return made(self)
 
     @classmethod
     def offset_of(cls, name: str) -> int:
@@ -229,15 +161,6 @@ class Layout:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={_show(getattr(self, name))}' for name in self.FIELDS)})"
-
-
-def _leaves(layout: type[Layout], prefix: str = "") -> Iterator[tuple[str, FieldType]]:
-    """The innermost fields of *layout* by their paths, such as `header.cs.base`."""
-    for name, (_, kind) in layout.FIELDS.items():
-        if kind.layout is not None and kind.count == 1:
-            yield from _leaves(kind.layout, f"{prefix}{name}.")
-        else:
-            yield prefix + name, kind
 
 
 def _plain(value: Any) -> Any:

@@ -140,3 +140,23 @@ def test_overlapping_bits_are_refused_at_declaration():
 def test_a_register_prints_raw_value_and_fields():
     assert repr(Sint(vector=0x52, masked=1)) == "Sint(0x10052: vector=0x52 masked=0x1 top=0x0)"
     assert Sint.RESERVED == 0x0FFF_FFFF_FFFE_FF00
+
+
+class Extended(Inner):
+    tail: "u16"
+
+
+def test_a_layout_that_extends_another_reads_and_writes_its_own_fields():
+    """The code made for the base at its first use must not serve the extension."""
+    assert Inner.parse(bytes(Inner.SIZE)).pack() == bytes(Inner.SIZE)
+    extended = Extended.parse(bytes(Inner.SIZE) + b"\x34\x12")
+    assert type(extended) is Extended
+    assert extended.tail == 0x1234
+    assert extended.pack() == bytes(Inner.SIZE) + b"\x34\x12"
+
+
+@pytest.mark.parametrize("offset", [-1, 1, 1 << 40])
+def test_reading_outside_the_data_is_an_error_that_counts_what_is_there(offset):
+    data = bytes(Inner.SIZE)
+    with pytest.raises(ValueError, match=f"Inner is {Inner.SIZE} bytes"):
+        Inner.parse(data, offset)

@@ -33,8 +33,6 @@ _U32 = 0xFFFF_FFFF
 
 def read_msr(vp: VirtualProcessor, index: int) -> int:
     """The 64-bit value RDMSR gives; GuestFault(13, 0)."""
-    if index in _APIC_MSRS:
-        return vp.apic.read_msr(index)
     privilege, read, _ = _TABLE.get(index, _ABSENT)
     if read is None or vp.partition.privileges & privilege != privilege:
         raise _refuse()
@@ -43,9 +41,6 @@ def read_msr(vp: VirtualProcessor, index: int) -> int:
 
 def write_msr(vp: VirtualProcessor, index: int, value: int) -> None:
     """Do what WRMSR of *value* (64 bits) does; GuestFault(13, 0), and nothing done."""
-    if index in _APIC_MSRS:
-        vp.apic.write_msr(index, value)
-        return
     privilege, _, write = _TABLE.get(index, _ABSENT)
     if write is None or vp.partition.privileges & privilege != privilege:
         raise _refuse()
@@ -55,23 +50,22 @@ def write_msr(vp: VirtualProcessor, index: int, value: int) -> None:
 def read_unchecked(vp: VirtualProcessor, index: int) -> int:
     """Like `read_msr`, whatever privileges the partition has: for its parent."""
     read = _TABLE.get(index, _ABSENT)[1]
-    if index in _APIC_MSRS or read is None:
-        return read_msr(vp, index)
+    if read is None:
+        raise _refuse()
     return read(vp, index)
 
 
 def write_unchecked(vp: VirtualProcessor, index: int, value: int) -> None:
     """Like `write_msr`, whatever privileges the partition has: for its parent."""
     write = _TABLE.get(index, _ABSENT)[2]
-    if index in _APIC_MSRS or write is None:
-        write_msr(vp, index, value)
-    else:
-        write(vp, index, value)
+    if write is None:
+        raise _refuse()
+    write(vp, index, value)
 
 
 def is_ours(index: int) -> bool:
     """This module answers for *index*, be it with #GP."""
-    return index in _APIC_MSRS or index in SYNTHETIC_MSRS
+    return index in _TABLE
 
 
 def _refuse() -> GuestFault:
@@ -210,5 +204,8 @@ _TABLE: dict[int, tuple[int, Read | None, Write | None]] = {
        for index in range(Msr.HV_CRASH_P0, Msr.HV_CRASH_P4 + 1)},
     **dict.fromkeys(_SYNIC_MSRS, (P.ACCESS_SYNIC_REGS, _synic_read, _synic_write)),
 }
-_TABLE = {int(index): (int(privilege), read, write) for index, (privilege, read, write) in _TABLE.items()}
-_APIC_MSRS = frozenset({int(Msr.APIC_BASE), int(Msr.TSC_DEADLINE), *X2APIC_MSRS})
+_APIC_MSRS = frozenset({Msr.APIC_BASE, Msr.TSC_DEADLINE, *X2APIC_MSRS})
+_TABLE |= dict.fromkeys(_APIC_MSRS, (0, lambda vp, index: vp.apic.read_msr(index),
+                                     lambda vp, index, value: vp.apic.write_msr(index, value)))
+_TABLE = dict.fromkeys(map(int, SYNTHETIC_MSRS), _ABSENT) | {
+    int(index): (int(privilege), read, write) for index, (privilege, read, write) in _TABLE.items()}

@@ -15,7 +15,6 @@ from hv.hypervisor.verdicts import (
     ADVANCE,
     ASK_PARENT,
     RETRY,
-    YIELD,
     Advance,
     AskParent,
     Halt,
@@ -75,9 +74,13 @@ def obey(vp: VirtualProcessor, exit: VmExit) -> bool:
 def _obey_other(vp: VirtualProcessor, exit: VmExit, verdict: Verdict) -> bool:
     """The verdicts that are not the common one."""
     match verdict:
-        case Advance() | Yield():
+        case Advance():
             vp.regs.complete_instruction(exit.instruction_length)
-            return verdict is not YIELD and vp.deliver_pending()
+            return vp.deliver_pending()
+        case Yield():
+            if exit.instruction_length:         # an interrupt comes between two: the shadow of STI stays
+                vp.regs.complete_instruction(exit.instruction_length)
+            return False
         case Retry():
             return vp.deliver_pending()
         case Inject(vector, error_code, address):

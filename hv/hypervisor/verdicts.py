@@ -12,7 +12,7 @@ class Advance:
 
 @dataclass(frozen=True, slots=True)
 class Yield:
-    """Like Advance, and somebody else may run first: the guest halted, paused, or waits for a lock."""
+    """Somebody else may run first: the guest halted, paused, or was interrupted. An instruction there was is done."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from hv.trace.events import GuestEnded, SerialOutput
 N = HvRegisterName
 DEVICE_VECTOR = 0x50                    # of VP 0: the assigned device's interrupt, docs/guests.md
 _HARDWARE_EXCEPTION = 3
+_CONTRIBUTORY = frozenset({Vector.DE, Vector.TS, Vector.NP, Vector.SS, Vector.GP, Vector.PF})
 _ZEROES = bytes(PAGE_SIZE)
 _ALL_RIGHTS = HvMapGpaFlags.READABLE | HvMapGpaFlags.WRITABLE | HvMapGpaFlags.EXECUTABLE
 _READ_WRITE = HvInterceptAccess.READ | HvInterceptAccess.WRITE
@@ -212,11 +213,21 @@ class Worker:
     def _on_memory(self, intercept: MemoryIntercept) -> None:
         """Nothing of this VM is at that address: the guest gets #GP(0).
 
+        When an exception was just being delivered there, that makes a double fault, and then a triple one; SDM
+        "Conditions for Generating a Double Fault".
         # Simplified: Hyper-V's worker emulates the instruction against its memory-mapped devices; there are none here.
         """
+        header = intercept.header
+        waits = PendingInterruptionRegister(
+            self.winhv.get_vp_register(self.partition_id, header.vp_index, N.PENDING_INTERRUPTION))
+        is_exception = waits.interruption_pending and waits.interruption_type == _HARDWARE_EXCEPTION
+        if is_exception and waits.interruption_vector == Vector.DF:
+            self.end("triple-fault", f"vp {header.vp_index} triple-faulted at rip {header.rip:#x}")
+            return
+        vector = Vector.DF if is_exception and waits.interruption_vector in _CONTRIBUTORY else Vector.GP
         event = PendingInterruptionRegister(interruption_pending=1, interruption_type=_HARDWARE_EXCEPTION,
-                                            deliver_error_code=1, interruption_vector=Vector.GP)
-        self._complete(intercept.header.vp_index, {N.PENDING_INTERRUPTION: event.raw})
+                                            deliver_error_code=1, interruption_vector=vector)
+        self._complete(header.vp_index, {N.PENDING_INTERRUPTION: event.raw})
 
     def _complete(self, vp_index: int, registers: dict[HvRegisterName, int]) -> None:
         """Set what the instruction leaves behind, and let the VP go on."""

@@ -249,9 +249,17 @@ def test_a_physical_interrupt_goes_to_the_owner_not_to_who_was_interrupted():
     owner = vp.machine.child().vps[0]
     vp.hypervisor.interrupts.allocate(8, owner.partition, owner, 0x51)
     info = InterruptionInfo(vector=0x30, type=InterruptionType.EXTERNAL_INTERRUPT, valid=1).raw
-    assert handle(vp, ExitReason.EXTERNAL_INTERRUPT, interruption_info=info)[0] is RETRY
+    assert handle(vp, ExitReason.EXTERNAL_INTERRUPT, interruption_info=info)[0] is YIELD
     assert owner.apic.deliverable() == 0x51
     assert vp.apic.deliverable() is None
+
+
+def test_the_owner_itself_goes_on_at_once():
+    vp = a_vp()
+    vp.hypervisor.interrupts.allocate(8, vp.partition, vp, 0x51)
+    info = InterruptionInfo(vector=0x30, valid=1).raw
+    assert handle(vp, ExitReason.EXTERNAL_INTERRUPT, interruption_info=info)[0] is RETRY
+    assert vp.apic.deliverable() == 0x51
 
 
 def test_a_physical_interrupt_of_nobody_is_counted_and_dropped():
@@ -517,5 +525,6 @@ def test_an_access_while_an_event_is_delivered_is_not_taken_for_an_instruction()
     vp = a_vp()
     vp.regs.rip = 0x1000
     verdict, _ = handle(vp, ExitReason.EPT_VIOLATION, int(Access.READ), 0, guest_physical_address=APIC_PAGE,
-                        idt_vectoring_info=InterruptionInfo(vector=6, valid=1).raw)
+                        idt_vectoring_info=InterruptionInfo(vector=6, type=3, valid=1).raw)
     assert verdict is ASK_PARENT
+    assert (vp.pending_event.vector, vp.pending_event.kind) == (6, InterruptionType.HARDWARE_EXCEPTION)

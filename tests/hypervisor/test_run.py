@@ -16,7 +16,7 @@ from tests.hypervisor.exit_fakes import a_vp
 @pytest.fixture
 def obeyed(monkeypatch):
     """obeyed(vp, verdict or exception): what `obey` answers when the handler of CPUID decides that."""
-    def act(vp, decision):
+    def act(vp, decision, length=2):
         def handler(vp, exit):
             if isinstance(decision, Exception):
                 raise decision
@@ -24,7 +24,7 @@ def obeyed(monkeypatch):
         handlers = [*run._BY_REASON]
         handlers[ExitReason.CPUID] = handler
         monkeypatch.setattr(run, "_BY_REASON", handlers)
-        return obey(vp, VmExit(ExitReason.CPUID, 0, 2))
+        return obey(vp, VmExit(ExitReason.CPUID, 0, length))
     return act
 
 
@@ -58,6 +58,14 @@ def test_a_completed_instruction_ends_the_interrupt_shadow(obeyed):
     vp.regs.interrupt_shadow = True
     obeyed(vp, ADVANCE)
     assert not vp.regs.interrupt_shadow
+
+
+def test_yielding_to_an_interrupt_leaves_the_shadow_of_sti(obeyed):
+    """Else an interrupt could slip in between STI and HLT."""
+    vp = a_vp()
+    vp.regs.interrupt_shadow = True
+    assert obeyed(vp, YIELD, length=0) is False
+    assert vp.regs.interrupt_shadow
 
 
 def test_a_guests_fault_is_injected_at_its_instruction(obeyed):

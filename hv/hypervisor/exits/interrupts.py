@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hv.hypervisor.run import on_exit
-from hv.hypervisor.verdicts import RETRY, Verdict
+from hv.hypervisor.verdicts import RETRY, YIELD, Verdict
 from hv.hypervisor.vp import VirtualProcessor
 from hv.spec.exits import ExitReason, InterruptionInfo
 from hv.vmx.exit import VmExit
@@ -11,9 +11,9 @@ from hv.vmx.exit import VmExit
 
 @on_exit(ExitReason.EXTERNAL_INTERRUPT)
 def handle_external_interrupt(vp: VirtualProcessor, exit: VmExit) -> Verdict:
-    """The vector belongs to the partition that owns the device, seldom to the one that was interrupted."""
-    vp.hypervisor.interrupts.route(InterruptionInfo(exit.interruption_info).vector)
-    return RETRY
+    """The vector belongs to the partition that owns the device, seldom to the one that was interrupted: that yields."""
+    route = vp.hypervisor.interrupts.route(InterruptionInfo(exit.interruption_info).vector)
+    return RETRY if route is None or route.vp is vp else YIELD
 
 
 @on_exit(ExitReason.INTERRUPT_WINDOW)

@@ -10,6 +10,7 @@ from hv.machine.faults import Access
 from hv.machine.memory_operations import memory_access, perform
 from hv.spec.exits import ExitReason
 from hv.trace.events import MmioAccess
+from hv.vmx.entry import event_of
 from hv.vmx.exit import VmExit
 
 _PAGE = 0xFFF
@@ -22,6 +23,8 @@ def handle_ept_violation(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     assert gpa is not None, "an EPT violation has a guest-physical address"
     if gpa >> 12 == vp.apic.base.page and _apic_has_a_page(vp) and not exit.idt_vectoring_info:
         return _apic_access(vp, exit, gpa & _PAGE)
+    if exit.idt_vectoring_info:         # the event is not lost: HvRegisterPendingInterruption has it
+        vp.pending_event = event_of(exit.idt_vectoring_info, exit.idt_vectoring_error_code, exit.instruction_length)
     return ask_about_memory(vp, gpa, Access(exit.qualification & 7), exit.guest_linear_address)
 
 

@@ -27,7 +27,8 @@ from hv.vmx.exit import VmExit
 
 ORIGIN = {16: 0x7C00, 32: 0x10000, 64: 0x10000}
 BUDGET = 2_000_000          # ticks of virtual time: far more than a guest of a test needs
-_GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+_GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
+            "r15")
 _OTHERS = ("rip", "rflags", "cpl", "cr0", "cr2", "cr3", "cr4", "efer", "dr6", "dr7")
 _SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr", "gdtr", "idtr")
 

@@ -10,7 +10,6 @@ makes an exit cost about a microsecond. `run` returns only when the budget is us
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import mmap
 import struct
@@ -29,7 +28,6 @@ from unicorn import (
     UC_PROT_READ,
     UC_PROT_WRITE,
     Uc,
-    UcError,
     unicorn_const,
     x86_const,
 )
@@ -41,7 +39,7 @@ from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.hooks import EVERY_INSTRUCTION, PythonHooks
 from hv.machine.nested import LARGE, NestedTables
 from hv.machine.paging import LINEAR_32, LINEAR_64, PagingMode, translate
-from hv.machine.ram import PhysicalMemory
+from hv.machine.ram import PAGE_SIZE, PhysicalMemory
 from hv.machine.state import ProcessorState
 from hv.machine.traps import INSTRUCTION_TRAPS, Trap
 
@@ -238,6 +236,10 @@ class Engine:
     def _code_written(self, spa: int, data: bytes) -> None:
         """Somebody outside wrote to a page this engine has translated code of."""
         self._stale.append((spa, spa + len(data)))
+
+    def distrust_code(self, spa: int) -> None:
+        """Translate the code of this page of RAM and of the next one anew, from inside a trap."""
+        self._stale.append((spa, min(spa + 2 * PAGE_SIZE, self.memory.size)))
 
     def _forget_stale_code(self) -> None:
         """Drop translations of the ranges written from outside. The engine names code by linear address, so it is asked

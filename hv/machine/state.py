@@ -131,7 +131,8 @@ class ProcessorMsrs(MutableMapping[int, int]):
         self._words = words
 
     def __getitem__(self, index: int) -> int:
-        return int(self._words[_MSR_WORDS[index] // 8]) & _MSR_WIDTH.get(index, _U64)  # type: ignore[index, call-overload]
+        value: int = self._words[_MSR_WORDS[index] // 8] & _MSR_WIDTH.get(index, _U64)  # type: ignore[index, call-overload]
+        return value
 
     def __setitem__(self, index: int, value: int) -> None:
         self._words[_MSR_WORDS[index] // 8] = value & _MSR_WIDTH.get(index, _U64)  # type: ignore[index, call-overload]

@@ -60,7 +60,7 @@ def sysenter(state: Registers, next_rip: int) -> None:
 
 
 def sysexit(state: Registers, wide: bool) -> None:
-    """SYSEXIT: to RDX with the stack at RCX, at CPL 3; *wide* is REX.W. SDM "SYSEXIT - Fast Return from Fast System Call"."""
+    """SYSEXIT: to RDX, the stack at RCX, at CPL 3; *wide* is REX.W. SDM "SYSEXIT - Fast Return from Fast System Call"."""
     base = state.msrs[Msr.SYSENTER_CS] & 0xFFFC
     if not state.cr0 & _PE or state.cpl or not base:
         raise GuestFault(Vector.GP, 0)

@@ -1,6 +1,7 @@
 """Guests that nobody wrote: random bytes, random instructions and damaged programs, in every mode and privilege.
 
-`python -m tests.guests.garbage --first 0 --count 20000` runs a campaign. Each batch has a process of its own, so that an
+`python -m tests.guests.garbage --first 0 --count 20000` runs a campaign. Each batch has a process of its own,
+so that an
 engine which ends its process is seen, and named by the seed of the guest that did it.
 """
 
@@ -35,12 +36,18 @@ _GENERAL = ("rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi", "r8", "r9", "r10", 
 
 # Opcodes that change how the processor works; random bytes alone seldom hit them.
 _SYSTEM = tuple(bytes.fromhex(code) for code in (
-    "0f00", "0f01", "0f02", "0f03", "0f05", "0f06", "0f07", "0f08", "0f09", "0f0b", "0f20", "0f21", "0f22", "0f23", "0f30",
-    "0f31", "0f32", "0f33", "0f34", "0f35", "0fa0", "0fa1", "0fa2", "0fa8", "0fa9", "0faa", "0fae", "0fb2", "0fb4", "0fb5",
-    "0fc7", "07", "17", "1f", "8e", "8c", "8f", "9a", "ea", "ca", "cb", "cf", "48cf", "cc", "cd", "ce", "9c", "9d", "fa",
-    "fb", "f4", "6c", "6d", "6e", "6f", "e4", "e5", "e6", "e7", "ec", "ed", "ee", "ef", "ff", "c4", "c5", "62", "63", "f390",
-    "f3a4", "f3a5", "f3aa", "f3ab", "f2ae", "f3a6", "c8", "c9", "60", "61", "d9", "dd", "db", "df", "9b", "66", "67", "f0",
-    "0f0fc0", "0f01c1", "0f01d8", "0f01d9", "0f01da", "0f01db", "0f01dc", "0f01dd", "0f01de", "0f01df", "0f01f8", "0f01f9",
+    "0f00", "0f01", "0f02", "0f03", "0f05", "0f06", "0f07", "0f08", "0f09", "0f0b", "0f20", "0f21", "0f22", "0f23",
+    "0f30",
+    "0f31", "0f32", "0f33", "0f34", "0f35", "0fa0", "0fa1", "0fa2", "0fa8", "0fa9", "0faa", "0fae", "0fb2", "0fb4",
+    "0fb5",
+    "0fc7", "07", "17", "1f", "8e", "8c", "8f", "9a", "ea", "ca", "cb", "cf", "48cf", "cc", "cd", "ce", "9c", "9d",
+    "fa",
+    "fb", "f4", "6c", "6d", "6e", "6f", "e4", "e5", "e6", "e7", "ec", "ed", "ee", "ef", "ff", "c4", "c5", "62", "63",
+    "f390",
+    "f3a4", "f3a5", "f3aa", "f3ab", "f2ae", "f3a6", "c8", "c9", "60", "61", "d9", "dd", "db", "df", "9b", "66", "67",
+    "f0",
+    "0f0fc0", "0f01c1", "0f01d8", "0f01d9", "0f01da", "0f01db", "0f01dc", "0f01dd", "0f01de", "0f01df", "0f01f8",
+    "0f01f9",
     "0f01c8", "0f01c9", "0f01ca", "0f01cb", "0f01d0", "0f01d1", "0f78", "0f79", "660f38", "f30fb8", "f30fbc", "0f77",
     "0fc30a", "0f18", "0f0d", "c5f8", "8fe8", "0f3a", "0f38", "f30fae", "660fae", "f20fd0", "488e", "410f22", "440f22",
     "f30fc7f0", "0fc7f0", "0fc7f8", "0f22c0", "0f22d8", "0f22e0", "0f0100", "0f0108", "0f0110", "0f0118", "0f0138"))
@@ -63,9 +70,12 @@ def _word(rng: random.Random) -> int:
     if kind == 1:
         return rng.getrandbits(16)
     if kind == 2:
-        return rng.choice((0, 1, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF, 0x7FFFFFFFFFFF, 0x800000000000, 0xFFFF800000000000, 0x80000000,
-                           0xC0000080, 0x1B, 0x40000000, 0xFEE00000, 0xFEE00300, 0xC0000082, 0xFFFFF, 0x100000, 0x3F8, 0x604))
-    return rng.choice((0x500, 0x7C00, 0x10000, 0x10000, 0x60000, 0x70000, 0x71000, 0x80000, 0x90000)) + rng.getrandbits(12)
+        return rng.choice((0, 1, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF, 0x7FFFFFFFFFFF, 0x800000000000, 0xFFFF800000000000,
+                           0x80000000,
+                           0xC0000080, 0x1B, 0x40000000, 0xFEE00000, 0xFEE00300, 0xC0000082, 0xFFFFF, 0x100000, 0x3F8,
+                           0x604))
+    return rng.choice((0x500, 0x7C00, 0x10000, 0x10000, 0x60000, 0x70000, 0x71000, 0x80000,
+                       0x90000)) + rng.getrandbits(12)
 
 
 def _instructions(rng: random.Random, size: int) -> bytes:
@@ -74,7 +84,8 @@ def _instructions(rng: random.Random, size: int) -> bytes:
         if rng.random() < 0.5:
             code += rng.choice(_SYSTEM) + rng.randbytes(rng.choice((0, 0, 1, 1, 2, 5)))
         elif rng.random() < 0.3:
-            code += bytes((0xB8 + rng.randrange(8),)) + rng.choice((0, 0x10000, 0x71000, 0xC0000080, 0x20, 0x10033, 0x620,
+            code += bytes((0xB8 + rng.randrange(8),)) + rng.choice((0, 0x10000, 0x71000, 0xC0000080, 0x20, 0x10033,
+                                                                    0x620,
                                                                     rng.getrandbits(32))).to_bytes(4, "little")
         else:
             code += rng.randbytes(rng.randrange(1, 5))
@@ -112,7 +123,8 @@ def make(seed: int) -> GarbageGuest:
         return GarbageGuest(seed, _damaged(rng), {})
     bits = rng.choice((16, 32, 64, 64))
     image = image_of(_code(rng), bits)
-    registers: dict[str, Any] = {name: _word(rng) & (0xFFFFFFFFFFFFFFFF if bits == 64 else 0xFFFFFFFF) for name in _GENERAL}
+    registers: dict[str,
+                    Any] = {name: _word(rng) & (0xFFFFFFFFFFFFFFFF if bits == 64 else 0xFFFFFFFF) for name in _GENERAL}
     registers["rflags"] = 2 | rng.getrandbits(22) & (0x2_4DD5 | rng.choice((0, 0x200)) | rng.choice((0, 0x100, 0x3000)))
     patches: dict[int, bytes] = {}
     if bits == 16:
@@ -225,7 +237,8 @@ def _batch(first: int, count: int, report: Connection, twice: bool) -> None:
             guest = make(seed)
             result = run_garbage(guest)
             if twice and result.fingerprint() != (again := run_garbage(guest)).fingerprint():
-                report.send(("different", seed, [(a, b) for a, b in zip(result.fingerprint(), again.fingerprint(), strict=True)
+                report.send(("different", seed, [(a, b) for a, b in zip(result.fingerprint(), again.fingerprint(),
+                                                                        strict=True)
                                                  if a != b]))
             report.send(("end", seed, f"{result.ended}: {result.why[:60]}" if result.ended == "error" else result.ended,
                          time.perf_counter() - started))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hv.machine.engine import Engine, Trap, Translation
+from hv.machine.engine import Engine, Translation, Trap
 from hv.machine.ram import PhysicalMemory
 from hv.machine.registers import Segment, Table, real_mode_segment
 from hv.machine.state import ProcessorState
@@ -65,7 +65,8 @@ class EngineBox:
         self.memory.write_u32(LEGACY, LEGACY_TABLE | 7)
         for n in range(1024):
             self.memory.write_u32(LEGACY_TABLE + 4 * n, n << 12 | 0x67)
-        entries = (0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF, 0x00CF9B000000FFFF, 0x00008B0080000067, 0x00AFFB000000FFFF,
+        entries = (0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF, 0x00CF9B000000FFFF, 0x00008B0080000067,
+                   0x00AFFB000000FFFF,
                    0x00CFF3000000FFFF)
         for n, entry in enumerate(entries):
             put(GDT + 8 * n, entry)

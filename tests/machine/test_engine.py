@@ -34,8 +34,10 @@ TRAPS = {
     "rdtsc": (Trap.RDTSC, 0), "rdpmc": (Trap.RDPMC, 0), "pause": (Trap.PAUSE, 0), "wbinvd": (Trap.WBINVD, 0),
     "invd": (Trap.WBINVD, 0), "clts": (Trap.CR_WRITE, 0), "lmsw ax": (Trap.CR_WRITE, 0),
     "mov dr0, eax": (Trap.DR_WRITE, 0), "mov dr7, eax": (Trap.DR_WRITE, 7), "int 0x20": (Trap.SOFTWARE_INTERRUPT, 0),
-    "int3": (Trap.SOFTWARE_INTERRUPT, 0), "ud2": (Trap.EXCEPTION, 6), "in al, dx": (Trap.IN, 0), "in al, 0x60": (Trap.IN, 0),
-    "out dx, ax": (Trap.OUT, 0), "out 0x80, al": (Trap.OUT, 0), "vmcall": (Trap.EXCEPTION, 6), "div ecx": (Trap.EXCEPTION, 0),
+    "int3": (Trap.SOFTWARE_INTERRUPT, 0), "ud2": (Trap.EXCEPTION, 6), "in al, dx": (Trap.IN, 0),
+    "in al, 0x60": (Trap.IN, 0),
+    "out dx, ax": (Trap.OUT, 0), "out 0x80, al": (Trap.OUT, 0), "vmcall": (Trap.EXCEPTION, 6),
+    "div ecx": (Trap.EXCEPTION, 0),
 }
 
 
@@ -513,14 +515,16 @@ def test_two_states_take_turns_on_one_engine_with_their_own_registers(box):
         box.run(first, 500)
         box.run(second, 700)
     assert 0 < first.rax < 0x1_0000_0000
-    assert second.rax and not second.rax & 0xFFFF_FFFF
+    assert second.rax
+    assert not second.rax & 0xFFFF_FFFF
 
 
 def test_two_states_with_different_page_tables_see_their_own_memory(box):
     other = 0x9000
     box.memory.write(other, box.memory.read(TABLE, 4096))
     box.memory.write_u64(other + 8 * (DATA >> 12), DATA + 0x1000 | 0x67)
-    box.memory.write_u64(0xA000, 0xB000 | 7), box.memory.write_u64(0xB000, 0xC000 | 7), box.memory.write_u64(0xC000, other | 7)
+    box.memory.write_u64(0xA000, 0xB000 | 7), box.memory.write_u64(0xB000, 0xC000 | 7), box.memory.write_u64(0xC000,
+                                                                                                             other | 7)
     box.memory.write_u64(DATA, 1), box.memory.write_u64(DATA + 0x1000, 2)
     box.put("again: mov rax, [rbx]; cpuid")
     first, second = box.state(), box.state()
@@ -533,7 +537,8 @@ def test_two_states_with_different_page_tables_see_their_own_memory(box):
 
 
 def test_states_of_different_modes_share_an_engine(box):
-    box.memory.write(CODE, b"\x66\xb8\1\0\0\0\x0f\xa2\xf4\xf4")   # real mode: mov eax, 1; else: mov ax, 1; add [rax], al ..
+    box.memory.write(CODE,
+                     b"\x66\xb8\1\0\0\0\x0f\xa2\xf4\xf4")   # real mode: mov eax, 1; else: mov ax, 1; add [rax], al ..
     states = [box.state(bits) for bits in ALL_MODES]
     for _ in range(3):
         for state in states:
@@ -564,7 +569,8 @@ def a_device(box: EngineBox) -> list[tuple[str, int, int, int]]:
         seen.append(("read", offset, size, 0))
         return 0xA1B2C3D4E5F60718 >> 8 * (offset & 7) & (1 << 8 * size) - 1
 
-    box.engine.map_mmio(0xF0000000, 0x1000, read, lambda offset, size, value: seen.append(("write", offset, size, value)))
+    box.engine.map_mmio(0xF0000000, 0x1000, read, lambda offset, size, value: seen.append(("write", offset, size,
+                                                                                           value)))
     return seen
 
 
@@ -575,7 +581,7 @@ def test_a_device_hears_of_reads_and_writes(box, register, size):
     value = 0xA1B2C3D4E5F60718 & (1 << 8 * size) - 1
     assert state.rax == value
     assert sum(size for kind, _, size, _ in seen if kind == "read") == size
-    assert ("read", 0x18) == seen[0][:2]
+    assert seen[0][:2] == ("read", 0x18)
     writes = [event for event in seen if event[0] == "write"]
     assert writes[0][1] == 0x20
     assert sum(value << 8 * (offset - 0x20) for _, offset, _, value in writes) == value
@@ -689,7 +695,8 @@ def test_flags_survive_a_stop(box, flags, between):
     assert (state.rcx, state.rflags) == (flags, flags)
 
 
-@pytest.mark.parametrize("operation", ["sub eax, ebx", "add eax, ebx", "cmp eax, ebx", "shl eax, 1", "inc eax", "xor eax, eax"])
+@pytest.mark.parametrize("operation", ["sub eax, ebx", "add eax, ebx", "cmp eax, ebx", "shl eax, 1", "inc eax",
+                                       "xor eax, eax"])
 def test_flags_of_an_operation_survive_a_stop(box, operation):
     results = []
     for between in ("nop; nop", "cpuid"):

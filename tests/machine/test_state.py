@@ -13,7 +13,8 @@ from hv.machine.registers import Segment, Table
 from hv.spec.msrs import Msr
 from tests.machine.engine_box import CODE, FLAT_CODE_32, FLAT_CODE_64, FLAT_DATA, USER_DATA, EngineBox
 
-WORDS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "rip",
+WORDS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+         "rip",
          "cr2", "cr3", "dr0", "dr1", "dr2", "dr3", "dr6", "dr7")
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs")
 
@@ -69,7 +70,8 @@ def test_efer_hides_the_engines_own_bit(box, value):
 
 @pytest.mark.parametrize("name", [*SEGMENTS, "ldtr"])
 @pytest.mark.parametrize("segment", [
-    Segment(0x08, 0x12345000, 0xFFFFFFFF, 0xA09B), Segment(0x33, 0, 0xFFFF, 0xF3), Segment(0xFFFF, 0xFFFF0, 0xFFFF, 0x93),
+    Segment(0x08, 0x12345000, 0xFFFFFFFF, 0xA09B), Segment(0x33, 0, 0xFFFF, 0xF3), Segment(0xFFFF, 0xFFFF0, 0xFFFF,
+                                                                                           0x93),
     Segment(0x18, (1 << 64) - 0x1000, 0xFFFFFFFF, 0xC093)], ids=["code", "user", "real", "high"])
 def test_a_segment_is_read_as_it_was_written(box, name, segment):
     state = box.state()
@@ -139,11 +141,15 @@ def test_each_flag_is_read_as_it_was_written(box, bit):
     assert state.interrupts_enabled is (bit == 9)
 
 
-OPERATIONS = ("add {a}, {b}", "sub {a}, {b}", "adc {a}, {b}", "sbb {a}, {b}", "and {a}, {b}", "or {a}, {b}", "xor {a}, {b}",
-              "cmp {a}, {b}", "test {a}, {b}", "inc {a}", "dec {a}", "neg {a}", "shl {a}, 3", "shr {a}, 1", "sar {a}, 5",
-              "rol {a}, 1", "ror {a}, 1", "rcl {a}, 1", "bt {a}, {b}", "imul {a}, {b}", "mul {b}", "cmc", "stc", "clc", "std",
+OPERATIONS = ("add {a}, {b}", "sub {a}, {b}", "adc {a}, {b}", "sbb {a}, {b}", "and {a}, {b}", "or {a}, {b}",
+              "xor {a}, {b}",
+              "cmp {a}, {b}", "test {a}, {b}", "inc {a}", "dec {a}", "neg {a}", "shl {a}, 3", "shr {a}, 1",
+              "sar {a}, 5",
+              "rol {a}, 1", "ror {a}, 1", "rcl {a}, 1", "bt {a}, {b}", "imul {a}, {b}", "mul {b}", "cmc", "stc", "clc",
+              "std",
               "cld", "bsf {a}, {b}", "shld {a}, {b}, 4", "xadd {a}, {b}", "cmpxchg {b}, {a}")
-VALUES = ((0, 0), (1, 0xFFFFFFFFFFFFFFFF), (0x7FFFFFFFFFFFFFFF, 1), (0x8000000000000000, 0x8000000000000000), (0xF0F, 0x10F1))
+VALUES = ((0, 0), (1, 0xFFFFFFFFFFFFFFFF), (0x7FFFFFFFFFFFFFFF, 1), (0x8000000000000000, 0x8000000000000000), (0xF0F,
+                                                                                                               0x10F1))
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)

@@ -32,7 +32,8 @@ def test_the_bytes_are_those_of_the_listing(name):
     (stubs.ExitFrame, "fetch", 32), (stubs.ExitFrame, "fetched", 40), (stubs.ExitFrame, "code", 48),
     (stubs.ExitFrame, "rip_offset", 64), (stubs.ExitFrame, "cs_offset", 72), (stubs.InstructionFrame, "kind", 0),
     (stubs.InstructionFrame, "port", 8), (stubs.InstructionFrame, "size", 12), (stubs.InstructionFrame, "value", 16),
-    (stubs.InstructionFrame, "rcx", 24), (stubs.InstructionFrame, "reg_read", 32), (stubs.InstructionFrame, "rcx_id", 40),
+    (stubs.InstructionFrame, "rcx", 24), (stubs.InstructionFrame, "reg_read", 32), (stubs.InstructionFrame, "rcx_id",
+                                                                                    40),
     (stubs.InstructionFrame, "msr_id", 48), (stubs.InstructionFrame, "msr", 56)])
 def test_a_field_is_where_the_code_looks_for_it(frame, field, offset):
     assert getattr(frame, field).offset == offset
@@ -84,7 +85,8 @@ def test_in_window_mode_a_block_stops_when_interrupts_are_enabled(flags, stops):
         return 0
 
     reader = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)(read)
-    counter = stubs.WorkCounter(done=10, limit=0, deadline=100, window=1, reg_read=ctypes.cast(reader, ctypes.c_void_p).value)
+    counter = stubs.WorkCounter(done=10, limit=0, deadline=100, window=1, reg_read=ctypes.cast(reader,
+                                                                                               ctypes.c_void_p).value)
     assert block(counter, 5) is stops
     assert counter.done == (10 if stops else 15)
 

@@ -41,7 +41,8 @@ BREAKS: dict[str, list[tuple[int, Callable[[ProcessorState], None]]]] = {
     "CS is a present code segment": [(64, part("cs", rights=0xA01B)), (64, part("cs", rights=0xA097)),
                                      (32, part("cs", rights=0xC08B))],
     "CS.L and CS.D are not both 1 in IA-32e mode": [(64, part("cs", rights=0xE09B))],
-    "segment limits agree with G": [(32, part("ds", limit=0xFFFFFFFE)), (32, part("ds", limit=0x1FFFFF, rights=0x4093))],
+    "segment limits agree with G": [(32, part("ds", limit=0xFFFFFFFE)), (32, part("ds", limit=0x1FFFFF,
+                                                                                  rights=0x4093))],
     "TR is usable": [(64, change(tr=Segment.null()))],
     "RFLAGS bit 1 is 1 and reserved bits are 0": [(64, change(rflags=0x8002))],
     "RFLAGS.VM is 0 in IA-32e mode or without CR0.PE": [(64, change(rflags=0x2_0002)), (16, change(rflags=0x2_0002))],
@@ -102,14 +103,18 @@ def states(draw: st.DrawFn) -> dict[str, object]:
         "rflags": 2 | draw(st.integers(0, 0x3F_FFFF)) & 0x3F_7FD5 & draw(st.sampled_from((0x3F_FFFF, 0xED5, 0x2_0ED5))),
         "rip": draw(st.sampled_from((0x10000, 0, 0xFFF0, 0xFFFFFFFF, 0x7FFFFFFFFFFF, 0xFFFF800000000000))),
         "rsp": draw(st.sampled_from((0, 3, 0x30000, 0xFFFFFFFF, (1 << 64) - 1))),
-        "idtr": Table(draw(st.sampled_from((0, 0x50000, 0x7FFFFFFFF000))), draw(st.sampled_from((0, 0x3FF, 0xFFF, 0xFFFF)))),
-        "tr": Segment(0x20, draw(st.sampled_from((0, 0x8000, 0xFFFFFFFFFFFF0000))), draw(st.sampled_from((0, 0x67, 0xFFFF))),
+        "idtr": Table(draw(st.sampled_from((0, 0x50000, 0x7FFFFFFFF000))), draw(st.sampled_from((0, 0x3FF, 0xFFF,
+                                                                                                 0xFFFF)))),
+        "tr": Segment(0x20, draw(st.sampled_from((0, 0x8000, 0xFFFFFFFFFFFF0000))), draw(st.sampled_from((0, 0x67,
+                                                                                                          0xFFFF))),
                       draw(st.sampled_from((0x8B, 0x83, 0x8B, 0x81, 0x82, 0x0B)))),
     }
     for name in ("cs", "ss", "ds", "es", "fs", "gs"):
-        rights = draw(st.sampled_from((0x9B, 0x93, 0xC09B, 0xC093, 0xA09B, 0xC0FB, 0xC0F3, 0xA0FB, 0x97, 0x10000, 0xF3, 0x9F)))
+        rights = draw(st.sampled_from((0x9B, 0x93, 0xC09B, 0xC093, 0xA09B, 0xC0FB, 0xC0F3, 0xA0FB, 0x97, 0x10000, 0xF3,
+                                       0x9F)))
         limit = draw(st.sampled_from((0xFFFF, 0xFFFFFFFF, 0, 0xFFF)))
-        registers[name] = Segment(draw(st.sampled_from((0, 8, 0x2B, 0xFFFF))), draw(st.sampled_from((0, 0, 0x10000, 0xFFFF0000))),
+        registers[name] = Segment(draw(st.sampled_from((0, 8, 0x2B, 0xFFFF))), draw(st.sampled_from((0, 0, 0x10000,
+                                                                                                     0xFFFF0000))),
                                   limit, rights)
     return registers
 
@@ -136,7 +141,8 @@ def test_whatever_passes_the_rules_runs(shared, registers, code):
 
 
 @pytest.mark.parametrize("event", [
-    Event(14, EventKind.EXCEPTION, 5), Event(6, EventKind.EXCEPTION), Event(0x20, EventKind.EXTERNAL), Event(2, EventKind.NMI),
+    Event(14, EventKind.EXCEPTION, 5), Event(6, EventKind.EXCEPTION), Event(0x20, EventKind.EXTERNAL), Event(2,
+                                                                                                             EventKind.NMI),
     Event(0x80, EventKind.SOFTWARE_INTERRUPT, None, 2), Event(3, EventKind.SOFTWARE_EXCEPTION, None, 1)])
 def test_an_event_is_the_same_after_going_through_its_field(event):
     assert event_of(info_of(event), event.error_code or 0, event.instruction_length) == event

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from hv.spec.exits import CrQualification, DrQualification, ExitReason, InterruptionInfo, InterruptionType, IoQualification
+from hv.spec.exits import (
+    CrQualification,
+    DrQualification,
+    ExitReason,
+    InterruptionInfo,
+    InterruptionType,
+    IoQualification,
+)
 from hv.spec.vmcs import PrimaryControls, VmcsField
 from hv.vmx.vmcs import DEFAULT_CONTROLS
 from tests.vmx.vcpu_box import BITMAP_A, BITMAP_B, CODE, MSR_BITMAP, vector_at
@@ -83,7 +90,8 @@ def test_wbinvd_goes_on(box):
 @pytest.mark.parametrize("offset", [0, 0x1_0000_0000, (1 << 64) - 0x100])
 def test_rdtsc_reads_the_clock_and_the_offset(box, offset):
     """SDM "Time-Stamp Counter Offset and Multiplier"."""
-    vcpu, _ = box.exit_of("rdtsc; cpuid", fields=primary(on=int(PrimaryControls.USE_TSC_OFFSETTING)) | {F.TSC_OFFSET: offset})
+    vcpu, _ = box.exit_of("rdtsc; cpuid",
+                          fields=primary(on=int(PrimaryControls.USE_TSC_OFFSETTING)) | {F.TSC_OFFSET: offset})
     tsc = vcpu.state.edx << 32 | vcpu.state.eax
     assert 0 < (tsc - offset) % (1 << 64) <= box.clock.tsc
 
@@ -156,7 +164,8 @@ def test_a_port_access_is_described(box, source, size, read, string, rep, immedi
         size_minus_1=size - 1, in_=read, string=string, rep=rep, immediate=immediate, port=0x70 if immediate else 0x3F8)
 
 
-@pytest.mark.parametrize(("port", "size", "exits"), [(0x80, 1, True), (0x81, 1, False), (0x7D, 4, True), (0x7F, 2, True),
+@pytest.mark.parametrize(("port", "size", "exits"), [(0x80, 1, True), (0x81, 1, False), (0x7D, 4, True), (0x7F, 2,
+                                                                                                          True),
                                                      (0x7E, 2, False), (0x8000, 1, True), (0x7FFF, 1, False),
                                                      (0x7FFF, 2, True), (0xFFFF, 2, True), (0xFFFF, 1, False)])
 def test_the_io_bitmaps_decide(box, port, size, exits):
@@ -171,7 +180,8 @@ def test_the_io_bitmaps_decide(box, port, size, exits):
     assert exits or vcpu.state.rax == (1 << 8 * size) - 1
 
 
-@pytest.mark.parametrize(("iopl", "bitmap", "faults"), [(3, 0xFF, False), (0, 0xFF, True), (0, 0x00, False), (2, 0xFF, True)])
+@pytest.mark.parametrize(("iopl", "bitmap", "faults"), [(3, 0xFF, False), (0, 0xFF, True), (0, 0x00, False), (2, 0xFF,
+                                                                                                              True)])
 def test_a_port_of_a_user_needs_iopl_or_the_bit_of_the_tss(box, iopl, bitmap, faults):
     """SDM "I/O Permission Bit Map"; before any exit."""
     box.memory.write(0x8066, b"\x68\0" + bytes((bitmap,)) * 0x80 + b"\xff")
@@ -186,7 +196,8 @@ def test_a_port_of_a_user_needs_iopl_or_the_bit_of_the_tss(box, iopl, bitmap, fa
 
 # --- control registers -----------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("source", "access", "gpr"), [("mov cr8, rcx", 0, 1), ("mov rdi, cr8", 1, 7), ("mov cr8, r15", 0, 15)])
+@pytest.mark.parametrize(("source", "access", "gpr"), [("mov cr8, rcx", 0, 1), ("mov rdi, cr8", 1, 7), ("mov cr8, r15",
+                                                                                                        0, 15)])
 def test_the_task_priority_exits_with_its_register(box, source, access, gpr):
     """SDM "Exit Qualification for Control-Register Accesses"."""
     _, exit = box.exit_of(source)
@@ -239,7 +250,8 @@ def test_lmsw_cannot_leave_protected_mode(box):
     assert vcpu.state.cr0 & 0xF == 1
 
 
-@pytest.mark.parametrize(("register", "value"), [(0, 0x33), (0, 0x80000032), (0, 1 << 40), (4, 0), (4, 1 << 13), (4, 1 << 40)])
+@pytest.mark.parametrize(("register", "value"), [(0, 0x33), (0, 0x80000032), (0, 1 << 40), (4, 0), (4, 1 << 13), (4,
+                                                                                                                  1 << 40)])
 def test_an_illegal_value_is_general_protection_and_changes_nothing(box, register, value):
     vcpu, exit = box.exit_of(f"mov cr{register}, rbx", rbx=value)
     assert (exit.reason, vector_at(vcpu)) == (HLT_HANDLER, GP)
@@ -260,7 +272,8 @@ def test_a_debug_register_exits_with_its_registers(box):
 
 # --- exceptions ------------------------------------------------------------------------------------------
 
-EXCEPTIONS = {0: ("xor ecx, ecx; div ecx", None), 6: ("ud2", None), 13: ("mov rax, [rbx]", 0), 14: ("mov rax, [rdi]", 0)}
+EXCEPTIONS = {0: ("xor ecx, ecx; div ecx", None), 6: ("ud2", None), 13: ("mov rax, [rbx]", 0), 14: ("mov rax, [rdi]",
+                                                                                                    0)}
 
 
 @pytest.mark.parametrize("vector", EXCEPTIONS)
@@ -281,7 +294,8 @@ def test_the_exception_bitmap_decides(box, vector, wanted):
 
 
 @pytest.mark.parametrize(("bitmap", "mask", "match", "code", "exits"), [
-    (1 << PF, 0, 0, 0, True), (1 << PF, 2, 2, 0, False), (1 << PF, 2, 2, 2, True), (0, 2, 2, 2, False), (0, 2, 2, 0, True),
+    (1 << PF, 0, 0, 0, True), (1 << PF, 2, 2, 0, False), (1 << PF, 2, 2, 2, True), (0, 2, 2, 2, False), (0, 2, 2, 0,
+                                                                                                         True),
     (0, 0, 0, 0, False), (1 << PF, 0, 1, 0, False), (0, 0, 1, 0, True)])
 def test_page_faults_are_chosen_by_mask_and_match(box, bitmap, mask, match, code, exits):
     """SDM "Exceptions": the bitmap's bit 14 means "matching", or "not matching" when it is clear."""

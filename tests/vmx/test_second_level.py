@@ -45,7 +45,8 @@ def test_a_page_that_was_never_used_is_seen_at_once(box):
 
 @pytest.mark.parametrize(("rights", "access", "refused"), [
     (Access.READ, 1, False), (Access.READ, 2, True), (Access.READ, 4, True), (Access.READ | Access.WRITE, 2, False),
-    (Access.READ | Access.WRITE, 4, True), (Access.READ | Access.EXECUTE, 4, False), (Access.READ | Access.EXECUTE, 2, True)])
+    (Access.READ | Access.WRITE, 4, True), (Access.READ | Access.EXECUTE, 4, False), (Access.READ | Access.EXECUTE, 2,
+                                                                                      True)])
 def test_rights_are_those_of_the_tables(box, rights, access, refused):
     box.ept.map(DATA, DATA, rights)
     box.ept.invept()

@@ -37,7 +37,8 @@ def test_the_parts_of_a_segment_are_fields(vmcs, segment):
     assert getattr(vmcs.state, segment) == Segment(0x2B, 0x5000, 0xFFFFF, 0x40F3)
 
 
-@pytest.mark.parametrize("field", [field for field in VmcsField if FieldEncoding(field).kind == FieldKind.READ_ONLY_DATA],
+@pytest.mark.parametrize("field",
+                         [field for field in VmcsField if FieldEncoding(field).kind == FieldKind.READ_ONLY_DATA],
                          ids=lambda field: field.name)
 def test_a_read_only_field_refuses_to_be_written(vmcs, field):
     """SDM "VM-Instruction Error Numbers", 13."""
@@ -83,7 +84,8 @@ def test_exit_fields_are_zero_before_the_first_exit_and_then_the_exits(vmcs):
     exit.interruption_info, exit.idt_vectoring_info = 0x80000B0E, 0x80000306
     vmcs.last_exit = exit
     assert [vmcs.read(field) for field in (
-        F.EXIT_REASON, F.EXIT_QUALIFICATION, F.EXIT_INSTRUCTION_LENGTH, F.GUEST_PHYSICAL_ADDRESS, F.GUEST_LINEAR_ADDRESS,
+        F.EXIT_REASON, F.EXIT_QUALIFICATION, F.EXIT_INSTRUCTION_LENGTH, F.GUEST_PHYSICAL_ADDRESS,
+        F.GUEST_LINEAR_ADDRESS,
         F.EXIT_INTERRUPTION_INFO, F.IDT_VECTORING_INFO)] == [48, 0x181, 3, 0x1234, 0x5678, 0x80000B0E, 0x80000306]
 
 

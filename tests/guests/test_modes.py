@@ -1,0 +1,181 @@
+"""Guests that change the mode, the privilege and the tables of their processor, on the whole platform."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from hv.spec.exits import ExitReason
+from hv.vmx.exit import VmExit
+from tests.guest_runner import assemble, run_guest
+
+OFF = "mov dx, 0x604; mov ax, 0x2000; out dx, ax"
+IDT, CODE, GDT = 0x60000, 0x10000, 0x70000
+
+
+def gate64(offset: int, dpl: int = 0, ist: int = 0) -> bytes:
+    return struct.pack("<HHBBHQ", offset & 0xFFFF, 0x08, ist, 0x8E | dpl << 5, offset >> 16, 0)
+
+
+def gate32(offset: int, dpl: int = 0) -> bytes:
+    return struct.pack("<HHBBH", offset & 0xFFFF, 0x18, 0, 0x8E | dpl << 5, offset >> 16)
+
+
+def handlers(bits: int, *, at: int = 0x50000, **special: str) -> dict[int, bytes]:
+    """An IDT whose handler of vector n puts n into EBX and switches off; *special* (v6="...") is run instead."""
+    gate = gate64 if bits == 64 else gate32
+    code: dict[int, bytes] = {}
+    table = b""
+    for vector in range(34):
+        source = special.get(f"v{vector}", f"mov ebx, {vector}; {OFF}")
+        ((_, part),) = assemble(source, bits, at + 64 * vector)
+        code[at + 64 * vector] = part.ljust(64, b"\x90")
+        table += gate(at + 64 * vector, dpl=3)
+    joined = b"".join(part for _, part in sorted(code.items()))
+    return {IDT: table, at: joined, 0x5F000: struct.pack("<HQ", len(table) - 1, IDT)}
+
+
+USER_GDT = struct.pack("<6Q", 0x00AFFB000000FFFF, 0x00CFF3000000FFFF, 0x00CFFB000000FFFF, 0x00CFF3000000FFFF,
+                       0x00AFFB000000FFFF, 0)
+LOAD = "lidt [0x5F000]"
+
+
+def test_a_guest_goes_from_real_to_protected_to_long_mode():
+    gdt = struct.pack("<4Q", 0, 0x00CF9B000000FFFF, 0x00CF93000000FFFF, 0x00AF9B000000FFFF)
+    long = assemble("mov rax, 0x1122334455667788; mov rbx, rax; mov dx, 0x604; mov ax, 0x2000; out dx, ax", 64, 0x9000)
+    protected = assemble("mov ax, 0x10; mov ds, ax; mov ss, ax; mov eax, cr4; or eax, 0x20; mov cr4, eax; mov eax, 0x20000;"
+                         "mov cr3, eax; mov ecx, 0xC0000080; rdmsr; or eax, 0x100; wrmsr; mov eax, cr0; or eax, 0x80000000;"
+                         "mov cr0, eax; jmp 0x18:0x9000", 32, 0x8000)
+    data = {0x1000: gdt, 0x1100: struct.pack("<HI", len(gdt) - 1, 0x1000), 0x8000: protected[0][1], 0x9000: long[0][1],
+            0x20000: struct.pack("<Q", 0x21003), 0x21000: struct.pack("<Q", 0x22003), 0x22000: struct.pack("<Q", 0x83)}
+    result = run_guest("lgdt [0x1100]; mov eax, cr0; or al, 1; mov cr0, eax; jmp 0x8:0x8000", 16, data=data)
+    assert (result.ended, result.rbx) == ("shutdown", 0x1122334455667788)
+    assert (result.efer, result.cs.long) == (0x500, True)
+
+
+@pytest.mark.parametrize("pae", [False, True], ids=["32-bit", "pae"])
+def test_32_bit_paging_translates(pae):
+    """Two linear pages of one frame: what is written through one is read through the other."""
+    if pae:
+        tables = {0x20000: struct.pack("<4Q", 0x21001, 0, 0, 0), 0x21000: struct.pack("<Q", 0x22003),
+                  0x22000: b"".join(struct.pack("<Q", n << 12 | 3) for n in range(0x41)) + struct.pack("<Q", 0x40003)}
+    else:
+        tables = {0x20000: struct.pack("<I", 0x22003),
+                  0x22000: b"".join(struct.pack("<I", n << 12 | 3) for n in range(0x41)) + struct.pack("<I", 0x40003)}
+    result = run_guest(f"mov eax, {0x20 if pae else 0}; mov cr4, eax; mov eax, 0x20000; mov cr3, eax; mov eax, cr0;"
+                       f"or eax, 0x80000000; mov cr0, eax; mov dword ptr [0x40010], 0x1234; mov ebx, [0x41010]; {OFF}",
+                       32,
+                       data=tables)
+    assert (result.ended, result.rbx) == ("shutdown", 0x1234)
+
+
+LET_USERS_IN = ("or qword ptr [0x71000], 4; or qword ptr [0x72000], 4; or qword ptr [0x73000], 4;"
+                "mov rax, cr3; mov cr3, rax;")
+USER = "push 0x3B; push 0x80000; push 0x202; push 0x33; push {rip}; iretq"
+
+
+def user_mode(code: str, **special: str) -> object:
+    """Run *code* at CPL 3 in long mode; faults and interrupts come to `handlers`."""
+    user = assemble(code, 64, 0x30000)[0][1]
+    data = handlers(64, **special) | {0x30000: user}
+    # The tables of the loader are for the supervisor: let everybody in, and add user segments behind the TSS.
+    prologue = (f"{LOAD}; {LET_USERS_IN}"
+                "mov rax, 0x00AFFB000000FFFF; mov [0x70030], rax; mov rax, 0x00CFF3000000FFFF; mov [0x70038], rax;"
+                "sub rsp, 16; mov word ptr [rsp], 0x3F; mov qword ptr [rsp + 2], 0x70000; lgdt [rsp];")
+    return run_guest(prologue + USER.format(rip=0x30000), 64, data=data)
+
+
+def test_an_interrupt_of_a_user_comes_in_on_the_stack_of_the_tss():
+    result = user_mode("mov eax, 0x77; int 0x21", v33=f"mov rbx, rsp; mov rcx, [rsp + 8]; mov rsi, [rsp + 24]; {OFF}")
+    assert (result.ended, result.rbx, result.rcx, result.rsi, result.cpl) == ("shutdown", 0x98000 - 40, 0x33, 0x80000,
+                                                                              0)
+
+
+def test_a_privileged_instruction_of_a_user_is_general_protection():
+    result = user_mode("cli")
+    assert (result.ended, result.rbx) == ("shutdown", 13)
+
+
+def test_a_user_does_not_reach_a_supervisor_page():
+    result = user_mode("mov rax, [0x400000]")
+    assert (result.rbx, result.cr2) == (14, 0x400000)
+
+
+def test_syscall_and_sysret_go_there_and_back():
+    kernel = assemble("mov rbx, r11; mov esi, cs; .byte 0x48, 0x0F, 0x07", 64, 0x34000)[0][1]
+    user = assemble("mov eax, 5; syscall; mov ebp, cs; int 0x21", 64, 0x30000)[0][1]
+    data = handlers(64, v33=OFF) | {0x30000: user, 0x34000: kernel}
+    source = (f"{LOAD}; {LET_USERS_IN}"
+              "mov rax, 0x00CFF3000000FFFF; mov [0x70030], rax; mov rax, 0x00AFFB000000FFFF; mov [0x70038], rax;"
+              "sub rsp, 16; mov word ptr [rsp], 0x3F; mov qword ptr [rsp + 2], 0x70000; lgdt [rsp];"
+              "mov ecx, 0xC0000080; rdmsr; or eax, 1; wrmsr; mov ecx, 0xC0000081; xor eax, eax; mov edx, 0x00280008; wrmsr;"
+              "mov ecx, 0xC0000082; mov eax, 0x34000; xor edx, edx; wrmsr; push 0x33; push 0x80000; push 0x202; push 0x3B;"
+              "push 0x30000; iretq")
+    result = run_guest(source, 64, data=data)
+    assert (result.ended, result.rcx, result.rbx, result.rsi) == ("shutdown", 0x30007, 0x202, 0x08)
+    assert result.rbp == 0x3B
+
+
+def test_an_interrupt_stack_of_the_table_is_used():
+    data = handlers(64, v6=f"mov rbx, rsp; {OFF}")
+    table = bytearray(data[IDT])
+    table[6 * 16 + 4] = 1
+    result = run_guest(f"{LOAD}; ud2", data=data | {IDT: bytes(table)})
+    assert result.rbx == 0x98000 - 40
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+def test_a_fault_whose_gate_is_missing_becomes_a_double_fault(bits):
+    data = handlers(bits)
+    size = 16 if bits == 64 else 8
+    table = bytearray(data[IDT])
+    table[13 * size : 14 * size] = bytes(size)
+    result = run_guest(f"{LOAD}; mov ax, 0x1234; mov ds, ax", bits, data=data | {IDT: bytes(table)})
+    assert (result.ended, result.rbx) == ("shutdown", 8)
+
+
+def test_without_a_double_fault_gate_it_is_a_triple_fault():
+    data = handlers(64)
+    result = run_guest(f"{LOAD}; ud2", data=data | {IDT: bytes(16 * 34)})
+    assert result.ended == "triple-fault"
+    assert [exit.reason for exit in result.of(VmExit)][-1] is ExitReason.TRIPLE_FAULT
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize(("source", "vector"), [("ud2", 6), ("xor ecx, ecx; div ecx", 0), ("int3", 3), ("int 0x20",
+                                                                                                        32)])
+def test_an_exception_reaches_its_handler(source, vector, bits):
+    result = run_guest(f"{LOAD}; {source}", bits, data=handlers(bits))
+    assert (result.ended, result.rbx) == ("shutdown", vector)
+
+
+def test_a_handler_returns_behind_the_instruction_it_skips():
+    data = handlers(64, v6="add qword ptr [rsp], 2; inc ecx; iretq")
+    result = run_guest(f"{LOAD}; mov ebp, 100; again: ud2; dec ebp; jnz again; {OFF}", data=data)
+    assert (result.ended, result.rcx) == ("shutdown", 100)
+
+
+def test_flags_survive_an_exit_to_the_parent():
+    """The serial port's status is read between a comparison and its jump."""
+    result = run_guest(f"mov dx, 0x3FD; cmp ecx, ecx; in al, dx; jne wrong; mov ebx, 7; wrong: {OFF}")
+    assert result.rbx == 7
+
+
+def test_sse_and_x87_compute():
+    result = run_guest("mov eax, 3; cvtsi2sd xmm0, eax; addsd xmm0, xmm0; cvttsd2si ebx, xmm0; fninit; fld1; fld1;"
+                       f".byte 0xDE, 0xC1; sub rsp, 16; fistp dword ptr [rsp]; mov ecx, [rsp]; {OFF}")
+    assert (result.rbx, result.rcx) == (6, 2)
+
+
+def test_a_real_mode_interrupt_returns():
+    handler = assemble("inc cx; iret", 16, 0x7E00)[0][1]
+    result = run_guest(f"mov word ptr [0x84], 0x7E00; mov word ptr [0x86], 0; int 0x21; int 0x21; {OFF}", 16,
+                       data={0x7E00: handler})
+    assert (result.ended, result.rcx) == ("shutdown", 2)
+
+
+def test_every_run_of_a_guest_is_the_same_run():
+    source = f"{LOAD}; mov ecx, 50; again: cpuid; rdtsc; mov ecx, eax; out 0x80, al; ud2"
+    runs = {run_guest(source, data=handlers(64)).fingerprint() for _ in range(3)}
+    assert len(runs) == 1

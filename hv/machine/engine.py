@@ -70,7 +70,7 @@ for _n in range(32):
     _TRAP_TABLE[svm.EXIT_BASE + svm.SvmExit.EXCEPTION + _n] = (Trap.EXCEPTION, _n)
 _MSR_NUMBER = svm.EXIT_BASE + svm.SvmExit.MSR
 _UNDEFINED = (Trap.UNDEFINED, 0)
-_NESTED_FAULT = Trap.NESTED_FAULT
+_NESTED_FAULT, _RDMSR, _WRMSR = Trap.NESTED_FAULT, Trap.RDMSR, Trap.WRMSR      # naming a member costs a call
 _FETCHED, _CODE = stubs.ExitFrame.fetched.offset // 8, stubs.ExitFrame.code.offset // 8
 
 TrapHandler = Callable[[Trap, int], bool]
@@ -160,6 +160,7 @@ class Engine:
                                       0, (ctypes.c_uint8 * 16)(), at.RIP, at.SEGMENTS + 24 + 8)
         self._asked = stubs.InstructionFrame(0, 0, 0, 0, 0, _native("uc_reg_read"), x86_const.UC_X86_REG_RCX,
                                              x86_const.UC_X86_REG_MSR, (0x4000_0000, 0))
+        self._asked_words = memoryview(self._asked).cast("B").cast("Q")     # word 0 is the kind
         self._frame_words = memoryview(self._frame).cast("B").cast("Q")
         self._code = memoryview(self._frame).cast("B")[stubs.ExitFrame.code.offset :]
         self.counter.stop, self.counter.reg_read = _native("uc_emu_stop"), _native("uc_reg_read")
@@ -425,14 +426,14 @@ class Engine:
         return 1
 
     def _msr_or_instruction(self) -> tuple[Trap, int]:
-        asked = self._asked
         state = self.current
         assert state is not None, "a trap without a running VP"
-        if asked.kind:
-            kind, asked.kind = asked.kind, 0
-            state.rcx = asked.rcx
+        kind = self._asked_words[0]
+        if kind:
+            self._asked_words[0] = 0
+            state.rcx = self._asked.rcx
             return INSTRUCTION_TRAPS[kind], 0
-        return (Trap.WRMSR if state.dwords[at.ERROR_CODE // 4] & 1 else Trap.RDMSR), 0
+        return (_WRMSR if state.dwords[at.ERROR_CODE // 4] & 1 else _RDMSR), 0
 
     def _fill_nested(self) -> bool:
         """The engine asks for a second-level translation; False when there is none for this access."""

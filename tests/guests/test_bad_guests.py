@@ -33,7 +33,7 @@ def test_a_jump_outside_ram_without_an_idt_is_a_triple_fault(target, bits):
 
 
 def test_code_that_runs_out_of_memory_ends_there():
-    """The last instruction is whole, the next one is not there. RIP may be the last one's: the engine translates ahead."""
+    """The last instruction is whole, the next one is not there. RIP may be before it: the engine translates ahead."""
     result = run_guest("mov eax, 0x1FFFFF; jmp rax", data={0x1FFFFF: b"\x90"})
     assert result.ended == "triple-fault"
     assert result.rip in (0x1FFFFF, 0x200000)

@@ -1,0 +1,268 @@
+"""The worker of a VM: what it answers to each intercept message, and how it ends. The hypervisor is a list of calls."""
+
+import pytest
+
+from hv.root.vmwp import Worker
+from hv.root.winhv import RootMemory
+from hv.spec.hv_registers import HvRegisterName as N
+from hv.spec.hv_registers import PendingInterruptionRegister
+from hv.spec.layout import Layout
+from hv.spec.synic import (
+    HeaderOnlyIntercept,
+    HvInterceptHeader,
+    HvMessage,
+    HvMessageHeader,
+    HvMessageType,
+    InterceptAccess,
+    IoPortIntercept,
+    MemoryIntercept,
+)
+from hv.trace.bus import Trace
+from hv.trace.events import GuestEnded, SerialOutput
+
+PARTITION = 7
+MEMORY = 3 << 20
+READ, WRITE = InterceptAccess.READ, InterceptAccess.WRITE
+
+
+class FakeWinHv:
+    """Notes every call; registers are what was set last."""
+
+    def __init__(self):
+        self.ram = bytearray(16 << 20)
+        self.memory = RootMemory(lambda gpa, size: bytes(self.ram[gpa : gpa + size]), self.store, range(4096))
+        self.calls, self.registers, self.fails = [], {}, set()
+
+    def store(self, gpa, data):
+        self.ram[gpa : gpa + len(data)] = data
+
+    def create_partition(self):
+        return PARTITION
+
+    def set_vp_registers(self, partition, vp, values):
+        self.calls.append(("set", vp, dict(values)))
+        self.registers.update(values)
+
+    def get_vp_register(self, partition, vp, name):
+        return self.registers.get(name, 0)
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            self.calls.append((name, *arguments))
+            if name in self.fails:
+                raise RuntimeError(name)
+        return call
+
+    def names(self):
+        return [call[0] for call in self.calls]
+
+
+class FakeVid:
+    """Who is registered."""
+
+    def __init__(self):
+        self.handlers = {}
+
+    def register(self, partition, handler):
+        self.handlers[partition] = handler
+
+    def unregister(self, partition):
+        self.handlers.pop(partition, None)
+
+
+class Bench:
+    """A worker with two VPs, and messages for it."""
+
+    def __init__(self, prepare=lambda winhv: None):
+        self.winhv, self.vid, self.trace, self.events = FakeWinHv(), FakeVid(), Trace(), []
+        self.trace.listen(lambda record: self.events.append(record.event))
+        prepare(self.winhv)
+        self.worker = Worker(self.winhv, self.vid, self.trace, "test", MEMORY, 2)
+        self.made, self.winhv.calls = self.winhv.calls, []
+
+    def send(self, kind, payload):
+        header = HvMessageHeader(message_type=kind, payload_size=payload.SIZE, sender=PARTITION)
+        data = payload.pack() if isinstance(payload, Layout) else payload
+        self.vid.handlers[PARTITION](HvMessage(header=header, payload=data))
+
+    def port(self, port, size, access, rax=0, rip=0x1000, length=1, vp=0):
+        self.send(HvMessageType.X64_IO_PORT_INTERCEPT, IoPortIntercept(
+            header=HvInterceptHeader(vp_index=vp, length_and_cr8=length | 0x50, access_type=access, rip=rip), port=port,
+            access_info=size, rax=rax))
+        return self.winhv.calls[0][2] if self.winhv.calls else None
+
+    def memory(self, vp=0):
+        self.send(HvMessageType.UNMAPPED_GPA, MemoryIntercept(
+            header=HvInterceptHeader(vp_index=vp, access_type=READ, rip=0x1234), gpa=1 << 32))
+
+
+# --- making and ending --------------------------------------------------------------------------------------------
+
+def test_a_vm_is_made_by_hypercalls_in_the_order_tlfs_wants():
+    made = [call[0] for call in Bench().made]
+    assert made == ["initialize_partition", "map_gpa_pages", "map_gpa_pages", "install_intercept", "install_intercept",
+                    "create_vp", "create_vp"]
+
+
+def test_memory_is_mapped_in_large_pages_and_the_rest_in_small_ones():
+    bench = Bench()
+    large, small = (call for call in bench.made if call[0] == "map_gpa_pages")
+    assert (large[2], len(large[3]), small[2], len(small[3])) == (0, 1, 512, 256)
+    assert bench.worker.pages == list(range(bench.worker.pages[0], bench.worker.pages[0] + 768))
+
+
+def test_the_ports_of_the_devices_are_intercepted():
+    ranges = [call[3] for call in Bench().made if call[0] == "install_intercept"]
+    assert ranges == [0x3F8 | 0x3FF << 16, 0x604 | 0x605 << 16]
+
+
+def test_start_and_stop_are_for_all_vps():
+    bench = Bench()
+    bench.worker.start()
+    bench.worker.stop()
+    assert bench.winhv.calls == [("set", vp, {N.EXPLICIT_SUSPEND: value}) for value in (0, 1) for vp in (0, 1)]
+
+
+def test_a_vm_ends_once():
+    bench = Bench()
+    bench.worker.end("shutdown", "because")
+    bench.worker.end("error", "later")
+    assert (bench.worker.ended, bench.worker.why) == ("shutdown", "because")
+    assert [event for event in bench.events if isinstance(event, GuestEnded)] == [GuestEnded("shutdown")]
+
+
+def test_destroy_takes_everything_down_in_order_and_wipes():
+    bench = Bench()
+    free = bench.winhv.memory.free_count
+    bench.worker.write(0x1000, b"secret")
+    bench.worker.destroy()
+    assert bench.winhv.names()[2:] == ["finalize_partition", "delete_vp", "delete_vp", "withdraw_memory",
+                                       "delete_partition"]
+    assert bench.winhv.memory.free_count == free + 768
+    assert not any(bench.winhv.ram)
+    assert not bench.vid.handlers
+
+
+def test_what_fails_in_the_making_is_taken_down():
+    kept = []
+
+    def prepare(winhv):
+        winhv.fails.add("create_vp")
+        kept.append((winhv, winhv.memory.free_count))
+    with pytest.raises(RuntimeError, match="create_vp"):
+        Bench(prepare)
+    winhv, free = kept[0]
+    assert winhv.names()[-3:] == ["finalize_partition", "withdraw_memory", "delete_partition"]
+    assert winhv.memory.free_count == free
+
+
+def test_memory_is_read_and_written_across_pages():
+    worker = Bench().worker
+    data = bytes(range(256)) * 40
+    worker.write(0x1FF0, data)
+    assert worker.read(0x1FF0, len(data)) == data
+    assert worker.read(0x1FE0, 16) == bytes(16)
+
+
+# --- ports --------------------------------------------------------------------------------------------------------
+
+def test_out_to_com1_is_serial_output_and_rip_moves_on():
+    bench = Bench()
+    seen = []
+    bench.worker.on_serial = seen.append
+    assert bench.port(0x3F8, 1, WRITE, rax=0x1141) == {N.RIP: 0x1001, N.INTERCEPT_SUSPEND: 0}
+    assert (bench.worker.serial, seen, bench.events) == ("A", ["A"], [SerialOutput("A")])
+
+
+@pytest.mark.parametrize(("size", "expected"), [
+    (1, 0x1122_3344_5566_7760), (2, 0x1122_3344_5566_FF60), (4, 0xFFFF_FF60)])
+def test_in_changes_as_much_of_rax_as_the_size_says(size, expected):
+    """SDM "IN"; a 32-bit result clears the upper half, as every one does in 64-bit mode."""
+    answer = Bench().port(0x3FD, size, READ, rax=0x1122_3344_5566_7788, length=2)
+    assert answer == {N.RIP: 0x1002, N.RAX: expected, N.INTERCEPT_SUSPEND: 0}
+
+
+def test_the_vp_that_asked_is_answered():
+    bench = Bench()
+    bench.port(0x3F8, 1, WRITE, vp=1)
+    assert bench.winhv.calls[0][1] == 1
+
+
+def test_rip_wraps_at_64_bits():
+    assert Bench().port(0x3F8, 1, WRITE, rip=(1 << 64) - 1)[N.RIP] == 0
+
+
+def test_power_off_completes_its_instruction_and_then_ends_the_vm():
+    bench = Bench()
+    assert bench.port(0x604, 2, WRITE, rax=0x2000)[N.RIP] == 0x1001
+    assert bench.worker.ended == "shutdown"
+
+
+def test_a_vm_that_has_ended_is_not_answered():
+    bench = Bench()
+    bench.worker.end("shutdown")
+    bench.winhv.calls.clear()
+    bench.port(0x3F8, 1, WRITE, rax=0x41)
+    assert (bench.winhv.calls, bench.worker.serial) == ([], "")
+
+
+# --- everything else ----------------------------------------------------------------------------------------------
+
+def pending(bench):
+    return PendingInterruptionRegister(bench.winhv.registers[N.PENDING_INTERRUPTION])
+
+
+def on_its_way(vector, kind=3):
+    return PendingInterruptionRegister(interruption_pending=1, interruption_type=kind, interruption_vector=vector).raw
+
+
+def test_memory_that_is_not_there_is_gp():
+    bench = Bench()
+    bench.memory(vp=1)
+    assert bench.winhv.calls[-1][1] == 1
+    assert bench.winhv.registers[N.INTERCEPT_SUSPEND] == 0
+    event = pending(bench)
+    assert (event.interruption_pending, event.interruption_type, event.interruption_vector, event.deliver_error_code,
+            event.error_code) == (1, 3, 13, 1, 0)
+
+
+@pytest.mark.parametrize(("waiting", "kind", "expected"), [
+    pytest.param(6, 3, 13, id="a-benign-exception-is-followed"), pytest.param(0x40, 0, 13, id="an-interrupt-is-lost"),
+    pytest.param(2, 2, 13, id="an-nmi-is-lost"), pytest.param(13, 4, 13, id="INT-13-is-no-exception"),
+    pytest.param(13, 3, 8, id="gp-makes-a-double-fault"), pytest.param(14, 3, 8, id="pf-makes-a-double-fault"),
+    pytest.param(0, 3, 8, id="de-makes-a-double-fault"), pytest.param(12, 3, 8, id="ss-makes-a-double-fault"),
+])
+def test_a_fault_while_an_event_is_delivered(waiting, kind, expected):
+    """SDM "Conditions for Generating a Double Fault"."""
+    bench = Bench()
+    bench.winhv.registers[N.PENDING_INTERRUPTION] = on_its_way(waiting, kind)
+    bench.memory()
+    assert pending(bench).interruption_vector == expected
+    assert bench.worker.ended is None
+
+
+def test_a_double_fault_that_cannot_be_delivered_is_a_triple_fault():
+    bench = Bench()
+    bench.winhv.registers[N.PENDING_INTERRUPTION] = on_its_way(8)
+    bench.memory(vp=1)
+    assert (bench.worker.ended, bench.worker.why) == ("triple-fault", "vp 1 triple-faulted at rip 0x1234")
+
+
+def test_a_triple_fault_ends_the_vm():
+    bench = Bench()
+    header = HvInterceptHeader(vp_index=1, rip=0x77)
+    bench.send(HvMessageType.UNRECOVERABLE_EXCEPTION, HeaderOnlyIntercept(header=header))
+    assert (bench.worker.ended, bench.worker.why) == ("triple-fault", "vp 1 triple-faulted at rip 0x77")
+
+
+def test_a_message_nobody_answers_ends_the_vm_with_its_type():
+    bench = Bench()
+    bench.send(HvMessageType.X64_CPUID_INTERCEPT, HeaderOnlyIntercept())
+    assert bench.worker.ended == "error"
+    assert bench.worker.why == f"nobody answers intercept message {HvMessageType.X64_CPUID_INTERCEPT:#x}"
+
+
+def test_inspect_is_plain_data():
+    shown = Bench().worker.inspect()
+    assert (shown["name"], shown["partition"], shown["ended"]) == ("test", 7, None)
+    assert sorted(shown["devices"]) == ["com1", "power"]

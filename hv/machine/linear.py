@@ -39,9 +39,14 @@ class LinearMemory:
 
     def fixed(self) -> LinearMemory:
         """The same memory for as long as CR0, CR3, CR4, EFER and RFLAGS.AC stay as they are: they are read once."""
-        fixed = LinearMemory(self.registers, self.load, self.store, self.physical_bits)
+        fixed = object.__new__(type(self))
+        fixed.__dict__.update(self.__dict__)
         fixed._fixed_mode = self._mode()
         return fixed
+
+    def gpa_of(self, mode: PagingMode, gva: int, access: int, cpl: int, implicit: bool) -> int:
+        """Where *gva* leads, checked and marked as used; every translation of this object comes through here."""
+        return translate(mode, gva, access, cpl, self.load, self.store, implicit)
 
     def walk(self, gva: int, access: Access = Access.READ, cpl: int | None = None, implicit: bool = False) -> Walk:
         """Translate one address, setting accessed and dirty flags; *cpl* is the processor's unless given."""
@@ -70,7 +75,7 @@ class LinearMemory:
             return int.from_bytes(self.read(gva, size, Access.READ, 0, implicit=True), "little")
         mode = self._mode()
         wrapped = gva & (LINEAR_64 if mode.format is PagingFormat.LONG else LINEAR_32)
-        gpa = translate(mode, wrapped, _READ, 0, self.load, self.store, implicit=True)
+        gpa = self.gpa_of(mode, wrapped, _READ, 0, True)
         try:
             return self.load(gpa, size)
         except NestedFault as fault:
@@ -114,7 +119,7 @@ class LinearMemory:
         pieces, end, wanted = [], gva + size, int(access)
         while gva < end:
             count = min(end - gva, PAGE_SIZE - (gva & _OFFSET))
-            pieces.append((translate(mode, gva & wrap, wanted, cpl, self.load, self.store, implicit), count))
+            pieces.append((self.gpa_of(mode, gva & wrap, wanted, cpl, implicit), count))
             gva += count
         return pieces
 

@@ -35,10 +35,12 @@ class SecondLevel:
         self.ept, self.memory, self.mmio = ept, memory, mmio
         self._ram, self._last_page = memory.view, memory.size - _PAGE
         self._cache: dict[int, tuple[int, int]] = {}        # gpa page -> (spa of the page, rights)
+        self.generation = 0                                 # of what is cached: counts the calls of `invept`
         self._large: set[int] = set()                       # gpa pages in the cache that belong to a 2 MiB page
 
     def invept(self) -> None:
         """Forget what was cached."""
+        self.generation += 1
         self._cache.clear()
         self._large.clear()
 

@@ -13,7 +13,6 @@ from hv.machine.clock import EXIT_TICKS, VirtualClock
 from hv.machine.engine import Engine
 from hv.machine.faults import GuestFault, NestedFault, TripleFault
 from hv.machine.idt import Event, TaskGate, deliver_combined, exception
-from hv.machine.linear import LinearMemory
 from hv.machine.state import ProcessorState
 from hv.machine.traps import Trap
 from hv.spec.exits import ExitReason
@@ -23,6 +22,7 @@ from hv.vmx.exit import VmExit
 from hv.vmx.intercepts import BY_TRAP
 from hv.vmx.intercepts.events import external_interrupt, task_gate
 from hv.vmx.intercepts.memory import nested_fault
+from hv.vmx.remembered import RememberingMemory
 from hv.vmx.second_level import SecondLevel
 from hv.vmx.vmcs import Vmcs
 
@@ -39,7 +39,7 @@ class Vcpu:
     def __init__(self, engine: Engine, clock: VirtualClock, second_level: SecondLevel) -> None:
         self.engine, self.clock, self.second_level = engine, clock, second_level
         self.state: ProcessorState = engine.new_state()
-        self.memory = LinearMemory(self.state, second_level.load, second_level.store)
+        self.memory = RememberingMemory(self.state, second_level)
         self.vmcs = Vmcs(self.state, self._read_controls)
         self.on_exit: ExitHandler = lambda exit: False
         self.external_interrupt: Callable[[], int | None] = lambda: None

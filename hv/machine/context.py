@@ -2,9 +2,9 @@
 
 `uc_context_save` copies the engine's processor structure in half a microsecond; through that copy every register,
 hidden field and internal flag is read and written at once, also inside a hook. Its layout is the engine's own
-business, so `calibrate` changes one thing at a time through the public interface, sees which bytes of the copy moved, and
-compares with the layout below. A Unicorn whose layout differs is refused with a message, since running on
-would corrupt guests silently.
+business, so `calibrate` changes one thing at a time through the public interface, sees which bytes of the copy moved,
+and compares with the layout below. A Unicorn whose layout differs is refused with a message, since running on would
+corrupt guests silently.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ CC_OP = 0xD0                # u32; 1 = the flags stand in CC_SRC as they are
 DF = 0xD4                   # i32; 1 = up, -1 = down
 HFLAGS = 0xD8               # u32
 HFLAGS2 = 0xDC              # u32
-SEGMENTS = 0xE0             # ES CS SS DS FS GS LDTR TR GDTR IDTR, 24 bytes each: selector u32, base u64 @8, limit u32, flags u32
+SEGMENTS = 0xE0             # ES CS SS DS FS GS LDTR TR GDTR IDTR, 24 bytes each:
+                            # selector u32, base u64 @8, limit u32, flags u32
 CR = 0x1D0                  # CR0..CR8, u64 each
 EFER = 0x278
 MXCSR = 0x358
@@ -107,8 +108,8 @@ class _Probe:
         if found[offset : offset + len(mark)] != mark:
             where = found.find(mark)
             raise EngineMismatch(
-                f"this Unicorn keeps {what} at {f'{where:#x}' if where >= 0 else 'an unknown place'}, not at {offset:#x} "
-                f"of its context; hvlab works with unicorn 2.1.4: pip install 'unicorn==2.1.4'")
+                f"this Unicorn keeps {what} at {f'{where:#x}' if where >= 0 else 'an unknown place'}, not at "
+                f"{offset:#x} of its context; hvlab works with unicorn 2.1.4: pip install 'unicorn==2.1.4'")
 
 
 @functools.cache
@@ -117,8 +118,8 @@ def calibrate() -> None:
     probe = _Probe()
     size = uclib.uc_context_size(probe.uc._uch)
     if size != SIZE:
-        raise EngineMismatch(f"this Unicorn's context has {size:#x} bytes, not {SIZE:#x}; hvlab works with unicorn 2.1.4: "
-                             "pip install 'unicorn==2.1.4'")
+        raise EngineMismatch(f"this Unicorn's context has {size:#x} bytes, not {SIZE:#x}; hvlab works with "
+                             "unicorn 2.1.4: pip install 'unicorn==2.1.4'")
     for number, (register, offset) in enumerate(_REGISTER_MARKS):
         value = 0x0000_1234_5600_0000 + number * 0x111 + 1
         probe.uc.reg_write(register, value)

@@ -1,4 +1,4 @@
-"""The rules for writing CR0 and CR4, which the engine does not keep; SDM "Control Registers", MOV to Control Registers."""
+"""The rules for writing CR0 and CR4, which the engine does not keep; SDM "MOV - Move to/from Control Registers"."""
 
 from __future__ import annotations
 

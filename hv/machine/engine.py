@@ -4,8 +4,8 @@ The engine runs guests in its own hardware-assisted guest mode, entered by writi
 instruction, so every sensitive instruction leaves the guest in C at full speed in between. What it reports
 (`svm.py`) becomes a `Trap` here, the machine's own word for "the guest did something that is not for it to decide".
 
-The trap handler runs inside the engine's hook: when it returns True the guest goes on without leaving the run, which is what
-makes an exit cost about a microsecond. `run` returns only when the budget is used up or a handler says stop.
+The trap handler runs inside the engine's hook: when it returns True the guest goes on without leaving the run, which is
+what makes an exit cost about a microsecond. `run` returns only when the budget is used up or a handler says stop.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ _HANDLER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctyp
 
 
 _TRAPS = {
-    svm.SvmExit.CPUID: Trap.CPUID, svm.SvmExit.HLT: Trap.HLT, svm.SvmExit.RDTSC: Trap.RDTSC, svm.SvmExit.RDTSCP: Trap.RDTSCP,
+    svm.SvmExit.CPUID: Trap.CPUID, svm.SvmExit.HLT: Trap.HLT,
+    svm.SvmExit.RDTSC: Trap.RDTSC, svm.SvmExit.RDTSCP: Trap.RDTSCP,
     svm.SvmExit.RDPMC: Trap.RDPMC, svm.SvmExit.INVLPG: Trap.INVLPG, svm.SvmExit.PAUSE: Trap.PAUSE,
     svm.SvmExit.WBINVD: Trap.WBINVD, svm.SvmExit.INVD: Trap.WBINVD, svm.SvmExit.MONITOR: Trap.MONITOR,
     svm.SvmExit.MWAIT: Trap.MWAIT, svm.SvmExit.SOFTWARE_INTERRUPT: Trap.SOFTWARE_INTERRUPT,
@@ -147,7 +148,8 @@ class Engine:
         put("<4H", image, at.INTERCEPT_CR_READ, 0x100, 0x111, 0, 0xFF)
         put("<I", image, at.INTERCEPT_EXCEPTIONS, 0xFFFF_FFFF)
         put("<QI", image, at.NESTED_CR3, self.nested.root, 7)
-        put("<I", image, at.HFLAGS2, struct.unpack_from("<I", image, at.HFLAGS2)[0] | 1 | 1 << 6)     # GIF, nested paging
+        hidden = struct.unpack_from("<I", image, at.HFLAGS2)[0]
+        put("<I", image, at.HFLAGS2, hidden | 1 | 1 << 6)       # GIF, nested paging
         put("<i", image, at.IN_FLIGHT, -1)
         put("<i", image, at.EXCEPTION_IS_INT, 0)
         put("<Q", image, at.EFER, 1 << 12)
@@ -156,7 +158,8 @@ class Engine:
         return template
 
     def _install_hooks(self) -> None:
-        self._frame = stubs.ExitFrame(0, _native("uc_context_save"), _native("uc_context_restore"), 0, _native("uc_vmem_read"),
+        self._frame = stubs.ExitFrame(0, _native("uc_context_save"), _native("uc_context_restore"), 0,
+                                      _native("uc_vmem_read"),
                                       0, (ctypes.c_uint8 * 16)(), at.RIP, at.SEGMENTS + 24 + 8)
         self._asked = stubs.InstructionFrame(0, 0, 0, 0, 0, _native("uc_reg_read"), x86_const.UC_X86_REG_RCX,
                                              x86_const.UC_X86_REG_MSR, (0x4000_0000, 0))
@@ -178,14 +181,16 @@ class Engine:
         native = stubs.routines()
         self._add_hook(UC_HOOK_INTR, native.exit, self._frame)
         self._add_hook(UC_HOOK_BLOCK, native.block, self.counter)
-        for instruction, routine in ((x86_const.UC_X86_INS_IN, native.read_port), (x86_const.UC_X86_INS_OUT, native.write_port),
+        for instruction, routine in ((x86_const.UC_X86_INS_IN, native.read_port),
+                                     (x86_const.UC_X86_INS_OUT, native.write_port),
                                      (x86_const.UC_X86_INS_SYSCALL, native.syscall),
                                      (x86_const.UC_X86_INS_SYSENTER, native.sysenter)):
             self._add_hook(UC_HOOK_INSN, routine, self._asked, instruction)
 
     def _add_hook(self, kind: int, routine: int, user: ctypes.Structure, *extra: int) -> None:
         handle = ctypes.c_size_t()
-        status = uclib.uc_hook_add(self._handle, ctypes.byref(handle), kind, ctypes.c_void_p(routine), ctypes.byref(user),
+        status = uclib.uc_hook_add(self._handle, ctypes.byref(handle), kind, ctypes.c_void_p(routine),
+                                   ctypes.byref(user),
                                    ctypes.c_uint64(1), ctypes.c_uint64(0), *(ctypes.c_int(value) for value in extra))
         if status:
             raise EngineError(f"the engine refuses hook {kind} (uc_hook_add: {status})")
@@ -254,7 +259,8 @@ class Engine:
         uclib.uc_context_restore(self._handle, self._scratch)
         self.flush_tlb()
 
-    def map_mmio(self, spa: int, size: int, read: Callable[[int, int], int], write: Callable[[int, int, int], None]) -> None:
+    def map_mmio(self, spa: int, size: int, read: Callable[[int, int], int],
+                 write: Callable[[int, int, int], None]) -> None:
         """System-physical *spa* is a device: `read(offset, size)`, `write(offset, size, value)`."""
         self._mmio[spa] = (read, write)
         self._uc.mmio_map(spa, size, lambda _uc, offset, width, _: self._guarded(lambda: read(offset, width)), None,
@@ -355,7 +361,8 @@ class Engine:
             self._forget_stale_code()
         self._stopped_by_trap = self._refused_fetch = False
         self._running = True
-        status: int = uclib.uc_emu_start(self._handle, ctypes.c_uint64(state.rip), ctypes.c_uint64(0), ctypes.c_uint64(0),
+        nowhere = ctypes.c_uint64(0)
+        status: int = uclib.uc_emu_start(self._handle, ctypes.c_uint64(state.rip), nowhere, nowhere,
                                          ctypes.c_size_t(instructions or self._counting))
         self._running = False
         if not self._stopped_by_trap and not self._asked.kind:
@@ -368,8 +375,8 @@ class Engine:
     def _refused_fetch_at(self, state: ProcessorState) -> int | None:
         """Guest-physical address of the code that was refused; None when the guest's own tables decide.
 
-        The page is that of RIP, or the next one for an instruction that crosses. It is looked for in software: asking the
-        engine could fault, and outside a run a fault in there ends the process.
+        The page is that of RIP, or the next one for an instruction that crosses. It is looked for in software: asking
+        the engine could fault, and outside a run a fault in there ends the process.
         """
         bits64 = state.bits == 64
         first = state.rip if bits64 else state.words[(at.SEGMENTS + 24 + 8) // 8] + state.rip & LINEAR_32
@@ -388,7 +395,9 @@ class Engine:
         found = self.second_level(gpa, Access.READ.value)
         if found is None:
             raise NestedFault(gpa, Access.READ)
-        return int.from_bytes(self.memory.read(found[0] | gpa & 0xFFF, size), "little") if found[0] < self.memory.size else 0
+        if found[0] >= self.memory.size:
+            return 0
+        return int.from_bytes(self.memory.read(found[0] | gpa & 0xFFF, size), "little")
 
     def watch_interrupt_flag(self, wanted: bool) -> None:
         """Change the *window* of the run that is going on: stop as soon as interrupts are enabled."""

@@ -44,9 +44,11 @@ class PythonHooks:
         self._add(add_hook, UC_HOOK_INSN, _OUT(self._out), asked, x86_const.UC_X86_INS_OUT)
         for instruction, kind in ((x86_const.UC_X86_INS_SYSCALL, stubs.KIND_SYSCALL),
                                   (x86_const.UC_X86_INS_SYSENTER, stubs.KIND_SYSENTER)):
-            self._add(add_hook, UC_HOOK_INSN, _CALL(lambda uc, user, kind=kind: self._leave(uc, kind)), asked, instruction)
+            self._add(add_hook, UC_HOOK_INSN, _CALL(lambda uc, user, kind=kind: self._leave(uc, kind)), asked,
+                      instruction)
 
-    def _add(self, add_hook: Callable[..., None], kind: int, callback: Any, user: ctypes.Structure, *extra: int) -> None:
+    def _add(self, add_hook: Callable[..., None], kind: int, callback: Any, user: ctypes.Structure,
+             *extra: int) -> None:
         self._kept.append(callback)
         add_hook(kind, ctypes.cast(callback, ctypes.c_void_p).value, user, *extra)
 

@@ -34,7 +34,8 @@ class MmioBus:
     def add(self, spa: int, size: int, device: MmioDevice) -> None:
         """A device's window; *spa* and *size* are multiples of 4096, outside RAM, and overlap no other."""
         window = Window(spa, size, device)
-        assert not any(spa < other.spa + other.size and other.spa < spa + size for other in self.windows), "windows overlap"
+        overlap = any(spa < other.spa + other.size and other.spa < spa + size for other in self.windows)
+        assert not overlap, f"the window at {spa:#x} overlaps another"
         self.windows.append(window)
         for engine in self._engines:
             engine.map_mmio(spa, size, device.read, device.write)
@@ -69,4 +70,5 @@ class MmioBus:
 
     def inspect(self) -> list[dict[str, Any]]:
         """Plain data."""
-        return [{"spa": window.spa, "size": window.size, "device": type(window.device).__name__} for window in self.windows]
+        return [{"spa": window.spa, "size": window.size, "device": type(window.device).__name__}
+                for window in self.windows]

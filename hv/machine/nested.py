@@ -100,7 +100,7 @@ class NestedTables:
         return table * 512 + (gpa >> 12 & 511)
 
     def _table_of(self, gpa: int) -> int:
-        """Number of the last-level table of *gpa*, made if need be. A full mirror is dropped first: it is only a cache."""
+        """Number of the last-level table of *gpa*, made if need be. A full mirror is dropped first: it is a cache."""
         if self._used + 3 > self._pages:
             self.clear()
         table = 0

@@ -11,8 +11,8 @@ Three routines, for x86-64 hosts with the System V calling convention (Linux, In
   reads an intercepted MSR through the API, which leaves the instruction undone by the engine's own long jump; what
   follows is an ordinary intercept with all state live. No Python frame is on the stack that the jump abandons.
 
-Elsewhere `available()` is False and `engine.py` does the same in Python: slower, with the same counts. The bytes below are assembled
-from the listings beside them; `tests/machine/test_stubs.py` assembles them again and compares.
+Elsewhere `available()` is False and `hooks.py` does the same in Python: slower, with the same counts. The bytes below
+are assembled from the listings beside them; `tests/machine/test_stubs.py` assembles them again and compares.
 """
 
 from __future__ import annotations

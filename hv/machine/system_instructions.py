@@ -1,12 +1,12 @@
 """System instructions done on the registers, because the engine does them wrongly or not at all.
 
 SYSCALL and SYSENTER (it only steps over them) and SYSEXIT (it has none in long mode) load flat segments without reading
-a descriptor table. LTR of a null selector would leave it a TSS over which it ends the process. SYSRET and IRET are its own.
+a descriptor table. LTR of a null selector would leave it a TSS over which it ends the process. SYSRET and IRET are its
+own.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 
 from hv.machine.faults import GuestFault
 from hv.machine.linear import LinearMemory
@@ -60,7 +60,7 @@ def sysenter(state: Registers, next_rip: int) -> None:
 
 
 def sysexit(state: Registers, wide: bool) -> None:
-    """SYSEXIT: to RDX, the stack at RCX, at CPL 3; *wide* is REX.W. SDM "SYSEXIT - Fast Return from Fast System Call"."""
+    """SYSEXIT: to RDX, the stack at RCX, CPL 3; *wide* is REX.W. SDM "SYSEXIT - Fast Return from Fast System Call"."""
     base = state.msrs[Msr.SYSENTER_CS] & 0xFFFC
     if not state.cr0 & _PE or state.cpl or not base:
         raise GuestFault(Vector.GP, 0)
@@ -90,7 +90,7 @@ def load_task_register(state: Registers, memory: LinearMemory, selector: int) ->
     if not segment.present:
         raise GuestFault(Vector.NP, selector & ~3)
     memory.write(gva + 5, bytes((raw >> 40 & 0xFF | _BUSY,)), 0, implicit=True)
-    state.tr = replace(segment, rights=segment.rights | _BUSY)
+    state.tr = segment._replace(rights=segment.rights | _BUSY)
 
 
 def _load_flat(state: Registers, selector: int, code_rights: int) -> None:

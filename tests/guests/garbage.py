@@ -185,7 +185,8 @@ def _descriptor(rng: random.Random) -> int:
     rights = rng.choice((0x9B, 0x93, 0xFB, 0xF3, 0x89, 0x8B, 0x82, 0x8C, 0xEC, 0x85, 0x81, rng.getrandbits(8)))
     flags = rng.choice((0xC, 0xA, 0x4, 0x0, 0x2, rng.getrandbits(4)))
     base, limit = _word(rng) & 0xFFFFFFFF, rng.choice((0xFFFFF, 0xFFFF, 0x67, rng.getrandbits(20)))
-    return (limit & 0xFFFF | (base & 0xFFFFFF) << 16 | rights << 40 | (limit >> 16) << 48 | flags << 52 | (base >> 24) << 56)
+    low = limit & 0xFFFF | (base & 0xFFFFFF) << 16
+    return low | rights << 40 | (limit >> 16) << 48 | flags << 52 | (base >> 24) << 56
 
 
 def _prepare(guest: GarbageGuest, machine: Machine, vm: VirtualMachine) -> None:

@@ -44,9 +44,10 @@ LOAD = "lidt [0x5F000]"
 def test_a_guest_goes_from_real_to_protected_to_long_mode():
     gdt = struct.pack("<4Q", 0, 0x00CF9B000000FFFF, 0x00CF93000000FFFF, 0x00AF9B000000FFFF)
     long = assemble("mov rax, 0x1122334455667788; mov rbx, rax; mov dx, 0x604; mov ax, 0x2000; out dx, ax", 64, 0x9000)
-    protected = assemble("mov ax, 0x10; mov ds, ax; mov ss, ax; mov eax, cr4; or eax, 0x20; mov cr4, eax; mov eax, 0x20000;"
-                         "mov cr3, eax; mov ecx, 0xC0000080; rdmsr; or eax, 0x100; wrmsr; mov eax, cr0; or eax, 0x80000000;"
-                         "mov cr0, eax; jmp 0x18:0x9000", 32, 0x8000)
+    protected = assemble("mov ax, 0x10; mov ds, ax; mov ss, ax; mov eax, cr4; or eax, 0x20; mov cr4, eax;"
+                         "mov eax, 0x20000; mov cr3, eax; mov ecx, 0xC0000080; rdmsr; or eax, 0x100; wrmsr;"
+                         "mov eax, cr0;"
+                         "or eax, 0x80000000; mov cr0, eax; jmp 0x18:0x9000", 32, 0x8000)
     data = {0x1000: gdt, 0x1100: struct.pack("<HI", len(gdt) - 1, 0x1000), 0x8000: protected[0][1], 0x9000: long[0][1],
             0x20000: struct.pack("<Q", 0x21003), 0x21000: struct.pack("<Q", 0x22003), 0x22000: struct.pack("<Q", 0x83)}
     result = run_guest("lgdt [0x1100]; mov eax, cr0; or al, 1; mov cr0, eax; jmp 0x8:0x8000", 16, data=data)
@@ -109,8 +110,10 @@ def test_syscall_and_sysret_go_there_and_back():
     source = (f"{LOAD}; {LET_USERS_IN}"
               "mov rax, 0x00CFF3000000FFFF; mov [0x70030], rax; mov rax, 0x00AFFB000000FFFF; mov [0x70038], rax;"
               "sub rsp, 16; mov word ptr [rsp], 0x3F; mov qword ptr [rsp + 2], 0x70000; lgdt [rsp];"
-              "mov ecx, 0xC0000080; rdmsr; or eax, 1; wrmsr; mov ecx, 0xC0000081; xor eax, eax; mov edx, 0x00280008; wrmsr;"
-              "mov ecx, 0xC0000082; mov eax, 0x34000; xor edx, edx; wrmsr; push 0x33; push 0x80000; push 0x202; push 0x3B;"
+              "mov ecx, 0xC0000080; rdmsr; or eax, 1; wrmsr; mov ecx, 0xC0000081; xor eax, eax;"
+              "mov edx, 0x00280008; wrmsr;"
+              "mov ecx, 0xC0000082; mov eax, 0x34000; xor edx, edx; wrmsr; push 0x33; push 0x80000;"
+              "push 0x202; push 0x3B;"
               "push 0x30000; iretq")
     result = run_guest(source, 64, data=data)
     assert (result.ended, result.rcx, result.rbx, result.rsi) == ("shutdown", 0x30007, 0x202, 0x08)

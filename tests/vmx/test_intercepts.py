@@ -250,8 +250,8 @@ def test_lmsw_cannot_leave_protected_mode(box):
     assert vcpu.state.cr0 & 0xF == 1
 
 
-@pytest.mark.parametrize(("register", "value"), [(0, 0x33), (0, 0x80000032), (0, 1 << 40), (4, 0), (4, 1 << 13), (4,
-                                                                                                                  1 << 40)])
+@pytest.mark.parametrize(("register", "value"), [(0, 0x33), (0, 0x80000032), (0, 1 << 40), (4, 0), (4, 1 << 13),
+                                                 (4, 1 << 40)])
 def test_an_illegal_value_is_general_protection_and_changes_nothing(box, register, value):
     vcpu, exit = box.exit_of(f"mov cr{register}, rbx", rbx=value)
     assert (exit.reason, vector_at(vcpu)) == (HLT_HANDLER, GP)

@@ -378,10 +378,10 @@ class Engine:
         The page is that of RIP, or the next one for an instruction that crosses. It is looked for in software: asking
         the engine could fault, and outside a run a fault in there ends the process.
         """
-        bits64 = state.bits == 64
-        first = state.rip if bits64 else state.words[(at.SEGMENTS + 24 + 8) // 8] + state.rip & LINEAR_32
+        wrap = LINEAR_64 if state.bits == 64 else LINEAR_32
+        first = state.words[(at.SEGMENTS + 24 + 8) // 8] + state.rip & wrap     # in 64-bit code too, as the engine does
         mode = PagingMode.of(state)
-        for linear in (first, (first | 0xFFF) + 1 & (LINEAR_64 if bits64 else LINEAR_32)):
+        for linear in (first, (first | 0xFFF) + 1 & wrap):
             try:
                 gpa = translate(mode, linear, Access.EXECUTE.value, state.cpl, self._load)
             except (GuestFault, NestedFault):

@@ -275,6 +275,11 @@ class ProcessorState:
             hidden |= _ADDSEG if self._segment_bases_matter(hidden) else 0
         dwords[at.HFLAGS // 4] = hidden
 
+    def ignore_code_base(self) -> None:
+        """In 64-bit mode the base of CS is nothing, but the engine would add it; SDM "Segmentation in IA-32e Mode"."""
+        if self.dwords[at.HFLAGS // 4] & _CS64:
+            self.words[(at.SEGMENTS + 24 + 8) // 8] = 0
+
     def _segment_bases_matter(self, hidden: int) -> bool:
         words = self.words
         if not hidden & 1 << 7 or words[at.EFLAGS // 8] & _VM or not hidden & _CS32:

@@ -128,6 +128,7 @@ class Vcpu:
     def _check_entry(self) -> bool:
         self.state_written = False
         self.broken_rules = broken_rules(self.state)
+        self.state.ignore_code_base()
         return not self.broken_rules or self.exit(VmExit(ExitReason.ENTRY_FAILURE_GUEST_STATE))
 
     def exit(self, exit: VmExit) -> bool:
@@ -163,6 +164,7 @@ class Vcpu:
         self.engine.clear_in_flight(self.state)
         try:
             deliver_combined(self.state, self.memory, event)
+            self.state.ignore_code_base()
         except TripleFault:
             return self.exit(VmExit(ExitReason.TRIPLE_FAULT))
         except NestedFault as fault:

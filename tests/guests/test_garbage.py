@@ -31,6 +31,7 @@ def test_a_random_guest_ends_the_same_way_twice(seed):
 
 # What campaigns found, by what it did.
 FOUND = {
+    400781: "interrupt gates to 64-bit code with a base",
     130: "its #UD handler is undefined itself: no time passed",
     112: "interrupt gates that lead to faults, for ever",
     201897: "it rewrites the code at address 0 while it runs through it",

@@ -74,7 +74,7 @@ def test_efer_hides_the_engines_own_bit(box, value):
                                                                                            0x93),
     Segment(0x18, (1 << 64) - 0x1000, 0xFFFFFFFF, 0xC093)], ids=["code", "user", "real", "high"])
 def test_a_segment_is_read_as_it_was_written(box, name, segment):
-    state = box.state()
+    state = box.state(32)
     setattr(state, name, segment)
     assert getattr(state, name) == segment
 
@@ -222,6 +222,20 @@ def test_code_is_executed_in_the_mode_that_cs_says(box, cs, operand_bits):
     state.cs, state.rax = cs, 7
     box.run(state)
     assert state.rax == (8 if operand_bits == 64 else 7)
+
+
+def test_a_base_of_64_bit_code_can_be_ignored(box):
+    """SDM "Segmentation in IA-32e Mode (64-Bit Mode)": it is treated as zero; the engine would add it."""
+    box.put("mov ebx, 7; cpuid")
+    state = box.state(64)
+    state.cs = Segment(0x08, 0x5000, 0xFFFFFFFF, 0xA09B)
+    state.ignore_code_base()
+    assert state.cs.base == 0
+    box.run(state)
+    assert state.rbx == 7
+    state.cs = Segment(0x18, 0x5000, 0xFFFFFFFF, 0xC09B)
+    state.ignore_code_base()
+    assert state.cs.base == 0x5000
 
 
 def test_a_segment_base_counts_in_16_and_32_bit_code_and_not_in_64(box):

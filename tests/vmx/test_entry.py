@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -25,7 +24,11 @@ def change(**registers: object) -> Callable[[ProcessorState], None]:
 
 
 def part(segment: str, **parts: int) -> Callable[[ProcessorState], None]:
-    return lambda state: setattr(state, segment, replace(getattr(state, segment), **parts))
+    def apply(state: ProcessorState) -> None:
+        old: Segment = getattr(state, segment)
+        whole = {"selector": old.selector, "base": old.base, "limit": old.limit, "rights": old.rights} | parts
+        setattr(state, segment, Segment(**whole))
+    return apply
 
 
 # Rule -> (mode it is broken in, what breaks it and no other rule).

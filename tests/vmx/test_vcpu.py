@@ -54,6 +54,15 @@ def test_an_event_of_a_user_switches_to_the_stack_of_the_tss(box):
     assert vector_at(vcpu) == 0x21
 
 
+def test_a_handler_in_64_bit_code_with_a_base_is_found(box):
+    """The base is ignored, and the engine's fetch agrees."""
+    vcpu = box.vcpu()
+    box.memory.write_u64(0x7008, 0x00AF9B00_5000_FFFF)
+    box.put("ud2")
+    box.go(vcpu)
+    assert vector_at(vcpu) == 6
+
+
 def test_each_exit_and_each_event_cost_time(box):
     vcpu = box.vcpu()
     start = box.clock.tsc

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from hv.machine.clock import VirtualClock
 from hv.machine.faults import Access
 from hv.machine.ram import PhysicalMemory
-from hv.machine.registers import Segment
+from hv.machine.registers import Segment, Table
 from hv.spec.exits import ExitReason
 from hv.spec.vmcs import VmcsField
 from hv.vmx.ept import EptTables
@@ -67,14 +66,14 @@ class VcpuBox(EngineBox):
         if bits != 16:
             for vector in range(256):
                 self.gate(vector, bits)
-            vcpu.state.idtr = replace(vcpu.state.idtr, base=IDT, limit=0xFFF)
+            vcpu.state.idtr = Table(IDT, 0xFFF)
             vcpu.state.tr = Segment(0x20, 0x8000, 0x67, 0x8B)
             self.memory.write(0x8000, bytes(4) + (0x40000).to_bytes(8, "little") if bits == 64 else
                               bytes(4) + (0x40000).to_bytes(4, "little") + b"\x10\0\0\0")
         else:
             for vector in range(256):
                 self.memory.write_u32(vector * 4, (HANDLERS >> 4) << 16 | vector * 16)
-            vcpu.state.idtr = replace(vcpu.state.idtr, base=0, limit=0x3FF)
+            vcpu.state.idtr = Table(0, 0x3FF)
         return vcpu
 
     def gate(self, vector: int, bits: int, kind: int = 0xEE, offset: int | None = None, ist: int = 0) -> None:

@@ -10,7 +10,7 @@ first; each mode plans an `_Entry`, and `_enter` is the only function that write
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 from typing import NamedTuple
@@ -242,7 +242,7 @@ def _plan_real(state: Registers, memory: LinearMemory, event: Event) -> _Entry:
         raise GuestFault(Vector.GP)
     pointer = memory.read_system(state.idtr.base + event.vector * 4, 4)
     offset, selector = pointer & 0xFFFF, pointer >> 16
-    cs = replace(state.cs, selector=selector, base=selector << 4)
+    cs = state.cs._replace(selector=selector, base=selector << 4)
     if offset > cs.limit:
         raise GuestFault(Vector.GP)
     stack = _Stack(state.ss, state.rsp, 0xFFFF, 0)
@@ -413,4 +413,4 @@ def _descriptor(state: Registers, memory: LinearMemory, selector: int, vector: i
 @lru_cache(maxsize=1024)
 def _parse_descriptor(selector: int, raw: int) -> Segment:
     segment = Segment.from_descriptor(selector, raw)
-    return replace(segment, rights=segment.rights | ACCESSED)
+    return segment._replace(rights=segment.rights | ACCESSED)

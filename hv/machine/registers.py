@@ -8,8 +8,7 @@ the fakes of the tests satisfy it alike.
 from __future__ import annotations
 
 from collections.abc import MutableMapping
-from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 from hv.spec.x86 import AccessRights, CodeDataBits
 
@@ -30,8 +29,7 @@ REAL_DATA_RIGHTS = 0x93         # present, read/write data, accessed
 _DESCRIPTOR_RIGHTS = 0xF0FF     # bits of (descriptor >> 40) which are rights; between them is limit[19:16]
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A segment register: what software sees (*selector*) and what the processor uses (*base*, *limit*, *rights*).
 
     *limit* is in bytes, granularity already applied; *rights* is in the VMX format, bit 16 = unusable.
@@ -133,8 +131,7 @@ class Segment:
         return {"selector": self.selector, "base": self.base, "limit": self.limit, "rights": self.rights}
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(NamedTuple):
     """A descriptor-table register (GDTR, IDTR): linear *base*, and *limit* in bytes, the last valid offset."""
 
     base: int

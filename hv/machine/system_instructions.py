@@ -7,7 +7,6 @@ own.
 
 from __future__ import annotations
 
-
 from hv.machine.faults import GuestFault
 from hv.machine.linear import LinearMemory
 from hv.machine.paging import is_canonical

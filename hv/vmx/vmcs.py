@@ -7,7 +7,6 @@ the last exit. A write to a control that decides what exits is announced, so tha
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from hv.machine.state import ProcessorState
@@ -48,13 +47,13 @@ def _register(name: str) -> tuple[Getter, Setter]:
 
 def _segment_part(segment: str, part: str) -> tuple[Getter, Setter]:
     def put(state: ProcessorState, value: int) -> None:
-        setattr(state, segment, replace(getattr(state, segment), **{part: value}))
+        setattr(state, segment, getattr(state, segment)._replace(**{part: value}))
     return (lambda state: int(getattr(getattr(state, segment), part)), put)
 
 
 def _table_part(table: str, part: str) -> tuple[Getter, Setter]:
     def put(state: ProcessorState, value: int) -> None:
-        setattr(state, table, replace(getattr(state, table), **{part: value}))
+        setattr(state, table, getattr(state, table)._replace(**{part: value}))
     return (lambda state: int(getattr(getattr(state, table), part)), put)
 
 

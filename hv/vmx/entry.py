@@ -27,6 +27,7 @@ _LME, _LMA, _VM, _FIXED = Efer.LME.value, Efer.LMA.value, Rflags.VM.value, Rflag
 _EFER_SUPPORTED = int(Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE)
 _UNUSABLE, _GRANULAR, _LONG, _BIG = 1 << 16, 1 << 15, 1 << 13, 1 << 14
 _PRESENT_CODE_OR_DATA = 0x90
+_PRESENT, _BUSY_TSS_16, _BUSY_TSS = 0x80, 3, 11
 _RESERVED_RIGHTS = 0xFFFE_0F00
 _CODE_TYPES = frozenset({3, 9, 11, 13, 15})         # 3 (data) by "unrestricted guest"
 
@@ -46,6 +47,15 @@ def _cs_type(state: ProcessorState) -> bool:
     rights = state.cs.rights
     return rights & _PRESENT_CODE_OR_DATA == _PRESENT_CODE_OR_DATA and rights & 0xF in _CODE_TYPES \
         and not rights & _RESERVED_RIGHTS
+
+
+def _task_register(state: ProcessorState) -> bool:
+    """The engine ends the process when it looks for a stack in anything else."""
+    rights = state.tr.rights
+    if rights & _UNUSABLE:
+        return True             # another rule's
+    busy = (_BUSY_TSS,) if state.in_long_mode else (_BUSY_TSS, _BUSY_TSS_16)
+    return rights & 0x1F in busy and bool(rights & _PRESENT)
 
 
 def _cs_mode(state: ProcessorState) -> bool:
@@ -81,6 +91,7 @@ GUEST_STATE_RULES: dict[str, Rule] = {
     "CS.L and CS.D are not both 1 in IA-32e mode": _cs_mode,
     "segment limits agree with G": _segments,
     "TR is usable": lambda state: not state.tr.rights & _UNUSABLE,
+    "TR is a busy TSS": _task_register,
     "RFLAGS bit 1 is 1 and reserved bits are 0": _rflags,
     "RFLAGS.VM is 0 in IA-32e mode or without CR0.PE": _virtual_8086,
     "RIP fits the mode": _rip,

@@ -47,6 +47,8 @@ BREAKS: dict[str, list[tuple[int, Callable[[ProcessorState], None]]]] = {
     "segment limits agree with G": [(32, part("ds", limit=0xFFFFFFFE)), (32, part("ds", limit=0x1FFFFF,
                                                                                   rights=0x4093))],
     "TR is usable": [(64, change(tr=Segment.null()))],
+    "TR is a busy TSS": [(64, part("tr", rights=0x82)), (32, part("tr", rights=0x8F)), (64, part("tr", rights=0x83)),
+                         (32, part("tr", rights=0x9B))],
     "RFLAGS bit 1 is 1 and reserved bits are 0": [(64, change(rflags=0x8002))],
     "RFLAGS.VM is 0 in IA-32e mode or without CR0.PE": [(64, change(rflags=0x2_0002)), (16, change(rflags=0x2_0002))],
     "RIP fits the mode": [(64, change(rip=1 << 47)), (32, change(rip=1 << 32)), (16, change(rip=1 << 32))],

@@ -52,6 +52,11 @@ class Story:
     attack: tuple[int, int] = (0, 0)    # number of records before the attack, and after it
     letters_before: int = 0             # that B had when the attack began
 
+    def __post_init__(self) -> None:
+        self._by_kind: dict[type, list[Record]] = {}
+        for record in self.records:
+            self._by_kind.setdefault(type(record.event), []).append(record)
+
     def name(self, partition_id: int) -> str:
         """`A`, `root` ..."""
         names = {vm.partition_id: vm.name for vm in (self.a, self.b, self.attacker)}
@@ -59,9 +64,7 @@ class Story:
 
     def of(self, kind: type[E], partition: int | None = None) -> Iterator[E]:
         """The events of one kind, of what ran in one partition if given."""
-        for record in self.records:
-            if isinstance(record.event, kind) and partition in (None, record.partition):
-                yield record.event
+        return (record.event for record in self._by_kind.get(kind, ()) if partition in (None, record.partition))
 
     def exits(self, vm: VirtualMachine, name: str) -> int:
         """How often *vm* exited for the reason called *name*."""

@@ -7,8 +7,9 @@ BIN := .venv/bin
 demo: .venv/.installed
 	$(BIN)/hv demo
 
-test: .venv/.tested lint
+test: .venv/.tested
 	$(BIN)/pytest -n auto
+	@$(MAKE) --no-print-directory lint
 
 lint: .venv/.tested
 	$(BIN)/ruff check hv tests

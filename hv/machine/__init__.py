@@ -1,7 +1,7 @@
-"""The physical box: one logical processor on the Unicorn engine, RAM, local APICs, buses, an assignable device, a clock.
+"""The physical box: a logical processor on the Unicorn engine, RAM, local APICs, buses, an assignable device, a clock.
 
-What silicon does before anybody speaks of virtualization. `engine.py` runs machine code and turns what the guest may not
-decide into a `Trap` (`traps.py`); `state.py` is a processor's registers, in place in the engine's context. What the
+What silicon does before anybody speaks of virtualization. `engine.py` runs machine code and turns what the guest may
+not decide into a `Trap` (`traps.py`); `state.py` is a processor's registers, in place in the engine's context. What the
 engine gets wrong or leaves out is done here by the manual: page walks (`paging.py`), event delivery (`idt.py`), port
 permission, system calls, control registers. Only `engine.py`, `context.py` and `hooks.py` import Unicorn, and nobody
 above this room sees an engine's number.

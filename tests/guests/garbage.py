@@ -281,6 +281,8 @@ def campaign(first: int, count: int, batch: int = 100, twice: bool = True, patie
             bad += 1
             print(f"seed {current}: {'hangs' if hung else f'ends the process: {process.exitcode}'}", flush=True)
         seed = current + 1
+        if (seed - first) % 1000 < batch:
+            print(f"{seed - first} guests, {bad} misbehaved", flush=True)
     print(f"{count} guests from seed {first}: {bad} misbehaved; slowest {slowest[0]:.2f} s (seed {slowest[1]})")
     for how, number in sorted(ends.items(), key=lambda item: -item[1])[:40]:
         print(f"  {number:6} {how}")

@@ -18,7 +18,7 @@ from hv import __version__
 from hv.trace.bus import Recent, Record, Trace
 
 LAST_EVENTS = 200
-_PACKAGES = ("unicorn", "capstone", "keystone-engine", "rich", "prompt_toolkit", "pyelftools", "msgspec")
+_PACKAGES = ("unicorn", "capstone", "keystone-engine", "rich", "prompt_toolkit", "msgspec")
 _watched: list[Recent] = []
 
 

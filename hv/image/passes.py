@@ -26,6 +26,7 @@ from hv.image.worker import Worker, WorkerDied
 MAX_PASSES = 32
 MAX_BYTES = 16 << 20
 MAX_ADDRESS = 1 << 52
+MAX_EQUATES_DEEP = 64
 DEFAULT_ORIGIN = {16: 0x7C00, 32: 0x10000, 64: 0x10000}
 DIRECTIVES = (".bits", ".org", ".entry", ".equ", ".include", *NUMBERS, ".ascii", ".asciz", ".align", ".skip")
 _DIRECTIVE = re.compile(r"(\.[A-Za-z]\w*)\s*", re.ASCII)
@@ -66,6 +67,7 @@ class Assembly:
     segments: list[tuple[int, bytearray]] = field(default_factory=list)
     memo: dict[tuple[int, str], bytes | str] = field(default_factory=dict)
     resolving: list[str] = field(default_factory=list)
+    constants: dict[str, int] = field(default_factory=dict)                    # equates worked out with `addresses`
 
     def run(self, statements: list[Statement], worker: Worker) -> None:
         """Assemble *statements*; ImageError for the first thing wrong."""
@@ -167,12 +169,18 @@ class Assembly:
         return find
 
     def _equate(self, name: str) -> int:
-        if name in self.resolving or len(self.resolving) > 64:
+        if name in self.constants:
+            return self.constants[name]
+        if name in self.resolving:
             raise ImageError(f"{name} is defined by itself: {' -> '.join([*self.resolving[:8], name])}")
+        if len(self.resolving) > MAX_EQUATES_DEEP:
+            raise ImageError(f"{self.resolving[0]} needs more than {MAX_EQUATES_DEEP} constants, one after the other",
+                             "define a constant behind those it uses")
         text, scope, statement = self.equates[name]
         self.resolving.append(name)
         try:
-            return constant(text, self.lookup(scope, 0))
+            self.constants[name] = constant(text, self.lookup(scope, 0))
+            return self.constants[name]
         except ImageError as error:
             raise (error if error.line is not None else statement.error(error.message, error.hint)) from None
         finally:
@@ -302,6 +310,7 @@ class Assembly:
             if total > MAX_BYTES:
                 raise item.statement.error(f"the program is larger than {MAX_BYTES >> 20} MiB")
         self.addresses = [*addresses, location]
+        self.constants.clear()
 
     def _org(self, item: Item, location: int) -> int:
         try:

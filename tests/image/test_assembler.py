@@ -95,6 +95,12 @@ def test_assembly_is_deterministic() -> None:
     assert assemble(source) == assemble(source)
 
 
+def test_a_constant_is_worked_out_once() -> None:
+    """Else each line of these would double the work."""
+    doubles = "\n".join(f"a{n} = a{n + 1} + a{n + 1}" for n in range(50))
+    assert assemble(doubles + "\na50 = 1\nmov rax, a0").segments == assemble("mov rax, 1 << 50").segments
+
+
 BAD = [
     ("", "no instruction and no data"),
     ("; only a comment", "no instruction and no data"),
@@ -104,6 +110,7 @@ BAD = [
     ("a: hlt\na: hlt", "a is already defined at source:1"),
     ("rax: hlt", "rax is a register"),
     (".equ a, b\n.equ b, a\nmov eax, a", "is defined by itself"),
+    ("\n".join(f"a{n} = a{n + 1}" for n in range(80)) + "\na80 = 1\nmov eax, a0", "more than 64 constants"),
     (".equ a, 1\n.equ a, 2", "already defined"),
     ("1: jmp 1b", "labels are not numbers"),
     (".bits 20", "is no mode"),

@@ -68,7 +68,7 @@ def read_text(path: Path) -> str:
     if len(data) > MAX_SOURCE_BYTES:
         raise ImageError(f"{path} is larger than {MAX_SOURCE_BYTES >> 20} MiB", "assembly source is text; is this it?")
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")     # some editors put a byte order mark in front
     except UnicodeDecodeError as error:
         raise ImageError(f"{path} is not UTF-8 text: byte {error.start} is {data[error.start]:#04x}",
                          "a binary goes by the suffix .bin or .elf") from None

@@ -8,7 +8,7 @@ import pytest
 
 from hv.image.errors import ImageError
 from hv.image.load import load
-from hv.image.source import read_statements, strip_comment
+from hv.image.source import read_statements, read_text, strip_comment
 
 
 @pytest.mark.parametrize(("line", "kept"), [
@@ -65,6 +65,11 @@ def test_an_include_that_cannot_be_read_says_why(tmp_path: Path, text: str, mess
 def test_a_source_without_a_file_has_no_folder() -> None:
     with pytest.raises(ImageError, match="any folder"):
         read_statements('.include "x"', "text", ())
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    (tmp_path / "marked.asm").write_bytes(b"\xef\xbb\xbf.bits 64\nhlt\n")
+    assert read_text(tmp_path / "marked.asm") == ".bits 64\nhlt\n"
 
 
 def test_lines_end_as_in_any_editor() -> None:

@@ -29,7 +29,8 @@ from hv.commands.errors import CommandError
 from hv.commands.files import find_guest
 
 DEFAULT_MACHINE_MIB, DEFAULT_VM_MIB = 128, 16
-LARGEST_MACHINE_MIB, LARGEST_VM_MIB, MOST_VPS = 4096, 2048, 64
+LARGEST_MACHINE_MIB, LARGEST_VM_MIB, MOST_VPS = 3840, 2048, 64
+LARGEST_FILE_BYTES = 1 << 20
 HYPERVISOR_MIB = 16             # left of the machine for the hypervisor, root, and the tables of the children
 
 
@@ -82,14 +83,25 @@ def single(place: Path, name: str, memory_mib: int = DEFAULT_VM_MIB, vps: int = 
 def read(place: Path) -> MachineDescription:
     """The machine that the file *place* describes; CommandError says what is wrong, and where."""
     try:
-        data = tomllib.loads(place.read_text(encoding="utf-8"))
+        data = tomllib.loads(_content(place).decode("utf-8-sig"))
     except tomllib.TOMLDecodeError as error:
         raise CommandError(f"{place.name} is no TOML: {error}", "docs/guests.md shows a description") from None
     except UnicodeDecodeError:
         raise CommandError(f"{place.name} is no UTF-8 text", "save it as UTF-8") from None
+    except (ValueError, RecursionError):        # of the parser: 5000 digits, 5000 brackets
+        raise CommandError(f"{place.name} has a number too long, or lists too deep, to be read",
+                           "docs/guests.md shows a description") from None
     except OSError as error:
         raise CommandError(f"{place} cannot be read: {error.strerror}", "check the path and its permissions") from None
     return described(data, place)
+
+
+def _content(place: Path) -> bytes:
+    with place.open("rb") as file:
+        content = file.read(LARGEST_FILE_BYTES + 1)
+    if len(content) > LARGEST_FILE_BYTES:
+        raise CommandError(f"{place.name} is larger than {LARGEST_FILE_BYTES >> 20} MiB", "is it a description?")
+    return content
 
 
 def described(data: Mapping[str, Any], place: Path) -> MachineDescription:
@@ -108,6 +120,10 @@ def described(data: Mapping[str, Any], place: Path) -> MachineDescription:
                                f"there are {', '.join(names[:n]) or 'none'}")
     connections = [_connection(f"{place.name}: connection {n}", table, names)
                    for n, table in enumerate(_tables(place, data, "connection"), 1)]
+    ids = [(connection.sender, connection.id) for connection in connections]
+    for sender, id in ids:
+        if ids.count((sender, id)) > 1:
+            raise CommandError(f"{place.name}: two connections from {sender} have the id {id}", "give each its own id")
     needed = sum(vm.memory_mib for vm in vms) + HYPERVISOR_MIB
     memory_mib = data.get("memory_mib", max(DEFAULT_MACHINE_MIB, needed))
     in_range(f"{place.name}: memory_mib", memory_mib, needed, LARGEST_MACHINE_MIB)
@@ -146,12 +162,18 @@ def _vm(where: str, table: dict[str, Any], folder: Path) -> VmDescription:
     in_range(f"{where}: vps", table.get("vps", 1), 1, MOST_VPS)
     if not table["name"].strip():
         raise CommandError(f"{where}: `name` is empty", "give it a name of its own")
-    beside = folder / table["image"]
     try:
-        image = beside if beside.exists() else find_guest(table["image"])
+        image = _beside(folder, table["image"]) or find_guest(table["image"])
     except CommandError as error:
         raise CommandError(f"{where}: {error.message}", error.hint) from None
     return VmDescription(**{**table, "image": image})
+
+
+def _beside(folder: Path, image: str) -> Path | None:
+    try:
+        return folder / image if image and (folder / image).exists() else None
+    except (OSError, ValueError):       # a name no file can have: `find_guest` says what is wrong with it
+        return None
 
 
 def _connection(where: str, table: dict[str, Any], names: list[str]) -> ConnectionDescription:

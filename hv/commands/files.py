@@ -23,8 +23,12 @@ def find_guest(name: str) -> Path:
     if not name.strip() or "\0" in name:
         raise CommandError(f"`{name}` is no file name; expected a file or one of our guests".replace("\0", "?"))
     place = Path(name)
-    if place.exists():
-        return place
+    try:
+        if place.exists():
+            return place
+    except OSError as error:        # a name of 300 letters, or a folder that may not be looked into
+        found = f"{name[:60]} cannot be read: {error.strerror}"
+        raise CommandError(found, "check the path and its permissions") from None
     folder = guests_folder()
     ours = place.parent in (Path(), Path("guests")) and place.suffix in ("", ".asm")
     if folder is not None and ours and (folder / f"{place.stem}.asm").is_file():

@@ -6,6 +6,7 @@ import pytest
 
 from hv.commands import description
 from hv.commands.errors import CommandError
+from hv.platform import LARGEST_MIB
 
 TWO = """
 [[vm]]
@@ -67,7 +68,7 @@ ONE = '[[vm]]\nname = "x"\nimage = "hello"\n'
     pytest.param(ONE + "vps = true", "`vps` is true or false; expected an integer", id="bool-is-no-integer"),
     pytest.param(ONE + "vps = 0", "vm 1: vps is 0; expected 1..64", id="no-vps"),
     pytest.param(ONE + "memory_mib = 0", "vm 1: memory_mib is 0", id="no-memory"),
-    pytest.param("memory_mib = 17\n" + ONE, "memory_mib is 17; expected 32..4096", id="machine-too-small"),
+    pytest.param("memory_mib = 17\n" + ONE, "memory_mib is 17; expected 32..3840", id="machine-too-small"),
     pytest.param('[[vm]]\nname = "x"\n', "vm 1: `image` is missing", id="no-image"),
     pytest.param('[[vm]]\nname = " "\nimage = "hello"\n', "`name` is empty", id="empty-name"),
     pytest.param('[[vm]]\nname = "x"\nimage = "no.asm"\n', "vm 1: no.asm does not exist", id="no-file"),
@@ -76,11 +77,25 @@ ONE = '[[vm]]\nname = "x"\nimage = "hello"\n'
     pytest.param(ONE + '[[connection]]\nfrom = "x"\n', "connection 1: `to` is missing", id="half-a-connection"),
     pytest.param(ONE + '[[connection]]\nfrom = "x"\nto = "z"\n', "`to` names `z`; expected one of x", id="unknown-vm"),
     pytest.param(ONE + '[[connection]]\nfrom = "x"\nto = "x"\nsint = 16\n', "sint is 16; expected 0..15", id="sint"),
+    pytest.param(ONE + 2 * '[[connection]]\nfrom = "x"\nto = "x"\n', "from x have the id 1", id="same-id"),
+    pytest.param('[[vm]]\nname = "x"\nimage = ""\n', "vm 1: `` is no file name", id="empty-image"),
+    pytest.param(f'[[vm]]\nname = "x"\nimage = "{"a" * 5000}"\n', "read: File name too long", id="long-image"),
+    pytest.param("memory_mib = " + "9" * 5000 + "\n" + ONE, "a number too long", id="too-many-digits"),
+    pytest.param("a = " + "[" * 5000, "lists too deep", id="too-many-brackets"),
+    pytest.param("#" * (1 << 20) + "\n", "larger than 1 MiB", id="too-large"),
 ])
 def test_a_wrong_description_is_refused_in_one_line(text, part, tmp_path):
     with pytest.raises(CommandError) as caught:
         described(tmp_path, text)
     assert part in str(caught.value)
+
+
+def test_a_description_may_begin_with_a_byte_order_mark(tmp_path):
+    assert described(tmp_path, "\ufeff" + ONE).vms[0].name == "x"
+
+
+def test_the_largest_machine_can_be_made():
+    assert description.LARGEST_MACHINE_MIB == LARGEST_MIB
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path):

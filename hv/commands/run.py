@@ -76,9 +76,9 @@ class SerialPrinter:
 
 def main(args: argparse.Namespace) -> int:
     """Run it; 3 when a guest crashed or used up its budget."""
-    limit = ticks(args.until) if args.until else ticks(args.budget)
-    _check_writable(args.trace)
+    limit = ticks(args.budget if args.until is None else args.until)
     description = describe(args)
+    _check_writable(args.trace, description)
     from hv.commands import building, outcome
 
     machine, vms = building.build(description)
@@ -92,7 +92,7 @@ def main(args: argparse.Namespace) -> int:
     finally:
         printer.finish()
         if timeline is not None:
-            timeline.write(args.trace)
+            _write(timeline, args.trace)
     if args.json:
         print(json.dumps(outcome.of_machine(machine, vms), indent=1))
     else:
@@ -116,15 +116,25 @@ def _timeline(machine: Any, place: Path | None) -> Any:
     return timeline
 
 
-def _check_writable(place: Path | None) -> None:
-    """Before the run, not after it: can the timeline be written?"""
+def _check_writable(place: Path | None, description: MachineDescription) -> None:
+    """Before the run, not after it: can the timeline be written, and not over what is to run?"""
     if place is None:
         return
     try:
+        if place.exists() and any(place.samefile(vm.image) for vm in description.vms):
+            raise CommandError(f"{place} is the program itself; expected a new file", "name another, such as out.json")
         place.write_text("", encoding="utf-8")
-    except OSError as error:
-        found = f"{place} cannot be written: {error.strerror}"
+    except (OSError, ValueError) as error:
+        found = f"{place} cannot be written: {getattr(error, 'strerror', None) or error}"
         raise CommandError(found, "name a file in an existing folder") from None
+
+
+def _write(timeline: Any, place: Path) -> None:
+    try:
+        timeline.write(place)
+    except OSError as error:
+        raise CommandError(f"the timeline {place} cannot be written: {error.strerror}",
+                           "make room, or name another file") from None
 
 
 def _print_summary(lines: list[str], vms: list[Any], plain: bool) -> None:

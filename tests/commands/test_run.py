@@ -1,6 +1,7 @@
 """hv run: guests of every kind, good and bad, in one process."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -84,6 +85,25 @@ def test_a_timeline_is_written_for_perfetto(capsys, tmp_path):
     events = json.loads((tmp_path / "out.json").read_text())["traceEvents"]
     assert code == 0
     assert any(event["ph"] == "X" and event["name"] == "IO_INSTRUCTION" for event in events)
+
+
+def test_a_timeline_never_replaces_the_program(capsys, endless):
+    code, _, err = run(capsys, endless, "--trace", endless)
+    assert (code, endless.read_text()) == (2, ENDLESS)
+    assert "is the program itself; expected a new file" in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full, of Linux")
+def test_a_full_disk_is_said_in_a_line(capsys):
+    code, _, err = run(capsys, "hello", "--trace", "/dev/full")
+    assert code == 2
+    assert "hv: the timeline /dev/full cannot be written: No space left on device" in err
+
+
+def test_a_name_too_long_for_a_file_is_said_in_a_line(capsys):
+    code, _, err = run(capsys, "a" * 5000)
+    assert code == 2
+    assert "cannot be read: File name too long" in err
 
 
 def test_the_device_is_there_when_asked_for(capsys):

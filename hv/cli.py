@@ -22,6 +22,8 @@ from typing import IO, Any, NoReturn
 from hv import __version__
 from hv.commands.errors import INTERNAL_ERROR, INTERRUPTED, USAGE, CommandError
 
+LONGEST_LINE = 1000     # of a message: a name in it may have a million letters
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -136,8 +138,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def say(message: str, code: int) -> int:
-    """One line on stderr; *code* again."""
-    line = " ".join(message.split())
+    """One line on stderr, with nothing in it that could command the terminal; *code* again."""
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
+    if len(line) > LONGEST_LINE:
+        line = f"{line[:LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2:]}"
     try:
         sys.stdout.flush()
         print(f"hv: {line}", file=sys.stderr)

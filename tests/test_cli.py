@@ -134,6 +134,17 @@ def test_a_message_of_several_lines_becomes_one(capsys, monkeypatch):
     assert run_main(capsys, "run", "hello") == (2, "", "hv: first second; third\n")
 
 
+def test_a_message_of_a_million_letters_is_cut(capsys):
+    code, _, err = run_main(capsys, "run", "hello", "--mem", "9" * 1_000_000)
+    assert code == 2
+    assert len(err) < 2 * cli.LONGEST_LINE
+    assert err.endswith("see `hv run --help`\n")
+
+
+def test_a_message_cannot_command_the_terminal(capsys):
+    assert "\x1b" not in run_main(capsys, "run", "\x1b[2J.asm")[2]
+
+
 def test_a_reader_that_goes_away_is_no_error():
     shell = f"{sys.executable} -m hv run attacker | head -c 10"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", shell], capture_output=True, text=True)

@@ -10,6 +10,7 @@ mistake (with a report file), 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import importlib.util
 import io
@@ -22,7 +23,7 @@ from typing import IO, Any, NoReturn
 from hv import __version__
 from hv.commands.errors import INTERNAL_ERROR, INTERRUPTED, USAGE, CommandError
 
-LONGEST_LINE = 1000     # of a message: a name in it may have a million letters
+LONGEST_WORD, LONGEST_LINE = 300, 1000      # of a message: a name in it may have a million letters
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,7 @@ def dispatch(arguments: list[str]) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """The program: everything that can go wrong becomes one line and an exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _replace_closed()
     _replace_unprintable(sys.stdout, sys.stderr)
     try:
         return dispatch(arguments)
@@ -134,19 +136,25 @@ def main(arguments: list[str] | None = None) -> int:
         _silence(sys.stdout)        # the reader went away: what is still buffered must not complain at exit
         return 0
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return say("the output cannot be written: no space is left; make room, or write elsewhere", USAGE)
         return _internal_error(error, arguments)
 
 
 def say(message: str, code: int) -> int:
     """One line on stderr, with nothing in it that could command the terminal; *code* again."""
-    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
+    words = (word if len(word) <= LONGEST_WORD else f"{word[:60]}...{word[-60:]}" for word in message.split())
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(words))
     if len(line) > LONGEST_LINE:
         line = f"{line[:LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2:]}"
     try:
         sys.stdout.flush()
-        print(f"hv: {line}", file=sys.stderr)
-    except BrokenPipeError:
+    except OSError:
         _silence(sys.stdout)
+    try:
+        print(f"hv: {line}", file=sys.stderr)
+    except OSError:
+        _silence(sys.stderr)
     return code
 
 
@@ -161,6 +169,13 @@ def _internal_error(error: Exception, arguments: list[str]) -> int:
         return say(f"{what}; a report could not be written ({problem.strerror}); run it in a folder you can write to",
                    INTERNAL_ERROR)
     return say(f"{what}; this is a mistake of hvlab, not yours; please send {place} to its authors", INTERNAL_ERROR)
+
+
+def _replace_closed() -> None:
+    """A program may be started without any of its three streams: `hv run hello >&-`."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))      # noqa: SIM115
 
 
 def _replace_unprintable(*streams: IO[Any]) -> None:

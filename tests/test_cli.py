@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -137,7 +138,8 @@ def test_a_message_of_several_lines_becomes_one(capsys, monkeypatch):
 def test_a_message_of_a_million_letters_is_cut(capsys):
     code, _, err = run_main(capsys, "run", "hello", "--mem", "9" * 1_000_000)
     assert code == 2
-    assert len(err) < 2 * cli.LONGEST_LINE
+    assert len(err) < cli.LONGEST_LINE
+    assert err.startswith("hv: argument --mem: invalid int value: '999")
     assert err.endswith("see `hv run --help`\n")
 
 
@@ -151,6 +153,22 @@ def test_a_reader_that_goes_away_is_no_error():
     assert done.stderr == ""
     assert done.returncode == 0
     assert len(done.stdout) == 10
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_is_no_error(closed):
+    shell = f"{sys.executable} -m hv repl hello -c regs {closed}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full, of Linux")
+def test_a_full_disk_is_one_line_and_no_mistake_of_ours():
+    shell = f"{sys.executable} -m hv run hello > /dev/full"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("hv: the output cannot be written: no space is left")
+    assert done.stderr.count("\n") == 1
 
 
 def test_output_survives_a_terminal_that_knows_only_ascii(tmp_path):

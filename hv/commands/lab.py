@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import sys
 import textwrap
 from pathlib import Path
@@ -86,7 +87,7 @@ def choose(exercises: list[Exercise], progress: Progress, args: argparse.Namespa
     if args.lab is not None:
         by_file = [exercise for exercise in exercises if exercise.data.file == Path(args.lab).name]
         return by_file[0] if by_file else find(exercises, args.lab)
-    here = [exercise for exercise in exercises if (args.dir / exercise.data.file).exists()]
+    here = [exercise for exercise in exercises if os.path.exists(args.dir / exercise.data.file)]
     if args.action in ("check", "hint") and len(here) == 1:
         return here[0]
     return next((exercise for exercise in here or exercises if not progress.of(exercise.name).done), exercises[-1])
@@ -152,7 +153,7 @@ def start(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> i
 def check(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> int:
     """Run the learner's program and show the findings."""
     place = working_file(exercise, args)
-    if not place.exists():
+    if not os.path.exists(place):       # which, unlike Path.exists, takes a name that no file can have
         begin = f"`hv lab start {exercise.name}{_where(args)}` puts a starter there"
         raise CommandError(f"{place} does not exist", begin)
     from hv.lab import report, runner

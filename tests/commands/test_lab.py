@@ -39,6 +39,13 @@ def test_the_whole_way_of_the_first_lab(capsys, tmp_path):
     assert "All labs are done" in said(capsys, "next")[1]
 
 
+@pytest.mark.parametrize("action", ["start", "check"])
+def test_a_folder_whose_name_is_too_long_is_said_in_a_line(capsys, action):
+    code, _, err = said(capsys, action, "--dir", "a" * 5000)
+    assert code == 2
+    assert "does not exist" in err or "File name too long" in err
+
+
 def test_a_changed_file_is_never_overwritten(capsys, tmp_path):
     place = tmp_path / "work/first_exit.asm"
     place.write_text("; my work\n")

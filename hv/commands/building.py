@@ -9,7 +9,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from hv.commands import report
-from hv.commands.description import MachineDescription
+from hv.commands.description import LARGEST_VM_MIB, MachineDescription
 from hv.commands.errors import CommandError
 from hv.image.errors import ImageError
 from hv.image.load import load
@@ -35,8 +35,10 @@ def build(description: MachineDescription) -> tuple[Machine, list[VirtualMachine
     images = [load_image(vm.image) for vm in description.vms]
     for vm, image in zip(description.vms, images, strict=True):
         if image.end > vm.memory_mib << 20:
+            needed = -(-image.end >> 20)
             raise CommandError(f"{vm.image.name} needs memory up to {image.end:#x}; it has {vm.memory_mib} MiB",
-                               f"give it {-(-image.end >> 20)} MiB (--mem, or memory_mib)")
+                               f"give it {needed} MiB (--mem, or memory_mib)" if needed <= LARGEST_VM_MIB else
+                               f"a VM has {LARGEST_VM_MIB} MiB at most: place the program lower")
     from hv.platform import Machine, MachineError
 
     machine = Machine(memory_mib=description.memory_mib)

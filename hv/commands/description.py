@@ -125,6 +125,9 @@ def described(data: Mapping[str, Any], place: Path) -> MachineDescription:
         if ids.count((sender, id)) > 1:
             raise CommandError(f"{place.name}: two connections from {sender} have the id {id}", "give each its own id")
     needed = sum(vm.memory_mib for vm in vms) + HYPERVISOR_MIB
+    if needed > LARGEST_MACHINE_MIB:
+        raise CommandError(f"{place.name}: its VMs need a machine of {needed} MiB; {LARGEST_MACHINE_MIB} is the most",
+                           "give the VMs less memory_mib")
     memory_mib = data.get("memory_mib", max(DEFAULT_MACHINE_MIB, needed))
     in_range(f"{place.name}: memory_mib", memory_mib, needed, LARGEST_MACHINE_MIB)
     return MachineDescription(vms, connections, memory_mib)

@@ -100,6 +100,13 @@ def test_a_full_disk_is_said_in_a_line(capsys):
     assert "hv: the timeline /dev/full cannot be written: No space left on device" in err
 
 
+def test_a_program_above_the_largest_memory_is_told_to_move(capsys, tmp_path):
+    (tmp_path / "high.asm").write_text(".org 0xFFFFF000\nhlt\n")
+    code, _, err = run(capsys, tmp_path / "high.asm")
+    assert code == 2
+    assert err.endswith("; a VM has 2048 MiB at most: place the program lower\n")
+
+
 def test_a_name_too_long_for_a_file_is_said_in_a_line(capsys):
     code, _, err = run(capsys, "a" * 5000)
     assert code == 2

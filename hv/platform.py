@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, cast
 
 import hv.hypervisor.exits  # noqa: F401  registers the exit handlers
@@ -117,6 +118,8 @@ class Machine:
         self._start_iommu()
         self.root = self._start_root()
         self.vms: list[VirtualMachine] = []
+        self.closed = False
+        self._port_ids = count(1)
 
     # --- bringing up -------------------------------------------------------------------------------------
 
@@ -218,7 +221,7 @@ class Machine:
     def connect(self, sender: VirtualMachine, connection_id: int, receiver: VirtualMachine, sint: int = 2) -> None:
         """HvCallPostMessage of *sender* through *connection_id* arrives at *sint* of *receiver*'s VP 0."""
         self._root_runs()
-        port_id = (sender.partition_id << 8 | connection_id) & 0xFF_FFFF
+        port_id = next(self._port_ids)
         self.root.winhv.create_message_port(receiver.partition_id, port_id, sender.partition_id, sint, 0)
         self.root.winhv.connect_port(sender.partition_id, connection_id, receiver.partition_id, port_id)
 
@@ -269,6 +272,8 @@ class Machine:
         return True
 
     def close(self) -> None:
-        """Give everything back to the host."""
-        self.factory.close()
-        self.memory.close()
+        """Give everything back to the host; the machine must not be used afterwards."""
+        if not self.closed:
+            self.closed = True
+            self.factory.close()
+            self.memory.close()

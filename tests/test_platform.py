@@ -215,6 +215,19 @@ def test_stepping_a_sleeper_says_that_it_cannot_run(machine):
     assert not machine.step(vm)
 
 
+def test_connections_never_share_a_port(machine):
+    first, second = (machine.create_vm(name, program(SLEEP), memory_mib=1) for name in ("first", "second"))
+    for connection in (1, 257):
+        machine.connect(first, connection, second)
+
+
+def test_a_machine_closed_twice_is_closed_once():
+    machine = Machine(16)
+    machine.close()
+    machine.close()
+    assert machine.closed
+
+
 def test_a_message_port_connects_two_vms(machine):
     first, second = (machine.create_vm(name, program(), memory_mib=1) for name in "ab")
     machine.connect(first, 1, second)

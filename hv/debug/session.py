@@ -96,7 +96,11 @@ class Session:
         if not line or line.startswith("#"):
             return ""
         try:
-            return render(self._answer(line))
+            answer = self._answer(line)
+            if self.machine.closed:
+                self.finished = True        # nothing of it may be looked at any more
+                return "the machine is closed; so is the session"
+            return render(answer)
         except _TRANSLATED as error:
             raise DebugError(in_words(error)) from None
 

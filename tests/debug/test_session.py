@@ -56,6 +56,11 @@ def test_steps_go_on_to_the_end_of_what_can_run(timer):
     assert "(waits)" in timer.do("until 0.1ms")
 
 
+def test_a_machine_closed_by_hand_ends_the_session(timer):
+    assert timer.do("machine.close()") == "the machine is closed; so is the session"
+    assert timer.finished
+
+
 def test_a_step_out_of_range_is_refused(timer):
     assert "0 steps are out of range" in refused(timer, "step 0")
 

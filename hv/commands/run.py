@@ -22,7 +22,7 @@ from hv.commands.screen import console, is_plain, shown_time, ticks
 if TYPE_CHECKING:
     from hv.platform import VirtualMachine
 
-DEFAULT_BUDGET = "2s"
+DEFAULT_BUDGET = "200ms"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,6 +24,7 @@ bench: .venv/.installed
 
 .venv/.installed: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@$(BIN)/python -m compileall -q hv  # else the first start compiles every module, and each one on a read-only tree
 	@touch $@
 
 .venv/.tested: .venv/.installed

@@ -67,13 +67,12 @@ MSR_LOOP = """
     jnz .loop
 """
 
-# HvCallSignalEvent, fast: control word in RCX, connection id and flag in RDX. The flag is already set after the first.
+# HvCallNotifyLongSpinWait, fast: the call with the least to do. Control word in RCX, how often we tried in RDX.
 HYPERCALL_LOOP = """
     mov r12, rcx
     call hypercall_init
-    call synic_init
 .loop:
-    mov ecx, 0x1005D
+    mov ecx, 0x10008
     mov edx, 1
     xor r8d, r8d
     mov eax, HYPERCALL_PAGE
@@ -86,19 +85,6 @@ HYPERCALL_LOOP = """
 HYPERCALL_TAIL = """
 failed:
     ud2                         ; no IDT: a triple fault, which the bench reports
-
-synic_init:                     ; event-flag page and SINT2; the APIC is off, so nobody is interrupted
-    xor edx, edx
-    mov ecx, 0x40000082
-    mov eax, 0x203001
-    wrmsr
-    mov ecx, HV_SINT2
-    mov eax, 0x40
-    wrmsr
-    mov ecx, HV_SCONTROL
-    mov eax, 1
-    wrmsr
-    ret
 
 .include "lib/hypercall64.inc"
 """

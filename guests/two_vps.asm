@@ -1,5 +1,6 @@
 ; two_vps: both virtual processors of one partition count to 10 000 each, under one spin lock.
 ;
+; Run:   hv run guests/two_vps.asm --smp 2
 ; Shows: INIT and SIPI through the local APIC; a VP that starts in real mode at the SIPI's page and joins the first
 ; one in long mode; a LOCK-prefixed instruction that is atomic between VPs although they take turns.
 ; Read:  SDM volume 3, "MP Initialization Protocol" and "Locked Atomic Operations".
@@ -31,13 +32,15 @@ start:
 
     mov edi, COUNT0
     call count
-    mov rcx, 100000000
+    mov ecx, 20000
 .wait:                                          ; for VP 1, but not for ever
     cmp dword ptr [DONE], 2
     je .print
     pause
-    dec rcx
+    dec ecx
     jnz .wait
+    lea rsi, [rip + alone_text]
+    call print
 .print:
     lea rsi, [rip + vp0_text]
     mov rax, [COUNT0]
@@ -87,6 +90,7 @@ count:
 
 .include "lib/serial64.inc"
 
+alone_text: .asciz "VP 1 does not finish: this partition needs two VPs (hv run two_vps --smp 2)\n"
 vp0_text:   .asciz "VP 0 counted "
 vp1_text:   .asciz "VP 1 counted "
 total_text: .asciz "together "

@@ -63,6 +63,12 @@ def test_a_triple_fault_is_exit_code_3_and_says_where(capsys):
     assert err.startswith("crasher: triple-fault (vp 0 triple-faulted at rip 0x10007)")
 
 
+def test_two_vps_on_one_vp_says_what_it_lacks(capsys):
+    code, out, _ = run(capsys, "two_vps")
+    assert code == 0
+    assert out.startswith("VP 1 does not finish: this partition needs two VPs (hv run two_vps --smp 2)\n")
+
+
 def test_an_endless_guest_uses_up_its_budget_and_is_told_how_to_raise_it(capsys, endless):
     code, _, err = run(capsys, endless, "--budget", "3ms")
     assert code == 3

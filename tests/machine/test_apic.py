@@ -23,6 +23,7 @@ from hv.spec.apic import (
 )
 from hv.spec.apic import ApicRegister as R
 from hv.spec.msrs import Msr
+from tests.machine.apic_acts import passes, serve
 
 ENABLE = Svr(vector=0xFF, enabled=1).raw
 XAPIC, X2APIC, DISABLED = 0xFEE00800, 0xFEE00C00, 0xFEE00000
@@ -510,20 +511,6 @@ def test_two_apics_cannot_have_the_same_id():
 
 
 # --- Whatever a guest does ------------------------------------------------------------------------
-
-def passes(clock: VirtualClock, ticks: int) -> None:
-    clock.advance(ticks)
-    clock.run_due()
-
-
-def serve(apic: LocalApic) -> bool:
-    """Take one interrupt; was there one?"""
-    if apic.deliverable() is None:
-        return False
-    apic.acknowledge()
-    apic.eoi()
-    return True
-
 
 WORD = st.integers(0, 2**64 - 1) | st.sampled_from(
     [0, 1, ENABLE, 0x200FF, Icr(vector=0x51, shorthand=2).raw, XAPIC, X2APIC])

@@ -9,6 +9,7 @@ from hv.machine.clock import VirtualClock
 from hv.spec.apic import ApicRegister as R
 from hv.spec.apic import DivideConfiguration, Lvt, Svr, TimerMode
 from hv.spec.msrs import Msr
+from tests.machine.apic_acts import passes, serve
 
 
 def a_timer(mode: TimerMode, divide: int = 0xB, vector: int = 0x40) -> tuple[LocalApic, VirtualClock]:
@@ -18,20 +19,6 @@ def a_timer(mode: TimerMode, divide: int = 0xB, vector: int = 0x40) -> tuple[Loc
     apic.write(R.TIMER_DIVIDE, divide)
     apic.write(R.LVT_TIMER, Lvt(vector=vector, timer_mode=mode).raw)
     return apic, clock
-
-
-def passes(clock: VirtualClock, ticks: int) -> None:
-    clock.advance(ticks)
-    clock.run_due()
-
-
-def serve(apic: LocalApic) -> bool:
-    """Take one interrupt; was there one?"""
-    if apic.deliverable() is None:
-        return False
-    apic.acknowledge()
-    apic.eoi()
-    return True
 
 
 def test_a_one_shot_timer_fires_once_after_its_count():

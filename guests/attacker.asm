@@ -5,6 +5,7 @@
 ; Read:  TLFS "Partition Privilege Flags", "Guest Physical Address Spaces"; VT-d "DMA Remapping".
 
 .include "lib/machine.inc"
+.include "lib/dma_engine.inc"
 
 SELF_ID     = 0xFFFFFFFFFFFFFFFF
 WINDOW      = 0x8000000         ; 128 MiB: our own page directory entry 64 will point wherever we like
@@ -244,24 +245,24 @@ dma_to:
     mov rdi, [INFO]
     test rdi, rdi
     jz .none
-    mov dword ptr [rdi + 0x38], 0       ; acknowledge what was before
-    mov dword ptr [rdi + 0x08], DMA_SOURCE
-    mov dword ptr [rdi + 0x0C], 0
-    mov [rdi + 0x10], eax
+    mov dword ptr [rdi + REG_ACK], 0       ; acknowledge what was before
+    mov dword ptr [rdi + REG_SOURCE], DMA_SOURCE
+    mov dword ptr [rdi + REG_SOURCE + 4], 0
+    mov [rdi + REG_DESTINATION], eax
     shr rax, 32
-    mov [rdi + 0x14], eax
-    mov dword ptr [rdi + 0x18], 64
-    mov dword ptr [rdi + 0x1C], 1
+    mov [rdi + REG_DESTINATION + 4], eax
+    mov dword ptr [rdi + REG_LENGTH], 64
+    mov dword ptr [rdi + REG_COMMAND], 1
     mov ecx, 1000000
 .busy:
     pause
-    mov eax, [rdi + 4]
+    mov eax, [rdi + REG_STATUS]
     test eax, 1
     jz .ended
     dec ecx
     jnz .busy
 .ended:
-    mov dword ptr [rdi + 0x38], 0
+    mov dword ptr [rdi + REG_ACK], 0
     lea rsi, [rip + refused_text]
     test eax, 2                         ; done without error: the bytes went somewhere
     jz .keep

@@ -5,23 +5,12 @@
 ; Read:  VT-d "DMA Remapping", "Interrupt Remapping"; machine/dma_engine.py has the device's registers.
 
 .include "lib/machine.inc"
+.include "lib/dma_engine.inc"
 
 VECTOR      = 0x50              ; docs/guests.md: the loader maps the device's interrupt to it
 SOURCE      = 0x300000
 DESTINATION = 0x301000
 LENGTH      = 64
-
-; registers of the DMA engine, offsets in its BAR
-REG_ID          = 0x00          ; "DMAE"
-REG_STATUS      = 0x04          ; 0 busy, 1 done, 2 error, 3 interrupt, 11:8 error code
-REG_SOURCE      = 0x08
-REG_DESTINATION = 0x10
-REG_LENGTH      = 0x18
-REG_COMMAND     = 0x1C          ; 1 = copy
-REG_MSI_ADDRESS = 0x28
-REG_MSI_DATA    = 0x30
-REG_MSI_ENABLE  = 0x34
-REG_ACK         = 0x38
 
 .bits 64
 .org 0x10000

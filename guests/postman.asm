@@ -5,6 +5,7 @@
 ; Read:  guests/dma.asm and guests/hypercaller.asm, which show the parts one by one.
 
 .include "lib/machine.inc"
+.include "lib/dma_engine.inc"
 
 LETTERS     = 5
 DEVICE      = 0x50              ; docs/guests.md: the vector of the device's interrupt
@@ -16,17 +17,6 @@ LENGTH      = 16
 CONNECTION  = 1
 POST        = 0x5C
 NO_BUFFERS  = 0x13
-
-; registers of the DMA engine
-REG_STATUS      = 0x04
-REG_SOURCE      = 0x08
-REG_DESTINATION = 0x10
-REG_LENGTH      = 0x18
-REG_COMMAND     = 0x1C
-REG_MSI_ADDRESS = 0x28
-REG_MSI_DATA    = 0x30
-REG_MSI_ENABLE  = 0x34
-REG_ACK         = 0x38
 
 .bits 64
 .org 0x10000

@@ -100,20 +100,20 @@ DEVICE_LOOP = """
     mov dword ptr [rdx + APIC_SVR], 0x1FF
     mov rbx, [INFO]
     mov rax, [INFO + 8]
-    mov [rbx + 0x28], eax
+    mov [rbx + REG_MSI_ADDRESS], eax
     shr rax, 32
-    mov [rbx + 0x2C], eax
+    mov [rbx + REG_MSI_ADDRESS + 4], eax
     mov eax, [INFO + 16]
-    mov [rbx + 0x30], eax
-    mov dword ptr [rbx + 0x34], 1
-    mov dword ptr [rbx + 0x08], 0x300000
-    mov dword ptr [rbx + 0x0C], 0
-    mov dword ptr [rbx + 0x10], 0x301000
-    mov dword ptr [rbx + 0x14], 0
-    mov dword ptr [rbx + 0x18], 4
+    mov [rbx + REG_MSI_DATA], eax
+    mov dword ptr [rbx + REG_MSI_ENABLE], 1
+    mov dword ptr [rbx + REG_SOURCE], 0x300000
+    mov dword ptr [rbx + REG_SOURCE + 4], 0
+    mov dword ptr [rbx + REG_DESTINATION], 0x301000
+    mov dword ptr [rbx + REG_DESTINATION + 4], 0
+    mov dword ptr [rbx + REG_LENGTH], 4
     mov ecx, HV_VP_INDEX
 .loop:
-    mov dword ptr [rbx + 0x1C], 1
+    mov dword ptr [rbx + REG_COMMAND], 1
     sti
     hlt
     cli
@@ -123,11 +123,12 @@ DEVICE_LOOP = """
 DEVICE_TAIL = """
 on_device:
     rdmsr                       ; RCX is HV_VP_INDEX since the start of the loop
-    mov dword ptr [rbx + 0x38], 0
+    mov dword ptr [rbx + REG_ACK], 0
     mov edx, APIC
     mov dword ptr [rdx + APIC_EOI], 0
     iretq
 
+.include "lib/dma_engine.inc"
 .include "lib/idt64.inc"
 """
 

@@ -219,6 +219,8 @@ def test_connections_never_share_a_port(machine):
     first, second = (machine.create_vm(name, program(SLEEP), memory_mib=1) for name in ("first", "second"))
     for connection in (1, 257):
         machine.connect(first, connection, second)
+    assert list(first.partition.connections) == [1, 257]
+    assert len(second.partition.ports) == 2
 
 
 def test_a_machine_closed_twice_is_closed_once():

@@ -76,6 +76,7 @@ def test_the_json_lists_the_checks(told, capsys, monkeypatch):
     monkeypatch.setattr(told.machine, "close", lambda: None)
     assert cli.main(["demo", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)["checks"]
+    assert len(listed) == 16
     assert all(set(check) == {"name", "ok", "evidence"} and check["ok"] is True for check in listed)
 
 

@@ -26,6 +26,7 @@ def test_the_solution_gets_all_points_and_code_0(capsys):
     data = json.loads(out)
     assert code == 0
     assert (data["score"], data["max_score"]) == (10, 10)
+    assert len(data["tests"]) == 3
     assert all(set(test) >= {"name", "score", "max_score", "passed", "message"} for test in data["tests"])
 
 

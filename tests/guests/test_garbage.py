@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.guest_runner import image_of
+from tests.guests import garbage
 from tests.guests.garbage import GarbageGuest, campaign, make, run_garbage
 
 
@@ -44,7 +45,16 @@ def test_a_guest_that_once_misbehaved_ends(seed):
     run_garbage(make(seed))
 
 
-def test_a_campaign_counts_what_misbehaves(capsys):
-    """None of these does; the guests run in processes of their own."""
+def test_a_campaign_reports_a_guest_that_misbehaves(monkeypatch, capsys):
+    def harmful(seed):
+        raise AssertionError("harmed")
+
+    monkeypatch.setattr(garbage, "make", harmful)
+    assert campaign(0, 2, batch=2, twice=False) == 2
+    assert "seed 1: exception" in capsys.readouterr().out
+
+
+def test_a_campaign_of_good_guests_counts_nothing(capsys):
+    """The guests run in processes of their own."""
     assert campaign(5000, 6, batch=3, twice=False) == 0
     assert "6 guests from seed 5000: 0 misbehaved" in capsys.readouterr().out

@@ -103,7 +103,7 @@ def test_every_guest_of_ours_is_tested_here():
 def test_a_guest_prints_what_its_header_says_and_ends(run, name):
     result = run(name, budget=400_000_000 if name == "receiver" else None)
     assert re.fullmatch(SERIAL[name], result.first.serial)
-    assert result.first.ended in (ENDED.get(name, "shutdown"), None if name == "receiver" else "shutdown")
+    assert result.first.ended == ENDED.get(name, "shutdown")
 
 
 @pytest.mark.parametrize("names", [
@@ -275,7 +275,7 @@ def test_the_attack_changes_no_page_of_the_victim_the_root_or_the_hypervisor(att
 def test_the_device_of_the_attacker_reaches_nothing_outside_its_domain(attack):
     faults = attack.of(events.DmaFault)
     assert len(faults) == 2
-    assert not attack.of(events.Dma) or {event.write for event in attack.of(events.Dma)} == {False}
+    assert [event.write for event in attack.of(events.Dma)] == [False, False]
     assert not attack.of(events.InterruptRouted, attack.vms[0])
 
 

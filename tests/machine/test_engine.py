@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 
 from hv.machine.engine import LARGE, Trap
-from hv.machine.ram import PhysicalMemory
 from hv.machine.registers import Table
 from hv.spec.x86 import Rflags
 from tests.machine.engine_box import CODE, DATA, PML4, SIZE, STACK, TABLE, EngineBox
@@ -642,12 +641,13 @@ def test_an_exception_in_the_second_level_comes_out_of_the_run(box):
     assert box.run_code("mov eax, 7; cpuid").rax == 7
 
 
-def test_an_engine_that_was_closed_is_told_of_no_write(box):
-    memory = PhysicalMemory(SIZE)
+def test_an_engine_that_was_closed_is_told_of_no_write():
     other = EngineBox()
     other.run_code("cpuid")
-    other.close()
-    memory.close()
+    other.engine.close()
+    other.memory.write(CODE, b"\x90")
+    assert other.engine._stale == []
+    other.memory.close()
 
 
 @pytest.mark.parametrize("value", [0x80010033, 0x80000011, 0x80010031])

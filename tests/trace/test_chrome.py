@@ -80,6 +80,7 @@ def test_an_exit_lasts_until_the_next_exit_when_no_entry_is_told():
 
 def test_slices_do_not_overlap_when_time_stands_still():
     slices = drawn(timeline(*[(10, 2, 0, FakeExit(ExitReason.CPUID)) for _ in range(4)]), "X")
+    assert len(slices) == 4
     ends = [round(entry["ts"] + entry["dur"], 6) for entry in slices]
     assert all(entry["ts"] >= end for entry, end in zip(slices[1:], ends, strict=False))
 

@@ -61,7 +61,8 @@ options:
 examples:
 {examples}
 
-exit codes: 0 true, 1 checks failed, 2 wrong usage or input, 3 the guest crashed, 4 internal error"""
+exit codes: 0 true, 1 checks failed, 2 wrong usage or input, 3 the guest crashed or used up its budget,
+4 internal error"""
 
 
 class Parser(argparse.ArgumentParser):

@@ -78,7 +78,7 @@ class VirtualMachine:
 
     @property
     def ended(self) -> str | None:
-        """None while it may run, else "halt", "shutdown", "triple-fault", "budget" or "error"."""
+        """None while it may run, else "halt", "shutdown", "triple-fault", "budget", "error" or "destroyed"."""
         return self.worker.ended
 
     @property

@@ -124,7 +124,8 @@ def _interrupt_not_in_b(story: Story) -> tuple[bool, str]:
     routed = sum(1 for event in story.of(events.InterruptRouted) if event.partition in others)
     count = sum(injected(story, partition, DEVICE_VECTOR) for partition in others)
     all_of_them = len(list(story.of(events.InterruptRouted)))
-    return routed == count == 0 < all_of_them, f"of {all_of_them} none was routed to B or the attacker, none injected"
+    return routed == count == 0 < all_of_them, (
+        f"of {all_of_them} {routed or 'none'} was routed to B or the attacker, {count or 'none'} injected")
 
 
 @claim("DMA of A's device lands in A's page")

@@ -75,7 +75,7 @@ def show(story: Story, results: list[Check], plain: bool) -> None:
     title(4, "The attacker", "A third child, with a device of its own, tries to reach what is not its own.")
     table(["it tries to", "and gets"], telling.attack(story))
     time = shown_time(story.machine.clock.tsc)
-    title(5, "After the attack", f"Memory, hashed before and after. All ended at {time}.")
+    title(5, "After the attack", f"Memory, hashed before and after. The run stopped at {time}.")
     table(["whose", "before", "after"], telling.hashes(story))
     title(6, "Checks", "Each is computed from the events and the memory of this run.")
     table(["", "check", "evidence"], [(verdict(result), result.name, result.evidence) for result in results])

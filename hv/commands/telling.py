@@ -132,7 +132,7 @@ def step_of_letter(story: Story, record: Record) -> tuple[str, str, str] | None:
         case events.MessagePosted(connection=connection, size=size):
             return story.name(record.partition), "MessagePosted", f"{size} bytes through connection {connection}"
         case events.MessageDelivered(sint=sint) if sint == MESSAGE_SINT:
-            return "hypervisor", "MessageDelivered", f"into slot {sint} of B's message page"
+            return "hypervisor", "MessageDelivered", f"into slot {sint} of the receiver's message page"
         case events.Injected(vector=vector) if vector == MESSAGE_VECTOR and record.partition == story.b.partition_id:
             return "B", "Injected", f"vector {vector:#x}: B reads \"{first_letter(story)}\""
     return None

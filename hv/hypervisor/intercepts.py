@@ -51,15 +51,15 @@ class InterceptTable:
 
     def __init__(self) -> None:
         self._installed: dict[tuple[int, int], int] = {}
-        self.kinds: frozenset[int] = frozenset()        # of which there is any
+        self.kinds: frozenset[int] = frozenset()        # of which there is, or was, any
 
     def install(self, kind: int, parameter: int, access: int) -> None:
         """Intercept *access* (bits of HV_INTERCEPT_ACCESS_MASK: 1 read, 2 write, 4 execute); 0 removes."""
         if access:
             self._installed[kind, parameter] = access
+            self.kinds |= {int(kind)}
         else:
             self._installed.pop((kind, parameter), None)
-        self.kinds = frozenset(int(kind) for kind, _ in self._installed)
 
     def wants(self, kind: int, parameter: int, access: int) -> bool:
         """The parent wants to hear of this."""

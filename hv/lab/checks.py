@@ -9,7 +9,7 @@ happened and answers a `Finding`: what was expected, what was found, and the lin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from enum import StrEnum
@@ -129,6 +129,10 @@ class MemoryCheck(Check, frozen=True, tag="memory"):
                        list(_byte_lines(gpa, wanted, found)))
 
 
+def _fits(event: Any, fields: Mapping[str, int | str | bool]) -> bool:
+    return all(getattr(event, name, None) == value for name, value in fields.items())
+
+
 class ExitCheck(Check, frozen=True, tag="exit"):
     """A VM exit for *reason* happened, with these *fields*: of the exit, or of the event that answers it."""
 
@@ -137,12 +141,10 @@ class ExitCheck(Check, frozen=True, tag="exit"):
 
     def look(self, run: Run) -> Finding:
         candidates = [(exit, answer) for exit, answer in _exits(run.happened) if event_name(exit.event) == self.reason]
-        return _among(run.happened, f"an exit {field_words(self.reason, self.fields)}",
-                      [(exit, self._fits(exit.event) or (answer is not None and self._fits(answer.event)), answer)
-                       for exit, answer in candidates], field_words(self.reason, self.fields))
-
-    def _fits(self, event: Any) -> bool:
-        return all(getattr(event, name, None) == value for name, value in self.fields.items())
+        wanted = field_words(self.reason, self.fields)
+        fitting = [(exit, any(_fits(one.event, self.fields) for one in (exit, answer) if one is not None), answer)
+                   for exit, answer in candidates]
+        return _among(run.happened, f"an exit {wanted}", fitting, wanted)
 
 
 class EventCheck(Check, frozen=True, tag="event"):
@@ -154,11 +156,8 @@ class EventCheck(Check, frozen=True, tag="event"):
     def look(self, run: Run) -> Finding:
         candidates = [happening for happening in run.happened if event_name(happening.event) == self.event]
         wanted = field_words(self.event, self.fields)
-        fitting = [(one, self._fits(one.event), None) for one in candidates]
+        fitting = [(one, _fits(one.event, self.fields), None) for one in candidates]
         return _among(run.happened, f"an event {wanted}", fitting, wanted)
-
-    def _fits(self, event: Any) -> bool:
-        return all(getattr(event, name, None) == value for name, value in self.fields.items())
 
 
 class RegisterCheck(Check, frozen=True, tag="register"):

@@ -8,7 +8,7 @@
       solution/FILE          passes
       wrong/*.asm            each fails with a message of its own
 
-Everything but README.md is checked by `hv lab verify`.
+`hv lab verify` checks them; of README.md only that it is there and has a section "The task".
 """
 
 from __future__ import annotations

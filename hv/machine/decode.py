@@ -19,9 +19,9 @@ from hv.machine.faults import Access
 from hv.machine.linear import LinearMemory
 from hv.machine.paging import LINEAR_32, LINEAR_64
 from hv.machine.registers import Registers, Segment
-from hv.spec.x86 import MAX_INSTRUCTION_LENGTH, Cr0, Efer, Rflags
+from hv.spec.x86 import MAX_INSTRUCTION_LENGTH, Efer, Rflags
 
-_PE, _LMA, _VM = Cr0.PE.value, Efer.LMA.value, Rflags.VM.value
+_LMA, _VM = Efer.LMA.value, Rflags.VM.value
 
 
 class Undecodable(Exception):

@@ -103,7 +103,6 @@ class Engine:
         self._uc.ctl_exits_enabled(True)        # no `until` address to probe
         self._template = self._guest_mode_template()
         self._scratch = at.allocate(self._uc)
-        self._callbacks: list[Any] = []
         self._failure: BaseException | None = None
         self._stopped_by_trap = False
         self._running = self._refused_fetch = False

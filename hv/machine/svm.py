@@ -82,12 +82,3 @@ ALWAYS = (
     | Intercept.VMMCALL | Intercept.VMLOAD | Intercept.VMSAVE | Intercept.STGI | Intercept.CLGI | Intercept.SKINIT
     | Intercept.RDTSCP | Intercept.WBINVD | Intercept.MONITOR | Intercept.MWAIT
 )
-
-
-def msr_permission(index: int) -> tuple[int, int] | None:
-    """Byte offset and bit of an MSR's read bit in the map (the write bit is the next), or None: it always exits."""
-    for first, base in ((0, 0), (0xC0000000, 0x2000), (0xC0010000, 0x4000)):
-        if first <= index <= first + 0x1FFF:
-            bit = (index - first + base) * 2
-            return bit // 8, bit % 8
-    return None

@@ -51,7 +51,9 @@ class AssignedDevice:
 
 
 class Worker:
-    """One VM. `ended` is None while it may run, else "shutdown", "triple-fault", "halt", "budget" or "error"."""
+    """One VM. `ended` is None while it may run, else "shutdown", "triple-fault", "halt", "budget", "error" or
+    "destroyed".
+    """
 
     def __init__(self, winhv: WinHv, vid: Vid, trace: Trace, name: str, memory_bytes: int, vp_count: int) -> None:
         self.winhv, self.vid, self.trace, self.name = winhv, vid, trace, name

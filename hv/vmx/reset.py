@@ -5,10 +5,10 @@ from __future__ import annotations
 from hv.machine.registers import Segment, Table
 from hv.machine.state import ProcessorState
 from hv.spec.msrs import Msr
+from hv.spec.x86 import DR6_RESET, DR7_RESET, PAT_RESET
 
 _CODE, _DATA, _LDT, _TSS = 0x9B, 0x93, 0x82, 0x8B
 _SIGNATURE = 0x6F1          # EDX: family 6, model 15, stepping 1, as CPUID says
-_PAT_RESET = 0x0007_0406_0007_0406
 
 
 def init_registers(state: ProcessorState) -> None:
@@ -23,8 +23,8 @@ def init_registers(state: ProcessorState) -> None:
     state.ldtr, state.tr = Segment(0, 0, 0xFFFF, _LDT), Segment(0, 0, 0xFFFF, _TSS)
     state.gdtr = state.idtr = Table(0, 0xFFFF)
     state.dr0 = state.dr1 = state.dr2 = state.dr3 = 0
-    state.dr6, state.dr7 = 0xFFFF_0FF0, 0x400
-    state.msrs[Msr.PAT] = _PAT_RESET
+    state.dr6, state.dr7 = DR6_RESET, DR7_RESET
+    state.msrs[Msr.PAT] = PAT_RESET
     state.cpl = 0
     state.interrupt_shadow = False
 

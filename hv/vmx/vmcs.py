@@ -22,7 +22,6 @@ from hv.spec.vmcs import (
     ExitControls,
     FieldEncoding,
     FieldKind,
-    FieldWidth,
     PinControls,
     PrimaryControls,
     SecondaryControls,
@@ -33,8 +32,6 @@ from hv.vmx.exit import VmExit
 
 Getter = Callable[[ProcessorState], int]
 Setter = Callable[[ProcessorState, int], None]
-
-_MASKS = {FieldWidth.BITS_16: 0xFFFF, FieldWidth.BITS_32: 0xFFFF_FFFF}
 
 
 class VmcsError(Exception):
@@ -143,7 +140,7 @@ class Vmcs:
         encoding = FieldEncoding(field)
         if encoding.kind == FieldKind.READ_ONLY_DATA:
             raise VmcsError(f"{field.name} is read-only")
-        value &= _MASKS.get(FieldWidth(encoding.width), (1 << 64) - 1)
+        value &= field.mask
         if field in _GUEST:
             _GUEST[field][1](self.state, value)
             return

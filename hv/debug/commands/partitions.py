@@ -13,7 +13,7 @@ from hv.debug.session import Session
 
 @command("partitions", "p")
 def partitions(session: Session) -> list[str]:
-    """List the partitions: id, name, state, VPs, pages."""
+    """List the partitions: id, name, state, number of VPs."""
     names = {vm.partition_id: vm.name for vm in session.vms}
     lines = []
     for number, partition in sorted(session.machine.hypervisor.partitions.items()):

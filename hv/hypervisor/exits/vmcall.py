@@ -9,13 +9,12 @@ from hv.hypervisor.vp import VirtualProcessor
 from hv.machine.faults import Access, GuestFault
 from hv.spec.exits import ExitReason
 from hv.spec.msrs import HvHypercallMsr
-from hv.spec.x86 import Vector
+from hv.spec.x86 import PAGE_SHIFT, Vector
 from hv.vmx.exit import VmExit
 
 _RAX, _RCX, _RDX, _RBX = range(4)
 _RSI, _RDI, _R8 = 6, 7, 8
 _LOW, _ALL = 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
-_PAGE_SHIFT = 12
 _ENABLE = HvHypercallMsr(enable=1).raw
 
 
@@ -27,7 +26,7 @@ def handle_vmcall(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     page = vp.partition.hypercall_msr.raw
     if not page & _ENABLE or not (wide or _may_call_from_32_bits(vp)):
         raise GuestFault(Vector.UD)
-    if (regs.rip >> _PAGE_SHIFT, regs.cr3, page) != vp.call_site:
+    if (regs.rip >> PAGE_SHIFT, regs.cr3, page) != vp.call_site:
         _check_call_site(vp)
     gpr = regs.gpr
     if wide:
@@ -49,9 +48,9 @@ def _check_call_site(vp: VirtualProcessor) -> None:
     """
     regs = vp.regs
     walk = vp.vcpu.memory.walk((regs.cs.base + regs.rip) & (_ALL if regs.is_kernel_64 else _LOW), Access.EXECUTE)
-    if walk.gpa >> _PAGE_SHIFT != vp.partition.hypercall_msr.gpfn:
+    if walk.gpa >> PAGE_SHIFT != vp.partition.hypercall_msr.gpfn:
         raise GuestFault(Vector.UD)
-    vp.call_site = regs.rip >> _PAGE_SHIFT, regs.cr3, vp.partition.hypercall_msr.raw
+    vp.call_site = regs.rip >> PAGE_SHIFT, regs.cr3, vp.partition.hypercall_msr.raw
 
 
 def _may_call_from_32_bits(vp: VirtualProcessor) -> bool:

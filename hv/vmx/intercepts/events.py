@@ -43,7 +43,7 @@ def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
     error_code = engine.error_code() & 0xFFFF if vector in WITH_ERROR_CODE and state.protected else None
     address = engine.fault_address() if vector == Vector.PF else None
     if vector == Vector.PF:
-        error_code = _page_fault_code(vcpu, address or 0, error_code or 0)
+        error_code = _page_fault_code(error_code or 0)
     if _bitmap_exits(vcpu, vector, error_code or 0):
         return _exception_exit(Event(vector, EventKind.EXCEPTION, error_code), address or 0)
     raise GuestFault(vector, error_code, address)
@@ -52,7 +52,7 @@ def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
 WITH_ERROR_CODE = frozenset({Vector.DF, Vector.TS, Vector.NP, Vector.SS, Vector.GP, Vector.PF, Vector.AC})
 
 
-def _page_fault_code(vcpu: Vcpu, address: int, code: int) -> int:
+def _page_fault_code(code: int) -> int:
     """The engine leaves P out of the code of a reserved-bit fault."""
     return code | 1 if code & 8 else code
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hv.machine.faults import Access, NestedFault
-from hv.spec.ept import EptViolationQualification
 from hv.spec.exits import ExitReason
+from hv.vmx.ept import violation_qualification
 from hv.vmx.exit import VmExit
 
 if TYPE_CHECKING:
@@ -25,9 +25,8 @@ def nested_fault(vcpu: Vcpu, fault: NestedFault) -> VmExit:
         exit = VmExit(ExitReason.EPT_MISCONFIGURATION)
     else:
         linear = fault.gva is not None
-        exit = VmExit(ExitReason.EPT_VIOLATION, EptViolationQualification(
-            int(fault.access) | int(walk.rights) << 3, linear_valid=int(linear),
-            final=int(linear and not fault.during_walk)).raw)
+        what = violation_qualification(walk, fault.access, linear, not fault.during_walk)
+        exit = VmExit(ExitReason.EPT_VIOLATION, what.raw)
         exit.guest_linear_address = fault.gva
     exit.guest_physical_address = fault.gpa
     return exit

@@ -55,6 +55,7 @@ class Hypervisor:
         self.vp_factory: Callable[[Partition, int], VirtualProcessor] | None = None
         self.iommu: IommuDriver | None = None
         self.on_wake: Callable[[Any], None] = lambda vp: None       # a VP may have something to do: for the scheduler
+        self.on_spin: Callable[[Any], None] = lambda vp: None       # a VP waits for another one's lock: likewise
         self.interrupts = InterruptRouting(trace)
         self.last_refusal = ""          # why the last hypercall that failed did: for people, never for guests
         self.partitions: dict[int, Partition] = {}

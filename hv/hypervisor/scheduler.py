@@ -7,7 +7,7 @@ that the others wait for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Protocol
 
 from hv.hypervisor.hypervisor import Hypervisor
@@ -39,12 +39,19 @@ class Scheduler:
         self.clock, self.trace = hypervisor.clock, hypervisor.trace
         self.current: Schedulable | None = None
         self._last_child: Schedulable | None = None     # whose turn it was: root's errands do not change the order
-        hypervisor.on_wake = self._woken
+        self._others_wait = False                       # for the end of the slice that runs
+        hypervisor.on_wake, hypervisor.on_spin = self._woken, self._spins
 
     def _woken(self, vp: Schedulable) -> None:
         """*vp* got something to do while another one runs: the slice of that one gets an end, for root at once."""
         if vp is not self.current:
+            self._others_wait = True
             self.processor.stop_by(self.clock.tsc + (0 if vp.partition.is_root else self.slice_ticks))
+
+    def _spins(self, vp: Schedulable) -> None:
+        """*vp* runs, and needs what another VP has: its slice ends now if anybody waits for it."""
+        if self._others_wait and vp is self.current:
+            self.processor.stop_by(self.clock.tsc)
 
     def run(self, until: int | None = None, finished: Callable[[], bool] = lambda: False) -> None:
         """Run until *finished* says so, the clock reaches *until*, or nobody can run and no timer is set."""
@@ -55,16 +62,20 @@ class Scheduler:
     def turn(self, until: int | None = None) -> bool:
         """One slice for the next VP, or a jump to the next timer; False when nothing can ever happen again."""
         self.clock.run_due()
-        vp, others_wait = self._next()
+        vp, self._others_wait = self._next()
         if vp is None:
-            return self.take_idle_interrupts() or self._idle(until)
+            if not self.take_idle_interrupts():
+                return self._idle(until)
+            vp, self._others_wait = self._next()
+            if vp is None:
+                return True
         self.trace.at(vp.partition.id, vp.index)    # root may have been at work since this VP ran last
         if vp is not self.current and self.trace.listening:
             self.trace.emit(events.VpSwitch(vp.partition.id, vp.index))
         self.current = vp
         if not vp.partition.is_root:
             self._last_child = vp
-        vp.run(self._end_of_slice(until, self.slice_ticks if others_wait else ALONE_TICKS))
+        vp.run(self._end_of_slice(until, self.slice_ticks if self._others_wait else ALONE_TICKS))
         return True
 
     def run_root(self) -> bool:
@@ -77,9 +88,10 @@ class Scheduler:
         return False
 
     def _end_of_slice(self, until: int | None, ticks: int) -> int:
-        end = self.clock.tsc + ticks
-        deadline = self.clock.next_deadline()
-        return min(moment for moment in (end, deadline, until) if moment is not None)
+        end, deadline = self.clock.tsc + ticks, self.clock.next_deadline()
+        if deadline is not None and deadline < end:
+            end = deadline
+        return end if until is None or end < until else until
 
     def _idle(self, until: int | None) -> bool:
         deadline = self.clock.next_deadline()
@@ -98,18 +110,29 @@ class Scheduler:
             taken = True
         return taken
 
-    def _children(self) -> Iterator[Schedulable]:
-        for _, partition in sorted(self.hypervisor.partitions.items()):
-            if not partition.is_root:
-                for _, vp in sorted(partition.vps.items()):
-                    yield vp
-
     def _next(self) -> tuple[Schedulable | None, bool]:
         """Root's VP, or the runnable one after the last child's in order; and whether another child's could run."""
-        root = next((vp for vp in self.hypervisor.root.vps.values() if vp.runnable), None)
-        if root is not None:
-            return root, False                      # it ends by itself
-        vps = list(self._children())
-        at = next((n for n, vp in enumerate(vps) if vp is self._last_child), -1)
-        runnable = [vp for vp in vps[at + 1 :] + vps[: at + 1] if vp.runnable]
-        return (runnable[0] if runnable else None), len(runnable) > 1
+        for root in self.hypervisor.root.vps.values():
+            if root.runnable:
+                return root, False                  # it ends by itself
+        found: Schedulable | None = None
+        for vp in self._children_in_turn():
+            if vp.runnable:
+                if found is not None:
+                    return found, True
+                found = vp
+        return found, False
+
+    def _children_in_turn(self) -> list[Schedulable]:
+        """The VPs of all children by partition and number, from the one after the last on."""
+        root, last, partitions = self.hypervisor.root, self._last_child, self.hypervisor.partitions
+        vps: list[Schedulable] = []
+        turn = 0
+        for partition_id in sorted(partitions):
+            partition = partitions[partition_id]
+            if partition is not root:
+                for index in sorted(partition.vps):
+                    vps.append(partition.vps[index])
+                    if vps[-1] is last:
+                        turn = len(vps)
+        return vps[turn:] + vps[:turn] if turn else vps

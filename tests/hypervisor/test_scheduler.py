@@ -137,6 +137,19 @@ def test_a_woken_child_gives_the_running_slice_an_end_and_root_ends_it_at_once()
     assert bench.processor.stops == [500 + SLICE, 500]
 
 
+def test_who_spins_for_a_lock_gives_way_if_somebody_waits():
+    bench = Bench(2)
+    spins = bench.vps[2, 0]
+    spins.act = lambda: bench.hypervisor.on_spin(spins)
+    bench.let(1, (2, 0)).scheduler.turn()
+    assert bench.processor.stops == []              # nobody waits
+    bench.let(2).scheduler.turn()
+    bench.scheduler.turn()
+    assert bench.processor.stops == [bench.clock.tsc - SLICE]
+    bench.hypervisor.on_spin(bench.vps[2, 1])       # it does not run
+    assert len(bench.processor.stops) == 1
+
+
 def test_when_nobody_can_run_time_jumps_to_the_next_timer():
     bench = Bench(1)
 

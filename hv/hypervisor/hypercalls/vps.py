@@ -23,5 +23,5 @@ def delete_vp(call: Call, input: DeleteVpInput) -> None:
 
 @hypercall(HypercallCode.NOTIFY_LONG_SPIN_WAIT, input=NotifyLongSpinWaitInput)
 def notify_long_spin_wait(call: Call, input: NotifyLongSpinWaitInput) -> None:
-    """The caller spins for a lock: somebody else may run now. Always succeeds."""
-    call.vp.kick()
+    """The caller spins for a lock that another VP has: whoever waits for the processor goes first. Always succeeds."""
+    call.hypervisor.on_spin(call.vp)

@@ -125,8 +125,7 @@ class Machine:
 
     def _interrupt(self, message: InterruptMessage) -> None:
         """What the IOMMU let through arrives at the processor's APIC."""
-        self.processor.interconnect.deliver(message.vector, message.destination, message.logical, message.delivery_mode,
-                                            broadcast=BROADCAST_X2APIC)
+        self.processor.interconnect.deliver(*message, BROADCAST_X2APIC)
 
     def _plug_devices(self) -> list[DmaEngine]:
         devices = []
@@ -239,16 +238,21 @@ class Machine:
         """End the VMs whose processors can never run again; True when none is left."""
         going = False
         for vm in self.vms:
-            if vm.ended is None:
-                vps = vm.partition.vps.values()
-                stopped = next((vp for vp in vps if vp.stopped_because), None)
-                if stopped is not None:
-                    vm.worker.end("error", f"vp {stopped.index}: {stopped.stopped_because}")
-                elif all(vp.asleep_for_good for vp in vps):
-                    vm.worker.end("halt")
-                else:
-                    going = True
+            if vm.worker.ended is None:
+                going |= self._goes_on(vm)
         return bool(self.vms) and not going
+
+    def _goes_on(self, vm: VirtualMachine) -> bool:
+        """A processor of *vm* may yet run, and none met what it cannot survive; else *vm* ends."""
+        vps, awake = vm.partition.vps.values(), False
+        for vp in vps:
+            if vp.stopped_because:
+                vm.worker.end("error", f"vp {vp.index}: {vp.stopped_because}")
+                return False
+            awake = awake or not vp.asleep_for_good
+        if not awake:
+            vm.worker.end("halt")
+        return awake
 
     def end_budget(self) -> None:
         """Whoever still runs has used up what it was given."""

@@ -63,11 +63,6 @@ def write_unchecked(vp: VirtualProcessor, index: int, value: int) -> None:
     write(vp, index, value)
 
 
-def is_ours(index: int) -> bool:
-    """This module answers for *index*, be it with #GP."""
-    return index in _TABLE
-
-
 def _refuse() -> GuestFault:
     return GuestFault(Vector.GP, 0)
 
@@ -209,3 +204,4 @@ _TABLE |= dict.fromkeys(_APIC_MSRS, (0, lambda vp, index: vp.apic.read_msr(index
                                      lambda vp, index, value: vp.apic.write_msr(index, value)))
 _TABLE = dict.fromkeys(map(int, SYNTHETIC_MSRS), _ABSENT) | {
     int(index): (int(privilege), read, write) for index, (privilege, read, write) in _TABLE.items()}
+OURS = _TABLE.keys()        # the MSRs that this module answers for, be it with #GP

@@ -24,6 +24,8 @@ HANDLER_TICKS = 2000        # what one interrupt of root's costs in virtual time
 class RootRegisters:
     """The registers of a 64-bit kernel: what the hypercall door looks at."""
 
+    cr3: int
+
     def __init__(self) -> None:
         for name in ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)), "rip",
                      "cr2", "cr3", "dr0", "dr1", "dr2", "dr3"):
@@ -35,6 +37,10 @@ class RootRegisters:
         self.ldtr, self.tr = Segment(0, 0, 0, 0x10000), Segment(0x40, 0, 0x67, 0x8B)
         self.gdtr = self.idtr = Table(0, 0xFFFF)
         self.msrs: dict[int, int] = {}
+
+    @property
+    def paging_registers(self) -> tuple[int, int, int, int]:
+        return self.cr0, self.cr3, self.cr4, self.efer
 
 
 class RootVirtualProcessor:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from hv.hypervisor.synic.synic import Synic
 
 
+_EXTERNAL = EventKind.EXTERNAL          # naming a member of an enumeration costs a call
+
+
 class VirtualProcessor:
     """VP *index* of *partition*. It waits for its parent's word (explicit_suspend) after it was made."""
 
@@ -41,7 +44,7 @@ class VirtualProcessor:
         self.event_pending = False              # something may be deliverable: look before going on
         self.pending_event: Event | None = None  # what the parent asked to be injected at the next entry
         self.stopped_because = ""               # why it can never run again
-        self.call_site: tuple[int, int, int] | None = None   # page of RIP, CR3, hypercall MSR of the last VMCALL
+        self.call_site: tuple[tuple[int, int], int] | None = None   # location, hypercall MSR of the last VMCALL
         self._running = False
         self.runtime = 0                        # ticks
         vcpu.on_exit = partial(obey, self)
@@ -74,19 +77,19 @@ class VirtualProcessor:
 
     def run(self, until: int) -> None:
         """Run the guest until the clock reaches *until*, or it halts, waits for its parent, or stops."""
-        self._go(lambda: self.vcpu.run(until))
+        self._go(self.vcpu.run, until)
 
     def step(self) -> None:
         """Run one instruction, or take the interrupt that waits."""
         self._go(self.vcpu.step)
 
-    def _go(self, run: Callable[[], object]) -> None:
+    def _go(self, run: Callable[..., object], *limit: int) -> None:
         start = self.partition.clock.tsc
         self.halted = False
         self._running = True
         try:
             if self.deliver_pending():
-                run()
+                run(*limit)
         finally:
             self._running = False
             self.runtime += self.partition.clock.tsc - start
@@ -125,7 +128,7 @@ class VirtualProcessor:
     def _deliver_interrupt(self) -> bool:
         vector = self.apic.deliverable()
         if vector is not None and self.regs.interrupts_enabled and not self.regs.interrupt_shadow:
-            if not self._inject(Event(self.acknowledge(), EventKind.EXTERNAL)):
+            if not self._inject(Event(self.acknowledge(), _EXTERNAL)):
                 return False
             vector = self.apic.deliverable()
         self.event_pending = self.nmi_pending       # behind MOV SS it waits for the next exit

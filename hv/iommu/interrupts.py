@@ -6,8 +6,8 @@ VT-d "Interrupt Remapping".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from hv.machine.faults import BusError
 from hv.machine.ram import PhysicalMemory
@@ -24,11 +24,11 @@ from hv.spec.vtd import (
     XapicIrteDestination,
 )
 
+_REMAPPABLE = RemappableAddress(remappable=1).raw
 ALLOWED_MODES = frozenset(DeliveryMode) - {DeliveryMode.RESERVED, DeliveryMode.STARTUP}
 
 
-@dataclass(frozen=True, slots=True)
-class InterruptMessage:
+class InterruptMessage(NamedTuple):
     """What reaches the local APICs. *destination* is an APIC id (or a logical one) of 8, with EIME of 32 bits."""
 
     vector: int
@@ -37,6 +37,17 @@ class InterruptMessage:
     delivery_mode: int
     level: bool
     redirection_hint: bool
+
+
+class CachedEntry(NamedTuple):
+    """A sound entry of the table: what it delivers, and for whom (*first* <= requester & *mask* <= *last*)."""
+
+    message: InterruptMessage
+    mask: int
+    first: int
+    last: int
+    fault_disabled: int     # FPD
+    irte: Irte
 
 
 class InterruptFault(Exception):
@@ -54,6 +65,7 @@ def as_written(address: int, data: int) -> InterruptMessage:
                             bool(to.redirection_hint))
 
 
+@lru_cache(maxsize=1024)
 def requested_index(address: int, data: int) -> int:
     """The entry that a message in remappable format names."""
     to = RemappableAddress(address)
@@ -69,31 +81,26 @@ class InterruptRemapper:
         self.table = InterruptTableAddress()
         self.enabled = False                    # GSTS.IRES
         self.compatibility = False              # GSTS.CFIS
-        self._cache: dict[int, Irte] = {}       # by index
+        self._cache: dict[int, CachedEntry] = {}        # by index
 
     def remap(self, source_id: int, address: int, data: int) -> tuple[InterruptMessage, int | None]:
         """What is delivered, and the index of the entry (None when none was asked); InterruptFault when refused."""
         if not self.enabled:
             return as_written(address, data), None
-        if not RemappableAddress(address).remappable:
+        if not address & _REMAPPABLE:
             if self.compatibility and not self.table.extended:
                 return as_written(address, data), None
             raise InterruptFault(FaultReason.COMPATIBILITY_BLOCKED, source_id, 0)
         index = requested_index(address, data)
         if data & RemappableData.RESERVED:
             raise InterruptFault(FaultReason.REQUEST_RESERVED, source_id, index)
-        irte = self._entry(source_id, index)
-        return self._message(irte), index
-
-    def _entry(self, source_id: int, index: int) -> Irte:
-        irte = self._cache.get(index)
-        if irte is None:
-            irte = self._load(source_id, index)
-        reason = self._refusal(irte, source_id)
-        if reason is not None:
-            raise InterruptFault(reason, source_id, index, recorded=not irte.fault_disabled)
-        self._cache[index] = irte
-        return irte
+        entry = self._cache.get(index)
+        if entry is None:
+            entry = self._parsed(self._load(source_id, index), source_id, index)
+        if not entry.first <= source_id & entry.mask <= entry.last:
+            raise InterruptFault(FaultReason.SOURCE_REFUSED, source_id, index, recorded=not entry.fault_disabled)
+        self._cache[index] = entry
+        return entry.message, index
 
     def _load(self, source_id: int, index: int) -> Irte:
         if index >= 2 << self.table.size:
@@ -104,19 +111,18 @@ class InterruptRemapper:
             raise InterruptFault(FaultReason.IRTE_ACCESS, source_id, index) from None
         return Irte(int.from_bytes(raw, "little"))
 
-    def _refusal(self, irte: Irte, source_id: int) -> FaultReason | None:
+    def _parsed(self, irte: Irte, source_id: int, index: int) -> CachedEntry:
+        """*irte*, checked for all that does not depend on who asks."""
         if not irte.present:
-            return FaultReason.IRTE_NOT_PRESENT
+            raise InterruptFault(FaultReason.IRTE_NOT_PRESENT, source_id, index, recorded=not irte.fault_disabled)
         if (irte.raw & Irte.RESERVED or irte.validation == SourceValidation.RESERVED
                 or irte.delivery_mode not in ALLOWED_MODES
                 or (not self.table.extended and irte.destination & XapicIrteDestination.RESERVED)):
-            return FaultReason.IRTE_RESERVED
-        return None if is_source_allowed(irte, source_id) else FaultReason.SOURCE_REFUSED
-
-    def _message(self, irte: Irte) -> InterruptMessage:
+            raise InterruptFault(FaultReason.IRTE_RESERVED, source_id, index, recorded=not irte.fault_disabled)
         destination = irte.destination if self.table.extended else XapicIrteDestination(irte.destination).id
-        return InterruptMessage(irte.vector, destination, bool(irte.logical), irte.delivery_mode, bool(irte.level),
-                                bool(irte.redirection_hint))
+        message = InterruptMessage(irte.vector, destination, bool(irte.logical), irte.delivery_mode, bool(irte.level),
+                                   bool(irte.redirection_hint))
+        return CachedEntry(message, *allowed_sources(irte), irte.fault_disabled, irte)
 
     def invalidate(self, index: int | None = None, index_mask: int = 0) -> None:
         """Forget all entries, or the 2^*index_mask* aligned ones around *index*."""
@@ -127,14 +133,15 @@ class InterruptRemapper:
     def inspect(self) -> dict[str, Any]:
         """Plain data: the table, and what is cached of it."""
         return {"enabled": self.enabled, "compatibility": self.compatibility, "table": self.table.inspect(),
-                "cached": {index: irte.inspect() for index, irte in self._cache.items()}}
+                "cached": {index: entry.irte.inspect() for index, entry in self._cache.items()}}
 
 
-def is_source_allowed(irte: Irte, source_id: int) -> bool:
-    """May *source_id* use the entry? VT-d "Source-id Validation"."""
+def allowed_sources(irte: Irte) -> tuple[int, int, int]:
+    """Who may use the entry, as (mask, first, last) for the requester id; VT-d "Source-id Validation"."""
     match irte.validation:
         case SourceValidation.REQUESTER:
-            return (irte.source_id ^ source_id) & ~IGNORED_FUNCTION_BITS[irte.qualifier] == 0
+            mask = 0xFFFF & ~IGNORED_FUNCTION_BITS[irte.qualifier]
+            return mask, irte.source_id & mask, irte.source_id & mask
         case SourceValidation.BUS_RANGE:
-            return irte.source_id >> 8 <= source_id >> 8 <= irte.source_id & 0xFF
-    return True
+            return 0xFF00, irte.source_id & 0xFF00, (irte.source_id & 0xFF) << 8
+    return 0, 0, 0

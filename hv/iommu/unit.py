@@ -134,7 +134,11 @@ class Iommu:
 
     def message(self, source_id: int, address: int, data: int) -> None:
         """A posted dword write of *source_id*: an interrupt in the interrupt window, a DMA elsewhere."""
-        self.dma_write(source_id, address & ~3, (data & 0xFFFFFFFF).to_bytes(4, "little"))
+        address, data = address & ~3, data & 0xFFFF_FFFF
+        if is_interrupt_address(address):
+            self._interrupt_request(source_id, address, data)
+        else:
+            self.dma_write(source_id, address, data.to_bytes(4, "little"))
 
     def _pieces(self, source_id: int, iova: int, size: int, write: bool) -> list[tuple[int, int]] | None:
         """Where the request goes, as (spa, size); None when it is refused, or leaves memory, or meets the window."""

@@ -120,7 +120,7 @@ class LocalApic:
         if not self.irr:
             return None
         vector = self.irr.bit_length() - 1
-        return vector if vector & 0xF0 > self.ppr & 0xF0 else None
+        return vector if vector & 0xF0 > (self.ppr & 0xF0 if self.isr or self.tpr else 0) else None
 
     def acknowledge(self) -> int:
         """Take the deliverable vector into service; the spurious vector, and nothing in service, when there is none."""

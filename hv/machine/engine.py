@@ -72,6 +72,7 @@ for _n in range(32):
 _MSR_NUMBER = svm.EXIT_BASE + svm.SvmExit.MSR
 _UNDEFINED = (Trap.UNDEFINED, 0)
 _NESTED_FAULT, _RDMSR, _WRMSR = Trap.NESTED_FAULT, Trap.RDMSR, Trap.WRMSR      # naming a member costs a call
+_ERROR_CODE = at.ERROR_CODE // 4
 _FETCHED, _CODE = stubs.ExitFrame.fetched.offset // 8, stubs.ExitFrame.code.offset // 8
 
 TrapHandler = Callable[[Trap, int], bool]
@@ -105,13 +106,14 @@ class Engine:
         self._scratch = at.allocate(self._uc)
         self._failure: BaseException | None = None
         self._stopped_by_trap = False
-        self._running = self._refused_fetch = False
+        self._refused_fetch = False
         self.hit: int | None = None
         self._breakpoints: dict[int, int] = {}      # linear address -> the API's hook
         self._passing: int | None = None
         self._counted = False                       # the last run was limited to a number of instructions
         self._stopped_at: tuple[ProcessorState | None, int] | None = None
         self.current: ProcessorState | None = None
+        self._held: ctypes.c_void_p | None = None   # the context whose registers the engine itself has
         self.on_trap: TrapHandler = lambda trap, detail: False
         self.second_level: Callable[[int, int], Translation | None] = lambda gpa, access: None
         self._states: list[ProcessorState] = []
@@ -119,6 +121,7 @@ class Engine:
         self._mmio: dict[int, Any] = {}
         self._device_pages: set[int] = set()        # guest-physical pages behind which there is a device
         self._flag_word = ctypes.c_uint64()
+        self._flag_place = ctypes.byref(self._flag_word)
         self._install_hooks()
 
     # --- set-up --------------------------------------------------------------------------------------
@@ -206,13 +209,14 @@ class Engine:
         return state
 
     def _resolve_flags(self, context: ctypes.c_void_p) -> int:
-        """RFLAGS of a context whose arithmetic flags are in the engine's lazy form."""
-        live = self.current is not None and self.current.context is context and self._running
-        if not live:
+        """The arithmetic flags of a context in which they stand in the engine's lazy form: what they are made of has
+        not changed since the engine ran it, or it was never run."""
+        held = self._held is context
+        if not held:
             uclib.uc_context_save(self._handle, self._scratch)
             uclib.uc_context_restore(self._handle, context)
-        uclib.uc_reg_read(self._handle, x86_const.UC_X86_REG_EFLAGS, ctypes.byref(self._flag_word))
-        if not live:
+        uclib.uc_reg_read(self._handle, x86_const.UC_X86_REG_EFLAGS, self._flag_place)
+        if not held:
             uclib.uc_context_restore(self._handle, self._scratch)
         return self._flag_word.value
 
@@ -223,6 +227,7 @@ class Engine:
     def load_image(self, state: ProcessorState, image: bytes) -> None:
         """Put back what `save_image` gave, on the same engine."""
         at.view(state.context)[:] = image
+        self._held = None
         self.flush_tlb()
 
     # --- translation ---------------------------------------------------------------------------------
@@ -356,14 +361,13 @@ class Engine:
         """One stretch of the engine, from *state* and back into it; the API's status."""
         state.words[at.EFLAGS // 8] = state.rflags      # when the engine starts it takes all flags from here
         uclib.uc_context_restore(self._handle, state.context)
+        self._held = state.context
         if self._stale:
             self._forget_stale_code()
         self._stopped_by_trap = self._refused_fetch = False
-        self._running = True
         nowhere = ctypes.c_uint64(0)
         status: int = uclib.uc_emu_start(self._handle, ctypes.c_uint64(state.rip), nowhere, nowhere,
                                          ctypes.c_size_t(instructions or self._counting))
-        self._running = False
         if not self._stopped_by_trap and not self._asked.kind:
             uclib.uc_context_save(self._handle, state.context)
         if self._failure is not None:
@@ -416,7 +420,12 @@ class Engine:
         """The engine's hook: name the trap, ask the handler, say whether the changed state is to be loaded."""
         try:
             if number == _MSR_NUMBER:
-                trap, detail = self._msr_or_instruction()
+                state, detail = self.current, 0
+                assert state is not None, "a trap without a running VP"
+                if self._asked_words[0]:
+                    trap = self._asked_instruction(state)
+                else:
+                    trap = _WRMSR if state.dwords[_ERROR_CODE] & 1 else _RDMSR
             else:
                 trap, detail = _TRAP_TABLE.get(number, _UNDEFINED)
                 if trap is _NESTED_FAULT and self._fill_nested():
@@ -433,15 +442,11 @@ class Engine:
         uclib.uc_emu_stop(self._handle)
         return 1
 
-    def _msr_or_instruction(self) -> tuple[Trap, int]:
-        state = self.current
-        assert state is not None, "a trap without a running VP"
-        kind = self._asked_words[0]
-        if kind:
-            self._asked_words[0] = 0
-            state.rcx = self._asked.rcx
-            return INSTRUCTION_TRAPS[kind], 0
-        return (_WRMSR if state.dwords[at.ERROR_CODE // 4] & 1 else _RDMSR), 0
+    def _asked_instruction(self, state: ProcessorState) -> Trap:
+        """The instruction whose routine read an MSR only to get here."""
+        kind, self._asked_words[0] = self._asked_words[0], 0
+        state.rcx = self._asked.rcx
+        return INSTRUCTION_TRAPS[kind]
 
     def _fill_nested(self) -> bool:
         """The engine asks for a second-level translation; False when there is none for this access."""
@@ -480,7 +485,7 @@ class Engine:
     def error_code(self) -> int:
         """Error code of the exception that trapped."""
         assert self.current is not None
-        return int(self.current.dwords[at.ERROR_CODE // 4])
+        return int(self.current.dwords[_ERROR_CODE])
 
     def fault_address(self) -> int:
         """Linear address of the page fault that trapped (CR2 is not written yet)."""
@@ -496,9 +501,9 @@ class Engine:
         return self._code[: self._frame_words[_FETCHED]].tobytes()
 
     def code_head(self) -> int:
-        """The first two bytes at RIP as a little-endian number, 0 when they are not known."""
-        words = self._frame_words
-        return words[_CODE] & 0xFFFF if words[_FETCHED] > 1 else 0
+        """The first eight bytes at RIP as a little-endian number; 0 for what is in the next page, or unknown."""
+        head: int = self._frame_words[_CODE]
+        return head
 
     def port(self) -> tuple[int, int, int]:
         """Port, size in bytes and value (of OUT) of the I/O instruction that trapped."""

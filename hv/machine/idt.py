@@ -2,7 +2,7 @@
 
 SDM "Interrupt and Exception Handling", and the pseudo-code of "INT n/INTO/INT3/INT1". All checks and the push of the
 frame come before the first register changes, so a fault while delivering leaves the processor as it was. Read `deliver`
-first; each mode plans an `_Entry`, and `_enter` is the only function that writes registers.
+first; each mode checks, pushes its frame, and ends in `_enter`, the only function that writes registers.
 
 # Simplified: no VME redirection of INT n in virtual-8086 mode, no shadow stacks, and the accessed bits of the loaded
 # descriptors are set in the segment registers but not in the tables.
@@ -10,7 +10,7 @@ first; each mode plans an `_Entry`, and `_enter` is the only function that write
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import struct
 from enum import IntEnum
 from functools import lru_cache
 from typing import NamedTuple
@@ -41,6 +41,8 @@ _INTERRUPT_GATES = frozenset({SystemType.INTERRUPT_GATE16.value, SystemType.INTE
 _GATES_32 = frozenset({SystemType.INTERRUPT_GATE.value, SystemType.TRAP_GATE.value})
 _GATES = _GATES_32 | {t.value for t in (SystemType.TASK_GATE, SystemType.INTERRUPT_GATE16, SystemType.TRAP_GATE16)}
 _TSS16 = frozenset({SystemType.TSS16_AVAILABLE.value, SystemType.TSS16_BUSY.value})
+_TASK_GATE = SystemType.TASK_GATE.value
+_FRAMES = {5: struct.Struct("<5Q"), 6: struct.Struct("<6Q")}    # of long mode, without and with an error code
 _RSP0, _IST1 = Tss64.offset_of("rsp0"), Tss64.offset_of("ist1")
 
 
@@ -56,11 +58,11 @@ class EventKind(IntEnum):
 
 
 _BY_PROGRAM = frozenset({EventKind.SOFTWARE_INTERRUPT, EventKind.SOFTWARE_EXCEPTION})
+_EXCEPTION = EventKind.EXCEPTION                # looked up once: naming a member of an enumeration costs a call
 _BY_INSTRUCTION = _BY_PROGRAM | {EventKind.PRIVILEGED_SOFTWARE_EXCEPTION}
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One interrupt or exception to deliver."""
 
     vector: int
@@ -94,14 +96,13 @@ def deliver(state: Registers, memory: LinearMemory, event: Event) -> None:
     Raises GuestFault when delivery itself faults, TaskGate, or the NestedFault of *memory*; registers are then as
     before. Neither CR2 nor DR6 is written: that belongs to raising an exception, not to delivering it.
     """
-    memory = memory.fixed()
-    if not state.cr0 & _PE:
-        entry = _plan_real(state, memory, event)
-    elif state.efer & _LMA:
-        entry = _plan_long(state, memory, event)
+    memory, (cr0, _, _, efer) = memory.fixed(), state.paging_registers
+    if not cr0 & _PE:
+        _deliver_real(state, memory, event)
+    elif efer & _LMA:
+        _deliver_long(state, memory, event)
     else:
-        entry = _plan_protected(state, memory, event)
-    _enter(state, memory, entry)
+        _deliver_protected(state, memory, event)
 
 
 def deliver_combined(state: Registers, memory: LinearMemory, event: Event) -> Event:
@@ -138,75 +139,52 @@ def combine(first: Event, fault: GuestFault) -> Event:
     return exception(fault)
 
 
-# --- What every mode plans, and how it becomes true ----------------------------------------------
+# --- What every mode does ------------------------------------------------------------------------
 
-@dataclass(slots=True)
-class _Stack:
-    """Where the frame goes."""
+class _Stack(NamedTuple):
+    """Where the frame goes, outside 64-bit mode."""
 
     segment: Segment        # what SS will be; the old one unless the level changes
     pointer: int            # before the first push
-    wrap: int               # mask of the stack pointer: 16, 32 or 64 bits
+    wrap: int               # mask of the stack pointer: 16 or 32 bits
     error_code: int         # of the #SS when there is no room
 
 
-@dataclass(slots=True)
-class _Entry:
-    """The handler's registers, and the words to push, in order."""
-
-    cs: Segment
-    rip: int
-    cpl: int
-    rflags: int
-    stack: _Stack
-    frame: list[int]
-    width: int              # bytes of each word
-    from_v86: bool = False
-
-
-def _enter(state: Registers, memory: LinearMemory, entry: _Entry) -> None:
-    rsp = _push(state, memory, entry)
-    state.cs = entry.cs
-    if entry.cpl != state.cpl:
-        state.ss = entry.stack.segment
-        state.cpl = entry.cpl
-    state.rflags = entry.rflags
+def _enter(state: Registers, cs: Segment, cpl: int, rip: int, rflags: int, ss: Segment | None, rsp: int) -> None:
+    """The handler's registers; *ss* is None when the stack segment stays."""
+    state.cs = cs
+    if ss is not None:
+        state.ss = ss
+        state.cpl = cpl
+    state.rflags = rflags
     state.rsp = rsp
-    state.rip = entry.rip
-    if entry.from_v86:
-        state.es = state.ds = state.fs = state.gs = Segment.null()
+    state.rip = rip
     state.interrupt_shadow = False
 
 
-def _push(state: Registers, memory: LinearMemory, entry: _Entry) -> int:
-    """Write the frame, first word highest, and return the new RSP. From CPL 3, RFLAGS.AC does not lift SMAP."""
-    stack, width = entry.stack, entry.width
-    size = width * len(entry.frame)
+def _push(state: Registers, memory: LinearMemory, stack: _Stack, frame: list[int], width: int, cpl: int) -> int:
+    """Write *frame*, words of *width* bytes, the first one highest, as *cpl*; the new RSP.
+
+    From CPL 3, RFLAGS.AC does not lift SMAP.
+    """
+    size = width * len(frame)
     below = stack.pointer - size & stack.wrap
     mask = (1 << 8 * width) - 1
-    words = [(word & mask).to_bytes(width, "little") for word in reversed(entry.frame)]
+    words = [(word & mask).to_bytes(width, "little") for word in reversed(frame)]
     implicit = state.cpl == 3
-    try:
-        if stack.pointer & stack.wrap >= size or stack.wrap == LINEAR_64:
-            pieces = [(_stack_gva(stack, below, size), b"".join(words))]
-        else:
-            pieces = [(_stack_gva(stack, below + n * width & stack.wrap, width), word) for n, word in enumerate(words)]
-        if len(pieces) > 1:
-            for gva, data in pieces:
-                memory.check(gva, len(data), Access.WRITE, entry.cpl, implicit)
+    if stack.pointer & stack.wrap >= size:
+        pieces = [(_stack_gva(stack, below, size), b"".join(words))]
+    else:
+        pieces = [(_stack_gva(stack, below + n * width & stack.wrap, width), word) for n, word in enumerate(words)]
         for gva, data in pieces:
-            memory.write(gva, data, entry.cpl, implicit)
-    except NonCanonical:
-        raise GuestFault(Vector.SS, stack.error_code) from None
+            memory.check(gva, len(data), Access.WRITE, cpl, implicit)
+    for gva, data in pieces:
+        memory.write(gva, data, cpl, implicit)
     return stack.pointer & ~stack.wrap | below
 
 
 def _stack_gva(stack: _Stack, offset: int, size: int) -> int:
     """The linear address of *size* bytes of stack; #SS when they are not inside the segment."""
-    if stack.wrap == LINEAR_64:
-        if not is_canonical(offset) or not is_canonical(offset + size - 1 & LINEAR_64):
-            raise GuestFault(Vector.SS, stack.error_code)
-        return offset
     last, segment = offset + size - 1, stack.segment
     if segment.expand_down:
         inside = offset > segment.limit and last <= (LINEAR_32 if segment.big else 0xFFFF)
@@ -217,10 +195,9 @@ def _stack_gva(stack: _Stack, offset: int, size: int) -> int:
     return segment.base + offset & LINEAR_32
 
 
-def _image(state: Registers, event: Event) -> int:
+def _image(rflags: int, event: Event) -> int:
     """RFLAGS as pushed: RF is set for a fault, so that an instruction breakpoint does not hit twice."""
-    fault = event.kind is EventKind.EXCEPTION and event.vector in PUSHES_RF
-    return state.rflags | _RF if fault else state.rflags
+    return rflags | _RF if event.kind is _EXCEPTION and event.vector in PUSHES_RF else rflags
 
 
 def _return_rip(state: Registers, event: Event) -> int:
@@ -231,12 +208,12 @@ def _error_words(event: Event) -> list[int]:
     """The error code to push, if the event has one; #DF and #AC always push 0 when none was given."""
     if event.error_code is not None:
         return [event.error_code]
-    return [0] if event.kind is EventKind.EXCEPTION and event.vector in PUSHES_ERROR_CODE else []
+    return [0] if event.kind is _EXCEPTION and event.vector in PUSHES_ERROR_CODE else []
 
 
 # --- Real-address mode ---------------------------------------------------------------------------
 
-def _plan_real(state: Registers, memory: LinearMemory, event: Event) -> _Entry:
+def _deliver_real(state: Registers, memory: LinearMemory, event: Event) -> None:
     """SDM "Interrupt and Exception Handling" in "8086 Emulation": a vector is 4 bytes, no error code is ever pushed."""
     if event.vector * 4 + 3 > state.idtr.limit:
         raise GuestFault(Vector.GP)
@@ -245,46 +222,37 @@ def _plan_real(state: Registers, memory: LinearMemory, event: Event) -> _Entry:
     cs = state.cs._replace(selector=selector, base=selector << 4)
     if offset > cs.limit:
         raise GuestFault(Vector.GP)
+    rflags = state.rflags
     stack = _Stack(state.ss, state.rsp, 0xFFFF, 0)
-    frame = [state.rflags, state.cs.selector, _return_rip(state, event)]
-    return _Entry(cs, offset, 0, state.rflags & ~(_IF | _TF | _AC | _RF), stack, frame, width=2)
+    rsp = _push(state, memory, stack, [rflags, state.cs.selector, _return_rip(state, event)], 2, 0)
+    _enter(state, cs, 0, offset, rflags & ~(_IF | _TF | _AC | _RF), None, rsp)
 
 
 # --- Protected mode ------------------------------------------------------------------------------
 
-@dataclass(slots=True)
-class _Gate:
-    """A checked gate of the IDT, and the code segment it leads to."""
-
-    type: int
-    offset: int
-    ist: int
-    code: Segment       # selector with RPL = the new CPL
-    cpl: int            # after entry
-
-
-def _plan_protected(state: Registers, memory: LinearMemory, event: Event) -> _Entry:
-    ext = 0 if event.by_program else 1
-    v86 = bool(state.rflags & _VM)
-    if v86 and event.kind is EventKind.SOFTWARE_INTERRUPT and state.rflags & _IOPL != _IOPL:
+def _deliver_protected(state: Registers, memory: LinearMemory, event: Event) -> None:
+    ext, rflags, old_cpl = 0 if event.by_program else 1, state.rflags, state.cpl
+    v86 = bool(rflags & _VM)
+    if v86 and event.kind is EventKind.SOFTWARE_INTERRUPT and rflags & _IOPL != _IOPL:
         raise GuestFault(Vector.GP, 0)
-    gate = _gate(state, memory, event, ext)
-    if v86 and gate.cpl != 0:
-        raise GuestFault(Vector.GP, gate.code.selector & ~3 | ext)
+    gate, code, cpl = _gate(state, memory, event, ext, long=False)
+    if v86 and cpl != 0:
+        raise GuestFault(Vector.GP, code.selector & ~3 | ext)
     width = 4 if gate.type in _GATES_32 else 2
     rip = gate.offset if width == 4 else gate.offset & 0xFFFF
-    if rip > gate.code.limit:
+    if rip > code.limit:
         raise GuestFault(Vector.GP, ext)
-    frame: list[int] = []
-    if v86:
-        frame += [segment.selector for segment in (state.gs, state.fs, state.ds, state.es)]
-    if gate.cpl != state.cpl:
-        stack = _inner_stack(state, memory, gate.cpl, ext)
+    frame = [segment.selector for segment in (state.gs, state.fs, state.ds, state.es)] if v86 else []
+    if cpl != old_cpl:
+        stack = _inner_stack(state, memory, cpl, ext)
         frame += [state.ss.selector, state.rsp]
     else:
         stack = _Stack(state.ss, state.rsp, _stack_wrap(state.ss), ext)
-    frame += [_image(state, event), state.cs.selector, _return_rip(state, event), *_error_words(event)]
-    return _Entry(gate.code, rip, gate.cpl, _entry_flags(state, gate), stack, frame, width, v86)
+    frame += [_image(rflags, event), state.cs.selector, _return_rip(state, event), *_error_words(event)]
+    rsp = _push(state, memory, stack, frame, width, cpl)
+    _enter(state, code, cpl, rip, _entry_flags(rflags, gate), stack.segment if cpl != old_cpl else None, rsp)
+    if v86:
+        state.es = state.ds = state.fs = state.gs = Segment.null()
 
 
 def _inner_stack(state: Registers, memory: LinearMemory, cpl: int, ext: int) -> _Stack:
@@ -299,7 +267,7 @@ def _inner_stack(state: Registers, memory: LinearMemory, cpl: int, ext: int) -> 
     error_code = selector & ~3 | ext
     if not selector & ~3 or selector & 3 != cpl:
         raise GuestFault(Vector.TS, error_code)
-    segment = _descriptor(state, memory, selector, Vector.TS, error_code)
+    segment = _parse_descriptor(selector, _descriptor(state, memory, selector, Vector.TS, error_code))
     if segment.dpl != cpl or not segment.writable:
         raise GuestFault(Vector.TS, error_code)
     if not segment.present:
@@ -311,31 +279,35 @@ def _stack_wrap(segment: Segment) -> int:
     return LINEAR_32 if segment.big else 0xFFFF
 
 
-def _entry_flags(state: Registers, gate: _Gate) -> int:
-    cleared = _CLEARED | _IF if gate.type in _INTERRUPT_GATES else _CLEARED
-    return state.rflags & ~cleared
+def _entry_flags(rflags: int, gate: _Gate) -> int:
+    return rflags & ~(_CLEARED | _IF if gate.type in _INTERRUPT_GATES else _CLEARED)
 
 
 # --- Long mode -----------------------------------------------------------------------------------
 
-def _plan_long(state: Registers, memory: LinearMemory, event: Event) -> _Entry:
+def _deliver_long(state: Registers, memory: LinearMemory, event: Event) -> None:
     """SDM "Exception and Interrupt Handling in 64-bit Mode": SS:RSP is always pushed, on a 16-byte boundary."""
-    ext = 0 if event.by_program else 1
-    gate = _gate(state, memory, event, ext)
-    inner = gate.cpl != state.cpl
-    pointer, segment = old_pointer, old_stack = state.rsp, state.ss
+    ext, rflags, old_cpl, old_rsp = 0 if event.by_program else 1, state.rflags, state.cpl, state.rsp
+    gate, code, cpl = _gate(state, memory, event, ext, long=True)
+    pointer = old_rsp
     if gate.ist:
         pointer = _tss64_pointer(state, memory, _IST1 + 8 * (gate.ist - 1), ext)
-    elif inner:
-        pointer = _tss64_pointer(state, memory, _RSP0 + 8 * gate.cpl, ext)
-    if inner:
-        segment = Segment.null(gate.cpl)
+    elif cpl != old_cpl:
+        pointer = _tss64_pointer(state, memory, _RSP0 + 8 * cpl, ext)
     if not is_canonical(gate.offset):
         raise GuestFault(Vector.GP, ext)
-    stack = _Stack(segment, pointer & ~0xF, LINEAR_64, ext)
-    frame = [old_stack.selector, old_pointer, _image(state, event), state.cs.selector, _return_rip(state, event),
-             *_error_words(event)]
-    return _Entry(gate.code, gate.offset, gate.cpl, _entry_flags(state, gate), stack, frame, width=8)
+    words = [*_error_words(event), _return_rip(state, event) & LINEAR_64, state.cs.selector, _image(rflags, event),
+             old_rsp, state.ss.selector]
+    frame = _FRAMES[len(words)].pack(*words)
+    rsp = (pointer & ~0xF) - len(frame) & LINEAR_64
+    if not is_canonical(rsp) or not is_canonical(rsp + len(frame) - 1 & LINEAR_64):
+        raise GuestFault(Vector.SS, ext)
+    try:
+        memory.write(rsp, frame, cpl, implicit=old_cpl == 3)
+    except NonCanonical:
+        raise GuestFault(Vector.SS, ext) from None
+    _enter(state, code, cpl, gate.offset, _entry_flags(rflags, gate), Segment.null(cpl) if cpl != old_cpl else None,
+           rsp)
 
 
 def _tss64_pointer(state: Registers, memory: LinearMemory, offset: int, ext: int) -> int:
@@ -349,27 +321,9 @@ def _tss64_pointer(state: Registers, memory: LinearMemory, offset: int, ext: int
 
 # --- Gates and descriptors -----------------------------------------------------------------------
 
-def _gate(state: Registers, memory: LinearMemory, event: Event, ext: int) -> _Gate:
-    """Read and check the gate of *event* and its code segment, in the manual's order."""
-    long = bool(state.efer & _LMA)
-    error_code = event.vector << 3 | 2 | ext
-    size = 16 if long else 8
-    if event.vector * size + size - 1 > state.idtr.limit:
-        raise GuestFault(Vector.GP, error_code)
-    gate = _parse_gate(memory.read_system(state.idtr.base + event.vector * size, size))
-    if gate.type not in (_GATES_32 if long else _GATES):
-        raise GuestFault(Vector.GP, error_code)
-    if event.by_program and gate.dpl < state.cpl:
-        raise GuestFault(Vector.GP, error_code)
-    if not gate.present:
-        raise GuestFault(Vector.NP, error_code)
-    if gate.type == SystemType.TASK_GATE:
-        raise TaskGate(gate.selector, event)
-    code, cpl = _target_code(state, memory, gate.selector, ext, long)
-    return _Gate(gate.type, gate.offset, gate.ist if long else 0, code, cpl)
+class _Gate(NamedTuple):
+    """The fields of a gate; *ist* means nothing outside long mode."""
 
-
-class _ParsedGate(NamedTuple):
     type: int           # SystemType; -1 when S = 1, which is no gate at all
     dpl: int
     present: int
@@ -378,20 +332,41 @@ class _ParsedGate(NamedTuple):
     ist: int
 
 
+def _gate(state: Registers, memory: LinearMemory, event: Event, ext: int, long: bool) -> tuple[_Gate, Segment, int]:
+    """The gate of *event*, the code segment it leads to, and the CPL there, checked in the manual's order."""
+    error_code = event.vector << 3 | 2 | ext
+    size, table = 16 if long else 8, state.idtr
+    if event.vector * size + size - 1 > table.limit:
+        raise GuestFault(Vector.GP, error_code)
+    gate = _parse_gate(memory.read_system(table.base + event.vector * size, size))
+    if gate.type not in (_GATES_32 if long else _GATES):
+        raise GuestFault(Vector.GP, error_code)
+    if not ext and gate.dpl < state.cpl:
+        raise GuestFault(Vector.GP, error_code)
+    if not gate.present:
+        raise GuestFault(Vector.NP, error_code)
+    if gate.type == _TASK_GATE:
+        raise TaskGate(gate.selector, event)
+    if not gate.selector & ~3:
+        raise GuestFault(Vector.GP, ext)
+    raw = _descriptor(state, memory, gate.selector, Vector.GP, gate.selector & ~3 | ext)
+    return gate, *_target_code(gate.selector, raw, state.cpl, ext, long)
+
+
+# What is parsed is kept, because the same few gates and segments are used all the time.
+
 @lru_cache(maxsize=1024)
-def _parse_gate(raw: int) -> _ParsedGate:
-    """The fields of a gate of 8 or 16 bytes, kept because the same few gates are used all the time."""
+def _parse_gate(raw: int) -> _Gate:
+    """The fields of a gate of 8 or 16 bytes."""
     gate = GateDescriptor(raw & LINEAR_64)
     offset = gate.offset | (raw >> 64 & LINEAR_32) << 32
-    return _ParsedGate(-1 if gate.s else gate.type, gate.dpl, gate.present, gate.selector, offset, gate.ist)
+    return _Gate(-1 if gate.s else gate.type, gate.dpl, gate.present, gate.selector, offset, gate.ist)
 
 
-def _target_code(state: Registers, memory: LinearMemory, selector: int, ext: int, long: bool) -> tuple[Segment, int]:
-    """The code segment a gate leads to, and the CPL it runs at."""
-    if not selector & ~3:
-        raise GuestFault(Vector.GP, ext)
-    error_code, old_cpl = selector & ~3 | ext, state.cpl
-    code = _descriptor(state, memory, selector, Vector.GP, error_code)
+@lru_cache(maxsize=1024)
+def _target_code(selector: int, raw: int, old_cpl: int, ext: int, long: bool) -> tuple[Segment, int]:
+    """The code segment of *selector*, whose descriptor is *raw*, as a gate leads to it, and the CPL it runs at."""
+    error_code, code = selector & ~3 | ext, _parse_descriptor(selector, raw)
     if not code.code or code.dpl > old_cpl or (long and (not code.long or code.big)):
         raise GuestFault(Vector.GP, error_code)
     if not code.present:
@@ -400,14 +375,14 @@ def _target_code(state: Registers, memory: LinearMemory, selector: int, ext: int
     return Segment(selector & ~3 | cpl, code.base, code.limit, code.rights), cpl
 
 
-def _descriptor(state: Registers, memory: LinearMemory, selector: int, vector: int, error_code: int) -> Segment:
-    """The code or data segment of *selector* in the GDT or LDT; exception *vector* when it lies beyond the limit."""
+def _descriptor(state: Registers, memory: LinearMemory, selector: int, vector: int, error_code: int) -> int:
+    """The descriptor of *selector* in the GDT or LDT; exception *vector* when it lies beyond the limit."""
     local = selector & 4
     table = state.ldtr if local else state.gdtr
     offset = selector & ~7
     if offset + 7 > table.limit or (local and not state.ldtr.usable):
         raise GuestFault(vector, error_code)
-    return _parse_descriptor(selector, memory.read_system(table.base + offset, 8))
+    return memory.read_system(table.base + offset, 8)
 
 
 @lru_cache(maxsize=1024)

@@ -6,19 +6,18 @@ a device or an I/O APIC (`deliver`). SDM "Determining IPI Destination".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hv.spec.apic import BROADCAST_X2APIC, BROADCAST_XAPIC, LOWEST_LEGAL_VECTOR, DeliveryMode, Esr, Icr, Shorthand
 
 if TYPE_CHECKING:
     from hv.machine.apic import LocalApic
 
+_MODES = tuple(DeliveryMode)        # by number
 FIXED_OR_LOWEST = (DeliveryMode.FIXED, DeliveryMode.LOWEST_PRIORITY)
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """What travels: *vector* 0..255, *mode*, and for a device's message whether it is *level* triggered."""
 
     vector: int
@@ -51,7 +50,7 @@ class Interconnect:
 
         A redirection hint turns fixed into lowest priority: one of the targets is enough.
         """
-        mode = DeliveryMode(delivery_mode & 7)
+        mode = _MODES[delivery_mode & 7]
         if redirection_hint and mode is DeliveryMode.FIXED:
             mode = DeliveryMode.LOWEST_PRIORITY
         return self._hand_out(Message(vector & 0xFF, mode, level), self.targets(destination, logical, broadcast))

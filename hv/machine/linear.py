@@ -6,6 +6,8 @@ that cross pages, "Exceptions and Interrupts". Segmentation is not here: callers
 
 from __future__ import annotations
 
+from copy import copy
+
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.paging import (
     LINEAR_32,
@@ -36,12 +38,14 @@ class LinearMemory:
     def __init__(self, registers: Registers, load: Load, store: Store, physical_bits: int = PHYSICAL_BITS) -> None:
         self.registers, self.load, self.store, self.physical_bits = registers, load, store, physical_bits
         self._fixed_mode: PagingMode | None = None
+        self._fixed: LinearMemory | None = None         # what `fixed` gave last
 
     def fixed(self) -> LinearMemory:
         """The same memory for as long as CR0, CR3, CR4, EFER and RFLAGS.AC stay as they are: they are read once."""
-        fixed = object.__new__(type(self))
-        fixed.__dict__.update(self.__dict__)
-        fixed._fixed_mode = self._mode()
+        mode, fixed = self._mode(), self._fixed
+        if fixed is None or fixed._fixed_mode is not mode:
+            fixed = self._fixed = copy(self)
+            fixed._fixed_mode, fixed._fixed = mode, None
         return fixed
 
     def gpa_of(self, mode: PagingMode, gva: int, access: int, cpl: int, implicit: bool) -> int:
@@ -116,6 +120,8 @@ class LinearMemory:
         """(gpa, bytes) of each page's part, in order."""
         mode = self._mode()
         wrap = LINEAR_64 if mode.format is PagingFormat.LONG else LINEAR_32
+        if (gva & _OFFSET) + size <= PAGE_SIZE and size:
+            return [(self.gpa_of(mode, gva & wrap, int(access), cpl, implicit), size)]
         pieces, end, wanted = [], gva + size, int(access)
         while gva < end:
             count = min(end - gva, PAGE_SIZE - (gva & _OFFSET))

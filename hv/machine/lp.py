@@ -43,7 +43,7 @@ class LogicalProcessor:
 
         The hypervisor ends it at once: the owner's virtual APIC keeps the guest's own order of service.
         """
-        if self.apic.deliverable() is None:
+        if not self.apic.irr or self.apic.deliverable() is None:
             return None
         vector = self.apic.acknowledge()
         self.apic.eoi()

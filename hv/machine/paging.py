@@ -80,8 +80,7 @@ class PagingMode:
     @staticmethod
     def of(state: Registers, physical_bits: int = PHYSICAL_BITS, gigabyte_pages: bool = True) -> PagingMode:
         """The mode that *state*'s control registers select; *gigabyte_pages* is CPUID.80000001H:EDX[26]."""
-        ac = bool(state.rflags & _AC)
-        return _mode(state.cr0, state.cr3, state.cr4, state.efer, ac, physical_bits, gigabyte_pages)
+        return _mode(*state.paging_registers, bool(state.rflags & _AC), physical_bits, gigabyte_pages)
 
 
 class WalkLevel(NamedTuple):

@@ -189,4 +189,6 @@ class Registers(Protocol):
     idtr: Table
     interrupt_shadow: bool
     @property
+    def paging_registers(self) -> tuple[int, int, int, int]: ...    # CR0, CR3, CR4, EFER
+    @property
     def msrs(self) -> MutableMapping[int, int]: ...

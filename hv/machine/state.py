@@ -34,6 +34,13 @@ _LMA, _CS64, _OSFXSR, _SMAP = 1 << 14, 1 << 15, 1 << 22, 1 << 23
 _SVME, _GUEST = 1 << 20, 1 << 21
 _RIGHTS = 0xF0FF                # rights bits the engine keeps, 8 to the left
 
+# Places in a context as 64-bit words, then as 32-bit ones. Looked up once: every exit needs them.
+_RIP, _EFLAGS, _CC_SRC, _CR0, _EFER = at.RIP // 8, at.EFLAGS // 8, at.CC_SRC // 8, at.CR // 8, at.EFER // 8
+_CR3, _CR4 = _CR0 + 3, _CR0 + 4
+_CC_OP, _DF_WORD, _HFLAGS = at.CC_OP // 4, at.DF // 4, at.HFLAGS // 4
+_ES_BASE, _CS_BASE, _SS_BASE, _DS_BASE = ((at.SEGMENTS + 24 * n + 8) // 8 for n in range(4))
+_CS_FLAGS, _SS_FLAGS = (at.SEGMENTS + 24 + 20) // 4, (at.SEGMENTS + 48 + 20) // 4
+
 
 def _word(offset: int) -> Any:
     """A 64-bit register at *offset*."""
@@ -77,40 +84,43 @@ def _flagged(offset: int) -> Any:
 
 
 def _segment(number: int) -> Any:
-    base = at.SEGMENTS + 24 * number
+    start = at.SEGMENTS + 24 * number
+    selector, base, limit, flags = start // 4, (start + 8) // 8, (start + 16) // 4, (start + 20) // 4
     # The engine ends the process when it looks for a stack in a TSS marked busy: it never sees the mark.
     busy = _BUSY if number == _TR else 0
     accessed = 1 if number < 6 else 0       # which the engine forgets to set when a guest loads a segment
 
     def get(self: ProcessorState) -> Segment:
-        flags = self.dwords[(base + 20) // 4]
-        rights = flags >> 8 & _RIGHTS | busy | (accessed if flags & 0x8000 else 0)
-        return Segment(self.dwords[base // 4] & 0xFFFF, self.words[(base + 8) // 8], self.dwords[(base + 16) // 4],
-                       rights if flags & 0x8000 else rights | 1 << 16)
+        dwords = self.dwords
+        kept = dwords[flags]
+        rights = kept >> 8 & _RIGHTS | busy | (accessed if kept & 0x8000 else 1 << 16)
+        return Segment(dwords[selector] & 0xFFFF, self.words[base], dwords[limit], rights)
 
     def put(self: ProcessorState, value: Segment) -> None:
-        self.dwords[base // 4] = value.selector & 0xFFFF
-        self.words[(base + 8) // 8] = value.base & _U64
-        self.dwords[(base + 16) // 4] = value.limit & 0xFFFF_FFFF
-        usable = not value.rights & 1 << 16
-        self.dwords[(base + 20) // 4] = (value.rights & _RIGHTS & ~busy if usable else value.rights & 0x60) << 8
+        dwords, rights = self.dwords, value.rights
+        before = dwords[flags], self.words[base]
+        dwords[selector] = value.selector & 0xFFFF
+        self.words[base] = value.base & _U64
+        dwords[limit] = value.limit & 0xFFFF_FFFF
+        dwords[flags] = (rights & 0x60 if rights & 1 << 16 else rights & _RIGHTS & ~busy) << 8
         if number == 2:
-            self.cpl = value.rights >> 5 & 3        # CPL is the DPL of SS
-        if number < 6:
+            self.cpl = rights >> 5 & 3              # CPL is the DPL of SS
+        if number < 6 and (dwords[flags], self.words[base]) != before:
             self.refresh_hidden_flags()
 
     return property(get, put)
 
 
 def _table(number: int) -> Any:
-    base = at.SEGMENTS + 24 * number
+    start = at.SEGMENTS + 24 * number
+    base, limit = (start + 8) // 8, (start + 16) // 4
 
     def get(self: ProcessorState) -> Table:
-        return Table(self.words[(base + 8) // 8], self.dwords[(base + 16) // 4])
+        return Table(self.words[base], self.dwords[limit])
 
     def put(self: ProcessorState, value: Table) -> None:
-        self.words[(base + 8) // 8] = value.base & _U64
-        self.dwords[(base + 16) // 4] = value.limit & 0xFFFF_FFFF
+        self.words[base] = value.base & _U64
+        self.dwords[limit] = value.limit & 0xFFFF_FFFF
 
     return property(get, put)
 
@@ -153,7 +163,7 @@ class ProcessorMsrs(MutableMapping[int, int]):
 class ProcessorState:
     """The registers of one virtual processor; `docs/architecture.md` says what rooms promise.
 
-    *resolve_flags* gives the full RFLAGS when the arithmetic flags still stand in the engine's lazy form;
+    *resolve_flags* gives the arithmetic flags of RFLAGS when they still stand in the engine's lazy form;
     *translation_changed* is called when what the engine cached about address translation may be stale.
     """
 
@@ -184,17 +194,28 @@ class ProcessorState:
 
     @property
     def cr3(self) -> int:
-        return int(self.words[(at.CR + 24) // 8])
+        return int(self.words[_CR3])
 
     @cr3.setter
     def cr3(self, value: int) -> None:
-        self.words[(at.CR + 24) // 8] = value & _U64
+        self.words[_CR3] = value & _U64
         self.translation_changed()
+
+    @property
+    def location(self) -> tuple[int, int]:
+        """Where code is fetched from: RIP and CR3."""
+        return self.words[_RIP], self.words[_CR3]
+
+    @property
+    def paging_registers(self) -> tuple[int, int, int, int]:
+        """CR0, CR3, CR4 and EFER: what address translation depends on, beside RFLAGS.AC."""
+        words = self.words
+        return words[_CR0], words[_CR3], words[_CR4], words[_EFER] & ~_SVME_BIT
 
     @property
     def efer(self) -> int:
         """IA32_EFER as a guest sees it: the engine's own SVME bit is not shown and stays set."""
-        return int(self.efer_raw) & ~_SVME_BIT
+        return int(self.words[_EFER]) & ~_SVME_BIT
 
     @efer.setter
     def efer(self, value: int) -> None:
@@ -202,70 +223,71 @@ class ProcessorState:
 
     @property
     def rflags(self) -> int:
-        if self.dwords[at.CC_OP // 4] != at.CC_OP_EFLAGS:
-            self.rflags = self._resolve_flags(self.context)
-        kept = self.words[at.EFLAGS // 8] & _FLAGS_KEPT | self.words[at.CC_SRC // 8] & _ARITHMETIC
-        return int(kept | (_DF if self.dwords[at.DF // 4] != 1 else 0))
+        if self.dwords[_CC_OP] != at.CC_OP_EFLAGS:
+            self.words[_CC_SRC] = self._resolve_flags(self.context) & _ARITHMETIC
+            self.dwords[_CC_OP] = at.CC_OP_EFLAGS
+        kept = self.words[_EFLAGS] & _FLAGS_KEPT | self.words[_CC_SRC] & _ARITHMETIC
+        return int(kept | (_DF if self.dwords[_DF_WORD] != 1 else 0))
 
     @rflags.setter
     def rflags(self, value: int) -> None:
-        self.words[at.CC_SRC // 8] = value & _ARITHMETIC
-        self.dwords[at.CC_OP // 4] = at.CC_OP_EFLAGS
-        self.dwords[at.DF // 4] = 0xFFFF_FFFF if value & _DF else 1
-        changed = self.words[at.EFLAGS // 8] ^ value
-        self.words[at.EFLAGS // 8] = value & _FLAGS_KEPT | 2
+        self.words[_CC_SRC] = value & _ARITHMETIC
+        self.dwords[_CC_OP] = at.CC_OP_EFLAGS
+        self.dwords[_DF_WORD] = 0xFFFF_FFFF if value & _DF else 1
+        changed = self.words[_EFLAGS] ^ value
+        self.words[_EFLAGS] = value & _FLAGS_KEPT | 2
         if changed & _VM:
             self.refresh_hidden_flags()
 
     @property
     def interrupts_enabled(self) -> bool:
         """RFLAGS.IF, without computing the arithmetic flags."""
-        return bool(self.words[at.EFLAGS // 8] & _IF)
+        return bool(self.words[_EFLAGS] & _IF)
 
     @property
     def cpl(self) -> int:
         """The current privilege level, 0..3: the DPL of SS."""
-        return int(self.dwords[at.HFLAGS // 4] & 3)
+        return int(self.dwords[_HFLAGS] & 3)
 
     @cpl.setter
     def cpl(self, value: int) -> None:
-        self.dwords[at.HFLAGS // 4] = self.dwords[at.HFLAGS // 4] & ~3 | value
+        self.dwords[_HFLAGS] = self.dwords[_HFLAGS] & ~3 | value
 
     @property
     def interrupt_shadow(self) -> bool:
         """STI or MOV SS blocks interrupts until the next instruction has run."""
-        return bool(self.dwords[at.HFLAGS // 4] & _INHIBIT)
+        return bool(self.dwords[_HFLAGS] & _INHIBIT)
 
     @interrupt_shadow.setter
     def interrupt_shadow(self, value: bool) -> None:
-        hidden = self.dwords[at.HFLAGS // 4]
-        self.dwords[at.HFLAGS // 4] = hidden | _INHIBIT if value else hidden & ~_INHIBIT
+        hidden = self.dwords[_HFLAGS]
+        self.dwords[_HFLAGS] = hidden | _INHIBIT if value else hidden & ~_INHIBIT
 
     @property
     def is_kernel_64(self) -> bool:
         """64-bit code at privilege level 0 is running."""
-        return bool(self.dwords[at.HFLAGS // 4] & (3 | _CS64) == _CS64)
+        return bool(self.dwords[_HFLAGS] & (3 | _CS64) == _CS64)
 
     def complete_instruction(self, length: int) -> None:
         """The instruction of *length* bytes at RIP is done: RIP moves on, and a shadow of STI or MOV SS ends."""
         words, dwords = self.words, self.dwords
-        words[at.RIP // 8] = words[at.RIP // 8] + length & _U64
-        if dwords[at.HFLAGS // 4] & _INHIBIT:
-            dwords[at.HFLAGS // 4] &= ~_INHIBIT
+        words[_RIP] = words[_RIP] + length & _U64
+        if dwords[_HFLAGS] & _INHIBIT:
+            dwords[_HFLAGS] &= ~_INHIBIT
 
     @property
     def bits(self) -> int:
         """The mode that code at RIP is decoded in: 16, 32 or 64."""
-        hidden = self.dwords[at.HFLAGS // 4]
+        hidden = self.dwords[_HFLAGS]
         return 64 if hidden & _CS64 else 32 if hidden & _CS32 else 16
 
     def refresh_hidden_flags(self) -> None:
         """Recompute the engine's derived bits from CR0, CR4, EFER, VM, CS, SS, DS and ES. CPL stays as it is."""
         words, dwords = self.words, self.dwords
-        cr0, cr4 = words[at.CR // 8], words[at.CR // 8 + 4]
-        cs, ss = dwords[(at.SEGMENTS + 24 + 20) // 4], dwords[(at.SEGMENTS + 48 + 20) // 4]
-        lma = words[at.EFER // 8] & _EFER_LMA
-        hidden = dwords[at.HFLAGS // 4] & (3 | _INHIBIT) | _GUEST | _SVME
+        cr0, cr4 = words[_CR0], words[_CR4]
+        cs, ss = dwords[_CS_FLAGS], dwords[_SS_FLAGS]
+        lma = words[_EFER] & _EFER_LMA
+        hidden = dwords[_HFLAGS] & (3 | _INHIBIT) | _GUEST | _SVME
         hidden |= (cr0 & 1) << 7 | (cr0 & 0xE) << 8
         hidden |= (_LMA if lma else 0) | (_OSFXSR if cr4 & _CR4_OSFXSR else 0) | (_SMAP if cr4 & _CR4_SMAP else 0)
         if lma and cs & 1 << 21:
@@ -273,25 +295,25 @@ class ProcessorState:
         else:
             hidden |= (_CS32 if cs & 1 << 22 else 0) | (_SS32 if ss & 1 << 22 else 0)
             hidden |= _ADDSEG if self._segment_bases_matter(hidden) else 0
-        dwords[at.HFLAGS // 4] = hidden
+        dwords[_HFLAGS] = hidden
 
     def ignore_code_base(self) -> None:
         """In 64-bit mode the base of CS is nothing, but the engine would add it; SDM "Segmentation in IA-32e Mode"."""
-        if self.dwords[at.HFLAGS // 4] & _CS64:
-            self.words[(at.SEGMENTS + 24 + 8) // 8] = 0
+        if self.dwords[_HFLAGS] & _CS64:
+            self.words[_CS_BASE] = 0
 
     def _segment_bases_matter(self, hidden: int) -> bool:
         words = self.words
-        if not hidden & 1 << 7 or words[at.EFLAGS // 8] & _VM or not hidden & _CS32:
+        if not hidden & 1 << 7 or words[_EFLAGS] & _VM or not hidden & _CS32:
             return True
-        return bool(words[(at.SEGMENTS + 8) // 8] | words[(at.SEGMENTS + 56) // 8] | words[(at.SEGMENTS + 80) // 8])
+        return bool(words[_ES_BASE] | words[_SS_BASE] | words[_DS_BASE])
 
     @property
     def in_long_mode(self) -> bool:
         """EFER.LMA."""
-        return bool(self.words[at.EFER // 8] & _EFER_LMA)
+        return bool(self.words[_EFER] & _EFER_LMA)
 
     @property
     def protected(self) -> bool:
         """CR0.PE."""
-        return bool(self.words[at.CR // 8] & 1)
+        return bool(self.words[_CR0] & 1)

@@ -40,16 +40,14 @@ class RememberingMemory(LinearMemory):
             self._known_for[:] = mode, self._second_level.generation
         key = (gva >> 12, access, cpl == 3, implicit)
         found = self._known.get(key)
-        if found is not None and self._holds(found[1]):
-            return found[0] | gva & _PAGE
+        if found is not None:
+            read, ram = _U64.unpack_from, self._ram
+            for spa, raw in found[1]:
+                if read(ram, spa)[0] != raw:
+                    break
+            else:
+                return found[0] | gva & _PAGE
         return self._walk_and_remember(key, mode, gva, access, cpl, implicit)
-
-    def _holds(self, chain: Chain) -> bool:
-        read, ram = _U64.unpack_from, self._ram
-        for spa, raw in chain:          # noqa: SIM110  a generator costs more than these three words
-            if read(ram, spa)[0] != raw:
-                return False
-        return True
 
     def _walk_and_remember(self, key: tuple[int, int, bool, bool], mode: PagingMode, gva: int, access: int, cpl: int,
                            implicit: bool) -> int:

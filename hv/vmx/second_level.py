@@ -75,8 +75,12 @@ class SecondLevel:
     def load(self, gpa: int, size: int) -> int:
         """The little-endian integer of *size* bytes at *gpa*, which do not cross a page."""
         found = self._cache.get(gpa >> 12)
-        if found is not None and size == 8 and found[1] & _READ and found[0] < self._last_page:
-            return int(_U64.unpack_from(self._ram, found[0] | gpa & _PAGE)[0])     # the usual: an entry of a table
+        if found is not None and found[1] & _READ and found[0] < self._last_page:       # the usual
+            spa = found[0] | gpa & _PAGE
+            if size == 8:
+                entry: int = _U64.unpack_from(self._ram, spa)[0]
+                return entry
+            return int.from_bytes(self._ram[spa : spa + size], "little")
         spa = self.translate(gpa, _READ)
         if spa + size <= self.memory.size:
             return self.memory.read_u64(spa) if size == 8 else int.from_bytes(self.memory.read(spa, size), "little")
@@ -84,7 +88,8 @@ class SecondLevel:
 
     def store(self, gpa: int, value: int, size: int) -> None:
         """Store *size* bytes at *gpa*, which do not cross a page."""
-        spa = self.translate(gpa, _WRITE)
+        found = self._cache.get(gpa >> 12)
+        spa = found[0] | gpa & _PAGE if found is not None and found[1] & _WRITE else self.translate(gpa, _WRITE)
         if spa + size <= self.memory.size:
             self.memory.write(spa, value.to_bytes(size, "little"))
         else:

@@ -145,7 +145,12 @@ class Vcpu:
             return self.inject(exception(fault)) and self._time_is_left()
         except NestedFault as fault:
             exit = nested_fault(self, fault)
-        return self._time_is_left() if exit is None else self.exit(exit)
+        if exit is None:
+            return self._time_is_left()
+        self.vmcs.last_exit = exit          # `exit`, without its call: this is the way of every exit
+        self.exits[exit.reason] += 1
+        self._work[0] += EXIT_TICKS
+        return self.on_exit(exit)
 
     def _time_is_left(self) -> bool:
         """A guest whose every instruction faults runs no block of code, so nobody else would stop it."""
@@ -160,7 +165,7 @@ class Vcpu:
 
         It costs as much time as an exit: a guest whose handler faults again for ever must come to its end.
         """
-        self.clock.counter.done += EXIT_TICKS
+        self._work[0] += EXIT_TICKS
         self.engine.clear_in_flight(self.state)
         try:
             deliver_combined(self.state, self.memory, event)

@@ -52,6 +52,10 @@ class ExitState(FakeState):
         return self.bits == 64 and not self.cpl
 
     @property
+    def location(self) -> tuple[int, int]:
+        return self.rip, self.cr3
+
+    @property
     def interrupts_enabled(self) -> bool:
         return bool(self.rflags & 0x200)
 

@@ -31,6 +31,10 @@ class FakeRegs:
         self.gdtr = self.idtr = Table(0, 0xFFFF)
         self.msrs: dict[int, int] = defaultdict(int)
 
+    @property
+    def paging_registers(self):
+        return self.cr0, self.cr3, self.cr4, self.efer
+
 
 class FakeVp:
     """A VirtualProcessor as the hypercalls, the MSRs and the SynIC see it."""

@@ -60,6 +60,10 @@ class FakeState:
     interrupt_shadow: bool = False
     msrs: dict[int, int] = field(default_factory=dict)
 
+    @property
+    def paging_registers(self):
+        return self.cr0, self.cr3, self.cr4, self.efer
+
 
 class FakeMemory:
     """Guest-physical memory in a bytearray; addresses in *refused* pages raise NestedFault."""

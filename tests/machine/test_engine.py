@@ -678,6 +678,31 @@ def test_flags_are_read_right_inside_a_trap_and_outside(box):
     assert seen[0] == Rflags.FIXED | Rflags.SF | Rflags.OF | Rflags.AF | Rflags.PF
 
 
+def test_flags_of_a_state_that_the_engine_has_left_are_still_its_own(box):
+    box.put("sub eax, ebx; cpuid")
+    first, second = box.state(), box.state()
+    first.rax, first.rbx = 1, 2                 # borrows
+    second.rax, second.rbx = 2, 2               # is zero
+    box.run(first)
+    box.run(second)
+    assert first.rflags & 0x8D5 == Rflags.CF | Rflags.PF | Rflags.AF | Rflags.SF
+    assert second.rflags & 0x8D5 == Rflags.ZF | Rflags.PF
+
+
+def test_flags_of_an_image_put_back_are_those_of_the_image(box):
+    """Both images hold the operation, not its flags; the engine itself still has the second one."""
+    box.put("sub eax, ebx; cpuid")
+    state, images = box.state(), []
+    for value in (1, 2):
+        state.rax, state.rbx, state.rip = value, 2, CODE
+        box.run(state)
+        images.append(box.engine.save_image(state))
+    box.engine.load_image(state, images[0])
+    assert state.rflags & Rflags.CF
+    box.engine.load_image(state, images[1])
+    assert state.rflags & Rflags.ZF
+
+
 ARITHMETIC = (0x8D7, 0x2, 0x3, 0x6, 0x12, 0x42, 0x82, 0x802, 0xC02, 0x402)
 
 

@@ -25,7 +25,7 @@ def handle_rdmsr(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     """SDM "RDMSR"; TLFS "Virtual MSRs"."""
     gpr = vp.regs.gpr
     index = gpr[_RCX] & _LOW
-    if msrs.is_ours(index):
+    if index in msrs.OURS:
         value = msrs.read_msr(vp, index)
     elif index in processor_msrs.READERS:
         value = processor_msrs.READERS[index](vp, index)
@@ -47,7 +47,7 @@ def handle_wrmsr(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     """SDM "WRMSR"; TLFS "Virtual MSRs"."""
     gpr = vp.regs.gpr
     index, value = gpr[_RCX] & _LOW, (gpr[_RDX] & _LOW) << 32 | gpr[_RAX] & _LOW
-    if msrs.is_ours(index):
+    if index in msrs.OURS:
         msrs.write_msr(vp, index, value)
     elif index in processor_msrs.WRITERS:
         processor_msrs.WRITERS[index](vp, index, value)

@@ -26,7 +26,7 @@ def handle_vmcall(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     page = vp.partition.hypercall_msr.raw
     if not page & _ENABLE or not (wide or _may_call_from_32_bits(vp)):
         raise GuestFault(Vector.UD)
-    if (regs.rip >> PAGE_SHIFT, regs.cr3, page) != vp.call_site:
+    if (regs.location, page) != vp.call_site:
         _check_call_site(vp)
     gpr = regs.gpr
     if wide:
@@ -44,13 +44,13 @@ def handle_vmcall(vp: VirtualProcessor, exit: VmExit) -> Verdict:
 def _check_call_site(vp: VirtualProcessor) -> None:
     """TLFS "Establishing the Hypercall Interface": a call by any other means than the hypercall page may be #UD.
 
-    # Simplified: looked up again only when the page of RIP, CR3 or the MSR are others than at the last call.
+    # Simplified: looked up again only when RIP, CR3 or the MSR are others than at the last call.
     """
     regs = vp.regs
     walk = vp.vcpu.memory.walk((regs.cs.base + regs.rip) & (_ALL if regs.is_kernel_64 else _LOW), Access.EXECUTE)
     if walk.gpa >> PAGE_SHIFT != vp.partition.hypercall_msr.gpfn:
         raise GuestFault(Vector.UD)
-    vp.call_site = regs.rip >> PAGE_SHIFT, regs.cr3, vp.partition.hypercall_msr.raw
+    vp.call_site = regs.location, vp.partition.hypercall_msr.raw
 
 
 def _may_call_from_32_bits(vp: VirtualProcessor) -> bool:

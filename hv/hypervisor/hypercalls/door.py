@@ -9,11 +9,11 @@ that is no status, but an intercept.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import hv.hypervisor.hypercalls  # noqa: F401  registers the handlers
 from hv.hypervisor.errors import HypercallError
-from hv.hypervisor.hypercalls.registry import HYPERCALLS, Call, Declaration, Reps, require
+from hv.hypervisor.hypercalls.registry import FAST_INPUT_SIZE, HYPERCALLS, Call, Declaration, Reps, require
 from hv.machine.faults import Access
 from hv.machine.ram import PAGE_SIZE
 from hv.spec.cpuid import HvPrivilege
@@ -31,8 +31,8 @@ _FAST = int(HypercallControl(fast=1))
 _PLAIN = _CODE | _FAST                  # all that a simple call may set
 _REP_SHIFT = HypercallResult(reps_complete=1).raw.bit_length() - 1
 _REGISTERS = struct.Struct("<QQ")
-FAST_INPUT_SIZE = _REGISTERS.size       # bytes in the two parameter registers
 FIRST_EXTENDED_CODE = 0x8000
+_SUCCESS = HvStatus.SUCCESS           # naming a member of an enumeration costs a call
 _EXTENDED = int(HvPrivilege.ENABLE_EXTENDED_HYPERCALLS)
 
 
@@ -41,9 +41,9 @@ def hypercall(hypervisor: Hypervisor, vp: VirtualProcessor, control: int, input_
 
     Raises NestedFault when a parameter page is not accessible to the caller; nothing has been done then.
     """
-    status, reps, call = HvStatus.SUCCESS, 0, Call(hypervisor, vp)
+    status, reps, call = _SUCCESS, 0, Call(hypervisor, vp)
     try:
-        declaration = _find(vp, control & _CODE)
+        declaration = HYPERCALLS.get(control & _CODE) or _unknown(vp, control & _CODE)
         if control & ~_PLAIN or declaration.rep:
             reps = _check_shape(declaration, HypercallControl(control))
         if declaration.rep:
@@ -55,17 +55,14 @@ def hypercall(hypervisor: Hypervisor, vp: VirtualProcessor, control: int, input_
         status, hypervisor.last_refusal = error.status, str(error)
     if hypervisor.trace.listening:
         hypervisor.trace.emit(Hypercall(control & _CODE, control, input_gpa, output_gpa, status, reps))
-    return int(status) | reps << _REP_SHIFT
+    return status | reps << _REP_SHIFT
 
 
-def _find(vp: VirtualProcessor, code: int) -> Declaration:
+def _unknown(vp: VirtualProcessor, code: int) -> NoReturn:
     """INVALID_HYPERCALL_CODE; ACCESS_DENIED for an extended one without the privilege."""
-    declaration = HYPERCALLS.get(code)
-    if declaration is None:
-        if code >= FIRST_EXTENDED_CODE and not vp.partition.has(_EXTENDED):
-            raise HypercallError(HvStatus.ACCESS_DENIED, f"extended call {code:#x} needs its privilege")
-        raise HypercallError(HvStatus.INVALID_HYPERCALL_CODE, f"no hypercall {code:#x}")
-    return declaration
+    if code >= FIRST_EXTENDED_CODE and not vp.partition.has(_EXTENDED):
+        raise HypercallError(HvStatus.ACCESS_DENIED, f"extended call {code:#x} needs its privilege")
+    raise HypercallError(HvStatus.INVALID_HYPERCALL_CODE, f"no hypercall {code:#x}")
 
 
 def _check_shape(declaration: Declaration, control: HypercallControl) -> int:
@@ -89,26 +86,30 @@ def _check_place(space: GpaSpace, gpa: int, size: int, what: str) -> None:
         raise HypercallError(HvStatus.INVALID_ALIGNMENT, f"{what} of {size} bytes at {gpa:#x}: misaligned or misplaced")
 
 
-def _check_privilege(call: Call, declaration: Declaration) -> None:
+def _lacks_privilege(call: Call, declaration: Declaration) -> HypercallError:
     missing = declaration.privilege & ~call.partition.privileges
-    if missing:
-        raise HypercallError(HvStatus.ACCESS_DENIED, f"{declaration.code.name} needs privilege {missing:#x}")
+    return HypercallError(HvStatus.ACCESS_DENIED, f"{declaration.code.name} needs privilege {missing:#x}")
 
 
-def _read_input(call: Call, declaration: Declaration, fast: int, size: int, output_size: int, input_gpa: int,
-                output_gpa: int) -> bytes:
+def _read_registers(call: Call, declaration: Declaration, fits: bool, first: int, second: int) -> bytes:
+    """The input bytes of the fast form, if they and what is answered can be in registers."""
+    if not fits:
+        raise HypercallError(HvStatus.INVALID_HYPERCALL_INPUT, f"{declaration.code.name} does not fit registers")
+    if declaration.privilege & ~call.partition.privileges:
+        raise _lacks_privilege(call, declaration)
+    return _REGISTERS.pack(first, second)
+
+
+def _read_memory(call: Call, declaration: Declaration, size: int, output_size: int, input_gpa: int,
+                 output_gpa: int) -> bytes:
     """The input bytes, once places and privilege are right, and the output is known to be writable."""
-    if fast:
-        if size > FAST_INPUT_SIZE or output_size:
-            raise HypercallError(HvStatus.INVALID_HYPERCALL_INPUT, f"{declaration.code.name} does not fit registers")
-        _check_privilege(call, declaration)
-        return _REGISTERS.pack(input_gpa, output_gpa)
     space = call.partition.space
     if size:
         _check_place(space, input_gpa, size, "input")
     if output_size:
         _check_place(space, output_gpa, output_size, "output")
-    _check_privilege(call, declaration)
+    if declaration.privilege & ~call.partition.privileges:
+        raise _lacks_privilege(call, declaration)
     data = space.read(input_gpa, size) if size else b""
     if output_size:
         space.translate(output_gpa, Access.WRITE)
@@ -123,8 +124,10 @@ def _check_reserved(declaration: Declaration, data: bytes) -> None:
 
 
 def _simple_call(call: Call, declaration: Declaration, fast: int, input_gpa: int, output_gpa: int) -> None:
-    size, output_size = declaration.input_size, declaration.output_size
-    data = _read_input(call, declaration, fast, size, output_size, input_gpa, output_gpa)
+    if fast:
+        data = _read_registers(call, declaration, declaration.fits_registers, input_gpa, output_gpa)
+    else:
+        data = _read_memory(call, declaration, declaration.input_size, declaration.output_size, input_gpa, output_gpa)
     if declaration.reserved:
         _check_reserved(declaration, data)
     handler = declaration.handler
@@ -147,7 +150,12 @@ def _rep_call(call: Call, declaration: Declaration, control: HypercallControl, i
     step = declaration.rep_output.SIZE if declaration.rep_output else 0
     element = declaration.rep_input.SIZE if declaration.rep_input else 0
     header = declaration.input_size
-    data = _read_input(call, declaration, control.fast, header + count * element, count * step, input_gpa, output_gpa)
+    size, output_size = header + count * element, count * step
+    if control.fast:
+        fits = size <= FAST_INPUT_SIZE and not output_size
+        data = _read_registers(call, declaration, fits, input_gpa, output_gpa)
+    else:
+        data = _read_memory(call, declaration, size, output_size, input_gpa, output_gpa)
     reps, status = Reps(data[header:], declaration.rep_input, start, count), HvStatus.SUCCESS
     try:
         _check_reserved(declaration, data)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hv.hypervisor.partition import Partition
     from hv.hypervisor.vp import VirtualProcessor
 
+FAST_INPUT_SIZE = 16            # bytes in the two parameter registers of a fast call
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -38,6 +39,7 @@ class Declaration:
     reserved: tuple[slice, ...]         # bytes of the input that must be zero
     input_size: int                     # bytes of the fixed input, or header
     output_size: int                    # bytes of the fixed output
+    fits_registers: bool                # it has a fast form, without the elements of a list
 
 
 HYPERCALLS: dict[int, Declaration] = {}
@@ -55,9 +57,10 @@ def hypercall(code: HypercallCode, *, input: type[Layout] | None = None, output:
         if other is not None:
             raise TypeError(f"{code.name} has two handlers: {_name(other.handler)} and {_name(handler)}")
         is_rep = rep or rep_input is not None or rep_output is not None
+        size, output_size = input.SIZE if input else 0, output.SIZE if output else 0
         HYPERCALLS[int(code)] = Declaration(
             code, handler, input, output, is_rep, rep_input, rep_output, int(privilege),
-            tuple(_reserved(input)) if input else (), input.SIZE if input else 0, output.SIZE if output else 0)
+            tuple(_reserved(input)) if input else (), size, output_size, size <= FAST_INPUT_SIZE and not output_size)
         return handler
     return register
 

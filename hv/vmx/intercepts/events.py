@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Looked up once: naming a member of an enumeration costs a call.
 _VMCALL, _UD = ExitReason.VMCALL, Vector.UD.value
+_VMCALL_CODE = 0xC1010F         # the instruction's bytes, little-endian
 
 _VMX_REASONS = {
     "vmcall": ExitReason.VMCALL, "vmclear": ExitReason.VMCLEAR, "vmlaunch": ExitReason.VMLAUNCH,
@@ -34,6 +35,8 @@ def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
     To the engine the VMX instructions are undefined ones.
     """
     if vector == _UD:
+        if vcpu.engine.code_head() & 0xFF_FFFF == _VMCALL_CODE:
+            return VmExit(_VMCALL, 0, 3)
         found = _vmx_instruction(vcpu)
         if found is not None:
             return found
@@ -74,8 +77,6 @@ def _exception_exit(event: Event, qualification: int, length: int = 0) -> VmExit
 def _vmx_instruction(vcpu: Vcpu) -> VmExit | None:
     """The exit of a VMX instruction, which the engine does not know; None when the bytes are none."""
     code = vcpu.engine.code_bytes()
-    if code[:3] == b"\x0f\x01\xc1":
-        return VmExit(_VMCALL, 0, 3)
     try:
         decoded = decode(code, vcpu.state.bits) if code else decode_at(vcpu.state, vcpu.memory)
     except Undecodable:

@@ -28,28 +28,32 @@ def hlt(vcpu: Vcpu, detail: int) -> VmExit | None:
 
 
 def rdmsr(vcpu: Vcpu, detail: int) -> VmExit | None:
-    return _msr(vcpu, _RDMSR, 0)
+    if vcpu.msr_bitmap is not None and _passes(vcpu, vcpu.msr_bitmap):
+        _use_msr(vcpu, write=False)
+        return None
+    return VmExit(_RDMSR, 0, length_of(vcpu))
 
 
 def wrmsr(vcpu: Vcpu, detail: int) -> VmExit | None:
-    return _msr(vcpu, _WRMSR, 0x800)
+    if vcpu.msr_bitmap is not None and _passes(vcpu, vcpu.msr_bitmap + 0x800):
+        _use_msr(vcpu, write=True)
+        return None
+    return VmExit(_WRMSR, 0, length_of(vcpu))
 
 
-def _msr(vcpu: Vcpu, reason: ExitReason, half: int) -> VmExit | None:
-    """Exit unless the MSR bitmap lets the processor's own register be used; SDM "MSR-Bitmap Address"."""
-    if vcpu.msr_bitmap is not None:
-        index = vcpu.state.ecx
-        low = index <= 0x1FFF
-        if (low or 0xC0000000 <= index <= 0xC0001FFF) and index in vcpu.state.msrs:
-            at = vcpu.msr_bitmap + half + (0 if low else 0x400) + ((index & 0x1FFF) >> 3)
-            if not vcpu.second_level.memory.read(at, 1)[0] >> (index & 7) & 1:
-                _use_msr(vcpu, index, write=bool(half))
-                return None
-    return VmExit(reason, 0, length_of(vcpu))
+def _passes(vcpu: Vcpu, bitmap: int) -> bool:
+    """The half of the MSR bitmap at *bitmap* lets the processor's own register be used; SDM "MSR-Bitmap Address"."""
+    index = vcpu.state.ecx
+    low = index <= 0x1FFF
+    if not (low or 0xC0000000 <= index <= 0xC0001FFF) or index not in vcpu.state.msrs:
+        return False
+    byte = vcpu.second_level.memory.read(bitmap + (0 if low else 0x400) + ((index & 0x1FFF) >> 3), 1)[0]
+    return not byte >> (index & 7) & 1
 
 
-def _use_msr(vcpu: Vcpu, index: int, write: bool) -> None:
+def _use_msr(vcpu: Vcpu, write: bool) -> None:
     state = vcpu.state
+    index = state.ecx
     if write:
         state.msrs[index] = state.edx << 32 | state.eax
     else:

@@ -29,7 +29,7 @@ _LENGTHS = {0xA20F: 2, 0x320F: 2, 0x300F: 2, 0x310F: 2, 0x90F3: 2}     # CPUID, 
 
 def length_of(vcpu: Vcpu) -> int:
     """Length of the instruction at RIP."""
-    length = _LENGTHS.get(vcpu.engine.code_head())
+    length = _LENGTHS.get(vcpu.engine.code_head() & 0xFFFF)
     if length is not None:
         return length
     code = vcpu.engine.code_bytes()

@@ -11,9 +11,8 @@ Bringing a VM up goes through root's worker, and so through hypercalls; nothing 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import count
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import hv.hypervisor.exits  # noqa: F401  registers the exit handlers
 from hv.hypervisor import msrs
@@ -59,8 +58,7 @@ class MachineError(Exception):
         super().__init__(f"{message}; {hint}" if hint else message)
 
 
-@dataclass(frozen=True, slots=True)
-class RootPartition:
+class RootPartition(NamedTuple):
     """Root's software."""
 
     winhv: WinHv

@@ -35,7 +35,7 @@ def write(error: BaseException, arguments: list[str], folder: Path | None = None
 
     OSError when it cannot be written.
     """
-    text = json.dumps(content(error, arguments), indent=1) + "\n"
+    text = json.dumps(content(error, arguments), indent=1, default=str) + "\n"
     folder, number = folder or Path(), 1
     while True:
         place = folder / f"hv-report-{number}.json"

@@ -12,7 +12,6 @@ deposited.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from hv.hypervisor.pages import PageOwners
@@ -36,8 +35,7 @@ class Mapping(NamedTuple):
     rights: Access
 
 
-@dataclass(frozen=True, slots=True)
-class Overlay:
+class Overlay(NamedTuple):
     """A page of the hypervisor that lies over the partition's own; *name* is for the reader."""
 
     name: str

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hv.hypervisor.cpuid import CpuidTable
 from hv.hypervisor.errors import HypercallError
@@ -43,8 +43,7 @@ class PartitionState(Enum):
     FINALIZED = "finalized"
 
 
-@dataclass(frozen=True, slots=True)
-class VpPages:
+class VpPages(NamedTuple):
     """The pages of the partition's pool that one VP uses, as spa."""
 
     vmcs: int

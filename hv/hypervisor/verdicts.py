@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
 class Advance:
     """Done: RIP moves past the instruction, and the guest goes on."""
 
 
-@dataclass(frozen=True, slots=True)
 class Yield:
     """Somebody else may run first: the guest halted, paused, or was interrupted. An instruction there was is done."""
 
 
-@dataclass(frozen=True, slots=True)
 class Retry:
     """What stopped it is repaired: the same instruction runs again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Inject:
+class Inject(NamedTuple):
     """The guest gets an exception at this instruction; *address* is CR2 of a page fault."""
 
     vector: int
@@ -29,13 +25,11 @@ class Inject:
     address: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
 class AskParent:
     """The intercept message is on its way: the VP waits until its parent has completed the instruction."""
 
 
-@dataclass(frozen=True, slots=True)
-class Halt:
+class Halt(NamedTuple):
     """This VP cannot go on, for the reason given."""
 
     why: str

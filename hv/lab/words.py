@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 from hv.vmx.exit import VmExit
@@ -54,9 +53,9 @@ def event_words(event: Any) -> str:
     if isinstance(event, VmExit):
         shown = {key: value for key, value in event.inspect().items() if key != "reason" and value}
         return field_words(f"exit {name}", shown)
-    if name not in _SHOWN or not is_dataclass(event):
+    if name not in _SHOWN:
         return ""
-    return field_words(name, {field.name: getattr(event, field.name) for field in fields(event)})
+    return field_words(name, event.inspect())
 
 
 def _value(value: Any) -> str:

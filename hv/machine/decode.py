@@ -85,16 +85,14 @@ def _part(name: str) -> _Part:
 
 # --- What decoding gives -------------------------------------------------------------------------
 
-@dataclass(frozen=True, slots=True)
-class RegisterOperand:
+class RegisterOperand(NamedTuple):
     """A register by the assembler's name."""
 
     name: str
     size: int       # bytes
 
 
-@dataclass(frozen=True, slots=True)
-class ImmediateOperand:
+class ImmediateOperand(NamedTuple):
     """A constant, sign-extended to the operand's size and kept as an unsigned number."""
 
     value: int
@@ -127,8 +125,7 @@ class ControlAccess(IntEnum):
     SMSW = 4
 
 
-@dataclass(frozen=True, slots=True)
-class ControlRegisterAccess:
+class ControlRegisterAccess(NamedTuple):
     """MOV to or from CRn, CLTS, LMSW or SMSW."""
 
     kind: ControlAccess
@@ -141,8 +138,7 @@ class ControlRegisterAccess:
         return register_number(self.operand.name) if isinstance(self.operand, RegisterOperand) else 0
 
 
-@dataclass(frozen=True, slots=True)
-class DebugRegisterAccess:
+class DebugRegisterAccess(NamedTuple):
     """MOV to or from DRn."""
 
     write: bool     # to the debug register
@@ -150,8 +146,7 @@ class DebugRegisterAccess:
     gpr: int
 
 
-@dataclass(frozen=True, slots=True)
-class PortAccess:
+class PortAccess(NamedTuple):
     """IN, OUT, INS or OUTS."""
 
     input: bool
@@ -161,8 +156,7 @@ class PortAccess:
     repeat: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(NamedTuple):
     """One instruction."""
 
     length: int                     # bytes

@@ -9,7 +9,7 @@ written, this file moves registers and flags as the processor would. SDM volume 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hv.machine.decode import (
     Decoded,
@@ -36,8 +36,7 @@ _READ_ONLY = frozenset({"cmp", "test", "bt"})       # they write flags, and no o
 _STRING = {name + size: name for name in ("stos", "lods") for size in "bwdq"}
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryAccess:
+class MemoryAccess(NamedTuple):
     """What one instruction does with its memory operand."""
 
     operation: str                  # "mov", "movzx", "xchg", "add", "stos" ...

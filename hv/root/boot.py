@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hv.image.errors import ImageError
 from hv.image.model import Image
@@ -33,8 +33,7 @@ _PRESENT, _WRITE, _UNCACHED, _LARGE, _NX = 1, 2, 0x18, 0x80, 1 << 63
 _ACCESSED_DIRTY = 0x60
 
 
-@dataclass(frozen=True, slots=True)
-class Information:
+class Information(NamedTuple):
     """The block at 0x500: what a program cannot find out otherwise; five u64."""
 
     bar: int = 0

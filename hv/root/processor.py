@@ -6,13 +6,12 @@ Handed in by the platform.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hv.root.winhv import Door, RootMemory
 
 
-@dataclass(frozen=True, slots=True)
-class RootProcessor:
+class RootProcessor(NamedTuple):
     """Root's VP 0: *vmcall* enters the hypervisor, *wrmsr(index, value)* writes a synthetic MSR.
 
     *set_interrupt_handler* names the function that is called with each vector the virtual APIC delivers.

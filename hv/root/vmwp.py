@@ -7,8 +7,7 @@ matter of where `WinHv` is called from.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from hv.image.model import Image
 from hv.root import boot
@@ -42,8 +41,7 @@ _ALL_RIGHTS = HvMapGpaFlags.READABLE | HvMapGpaFlags.WRITABLE | HvMapGpaFlags.EX
 _READ_WRITE = HvInterceptAccess.READ | HvInterceptAccess.WRITE
 
 
-@dataclass(frozen=True, slots=True)
-class AssignedDevice:
+class AssignedDevice(NamedTuple):
     """A device of the machine that a VM gets: its requester id, and the page of its registers."""
 
     source_id: int

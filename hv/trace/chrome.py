@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from hv.spec.exits import ExitReason, InterruptionType
 from hv.trace import events
 from hv.trace.bus import Record
+from hv.trace.event import Event
 
 # Fields that read best in hexadecimal.
 _HEX = frozenset({
@@ -156,9 +156,9 @@ class ChromeTrace:
 
 
 def _arguments(event: object) -> dict[str, Any]:
-    if not is_dataclass(event):
+    if not isinstance(event, Event):
         return {}
-    return {field.name: _shown(field.name, getattr(event, field.name)) for field in fields(event)}
+    return {name: _shown(name, value) for name, value in event.inspect().items()}
 
 
 def _shown(name: str, value: Any) -> Any:

@@ -6,63 +6,35 @@ names a partition only when it is another one than who ran. A VM exit is no clas
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from hv.trace.event import Event
 
 # --- Virtual processors --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class VmEntry:
+class VmEntry(Event):
     """The guest runs on from *rip*."""
 
     rip: int
 
 
-@dataclass(frozen=True, slots=True)
-class EntryFailed:
-    """VM entry was refused by *rule*; *reason* is 7 or 8 (VMfail) or an exit reason with bit 31."""
-
-    reason: int
-    rule: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class VpSwitch:
+class VpSwitch(Event):
     """From here on this VP of this partition runs."""
 
     partition: int
     vp: int
 
 
-@dataclass(frozen=True, slots=True)
-class VpHalted:
+class VpHalted(Event):
     """The VP waits for an interrupt."""
 
 
-@dataclass(frozen=True, slots=True)
-class VpResumed:
-    """Something woke the VP."""
-
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class VpStarted:
-    """The VP begins at *rip* (SIPI, or a StartVirtualProcessor hypercall)."""
-
-    rip: int
-
-
-@dataclass(frozen=True, slots=True)
-class VpEnded:
+class VpEnded(Event):
     """The VP will never run again."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class GuestEnded:
+class GuestEnded(Event):
     """The partition has nothing more to run."""
 
     why: str
@@ -71,8 +43,7 @@ class GuestEnded:
 # --- Instructions the hypervisor answered --------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Cpuid:
+class Cpuid(Event):
     """A partition asked CPUID and got *answer* (EAX, EBX, ECX, EDX)."""
 
     leaf: int
@@ -80,32 +51,28 @@ class Cpuid:
     answer: tuple[int, int, int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class MsrRead:
+class MsrRead(Event):
     """RDMSR gave *value*."""
 
     msr: int
     value: int
 
 
-@dataclass(frozen=True, slots=True)
-class MsrWrite:
+class MsrWrite(Event):
     """WRMSR stored *value*."""
 
     msr: int
     value: int
 
 
-@dataclass(frozen=True, slots=True)
-class CrWrite:
+class CrWrite(Event):
     """MOV to CR*number*: the guest wrote *value*."""
 
     number: int
     value: int
 
 
-@dataclass(frozen=True, slots=True)
-class PortIo:
+class PortIo(Event):
     """IN or OUT of *size* bytes; *value* is what went out or came back."""
 
     port: int
@@ -114,8 +81,7 @@ class PortIo:
     value: int
 
 
-@dataclass(frozen=True, slots=True)
-class MmioAccess:
+class MmioAccess(Event):
     """A load or store of *size* bytes in a device's page; *value* is what went out or came back."""
 
     gpa: int
@@ -124,8 +90,7 @@ class MmioAccess:
     value: int
 
 
-@dataclass(frozen=True, slots=True)
-class Hypercall:
+class Hypercall(Event):
     """A hypercall was done, with *status*; *reps* is the reps completed, 0 for a simple call."""
 
     code: int
@@ -136,8 +101,7 @@ class Hypercall:
     reps: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(Event):
     """The guest gets an exception: its own mistake. *address* is CR2 of a page fault."""
 
     vector: int
@@ -148,16 +112,14 @@ class Fault:
 # --- Interrupts ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class InterruptRequested:
+class InterruptRequested(Event):
     """*source* asked this partition's APIC for *vector*: now in IRR."""
 
     vector: int
     source: str
 
 
-@dataclass(frozen=True, slots=True)
-class InterruptRouted:
+class InterruptRouted(Event):
     """A device's interrupt goes to *vector* of *partition*, *vp*."""
 
     source_id: int
@@ -166,50 +128,23 @@ class InterruptRouted:
     vp: int
 
 
-@dataclass(frozen=True, slots=True)
-class IpiSent:
-    """The ICR was written: *vector* by *delivery_mode* to *destination* (APIC id, or logical)."""
-
-    vector: int
-    delivery_mode: int
-    destination: int
-
-
-@dataclass(frozen=True, slots=True)
-class InterruptAcknowledged:
-    """*vector* moved from IRR to ISR."""
-
-    vector: int
-
-
-@dataclass(frozen=True, slots=True)
-class Injected:
+class Injected(Event):
     """VM entry delivers *vector*; *kind* is an InterruptionType."""
 
     vector: int
     kind: int
 
 
-@dataclass(frozen=True, slots=True)
-class InterruptEnded:
+class InterruptEnded(Event):
     """EOI of *vector*."""
 
     vector: int
 
 
-@dataclass(frozen=True, slots=True)
-class TimerExpired:
-    """*source* (APIC timer, stimer0.., PIT) is due; *due_tsc* is when it should have been."""
-
-    source: str
-    due_tsc: int
-
-
 # --- IOMMU ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Dma:
+class Dma(Event):
     """A device's access passed the IOMMU and reached *spa*."""
 
     source_id: int
@@ -219,8 +154,7 @@ class Dma:
     spa: int
 
 
-@dataclass(frozen=True, slots=True)
-class DmaFault:
+class DmaFault(Event):
     """The IOMMU refused a device's access; *reason* is the fault reason of VT-d."""
 
     source_id: int
@@ -230,8 +164,7 @@ class DmaFault:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class InterruptRemapped:
+class InterruptRemapped(Event):
     """The IOMMU turned handle *index* of *source_id* into *vector* for *destination*."""
 
     source_id: int
@@ -240,8 +173,7 @@ class InterruptRemapped:
     destination: int
 
 
-@dataclass(frozen=True, slots=True)
-class InterruptRemapFault:
+class InterruptRemapFault(Event):
     """The IOMMU refused a device's interrupt."""
 
     source_id: int
@@ -250,16 +182,14 @@ class InterruptRemapFault:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceAttached:
+class DeviceAttached(Event):
     """Device *source_id* now translates through the domain of *partition*."""
 
     source_id: int
     partition: int
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceDetached:
+class DeviceDetached(Event):
     """Device *source_id* belongs to nobody: every access faults."""
 
     source_id: int
@@ -269,8 +199,7 @@ class DeviceDetached:
 # --- SynIC ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class MessagePosted:
+class MessagePosted(Event):
     """HvPostMessage queued a message of *size* payload bytes."""
 
     connection: int
@@ -278,8 +207,7 @@ class MessagePosted:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class MessageDelivered:
+class MessageDelivered(Event):
     """A message is in the slot of *sint*; *sender* is a port or partition id, 0 for a timer."""
 
     sint: int
@@ -287,32 +215,28 @@ class MessageDelivered:
     sender: int
 
 
-@dataclass(frozen=True, slots=True)
-class MessagePending:
+class MessagePending(Event):
     """The slot of *sint* is occupied: the message waits for EOM."""
 
     sint: int
     message_type: int
 
 
-@dataclass(frozen=True, slots=True)
-class EventSignaled:
+class EventSignaled(Event):
     """HvSignalEvent set *flag*."""
 
     connection: int
     flag: int
 
 
-@dataclass(frozen=True, slots=True)
-class EventDelivered:
+class EventDelivered(Event):
     """*flag* of *sint* went from 0 to 1."""
 
     sint: int
     flag: int
 
 
-@dataclass(frozen=True, slots=True)
-class InterceptSent:
+class InterceptSent(Event):
     """The parent is asked: VP *vp* of partition *child* waits."""
 
     message_type: int
@@ -320,8 +244,7 @@ class InterceptSent:
     vp: int
 
 
-@dataclass(frozen=True, slots=True)
-class InterceptCompleted:
+class InterceptCompleted(Event):
     """The parent has answered: VP *vp* of partition *child* runs on."""
 
     message_type: int
@@ -332,69 +255,60 @@ class InterceptCompleted:
 # --- Partitions ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionCreated:
+class PartitionCreated(Event):
     """*partition* exists, without memory or VPs."""
 
     partition: int
     parent: int
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionNamed:
+class PartitionNamed(Event):
     """*partition* is called *name* by those who manage it."""
 
     partition: int
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionInitialized:
+class PartitionInitialized(Event):
     """*partition* is active."""
 
     partition: int
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionFinalized:
+class PartitionFinalized(Event):
     """*partition* can only be torn down from here."""
 
     partition: int
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionDeleted:
+class PartitionDeleted(Event):
     """*partition* is gone."""
 
     partition: int
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryDeposited:
+class MemoryDeposited(Event):
     """*count* pages went into the pool of *partition* (negative: withdrawn)."""
 
     partition: int
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class VpCreated:
+class VpCreated(Event):
     """VP *vp* of *partition* exists."""
 
     partition: int
     vp: int
 
 
-@dataclass(frozen=True, slots=True)
-class VpDeleted:
+class VpDeleted(Event):
     """VP *vp* of *partition* is gone."""
 
     partition: int
     vp: int
 
 
-@dataclass(frozen=True, slots=True)
-class PagesMapped:
+class PagesMapped(Event):
     """*count* pages from *gpa* of *partition* are backed; *rights* are EptRights."""
 
     partition: int
@@ -403,8 +317,7 @@ class PagesMapped:
     rights: int
 
 
-@dataclass(frozen=True, slots=True)
-class PagesUnmapped:
+class PagesUnmapped(Event):
     """*count* pages from *gpa* of *partition* are backed no more."""
 
     partition: int
@@ -412,16 +325,14 @@ class PagesUnmapped:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class OverlayMoved:
+class OverlayMoved(Event):
     """The overlay called *name* (hypercall page, SIMP, ...) covers *gpa*, or nothing when None."""
 
     name: str
     gpa: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class GuestCrashed:
+class GuestCrashed(Event):
     """The guest reported its own crash through the crash MSRs."""
 
     parameters: tuple[int, int, int, int, int]
@@ -431,44 +342,7 @@ class GuestCrashed:
 # --- VMBus and devices ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ChannelChanged:
-    """VMBus channel *channel* of *interface* went from *before* to *after*."""
-
-    channel: int
-    interface: str
-    before: str
-    after: str
-
-
-@dataclass(frozen=True, slots=True)
-class PacketSent:
-    """A packet of *size* bytes went into a ring; *direction* is "to child" or "to parent"."""
-
-    channel: int
-    direction: str
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class SerialOutput:
+class SerialOutput(Event):
     """The guest's serial port sent *text*."""
 
     text: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceLog:
-    """A device or service of the root says something an engineer may want to read."""
-
-    device: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class VmStateChanged:
-    """VMMS moved the virtual machine *name* from *before* to *after*."""
-
-    name: str
-    before: str
-    after: str

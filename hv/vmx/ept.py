@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from hv.machine.faults import Access, NestedFault
 from hv.machine.ram import PAGE_SIZE, PhysicalMemory
@@ -43,8 +43,7 @@ _BAD_TYPES = frozenset(range(8)) - frozenset(EptMemoryType)
 _EMPTY_TABLE = bytes(PAGE_SIZE)
 
 
-@dataclass(frozen=True, slots=True)
-class EptWalkEntry:
+class EptWalkEntry(NamedTuple):
     """One entry a walk used: *level* 4 is the PML4E, 1 the PTE; *spa* is where the entry itself lies."""
 
     level: int

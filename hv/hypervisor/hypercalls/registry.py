@@ -7,8 +7,7 @@ the `Reps`, iterates over it, and whatever it had finished when it raises is cou
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from hv.hypervisor.errors import HypercallError
 from hv.spec.hv_status import HvStatus
@@ -24,8 +23,7 @@ FAST_INPUT_SIZE = 16            # bytes in the two parameter registers of a fast
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, slots=True)
-class Declaration:
+class Declaration(NamedTuple):
     """One call: its handler and the shape of what it takes and gives."""
 
     code: HypercallCode

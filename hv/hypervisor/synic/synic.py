@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.gpa_space import READ_WRITE, GpaSpace, Overlay
@@ -42,8 +41,7 @@ _HEADER_SIZE = HvMessageHeader.SIZE
 _EMPTY_PAGE = bytes(4096)
 
 
-@dataclass(frozen=True, slots=True)
-class QueuedMessage:
+class QueuedMessage(NamedTuple):
     """A message on its way. *on_delivered* is called once it is in its slot (a port gets its buffer back)."""
 
     message_type: int

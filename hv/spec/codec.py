@@ -1,7 +1,8 @@
-"""Makes the reading and the writing of a layout as straight code: one `struct` call, and an assignment for each field.
+"""Makes the building, the reading and the writing of a layout as straight code: an assignment for each field, and one
+`struct` call.
 
-A loop over the fields costs three times as much, and every intercept reads and writes half a dozen layouts. The code is
-made at a layout's first use, from its declaration alone.
+A loop over the fields costs three times as much, and every intercept handles half a dozen layouts. The code is made at
+a layout's first use, from its declaration alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 Parse = Callable[..., Any]
 Pack = Callable[[Any], bytes]
+Init = Callable[..., None]
 
 
 class _Code:
@@ -37,6 +39,27 @@ class _Code:
         """The function of the lines under *head*."""
         exec("\n    ".join([f"def made{head}:", *self.lines]), self.names)
         return self.names["made"]
+
+
+def make_init(layout: type[Layout]) -> Init:
+    """`__init__(self, **values)` of *layout*; TypeError for a name that is no field."""
+    code = _Code()
+
+    def refuse(unknown: dict[str, Any]) -> NoReturn:
+        raise TypeError(f"{layout.__name__} has no field {', '.join(unknown)}; it has {', '.join(layout.FIELDS)}")
+
+    code.names["refuse"] = refuse
+    given = []
+    for name, (_, kind) in layout.FIELDS.items():
+        if kind.layout is None:
+            given.append(f"{name}={code.name(kind.default())}")
+            code.lines.append(f"self.{name} = {name}")
+        else:           # each structure gets its own
+            given.append(f"{name}=None")
+            code.lines.append(f"self.{name} = {code.name(kind.default)}() if {name} is None else {name}")
+    code.lines.append("if unknown: refuse(unknown)")
+    made: Init = code.function(f"(self, *, {', '.join(given)}, **unknown)" if given else "(self, **unknown)")
+    return made
 
 
 def make_parse(layout: type[Layout]) -> Parse:

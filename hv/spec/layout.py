@@ -24,7 +24,7 @@ from __future__ import annotations
 import sys
 from typing import Any, ClassVar, NoReturn, Self, cast
 
-from hv.spec.codec import make_pack, make_parse
+from hv.spec.codec import make_init, make_pack, make_parse
 
 
 class FieldType:
@@ -102,8 +102,6 @@ class Layout:
     SIZE: ClassVar[int] = 0                          # bytes
     FORMAT: ClassVar[str] = ""                       # of `struct`, without the byte order
     FIELDS: ClassVar[dict[str, tuple[int, FieldType]]] = {}   # name -> (offset, type)
-    _DEFAULTS: ClassVar[dict[str, Any]] = {}         # a field of Layouts has None: each structure gets its own
-    _INNER: ClassVar[tuple[tuple[str, FieldType], ...]] = ()      # those fields
 
     def __init_subclass__(cls) -> None:
         offset, fields = cls.SIZE, dict(cls.FIELDS)
@@ -115,27 +113,20 @@ class Layout:
             offset += kind.size
         cls.FIELDS, cls.SIZE = fields, offset
         cls.FORMAT = "".join(kind.format for _, kind in fields.values())
-        for name in ("parse", "pack"):      # a layout that extends another has its own
+        for name in ("__init__", "parse", "pack"):      # a layout that extends another has its own
             setattr(cls, name, vars(Layout)[name])
-        cls._DEFAULTS = {name: None if kind.layout else kind.default() for name, (_, kind) in fields.items()}
-        cls._INNER = tuple((name, kind) for name, (_, kind) in fields.items() if kind.layout is not None)
 
     def __init__(self, **values: Any) -> None:
-        own = self.__dict__
-        own.update(self._DEFAULTS)
-        own.update(values)
-        if len(own) > len(self._DEFAULTS):
-            unknown = ", ".join(name for name in values if name not in self.FIELDS)
-            raise TypeError(f"{type(self).__name__} has no field {unknown}; it has {', '.join(self.FIELDS)}")
-        for name, kind in self._INNER:
-            if own[name] is None:
-                own[name] = kind.default()
+        """Fields not given are zero."""
+        made = make_init(type(self))
+        setattr(type(self), "__init__", made)       # noqa: B010  from now on, straight code
+        made(self, **values)
 
     @classmethod
     def parse(cls, data: bytes | bytearray | memoryview, offset: int = 0) -> Self:
         """Read one from *data* at *offset*; ValueError when fewer than SIZE bytes are there."""
         made = make_parse(cls)
-        setattr(cls, "parse", made)     # noqa: B010  from now on, straight code
+        setattr(cls, "parse", made)     # noqa: B010  likewise
         parsed: Self = made(data, offset)
         return parsed
 

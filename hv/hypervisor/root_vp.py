@@ -57,6 +57,7 @@ class RootVirtualProcessor:
         self.explicit_suspend = self.intercept_suspend = self.halted = self.wait_for_sipi = False
         self.pending_event = None
         self.runtime_100ns = 0
+        self.caller = None
         self.stopped_because = ""
         self.on_interrupt: Callable[[int], None] = lambda vector: None
         self.on_kick = on_kick

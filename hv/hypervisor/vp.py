@@ -16,11 +16,13 @@ from hv.vmx.reset import init_registers, startup_registers
 from hv.vmx.vcpu import Vcpu
 
 if TYPE_CHECKING:
+    from hv.hypervisor.hypercalls.registry import Call
     from hv.hypervisor.hypervisor import Hypervisor
     from hv.hypervisor.partition import Partition
     from hv.hypervisor.synic.synic import Synic
 
 
+CallSite = tuple[tuple[int, int, int], int, bool]       # location, hypercall MSR, 64-bit code
 _EXTERNAL = EventKind.EXTERNAL          # naming a member of an enumeration costs a call
 
 
@@ -44,7 +46,8 @@ class VirtualProcessor:
         self.event_pending = False              # something may be deliverable: look before going on
         self.pending_event: Event | None = None  # what the parent asked to be injected at the next entry
         self.stopped_because = ""               # why it can never run again
-        self.call_site: tuple[tuple[int, int], int] | None = None   # location, hypercall MSR of the last VMCALL
+        self.caller: Call | None = None         # who it is to the hypercalls, since its first one
+        self.call_site: CallSite | None = None  # of the last VMCALL
         self._running = False
         self.runtime = 0                        # ticks
         vcpu.on_exit = partial(obey, self)

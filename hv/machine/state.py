@@ -32,6 +32,7 @@ _INHIBIT = 1 << 3
 _CS32, _SS32, _ADDSEG = 1 << 4, 1 << 5, 1 << 6
 _LMA, _CS64, _OSFXSR, _SMAP = 1 << 14, 1 << 15, 1 << 22, 1 << 23
 _SVME, _GUEST = 1 << 20, 1 << 21
+_CODE_MODE = 3 | _CS32 | 1 << 7 | _CS64        # CPL, code size, CR0.PE
 _RIGHTS = 0xF0FF                # rights bits the engine keeps, 8 to the left
 
 # Places in a context as 64-bit words, then as 32-bit ones. Looked up once: every exit needs them.
@@ -202,9 +203,10 @@ class ProcessorState:
         self.translation_changed()
 
     @property
-    def location(self) -> tuple[int, int]:
-        """Where code is fetched from: RIP and CR3."""
-        return self.words[_RIP], self.words[_CR3]
+    def location(self) -> tuple[int, int, int]:
+        """Where code is fetched from, and as what: RIP, CR3, and CPL with the code size. Equal ones mean the same."""
+        words = self.words
+        return words[_RIP], words[_CR3], self.dwords[_HFLAGS] & _CODE_MODE
 
     @property
     def paging_registers(self) -> tuple[int, int, int, int]:

@@ -52,8 +52,8 @@ class ExitState(FakeState):
         return self.bits == 64 and not self.cpl
 
     @property
-    def location(self) -> tuple[int, int]:
-        return self.rip, self.cr3
+    def location(self) -> tuple[int, int, int]:
+        return self.rip, self.cr3, self.cpl | self.bits << 2 | (self.cr0 & 1) << 9
 
     @property
     def interrupts_enabled(self) -> bool:

@@ -51,6 +51,7 @@ class FakeVp:
         self.pending_event = None
         self.vcpu = SimpleNamespace(state_written=False)
         self.kicks = 0
+        self.caller = None
 
     def kick(self) -> None:
         self.kicks += 1

@@ -5,30 +5,24 @@ from __future__ import annotations
 from hv.hypervisor.hypercalls.door import hypercall
 from hv.hypervisor.run import on_exit
 from hv.hypervisor.verdicts import ADVANCE, Verdict
-from hv.hypervisor.vp import VirtualProcessor
+from hv.hypervisor.vp import CallSite, VirtualProcessor
 from hv.machine.faults import Access, GuestFault
 from hv.spec.exits import ExitReason
-from hv.spec.msrs import HvHypercallMsr
 from hv.spec.x86 import PAGE_SHIFT, Vector
 from hv.vmx.exit import VmExit
 
 _RAX, _RCX, _RDX, _RBX = range(4)
 _RSI, _RDI, _R8 = 6, 7, 8
 _LOW, _ALL = 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
-_ENABLE = HvHypercallMsr(enable=1).raw
 
 
 @on_exit(ExitReason.VMCALL)
 def handle_vmcall(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     """TLFS "Hypercall Interface": from CPL 0 of protected mode, with the hypercall page established; else #UD."""
-    regs = vp.regs
-    wide = regs.is_kernel_64
-    page = vp.partition.hypercall_msr.raw
-    if not page & _ENABLE or not (wide or _may_call_from_32_bits(vp)):
-        raise GuestFault(Vector.UD)
-    if (regs.location, page) != vp.call_site:
-        _check_call_site(vp)
-    gpr = regs.gpr
+    regs, site = vp.regs, vp.call_site
+    if site is None or site[0] != regs.location or site[1] != vp.partition.hypercall_msr.raw:
+        site = vp.call_site = _checked_call_site(vp)
+    gpr, wide = regs.gpr, site[2]
     if wide:
         control, input_gpa, output_gpa = gpr[_RCX], gpr[_RDX], gpr[_R8]
     else:
@@ -41,16 +35,19 @@ def handle_vmcall(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     return ADVANCE
 
 
-def _check_call_site(vp: VirtualProcessor) -> None:
+def _checked_call_site(vp: VirtualProcessor) -> CallSite:
     """TLFS "Establishing the Hypercall Interface": a call by any other means than the hypercall page may be #UD.
 
-    # Simplified: looked up again only when RIP, CR3 or the MSR are others than at the last call.
+    # Simplified: looked up again only when RIP, CR3, the mode or the MSR are others than at the last call.
     """
-    regs = vp.regs
-    walk = vp.vcpu.memory.walk((regs.cs.base + regs.rip) & (_ALL if regs.is_kernel_64 else _LOW), Access.EXECUTE)
-    if walk.gpa >> PAGE_SHIFT != vp.partition.hypercall_msr.gpfn:
+    regs, page = vp.regs, vp.partition.hypercall_msr
+    wide = regs.is_kernel_64
+    if not page.enable or not (wide or _may_call_from_32_bits(vp)):
         raise GuestFault(Vector.UD)
-    vp.call_site = regs.location, vp.partition.hypercall_msr.raw
+    walk = vp.vcpu.memory.walk((regs.cs.base + regs.rip) & (_ALL if wide else _LOW), Access.EXECUTE)
+    if walk.gpa >> PAGE_SHIFT != page.gpfn:
+        raise GuestFault(Vector.UD)
+    return regs.location, page.raw, wide
 
 
 def _may_call_from_32_bits(vp: VirtualProcessor) -> bool:

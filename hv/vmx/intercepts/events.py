@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
 # Looked up once: naming a member of an enumeration costs a call.
-_VMCALL, _UD = ExitReason.VMCALL, Vector.UD.value
+_UD = Vector.UD.value
+_VMCALL = VmExit(ExitReason.VMCALL, 0, 3)       # always the same, and never changed: made once
 _VMCALL_CODE = 0xC1010F         # the instruction's bytes, little-endian
 
 _VMX_REASONS = {
@@ -36,7 +37,7 @@ def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
     """
     if vector == _UD:
         if vcpu.engine.code_head() & 0xFF_FFFF == _VMCALL_CODE:
-            return VmExit(_VMCALL, 0, 3)
+            return _VMCALL
         found = _vmx_instruction(vcpu)
         if found is not None:
             return found

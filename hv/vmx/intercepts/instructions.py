@@ -15,12 +15,15 @@ from hv.vmx.intercepts.operands import advance, decoded_at, length_of
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
-# Looked up once: naming a member of an enumeration costs a call.
-_CPUID, _RDMSR, _WRMSR = ExitReason.CPUID, ExitReason.RDMSR, ExitReason.WRMSR
+# The most frequent exits have always the same fields, unless the instruction has prefixes: made once, never changed.
+_CPUID, _RDMSR, _WRMSR = (VmExit(reason, 0, 2) for reason in (ExitReason.CPUID, ExitReason.RDMSR, ExitReason.WRMSR))
+_CPUID_CODE, _RDMSR_CODE, _WRMSR_CODE = 0xA20F, 0x320F, 0x300F      # the bytes, little-endian
 
 
 def cpuid(vcpu: Vcpu, detail: int) -> VmExit | None:
-    return VmExit(_CPUID, 0, length_of(vcpu))
+    if vcpu.engine.code_head() & 0xFFFF == _CPUID_CODE:
+        return _CPUID
+    return VmExit(ExitReason.CPUID, 0, length_of(vcpu))
 
 
 def hlt(vcpu: Vcpu, detail: int) -> VmExit | None:
@@ -31,14 +34,18 @@ def rdmsr(vcpu: Vcpu, detail: int) -> VmExit | None:
     if vcpu.msr_bitmap is not None and _passes(vcpu, vcpu.msr_bitmap):
         _use_msr(vcpu, write=False)
         return None
-    return VmExit(_RDMSR, 0, length_of(vcpu))
+    if vcpu.engine.code_head() & 0xFFFF == _RDMSR_CODE:
+        return _RDMSR
+    return VmExit(ExitReason.RDMSR, 0, length_of(vcpu))
 
 
 def wrmsr(vcpu: Vcpu, detail: int) -> VmExit | None:
     if vcpu.msr_bitmap is not None and _passes(vcpu, vcpu.msr_bitmap + 0x800):
         _use_msr(vcpu, write=True)
         return None
-    return VmExit(_WRMSR, 0, length_of(vcpu))
+    if vcpu.engine.code_head() & 0xFFFF == _WRMSR_CODE:
+        return _WRMSR
+    return VmExit(ExitReason.WRMSR, 0, length_of(vcpu))
 
 
 def _passes(vcpu: Vcpu, bitmap: int) -> bool:

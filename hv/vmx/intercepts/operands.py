@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
 
-# Exits so frequent that nobody shall wait for a disassembler: first two bytes, little-endian -> length.
+# Traps so frequent that nobody shall wait for a disassembler: first two bytes, little-endian -> length.
 _LENGTHS = {0xA20F: 2, 0x320F: 2, 0x300F: 2, 0x310F: 2, 0x90F3: 2}     # CPUID, RDMSR, WRMSR, RDTSC, PAUSE
 
 

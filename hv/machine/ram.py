@@ -53,7 +53,7 @@ class PhysicalMemory:
         if spa < 0 or end > self.size:
             raise BusError(spa, len(data), self.size)
         self._map[spa:end] = data
-        if self._code:
+        if self._code and (spa >> 12 in self._code or spa >> 12 != end - 1 >> 12):
             self._tell_watchers(spa, bytes(data))
 
     def _tell_watchers(self, spa: int, data: bytes) -> None:

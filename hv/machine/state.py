@@ -33,6 +33,7 @@ _CS32, _SS32, _ADDSEG = 1 << 4, 1 << 5, 1 << 6
 _LMA, _CS64, _OSFXSR, _SMAP = 1 << 14, 1 << 15, 1 << 22, 1 << 23
 _SVME, _GUEST = 1 << 20, 1 << 21
 _CODE_MODE = 3 | _CS32 | 1 << 7 | _CS64        # CPL, code size, CR0.PE
+_ACCESSED = 1 << 8
 _RIGHTS = 0xF0FF                # rights bits the engine keeps, 8 to the left
 
 # Places in a context as 64-bit words, then as 32-bit ones. Looked up once: every exit needs them.
@@ -106,7 +107,7 @@ def _segment(number: int) -> Any:
         dwords[flags] = (rights & 0x60 if rights & 1 << 16 else rights & _RIGHTS & ~busy) << 8
         if number == 2:
             self.cpl = rights >> 5 & 3              # CPL is the DPL of SS
-        if number < 6 and (dwords[flags], self.words[base]) != before:
+        if number < 6 and ((dwords[flags] ^ before[0]) & ~_ACCESSED or self.words[base] != before[1]):
             self.refresh_hidden_flags()
 
     return property(get, put)

@@ -161,7 +161,12 @@ class Vcpu:
     # --- events ----------------------------------------------------------------------------------------
 
     def inject(self, event: Event) -> bool:
-        """Deliver *event* through the guest's IDT now, with all that can come of it; False when an exit said stop.
+        """Deliver *event* and do what the handler says if that exits; False when it said stop."""
+        exit = self.deliver(event)
+        return exit is None or self.exit(exit)
+
+    def deliver(self, event: Event) -> VmExit | None:
+        """Deliver *event* through the guest's IDT now, with all that can come of it; the exit, if that is one.
 
         It costs as much time as an exit: a guest whose handler faults again for ever must come to its end.
         """
@@ -171,11 +176,11 @@ class Vcpu:
             deliver_combined(self.state, self.memory, event)
             self.state.ignore_code_base()
         except TripleFault:
-            return self.exit(VmExit(ExitReason.TRIPLE_FAULT))
+            return VmExit(ExitReason.TRIPLE_FAULT)
         except NestedFault as fault:
             exit = nested_fault(self, fault)
             exit.idt_vectoring_info, exit.idt_vectoring_error_code = info_of(event), event.error_code or 0
-            return self.exit(exit)
+            return exit
         except TaskGate as gate:
-            return self.exit(task_gate(gate.selector, event))
-        return True
+            return task_gate(gate.selector, event)
+        return None

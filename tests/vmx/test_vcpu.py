@@ -208,6 +208,25 @@ def test_a_stack_the_second_level_refuses_is_an_ept_violation_that_names_the_eve
     assert vector_at(vcpu) == 6
 
 
+@pytest.mark.parametrize(("source", "vector", "kind"), [
+    ("int 0x21", 0x21, InterruptionType.SOFTWARE_INTERRUPT), ("int3", 3, InterruptionType.SOFTWARE_EXCEPTION)])
+def test_a_software_interrupt_whose_delivery_exits_waits_for_the_handler(box, source, vector, kind):
+    """It exits once, at the instruction, and that is where it stands until the handler's word."""
+    vcpu = box.vcpu()
+    box.ept.unmap(0x2F000)
+    box.ept.invept()
+    box.put(source)
+    box.go(vcpu)
+    assert reasons(box) == [R.EPT_VIOLATION]
+    info = InterruptionInfo(box.exits[0].idt_vectoring_info)
+    assert (info.valid, info.vector, info.type) == (1, vector, kind)
+    assert vcpu.state.rip == CODE
+    box.ept.map(0x2F000, 0x2F000, 7)
+    box.ept.invept()
+    box.go(vcpu)
+    assert vector_at(vcpu) == vector
+
+
 @pytest.mark.parametrize("bits", MODES)
 def test_without_an_idt_a_fault_is_a_triple_fault(box, bits):
     vcpu = box.vcpu(bits)

@@ -89,7 +89,7 @@ def _vmx_instruction(vcpu: Vcpu) -> VmExit | None:
 
 
 def software_interrupt(vcpu: Vcpu, detail: int) -> VmExit | None:
-    """INT n never exits; INT3 and INTO do when the exception bitmap says so."""
+    """INT n never exits; INT3 and INTO do when the exception bitmap says so. The delivery of each may."""
     decoded = decoded_at(vcpu)
     if decoded.mnemonic in ("int3", "into"):
         event = Event(Vector.BP if decoded.mnemonic == "int3" else Vector.OF, EventKind.SOFTWARE_EXCEPTION,
@@ -100,8 +100,7 @@ def software_interrupt(vcpu: Vcpu, detail: int) -> VmExit | None:
         operand = decoded.operands[0]
         assert isinstance(operand, ImmediateOperand), decoded.text
         event = Event(operand.value & 0xFF, EventKind.SOFTWARE_INTERRUPT, None, decoded.length)
-    vcpu.inject(event)
-    return None
+    return vcpu.deliver(event)
 
 
 def external_interrupt(vector: int) -> VmExit:

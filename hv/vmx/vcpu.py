@@ -180,6 +180,7 @@ class Vcpu:
         except NestedFault as fault:
             exit = nested_fault(self, fault)
             exit.idt_vectoring_info, exit.idt_vectoring_error_code = info_of(event), event.error_code or 0
+            exit.instruction_length = event.instruction_length
             return exit
         except TaskGate as gate:
             return task_gate(gate.selector, event)

@@ -8,6 +8,7 @@ from hv.machine.clock import EXIT_TICKS
 from hv.machine.idt import Event, EventKind
 from hv.machine.registers import Table
 from hv.spec.exits import ExitReason, InterruptionInfo, InterruptionType
+from hv.vmx.entry import event_of
 from tests.vmx.vcpu_box import CODE, IDT, vector_at
 
 R = ExitReason
@@ -225,6 +226,25 @@ def test_a_software_interrupt_whose_delivery_exits_waits_for_the_handler(box, so
     box.ept.invept()
     box.go(vcpu)
     assert vector_at(vcpu) == vector
+
+
+@pytest.mark.parametrize(("code", "vector"), [(b"\xcd\x21", 0x21), (b"\xcc", 3), (b"\x0f\x0b", 6)])
+def test_an_event_delivered_again_returns_where_it_would_have(box, code, vector):
+    """SDM "Information for VM Exits Due to Instruction Execution": the length is valid for software events only."""
+    vcpu = box.vcpu()
+    box.ept.unmap(0x2F000)
+    box.ept.invept()
+    box.put(code)
+    box.go(vcpu)
+    exit = box.exits[0]
+    box.ept.map(0x2F000, 0x2F000, 7)
+    box.ept.invept()
+    assert vcpu.inject(event_of(exit.idt_vectoring_info, exit.idt_vectoring_error_code, exit.instruction_length))
+    box.go(vcpu)
+    assert vector_at(vcpu) == vector
+    behind = 0 if vector == 6 else len(code)
+    assert exit.instruction_length == behind
+    assert box.memory.read_u64(vcpu.state.rsp) == CODE + behind
 
 
 @pytest.mark.parametrize("bits", MODES)

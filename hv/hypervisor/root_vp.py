@@ -6,12 +6,15 @@ SynIC, and the hypercall door. It "runs" by taking the interrupts that wait for 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from hv.machine.apic import LocalApic
 from hv.machine.registers import Segment, Table
 from hv.spec.apic import ApicRegister
+from hv.spec.msrs import Msr
+from hv.spec.x86 import PAT_RESET
 from hv.trace import events
 
 if TYPE_CHECKING:
@@ -22,7 +25,10 @@ HANDLER_TICKS = 2000        # what one interrupt of root's costs in virtual time
 
 
 class RootRegisters:
-    """The registers of a 64-bit kernel: what the hypercall door looks at."""
+    """The registers of a 64-bit kernel, for who asks by hypercall; nothing runs on them.
+
+    # Simplified: what is set is kept and has no effect.
+    """
 
     cr3: int
 
@@ -36,7 +42,7 @@ class RootRegisters:
         self.ss = self.ds = self.es = self.fs = self.gs = Segment(0x18, 0, 0xFFFF_FFFF, 0xC093)
         self.ldtr, self.tr = Segment(0, 0, 0, 0x10000), Segment(0x40, 0, 0x67, 0x8B)
         self.gdtr = self.idtr = Table(0, 0xFFFF)
-        self.msrs: dict[int, int] = {}
+        self.msrs: defaultdict[int, int] = defaultdict(int, {Msr.PAT: PAT_RESET})
 
     @property
     def paging_registers(self) -> tuple[int, int, int, int]:
@@ -71,6 +77,9 @@ class RootVirtualProcessor:
     def kick(self) -> None:
         """Something changed: tell the scheduler."""
         self.on_kick(self)
+
+    def registers_written(self) -> None:
+        """Software wrote its registers: no VM entry loads them, so none checks them."""
 
     def run(self, until: int) -> None:
         """Take every interrupt that waits; each handler ends with EOI."""

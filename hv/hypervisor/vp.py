@@ -102,6 +102,10 @@ class VirtualProcessor:
         self.event_pending = True
         self.hypervisor.on_wake(self)
 
+    def registers_written(self) -> None:
+        """Software wrote its registers: the next VM entry checks them."""
+        self.vcpu.state_written = True
+
     def stop(self, why: str) -> None:
         """It can never run again."""
         self.stopped_because = why

@@ -56,6 +56,9 @@ class FakeVp:
     def kick(self) -> None:
         self.kicks += 1
 
+    def registers_written(self) -> None:
+        self.vcpu.state_written = True
+
 
 class FakeIommu:
     """An IommuDriver that notes what it is told."""

@@ -1,8 +1,21 @@
 """Root's VP: its program is Python, its interrupts are a VP's."""
 
+import contextlib
+
+import pytest
+
+from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.hypercalls.registers import get_vp_registers, set_vp_registers
+from hv.hypervisor.hypercalls.registry import Call, Reps
 from hv.hypervisor.root_vp import HANDLER_TICKS, RootVirtualProcessor
+from hv.spec.hv_registers import HvRegisterName
+from hv.spec.hypercalls import RegisterAssoc, RegisterName, VpRegistersInput
+from hv.spec.partition import PARTITION_ID_SELF, VP_INDEX_SELF
+from hv.spec.x86 import PAT_RESET
 from hv.trace.events import Injected
 from tests.hypervisor.fakes import FakeRegs, Machine
+
+N = HvRegisterName
 
 
 class Bench:
@@ -14,6 +27,17 @@ class Bench:
             partition, index, self.kicked.append)
         self.vp = self.machine.hypervisor.create_vp(self.machine.root, 1)
         self.vp.on_interrupt = self.taken.append
+        self.call, self.itself = Call(self.machine.hypervisor, self.vp), VpRegistersInput(
+            partition_id=PARTITION_ID_SELF, vp_index=VP_INDEX_SELF)
+
+    def get(self, name):
+        reps = Reps(RegisterName(name=name).pack(), RegisterName, 0, 1)
+        get_vp_registers(self.call, self.itself, reps)
+        return int.from_bytes(reps.output, "little")
+
+    def set(self, name, value):
+        data = RegisterAssoc(name=name, value=value.to_bytes(16, "little")).pack()
+        set_vp_registers(self.call, self.itself, Reps(data, RegisterAssoc, 0, 1))
 
 
 def test_it_is_runnable_while_an_interrupt_waits():
@@ -69,6 +93,28 @@ def test_its_registers_are_those_of_a_64_bit_kernel():
     assert vp.regs.cr0 & 0x8000_0001 == 0x8000_0001
     assert vp.regs.efer & 0x500 == 0x500
     assert vars(FakeRegs()).keys() <= vars(vp.regs).keys()
+
+
+@pytest.mark.parametrize("name", [
+    N.RAX, N.RIP, N.CR0, N.CR4, N.EFER, N.DR7, N.STAR, N.LSTAR, N.PAT, N.KERNEL_GS_BASE], ids=lambda name: name.name)
+def test_its_registers_are_set_and_read_by_hypercall(name):
+    """TLFS "HvCallSetVpRegisters": a partition with AccessVpRegisters may name itself."""
+    bench = Bench()
+    bench.set(name, 0x1234_5678)
+    assert bench.get(name) == 0x1234_5678
+
+
+@pytest.mark.parametrize("name", HvRegisterName, ids=lambda name: name.name)
+def test_every_register_of_its_own_has_a_value_or_a_status(name):
+    bench = Bench()
+    for act in (lambda: bench.get(name), lambda: bench.set(name, 0x31), lambda: bench.get(name)):
+        with contextlib.suppress(HypercallError):
+            act()
+
+
+def test_its_msrs_begin_as_after_reset():
+    bench = Bench()
+    assert (bench.get(N.PAT), bench.get(N.STAR)) == (PAT_RESET, 0)
 
 
 def test_inspect_is_plain_data():

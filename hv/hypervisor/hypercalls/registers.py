@@ -58,7 +58,7 @@ def set_vp_registers(call: Call, input: VpRegistersInput, reps: Reps) -> None:
         require(not any(element.padding), f"register {element.name:#x}: bytes 4..15 must be zero")
         set_register(vp, element.name, element.value)
         if element.name not in _UNCHECKED:
-            vp.vcpu.state_written = True    # VM entry checks what was written
+            vp.registers_written()
 
 
 def get_register(vp: VirtualProcessor, name: int) -> bytes:

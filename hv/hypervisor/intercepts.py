@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hv.hypervisor.synic.synic import QueuedMessage
 from hv.machine.faults import Access
 from hv.machine.registers import Segment
+from hv.spec.intercepts import HvInterceptType
 from hv.spec.layout import Layout
 from hv.spec.synic import (
     SINT_INTERCEPT,
@@ -64,6 +65,11 @@ class InterceptTable:
     def wants(self, kind: int, parameter: int, access: int) -> bool:
         """The parent wants to hear of this."""
         return bool(self._installed.get((kind, parameter), 0) & access)
+
+    @property
+    def exceptions(self) -> int:
+        """The exceptions it wants to hear of, one bit for each vector."""
+        return sum(1 << vector for kind, vector in self._installed if kind == HvInterceptType.EXCEPTION)
 
     def inspect(self) -> list[dict[str, int]]:
         """Plain data for the REPL."""

@@ -10,6 +10,7 @@ from hv.hypervisor.run import obey
 from hv.machine.apic import LocalApic
 from hv.machine.idt import Event, EventKind
 from hv.machine.state import ProcessorState
+from hv.spec.vmcs import VmcsField
 from hv.spec.x86 import Vector
 from hv.trace import events
 from hv.vmx.reset import init_registers, startup_registers
@@ -53,6 +54,7 @@ class VirtualProcessor:
         vcpu.on_exit = partial(obey, self)
         self.hypervisor = hypervisor
         init_registers(self.regs)
+        self.show_exceptions()
 
     @property
     def runtime_100ns(self) -> int:
@@ -105,6 +107,10 @@ class VirtualProcessor:
     def registers_written(self) -> None:
         """Software wrote its registers: the next VM entry checks them."""
         self.vcpu.state_written = True
+
+    def show_exceptions(self) -> None:
+        """What the parent asked for is what exits; SDM "Exception Bitmap"."""
+        self.vcpu.vmcs.write(VmcsField.EXCEPTION_BITMAP, self.partition.intercepts.exceptions)
 
     def stop(self, why: str) -> None:
         """It can never run again."""

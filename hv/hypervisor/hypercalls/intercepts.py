@@ -6,10 +6,8 @@ TLFS "Intercepts". # Simplified: the types of `HvInterceptType`; others are INVA
 from __future__ import annotations
 
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require
-from hv.hypervisor.partition import Partition
 from hv.spec.hypercalls import HypercallCode
 from hv.spec.intercepts import HvInterceptAccess, HvInterceptType, InstallInterceptInput
-from hv.spec.vmcs import VmcsField
 
 _READ_WRITE = int(HvInterceptAccess.READ | HvInterceptAccess.WRITE)
 _EXECUTE = int(HvInterceptAccess.EXECUTE)
@@ -36,12 +34,5 @@ def install_intercept(call: Call, input: InstallInterceptInput) -> None:
     else:
         partition.intercepts.install(kind, input.intercept_parameter, access)
     if kind is HvInterceptType.EXCEPTION:
-        _show_exceptions(partition)
-
-
-def _show_exceptions(partition: Partition) -> None:
-    """The exception bitmap of every VP follows the table."""
-    bitmap = sum(1 << vector for vector in range(32)
-                 if partition.intercepts.wants(HvInterceptType.EXCEPTION, vector, _EXECUTE))
-    for vp in partition.vps.values():
-        vp.vcpu.vmcs.write(VmcsField.EXCEPTION_BITMAP, bitmap)
+        for vp in partition.vps.values():
+            vp.show_exceptions()

@@ -78,8 +78,7 @@ class GpaSpace:
         try:
             self._show(page)
             shown = True
-            for listener in self.listeners:
-                listener(page, mapping)
+            self._tell({page: mapping})
         except Exception:
             self._restore(page, old)
             if shown:
@@ -92,25 +91,38 @@ class GpaSpace:
     def map_large(self, page: int, spa_page: int, rights: Access) -> None:
         """Let root's 2 MiB from *spa_page* on stand at *page* on; both are multiples of 512. Errors as of `map`.
 
-        Where something already stands in the 2 MiB, they are mapped page by page.
+        All of them, or none. Where something already stands in the 2 MiB, they are mapped page by page.
         """
         assert self.tables is not None, "root's space is the machine's own"
-        pages = range(page, page + LARGE_PAGES)
-        if not rights or any(n in self._mapped or n in self._overlays for n in pages):
-            for n in range(LARGE_PAGES):
-                self.map(page + n, spa_page + n, rights)
+        new = {page + n: Mapping(spa_page + n << 12, rights) for n in range(LARGE_PAGES)}
+        if not rights or any(n in self._mapped or n in self._overlays for n in new):
+            self._map_each(new)
             return
         self.owners.lend_all(range(spa_page, spa_page + LARGE_PAGES), self.partition_id)
         try:
+            self._tell(new)
             self.tables.map(page << 12, spa_page << 12, rights, large=True)
         except Exception:
-            for n in range(LARGE_PAGES):
-                self.owners.end_loan(spa_page + n)
+            self._tell(dict.fromkeys(new))
+            for mapping in new.values():
+                self.owners.end_loan(mapping.spa >> 12)
             raise
-        self._mapped.update((page + n, Mapping(spa_page + n << 12, rights)) for n in range(LARGE_PAGES))
-        for listener in self.listeners:
-            for n in pages:
-                listener(n, self._mapped[n])
+        self._mapped.update(new)
+
+    def _map_each(self, new: dict[int, Mapping]) -> None:
+        replaced: dict[int, Mapping | None] = {}
+        try:
+            for page, mapping in new.items():
+                old = self._mapped.get(page)
+                self.map(page, mapping.spa >> 12, mapping.rights)
+                replaced[page] = old
+        except Exception:
+            for page, old in replaced.items():      # its tables are there, or free again: this needs no memory
+                if old is None:
+                    self.unmap(page)
+                else:
+                    self.map(page, old.spa >> 12, old.rights)
+            raise
 
     def unmap(self, page: int) -> bool:
         """Nothing stands at *page* any more; False when nothing did. Visible after `invept`.
@@ -126,8 +138,7 @@ class GpaSpace:
             self._mapped[page] = old
             raise
         self.owners.end_loan(old.spa >> 12)
-        for listener in self.listeners:
-            listener(page, None)
+        self._tell({page: None})
         return True
 
     def mapping(self, page: int) -> Mapping | None:
@@ -203,10 +214,9 @@ class GpaSpace:
 
     def close(self) -> None:
         """Unmap everything and free the tables."""
-        for page, mapping in self.mappings():
+        for mapping in self._mapped.values():
             self.owners.end_loan(mapping.spa >> 12)
-            for listener in self.listeners:
-                listener(page, None)
+        self._tell(dict.fromkeys(sorted(self._mapped)))
         self._mapped.clear()
         if self.tables is not None:
             self.tables.free()
@@ -228,6 +238,11 @@ class GpaSpace:
             self.tables.unmap(page << 12)
         else:
             self.tables.map(page << 12, mapping.spa, mapping.rights)
+
+    def _tell(self, changes: dict[int, Mapping] | dict[int, None]) -> None:
+        for listener in self.listeners:
+            for page, mapping in changes.items():
+                listener(page, mapping)
 
     def _restore(self, page: int, old: Mapping | None) -> None:
         if old is None:

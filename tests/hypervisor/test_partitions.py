@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from hv.hypervisor.cpuid import CHILD_PRIVILEGES
 from hv.hypervisor.errors import HypercallError
-from hv.hypervisor.gpa_space import ALL, READ_EXECUTE, READ_WRITE, Overlay
+from hv.hypervisor.gpa_space import ALL, READ_EXECUTE, READ_WRITE, Mapping, Overlay
 from hv.hypervisor.partition import PartitionState
 from hv.machine.faults import Access, NestedFault
 from hv.machine.ram import PAGE_SIZE
@@ -238,6 +238,34 @@ def test_a_large_page_that_cannot_be_split_stays_as_it_was(change):
     machine.hypervisor.finalize_partition(child)
     assert machine.hypervisor.owners.inspect()["lent"] == 0
     assert child.pool.in_use == len(spare) - 1
+
+
+@pytest.mark.parametrize("standing", [{}, {0x210: 1500}, {0x210: 1500, 0x2FF: 1501}],
+                         ids=["nothing-there", "a-page-there", "two-pages-there"])
+@pytest.mark.parametrize("refused_page", [0x200, 0x280, 0x3FF], ids=hex)
+def test_two_mib_that_a_listener_refuses_are_not_mapped(standing, refused_page):
+    """A device's domain that cannot grow: record, tables, loans and what listeners know are as before."""
+    machine = Machine(pages=2048)
+    child, known = machine.child(pages=0, pool=7, vps=0), {}
+    refusing = [refused_page]
+
+    def listen(page, mapping):
+        if mapping is not None and page in refusing:
+            raise HypercallError(HvStatus.INSUFFICIENT_MEMORY, "no page for a table")
+        known[page] = mapping
+
+    for page, spa_page in standing.items():
+        child.space.map(page, spa_page, READ_WRITE)
+    before = dict(child.space.mappings()), list(child.space.tables.mappings()), machine.hypervisor.owners.inspect()
+    child.space.listeners.append(listen)
+    with refused(HvStatus.INSUFFICIENT_MEMORY):
+        child.space.map_large(0x200, 512, ALL)
+    assert before == (dict(child.space.mappings()), list(child.space.tables.mappings()),
+                      machine.hypervisor.owners.inspect())
+    assert all(child.space.mapping(page) == mapping for page, mapping in known.items())
+    refusing.clear()
+    child.space.map_large(0x200, 512, ALL)
+    assert dict(child.space.mappings()) == known == {0x200 + n: Mapping(512 + n << 12, ALL) for n in range(512)}
 
 
 def test_a_finalized_partition_never_runs_again(machine):

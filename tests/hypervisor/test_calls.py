@@ -325,6 +325,12 @@ def test_a_machine_without_an_iommu_assigns_nothing(machine):
         machine.winhv.attach_device(machine.guest.id, 8, 1)
 
 
+def test_a_bug_of_the_iommus_driver_is_no_status(machine, monkeypatch):
+    monkeypatch.setattr(machine.iommu, "attach", lambda source_id, partition: {}[source_id])
+    with pytest.raises(KeyError):
+        machine.winhv.attach_device(machine.guest.id, 8, 1)
+
+
 class FakeDriver:
     """The IOMMU's driver as DeviceDomains uses it: domains are dictionaries."""
 

@@ -62,10 +62,7 @@ def attach_device(call: Call, input: AttachDeviceInput) -> None:
     owner = next((each.id for each in call.hypervisor.partitions.values() if source_id in each.devices.values()), None)
     require(owner is None, f"device {source_id:#x} is partition {owner}'s", HvStatus.OBJECT_IN_USE)
     require(input.logical_device_id not in partition.devices, f"logical id {input.logical_device_id:#x} is in use")
-    try:
-        IommuRequired.of(call).attach(source_id, partition)
-    except KeyError as unknown:
-        raise HypercallError(HvStatus.INVALID_DEVICE_ID, f"no device {source_id:#x}") from unknown
+    IommuRequired.of(call).attach(source_id, partition)
     partition.devices[input.logical_device_id] = source_id
     call.emit(DeviceAttached(source_id, partition.id))
 

@@ -61,15 +61,23 @@ class DeviceDomains:
         """From now on the device translates through *partition*'s domain; INSUFFICIENT_MEMORY."""
         if partition.id not in self._followers:
             self._followers[partition.id] = _Follower(self.driver, partition)
-        self.driver.attach(self._followers[partition.id].domain, source_id)
+        try:
+            self.driver.attach(self._followers[partition.id].domain, source_id)
+        except HypercallError:
+            self._end_unused(partition.id)
+            raise
         self._homes[source_id] = partition.id
 
     def detach(self, source_id: int) -> None:
         """From now on every access of the device faults."""
         home = self._homes.pop(source_id)
         self.driver.detach(source_id)
-        if home not in self._homes.values():
-            self._followers.pop(home).end()
+        self._end_unused(home)
+
+    def _end_unused(self, partition_id: int) -> None:
+        """The domain goes with the partition's last device."""
+        if partition_id not in self._homes.values():
+            self._followers.pop(partition_id).end()
 
     def map_interrupt(self, source_id: int, vector: int) -> tuple[int, int]:
         """Remap an interrupt of the device to physical *vector*: (address, data) it shall send; NO_RESOURCES."""

@@ -3,6 +3,7 @@
 import pytest
 
 from hv.hypervisor.device_domains import DeviceDomains
+from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.hypercalls.door import hypercall
 from hv.machine.faults import Access
 from hv.machine.idt import EventKind
@@ -371,3 +372,21 @@ def test_a_devices_domain_follows_the_partitions_map(machine):
     assert (driver.domains, machine.guest.space.listeners) == ([], [])
 
 
+def test_a_device_that_gets_no_context_entry_leaves_no_domain_behind(machine, monkeypatch):
+    driver = FakeDriver()
+    devices = DeviceDomains(driver)
+
+    def no_memory(domain, source_id):
+        raise HypercallError(HvStatus.INSUFFICIENT_MEMORY, "no page for a context table")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "attach", no_memory)
+        with pytest.raises(HypercallError, match="INSUFFICIENT_MEMORY"):
+            devices.attach(8, machine.guest)
+    assert (driver.domains, machine.guest.space.listeners) == ([], [])
+    devices.attach(8, machine.guest)
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "attach", no_memory)
+        with pytest.raises(HypercallError, match="INSUFFICIENT_MEMORY"):
+            devices.attach(9, machine.guest)
+    assert len(driver.domains) == 1

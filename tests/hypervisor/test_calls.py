@@ -332,6 +332,19 @@ def test_a_bug_of_the_iommus_driver_is_no_status(machine, monkeypatch):
         machine.winhv.attach_device(machine.guest.id, 8, 1)
 
 
+def test_a_finalized_partitions_vps_have_no_state_left(machine):
+    """Its engine is gone: nobody reads a register of it, or writes one by INIT."""
+    winhv, guest = machine.winhv, machine.guest.id
+    winhv.finalize_partition(guest)
+    for act in (lambda: winhv.get_vp_registers(guest, 0, [N.RIP]),
+                lambda: winhv.set_vp_registers(guest, 0, {N.RIP: 1}),
+                lambda: winhv.assert_virtual_interrupt(guest, 0, kind=HvInterruptType.INIT),
+                lambda: winhv.translate_virtual_address(guest, 0, 0x1000, 1),
+                lambda: winhv.read_gpa(guest, 0, 0, 4)):
+        with refused(HvStatus.INVALID_PARTITION_STATE):
+            act()
+
+
 class FakeDriver:
     """The IOMMU's driver as DeviceDomains uses it: domains are dictionaries."""
 

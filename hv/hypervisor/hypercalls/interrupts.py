@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from hv.hypervisor.hypercalls.devices import IommuRequired, source_id_of
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require, require_vtl0
-from hv.hypervisor.partition import Partition
+from hv.hypervisor.partition import Partition, PartitionState
 from hv.spec.apic import LOWEST_LEGAL_VECTOR
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus
@@ -40,6 +40,7 @@ def assert_virtual_interrupt(call: Call, input: AssertVirtualInterruptInput) -> 
     require(control.interrupt_type in _BUILT, f"interrupt type {control.interrupt_type}")
     _check_vector(control.interrupt_type, input.vector)
     require_vtl0(input.target_vtl)
+    partition.require_state(PartitionState.ACTIVE)      # INIT and SIPI write registers, which go with the engine
     wires, logical = partition.interconnect, bool(control.logical_destination_mode)
     targets = wires.targets(input.destination, logical)
     require(targets, f"destination {input.destination:#x} is nobody", HvStatus.INVALID_VP_INDEX)

@@ -53,7 +53,6 @@ def get_vp_registers(call: Call, input: VpRegistersInput, reps: Reps) -> None:
 def set_vp_registers(call: Call, input: VpRegistersInput, reps: Reps) -> None:
     """Set registers in order; those before a refused one stay set, and reps completed tells which it was."""
     vp = _target(call, input)
-    vp.partition.require_state(PartitionState.ACTIVE)
     for element in reps:
         require(not any(element.padding), f"register {element.name:#x}: bytes 4..15 must be zero")
         set_register(vp, element.name, element.value)
@@ -87,6 +86,7 @@ def _target(call: Call, input: VpRegistersInput) -> VirtualProcessor:
         require(allowed, "own registers need AccessVpRegisters", HvStatus.ACCESS_DENIED)
     vp = call.find_vp(partition, input.vp_index)
     require_vtl0(input.input_vtl)
+    partition.require_state(PartitionState.ACTIVE)      # the registers go with the engine
     return vp
 
 

@@ -523,6 +523,7 @@ class Engine:
         """Give everything back to the host."""
         self.memory.unwatch_code(self._code_written)
         for state in self._states:
+            state.forget()
             at.release(state.context)
         self._states.clear()
         at.release(self._scratch)

@@ -311,6 +311,11 @@ class ProcessorState:
             return True
         return bool(words[_ES_BASE] | words[_SS_BASE] | words[_DS_BASE])
 
+    def forget(self) -> None:
+        """The context is about to go: from now on reading or writing a register is a ValueError."""
+        for view in (self.gpr, self.words, self.dwords):
+            view.release()
+
     @property
     def in_long_mode(self) -> bool:
         """EFER.LMA."""

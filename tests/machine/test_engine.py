@@ -641,6 +641,17 @@ def test_an_exception_in_the_second_level_comes_out_of_the_run(box):
     assert box.run_code("mov eax, 7; cpuid").rax == 7
 
 
+def test_the_registers_of_an_engine_that_was_closed_are_gone():
+    """Their memory is the host's again: whoever still asks gets an error, not what stands there now."""
+    other = EngineBox()
+    state = other.run_code("cpuid")
+    other.close()
+    for read in (lambda: state.rip, lambda: state.gpr[0], lambda: state.cs, lambda: state.cr0, lambda: state.cpl,
+                 lambda: state.rflags, lambda: state.msrs[0xC0000081]):
+        with pytest.raises(ValueError, match="released"):
+            read()
+
+
 def test_an_engine_that_was_closed_is_told_of_no_write():
     other = EngineBox()
     other.run_code("cpuid")

@@ -31,13 +31,14 @@ from hv.iommu.unit import Iommu
 from hv.machine.dma_engine import DmaEngine
 from hv.machine.lp import LogicalProcessor
 from hv.machine.mmio import MmioBus
-from hv.machine.ram import PAGE_SIZE, PhysicalMemory
+from hv.machine.ram import PhysicalMemory
 from hv.root.processor import RootProcessor
 from hv.root.vid import Vid
 from hv.root.vmwp import AssignedDevice, Worker
 from hv.root.winhv import HvError, OutOfPages, RootMemory, WinHv
 from hv.spec.apic import BROADCAST_X2APIC
 from hv.spec.pci import PciCommand, PciHeader
+from hv.spec.x86 import PAGE_SIZE
 from hv.trace.bus import Trace
 from hv.trace.events import PartitionNamed
 

@@ -19,9 +19,9 @@ from hv.image.model import Image, Segment
 from hv.image.passes import Assembly
 from hv.image.source import read_statements
 from hv.image.worker import Worker
-from hv.machine.ram import PAGE_SIZE
 from hv.machine.state import ProcessorState
 from hv.platform import Machine, VirtualMachine
+from hv.spec.x86 import PAGE_SIZE
 from hv.trace.bus import Record
 from hv.vmx.exit import VmExit
 

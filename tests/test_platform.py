@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from hv.image.errors import ImageError
 from hv.image.model import Image, Segment
-from hv.machine.ram import PAGE_SIZE
 from hv.platform import DEVICE_COUNT, LARGEST_MIB, Machine, MachineError
+from hv.spec.x86 import PAGE_SIZE
 from hv.trace import events
 from hv.trace.bus import Recent
 

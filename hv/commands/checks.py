@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from hv.commands.story import BAG_GPA, DEVICE_VECTOR, LETTERS, MESSAGE_SINT, MESSAGE_VECTOR, Story
-from hv.machine.ram import PAGE_SIZE
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls import HypercallCode
+from hv.spec.x86 import PAGE_SIZE
 from hv.trace import events
 
 

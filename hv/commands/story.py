@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from hv.commands.building import load_image
 from hv.commands.files import find_guest
-from hv.machine.ram import PAGE_SIZE
 from hv.platform import Machine, VirtualMachine
+from hv.spec.x86 import PAGE_SIZE
 from hv.trace.bus import Record
 from hv.trace.events import Hypercall
 

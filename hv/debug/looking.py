@@ -9,7 +9,7 @@ from typing import Any
 from hv.debug.errors import DebugError
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.paging import PagingMode, Walk, walk
-from hv.machine.ram import PAGE_SIZE
+from hv.spec.x86 import PAGE_SIZE
 
 MOST_BYTES = 4096
 _LONGEST_INSTRUCTION = 15

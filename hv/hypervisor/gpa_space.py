@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from hv.hypervisor.pages import PageOwners
 from hv.machine.faults import Access, NestedFault
-from hv.machine.ram import PAGE_SIZE, PhysicalMemory
+from hv.machine.ram import PhysicalMemory
+from hv.spec.x86 import PAGE_SIZE
 from hv.vmx.ept import EptTables
 
 GPA_SPACE_BITS = 40             # bits of a guest-physical address, as CPUID leaf 0x80000008 says

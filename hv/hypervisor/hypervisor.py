@@ -16,9 +16,10 @@ from hv.hypervisor.pages import PageOwners
 from hv.hypervisor.partition import Partition, PartitionState
 from hv.hypervisor.synic.synic import Synic
 from hv.machine.clock import VirtualClock
-from hv.machine.ram import PAGE_SIZE, PhysicalMemory
+from hv.machine.ram import PhysicalMemory
 from hv.spec.hv_status import HvStatus
 from hv.spec.partition import PARTITION_ID_SELF, ROOT_PARTITION_ID, VP_INDEX_SELF
+from hv.spec.x86 import PAGE_SIZE
 from hv.trace import events
 from hv.trace.bus import Trace
 

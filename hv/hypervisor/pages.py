@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from hv.hypervisor.errors import HypercallError
-from hv.machine.ram import PAGE_SIZE, PhysicalMemory
+from hv.machine.ram import PhysicalMemory
 from hv.spec.hv_status import HvStatus
+from hv.spec.x86 import PAGE_SIZE
 
 _ZEROES = bytes(PAGE_SIZE)
 

@@ -24,6 +24,7 @@ from hv.machine.ram import PhysicalMemory
 from hv.spec.hv_status import HvStatus
 from hv.spec.msrs import HvGuestOsId, HvHypercallMsr
 from hv.spec.partition import ANY_VP, PARTITION_ID_INVALID
+from hv.spec.x86 import PAGE_SIZE
 from hv.trace.bus import Trace
 from hv.vmx.ept import EptTables
 
@@ -159,7 +160,7 @@ class Partition:
         except HypercallError:
             self.pool.free(page)
             raise
-        self.memory.write(page, HYPERCALL_PAGE_CODE.ljust(4096, _INT3))
+        self.memory.write(page, HYPERCALL_PAGE_CODE.ljust(PAGE_SIZE, _INT3))
         self._hypercall_overlay = Overlay("hypercall page", page, READ_EXECUTE)
         self._space = GpaSpace(self.memory, self.owners, self.id, tables)
         self.state = PartitionState.ACTIVE

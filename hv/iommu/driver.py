@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hv.iommu.tables import PAGE, Domain, InterruptTable, RootTable, TablePages
+from hv.iommu.tables import Domain, InterruptTable, RootTable, TablePages
 from hv.iommu.unit import Iommu
 from hv.machine.ram import PhysicalMemory
 from hv.spec.apic import DEFAULT_BASE, DeliveryMode, MsiAddress, MsiData
@@ -33,6 +33,7 @@ from hv.spec.vtd import (
     VtdRegister,
     WaitDescriptor,
 )
+from hv.spec.x86 import PAGE_SIZE
 
 R = VtdRegister
 QUEUE_LENGTH = 256                      # descriptors in one page
@@ -155,7 +156,7 @@ class IommuDriver:
 
     def _forget_page(self, domain: Domain, iova: int) -> None:
         self._invalidate(IotlbDescriptor(
-            type=DescriptorType.IOTLB, granularity=Granularity.SELECTIVE, domain_id=domain.id, page=iova // PAGE))
+            type=DescriptorType.IOTLB, granularity=Granularity.SELECTIVE, domain_id=domain.id, page=iova // PAGE_SIZE))
 
     # Interrupts.
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from hv.iommu.interrupts import InterruptFault
 from hv.iommu.registers import EventMessage, RegisterFile
-from hv.iommu.translate import PAGE, DmaFault
+from hv.iommu.translate import DmaFault
 from hv.spec.vtd import ENTRY_SIZE, FAULT_RECORDS, FaultReason, FaultRecord, FaultStatus, VtdRegister
+from hv.spec.x86 import PAGE_SIZE
 
 _CLEARABLE = FaultStatus(overflow=1, queue_error=1, completion_error=1, timeout_error=1).raw
 _QUEUE_ERROR = FaultStatus(queue_error=1).raw
@@ -25,7 +26,7 @@ def describe(record: FaultRecord) -> str:
     if reason >= FaultReason.REQUEST_RESERVED:
         return f"interrupt request {record.index:#x} of {record.source_id:#06x}: {reason.text}"
     what = "read" if record.is_read else "write"
-    return f"{what} at {record.page * PAGE:#x} by {record.source_id:#06x}: {reason.text}"
+    return f"{what} at {record.page * PAGE_SIZE:#x} by {record.source_id:#06x}: {reason.text}"
 
 
 class FaultLog:
@@ -52,7 +53,7 @@ class FaultLog:
         """Record a refused DMA request, unless its context entry asks for silence."""
         if fault.recorded:
             self._record(FaultRecord(
-                page=(fault.iova & _QWORD) // PAGE, source_id=fault.source_id, reason=fault.reason,
+                page=(fault.iova & _QWORD) // PAGE_SIZE, source_id=fault.source_id, reason=fault.reason,
                 is_read=int(not fault.write), fault=1))
 
     def record_interrupt(self, fault: InterruptFault) -> None:

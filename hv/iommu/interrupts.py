@@ -23,6 +23,7 @@ from hv.spec.vtd import (
     SourceValidation,
     XapicIrteDestination,
 )
+from hv.spec.x86 import PAGE_SIZE
 
 _REMAPPABLE = RemappableAddress(remappable=1).raw
 ALLOWED_MODES = frozenset(DeliveryMode) - {DeliveryMode.RESERVED, DeliveryMode.STARTUP}
@@ -106,7 +107,7 @@ class InterruptRemapper:
         if index >= 2 << self.table.size:
             raise InterruptFault(FaultReason.INDEX_BEYOND_TABLE, source_id, index)
         try:
-            raw = self.memory.read(self.table.page * 4096 + index * ENTRY_SIZE, ENTRY_SIZE)
+            raw = self.memory.read(self.table.page * PAGE_SIZE + index * ENTRY_SIZE, ENTRY_SIZE)
         except BusError:
             raise InterruptFault(FaultReason.IRTE_ACCESS, source_id, index) from None
         return Irte(int.from_bytes(raw, "little"))

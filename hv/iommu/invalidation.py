@@ -37,6 +37,7 @@ from hv.spec.vtd import (
     VtdRegister,
     WaitDescriptor,
 )
+from hv.spec.x86 import PAGE_SIZE
 
 DESCRIPTORS: dict[int, type[Descriptor]] = {
     DescriptorType.CONTEXT: ContextDescriptor,
@@ -150,7 +151,7 @@ class Invalidation:
     def _obey(self) -> bool:
         """Carry out the descriptor at the head; False when it is not one."""
         try:
-            raw = self.memory.read(self.queue.page * 4096 + self.head * ENTRY_SIZE, ENTRY_SIZE)
+            raw = self.memory.read(self.queue.page * PAGE_SIZE + self.head * ENTRY_SIZE, ENTRY_SIZE)
         except BusError:
             return False
         value = int.from_bytes(raw, "little")
@@ -196,5 +197,5 @@ class Invalidation:
 
     def inspect(self) -> dict[str, Any]:
         """Plain data: where the queue is and how far it got."""
-        return {"enabled": self.enabled, "queue": self.queue.page * 4096, "length": self.length, "head": self.head,
+        return {"enabled": self.enabled, "queue": self.queue.page * PAGE_SIZE, "length": self.length, "head": self.head,
                 "tail": self.tail, "wait_complete": bool(self.completion.wait_complete)}

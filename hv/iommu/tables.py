@@ -25,8 +25,8 @@ from hv.spec.vtd import (
     SecondLevelEntry,
     TranslationType,
 )
+from hv.spec.x86 import PAGE_SIZE
 
-PAGE = 4096
 FOUR_LEVELS = 2                             # AW of a context entry
 INTERRUPT_TABLE_SIZE = 7                    # S: 256 entries, one page
 
@@ -42,7 +42,7 @@ class TablePages:
     def new(self) -> int:
         """A page full of zeros."""
         spa = self.allocate_page()
-        self.memory.write(spa, bytes(PAGE))
+        self.memory.write(spa, bytes(PAGE_SIZE))
         return spa
 
     def read(self, spa: int) -> int:
@@ -72,7 +72,7 @@ class RootTable:
         """Store the context entry of a device; the table of its bus is made when it is missing."""
         root = RootEntry(self.pages.read(self._root_slot(source_id)))
         if not root.present:
-            root = RootEntry(present=1, context_table=self.pages.new() // PAGE)
+            root = RootEntry(present=1, context_table=self.pages.new() // PAGE_SIZE)
             self.pages.write(self._root_slot(source_id), root.raw)
         self.pages.write(_context_slot(root, source_id), entry.raw)
 
@@ -81,7 +81,7 @@ class RootTable:
 
 
 def _context_slot(root: RootEntry, source_id: int) -> int:
-    return root.context_table * PAGE + (source_id & 0xFF) * ENTRY_SIZE
+    return root.context_table * PAGE_SIZE + (source_id & 0xFF) * ENTRY_SIZE
 
 
 class Domain:
@@ -102,7 +102,7 @@ class Domain:
         assert source_id not in self.devices, f"device {source_id:#06x} is in domain {self.id} already"
         self.root.write(source_id, ContextEntry(
             present=1, type=TranslationType.SECOND_LEVEL, address_width=FOUR_LEVELS, domain_id=self.id,
-            second_level=self.top_table // PAGE))
+            second_level=self.top_table // PAGE_SIZE))
         self.devices.append(source_id)
 
     def detach(self, source_id: int) -> None:
@@ -121,7 +121,7 @@ class Domain:
                              f"{GUEST_ADDRESS_WIDTH} and {HOST_ADDRESS_WIDTH} bits are needed")
         if not (read or write):
             raise ValueError(f"iova {iova:#x} needs a right: read, write or both")
-        entry = SecondLevelEntry(readable=int(read), writable=int(write), page=spa // PAGE)
+        entry = SecondLevelEntry(readable=int(read), writable=int(write), page=spa // PAGE_SIZE)
         self.pages.memory.write_u64(self._make_slot(iova), entry.raw)
 
     def unmap(self, iova: int) -> bool:
@@ -139,7 +139,7 @@ class Domain:
         entry = SecondLevelEntry(self.pages.memory.read_u64(slots[-1]))
         if len(slots) < 4 or not (entry.readable or entry.writable):
             return None
-        return entry.page * PAGE + iova % PAGE, bool(entry.readable), bool(entry.writable)
+        return entry.page * PAGE_SIZE + iova % PAGE_SIZE, bool(entry.readable), bool(entry.writable)
 
     def _slots(self, iova: int) -> list[int]:
         """The address of the entry for *iova* at each level, from the top down to the last that exists."""
@@ -150,7 +150,7 @@ class Domain:
             entry = SecondLevelEntry(self.pages.memory.read_u64(slots[-1]))
             if not entry.raw:
                 break
-            table = entry.page * PAGE
+            table = entry.page * PAGE_SIZE
         return slots
 
     def _make_slot(self, iova: int) -> int:
@@ -158,7 +158,7 @@ class Domain:
         while len(slots := self._slots(iova)) < 4:
             table = self.pages.new()
             self._tables.append(table)
-            entry = SecondLevelEntry(readable=1, writable=1, page=table // PAGE)
+            entry = SecondLevelEntry(readable=1, writable=1, page=table // PAGE_SIZE)
             self.pages.memory.write_u64(slots[-1], entry.raw)
         return slots[3]
 
@@ -171,7 +171,7 @@ class Domain:
 
 
 def _is_page(address: int, width: int) -> bool:
-    return address % PAGE == 0 and 0 <= address < 1 << width
+    return address % PAGE_SIZE == 0 and 0 <= address < 1 << width
 
 
 class InterruptTable:
@@ -186,7 +186,7 @@ class InterruptTable:
     @property
     def register(self) -> InterruptTableAddress:
         """What IRTA has to say; 32-bit destinations (EIME)."""
-        return InterruptTableAddress(page=self.spa // PAGE, size=INTERRUPT_TABLE_SIZE, extended=1)
+        return InterruptTableAddress(page=self.spa // PAGE_SIZE, size=INTERRUPT_TABLE_SIZE, extended=1)
 
     def allocate(self, entry: Irte) -> int | None:
         """Store *entry* in the lowest free place and give its index; None when the table is full."""

@@ -23,8 +23,8 @@ from hv.spec.vtd import (
     SecondLevelEntry,
     TranslationType,
 )
+from hv.spec.x86 import PAGE_SIZE
 
-PAGE = 4096
 SUPPORTED_WIDTHS = {1: 39, 2: 48}       # AW -> bits of an address; AW + 2 levels
 LARGE_PAGE_LEVELS = (2, 3)              # 2 MiB and 1 GiB
 IOTLB_ENTRIES = 4096                    # the oldest leaves when one more is needed
@@ -79,7 +79,7 @@ class Translator:
             raise _Refusal(FaultReason.ROOT_NOT_PRESENT)
         if root.raw & RootEntry.RESERVED:
             raise _Refusal(FaultReason.ROOT_RESERVED)
-        table = root.context_table * PAGE
+        table = root.context_table * PAGE_SIZE
         return ContextEntry(self._load(table + (source_id & 0xFF) * ENTRY_SIZE, FaultReason.CONTEXT_ACCESS))
 
     @staticmethod
@@ -99,18 +99,18 @@ class Translator:
             raise _Refusal(FaultReason.ADDRESS_BEYOND_WIDTH)
         if pass_through:
             return iova
-        key = context.domain_id, iova // PAGE
+        key = context.domain_id, iova // PAGE_SIZE
         found = self._pages.get(key)
         if found is None:
             found = self._walk(context, iova, write)
             self._cache(key, found)
         page, rights = found
         _check_rights(rights, write)
-        return page * PAGE + iova % PAGE
+        return page * PAGE_SIZE + iova % PAGE_SIZE
 
     def _walk(self, context: ContextEntry, iova: int, write: bool) -> tuple[int, int]:
         """The page and the rights (bit 0 read, bit 1 write) that all levels together give."""
-        table, rights, level = context.second_level * PAGE, 3, context.address_width + 2
+        table, rights, level = context.second_level * PAGE_SIZE, 3, context.address_width + 2
         while True:
             shift = 12 + 9 * (level - 1)
             entry = SecondLevelEntry(self._load(
@@ -122,7 +122,7 @@ class Translator:
                 raise _Refusal(FaultReason.SECOND_LEVEL_RESERVED)
             if is_leaf:
                 return entry.page + (iova >> 12 & (1 << shift - 12) - 1), rights
-            table, level = entry.page * PAGE, level - 1
+            table, level = entry.page * PAGE_SIZE, level - 1
 
     def _load(self, spa: int, reason: FaultReason, size: int = ENTRY_SIZE) -> int:
         try:
@@ -161,7 +161,7 @@ class Translator:
         return {
             "root_table": self.root_table,
             "contexts": {f"{source_id:#06x}": entry.inspect() for source_id, entry in self._contexts.items()},
-            "pages": [{"domain": domain, "iova": page * PAGE, "spa": found[0] * PAGE, "rights": found[1]}
+            "pages": [{"domain": domain, "iova": page * PAGE_SIZE, "spa": found[0] * PAGE_SIZE, "rights": found[1]}
                       for (domain, page), found in self._pages.items()],
         }
 
@@ -185,6 +185,6 @@ def pages_of(iova: int, size: int) -> Iterator[tuple[int, int]]:
     """*size* bytes at *iova*, cut at page boundaries: (address, length) pieces."""
     end = iova + size
     while iova < end:
-        length = min(end - iova, PAGE - iova % PAGE)
+        length = min(end - iova, PAGE_SIZE - iova % PAGE_SIZE)
         yield iova, length
         iova += length

@@ -31,6 +31,7 @@ from hv.spec.vtd import (
     RootTableAddress,
     VtdRegister,
 )
+from hv.spec.x86 import PAGE_SIZE
 from hv.trace import events
 from hv.trace.bus import Trace
 
@@ -86,7 +87,7 @@ class Iommu:
         """GCMD: the one-shot bits act, the others are what GSTS shall be. AFL and WBF are not there (CAP)."""
         command = GlobalCommand(value)
         if command.set_root_table:
-            self.translator.root_table = self.root_table.page * 4096
+            self.translator.root_table = self.root_table.page * PAGE_SIZE
             self.status.set_root_table = 1
         if command.set_interrupt_table:
             self.remapper.table = self.interrupt_table

@@ -33,11 +33,11 @@ from typing import Any, ClassVar
 from hv.machine.clock import TSC_HZ, VirtualClock
 from hv.machine.pci import DmaPort, PciFunction, all_ones
 from hv.spec.layout import Layout, Register, bits, u32, u64
+from hv.spec.x86 import PAGE_SIZE
 
 DEVICE_MAGIC = int.from_bytes(b"DMAE", "little")
 LONGEST = 65536                         # bytes in one command
 SETUP_TICKS = 2 * TSC_HZ // 1_000_000
-PAGE = 4096
 _ADDRESS_MASK = (1 << 64) - 1
 
 
@@ -159,9 +159,9 @@ class DmaEngine(PciFunction):
         done = 0
         while done < job.length:
             source, destination = (job.source + done) & _ADDRESS_MASK, (job.destination + done) & _ADDRESS_MASK
-            room = PAGE - destination % PAGE
+            room = PAGE_SIZE - destination % PAGE_SIZE
             if job.command == DmaCommand.COPY:
-                room = min(room, PAGE - source % PAGE)
+                room = min(room, PAGE_SIZE - source % PAGE_SIZE)
             size = min(room, job.length - done)
             data = self.dma_read(source, size) if job.command == DmaCommand.COPY else _fill(job.pattern, done, size)
             if data is None:

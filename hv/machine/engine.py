@@ -39,9 +39,10 @@ from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.hooks import EVERY_INSTRUCTION, PythonHooks
 from hv.machine.nested import LARGE, NestedTables
 from hv.machine.paging import LINEAR_32, LINEAR_64, PagingMode, translate
-from hv.machine.ram import PAGE_SIZE, PhysicalMemory
+from hv.machine.ram import PhysicalMemory
 from hv.machine.state import ProcessorState
 from hv.machine.traps import INSTRUCTION_TRAPS, Trap
+from hv.spec.x86 import PAGE_SIZE
 
 PRIVATE_BASE = 1 << 38              # engine addresses that no system-physical address reaches
 ALIAS_BASE = 1 << 37                # RAM once more, not executable

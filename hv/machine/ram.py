@@ -15,8 +15,8 @@ import struct
 from collections.abc import Callable
 
 from hv.machine.faults import BusError
+from hv.spec.x86 import PAGE_SIZE
 
-PAGE_SIZE = 4096
 _U64 = struct.Struct("<Q")
 _U32 = struct.Struct("<I")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from hv.machine.faults import Access, NestedFault
-from hv.machine.ram import PAGE_SIZE, PhysicalMemory
+from hv.machine.ram import PhysicalMemory
 from hv.spec.ept import (
     ENTRIES_PER_TABLE,
     GPA_BITS,
@@ -24,6 +24,7 @@ from hv.spec.ept import (
     Eptp,
     EptViolationQualification,
 )
+from hv.spec.x86 import PAGE_SIZE
 
 PHYSICAL_BITS = 46              # MAXPHYADDR of the processor; address bits above are reserved
 LARGE_PAGE_SIZE = PAGE_SIZE * ENTRIES_PER_TABLE

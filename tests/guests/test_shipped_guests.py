@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from hv.image.library import guest_names, guests_folder
 from hv.image.load import load
-from hv.machine.ram import PAGE_SIZE
 from hv.platform import Machine
 from hv.root.vmwp import DEVICE_VECTOR
 from hv.spec.exits import ExitReason, InterruptionType
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls import HypercallCode
+from hv.spec.x86 import PAGE_SIZE
 from hv.trace import events
 from hv.vmx.exit import VmExit
 

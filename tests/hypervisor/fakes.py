@@ -9,8 +9,9 @@ from hv.hypervisor.hypervisor import Hypervisor
 from hv.hypervisor.partition import Partition
 from hv.machine.apic import LocalApic
 from hv.machine.clock import VirtualClock
-from hv.machine.ram import PAGE_SIZE, PhysicalMemory
+from hv.machine.ram import PhysicalMemory
 from hv.machine.registers import Segment, Table
+from hv.spec.x86 import PAGE_SIZE
 from hv.trace.bus import Recent, Trace
 
 CODE = Segment(0x10, 0, 0xFFFF_FFFF, 0xA09B)

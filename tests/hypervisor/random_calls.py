@@ -20,7 +20,6 @@ from hv.hypervisor.hypercalls.door import hypercall
 from hv.hypervisor.hypercalls.registers import _REGISTERS
 from hv.hypervisor.hypercalls.registry import HYPERCALLS
 from hv.machine.faults import NestedFault
-from hv.machine.ram import PAGE_SIZE
 from hv.platform import DEVICE_RID, DEVICE_SPA, Machine
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hv_status import HvStatus
@@ -29,6 +28,7 @@ from hv.spec.layout import FieldType, Layout
 from hv.spec.msrs import HvSynicSint
 from hv.spec.partition import ANY_VP, PARTITION_ID_SELF, VP_INDEX_SELF, HvMapGpaFlags, HvPartitionProperty
 from hv.spec.synic import PortType
+from hv.spec.x86 import PAGE_SIZE
 
 ROOT, CALLER, VICTIM = 1, 2, 3          # partition ids
 MEMORY_MIB = 4

@@ -9,8 +9,8 @@ from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.gpa_space import ALL, READ_EXECUTE, READ_WRITE, Mapping, Overlay
 from hv.hypervisor.partition import PartitionState
 from hv.machine.faults import Access, NestedFault
-from hv.machine.ram import PAGE_SIZE
 from hv.spec.hv_status import HvStatus
+from hv.spec.x86 import PAGE_SIZE
 from hv.trace.events import PartitionCreated, PartitionDeleted, PartitionFinalized, PartitionInitialized
 from tests.hypervisor.fakes import Machine
 

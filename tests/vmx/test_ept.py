@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hv.machine.faults import Access, NestedFault
-from hv.machine.ram import PAGE_SIZE, PhysicalMemory
+from hv.machine.ram import PhysicalMemory
 from hv.spec.ept import EptEntry
+from hv.spec.x86 import PAGE_SIZE
 from hv.vmx.ept import LARGE_PAGE_SIZE, EptTables, misconfiguration, violation_qualification
 
 READ, WRITE, EXECUTE = Access.READ, Access.WRITE, Access.EXECUTE

@@ -15,10 +15,10 @@ import hv.hypervisor.hypercalls  # noqa: F401  registers the handlers
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.hypercalls.registry import FAST_INPUT_SIZE, HYPERCALLS, Call, Declaration, Reps, require
 from hv.machine.faults import Access
-from hv.machine.ram import PAGE_SIZE
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls import HypercallControl, HypercallResult
+from hv.spec.x86 import PAGE_SIZE
 from hv.trace.events import Hypercall
 
 if TYPE_CHECKING:

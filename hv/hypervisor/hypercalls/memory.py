@@ -13,7 +13,6 @@ from hv.hypervisor.hypercalls.registry import Call, Reps, hypercall, require, re
 from hv.hypervisor.partition import Partition, PartitionState
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.paging import PagingMode, walk
-from hv.machine.ram import PAGE_SIZE
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls import (
@@ -35,7 +34,7 @@ from hv.spec.hypercalls import (
     WriteGpaOutput,
 )
 from hv.spec.partition import HvMapGpaFlags, HvUnmapGpaFlags
-from hv.spec.x86 import PageFaultError, Vector
+from hv.spec.x86 import PAGE_SIZE, PageFaultError, Vector
 from hv.trace.events import MemoryDeposited, PagesMapped, PagesUnmapped
 
 MAX_TRANSFER = 16               # bytes of one ReadGpa or WriteGpa

@@ -27,6 +27,7 @@ from hv.spec.msrs import (
     Msr,
 )
 from hv.spec.synic import EVENT_FLAGS_SIZE, MESSAGE_PENDING, MESSAGE_SIZE, HvMessageHeader
+from hv.spec.x86 import PAGE_SIZE
 from hv.trace.bus import Trace
 from hv.trace.events import EventDelivered, MessageDelivered, MessagePending, OverlayMoved
 
@@ -37,8 +38,7 @@ if TYPE_CHECKING:
 LOWEST_VECTOR = 16
 VERSION = 1                             # SVERSION
 _PENDING_OFFSET = HvMessageHeader.offset_of("message_flags")
-_HEADER_SIZE = HvMessageHeader.SIZE
-_EMPTY_PAGE = bytes(4096)
+_EMPTY_PAGE = bytes(PAGE_SIZE)
 
 
 class QueuedMessage(NamedTuple):

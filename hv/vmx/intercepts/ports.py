@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 from hv.machine.faults import GuestFault
 from hv.machine.io_permission import io_permitted
-from hv.machine.ram import PAGE_SIZE
 from hv.spec.exits import ExitReason, IoQualification
 from hv.spec.vmcs import PrimaryControls
-from hv.spec.x86 import Vector
+from hv.spec.x86 import PAGE_SIZE, Vector
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import advance, decoded_at
 

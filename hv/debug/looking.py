@@ -9,7 +9,7 @@ from typing import Any
 from hv.debug.errors import DebugError
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.paging import PagingMode, Walk, walk
-from hv.spec.x86 import PAGE_SIZE
+from hv.machine.ram import pages_of
 
 MOST_BYTES = 4096
 _LONGEST_INSTRUCTION = 15
@@ -38,21 +38,12 @@ def read_spa(partition: Any, spa: int, size: int) -> bytes:
 def read_gpa(partition: Any, gpa: int, size: int) -> bytes:
     """*size* bytes of *partition*'s memory as it sees it, overlays included; NestedFault, DebugError."""
     return b"".join(read_spa(partition, partition.space.translate(at, Access.READ), length)
-                    for at, length in pages(gpa, size))
+                    for at, length in pages_of(gpa, size))
 
 
 def read_gva(vp: Any, gva: int, size: int) -> bytes:
     """*size* bytes at a linear address of *vp*, as its kernel would read them; GuestFault, NestedFault, DebugError."""
-    return b"".join(read_gpa(vp.partition, page_walk(vp, at).gpa, length) for at, length in pages(gva, size))
-
-
-def pages(address: int, size: int) -> Iterator[tuple[int, int]]:
-    """(address, length) of the parts of an access, cut at page boundaries."""
-    end = address + size
-    while address < end:
-        length = min(end - address, PAGE_SIZE - address % PAGE_SIZE)
-        yield address, length
-        address += length
+    return b"".join(read_gpa(vp.partition, page_walk(vp, at).gpa, length) for at, length in pages_of(gva, size))
 
 
 def dump(address: int, data: bytes) -> list[str]:
@@ -68,7 +59,7 @@ def dump(address: int, data: bytes) -> list[str]:
 def readable(read: Callable[[int, int], bytes], address: int, size: int) -> bytes:
     """What *read* gives of *size* bytes, as far as it gives anything; its exception when that is nothing."""
     data = b""
-    for at, length in pages(address, size):
+    for at, length in pages_of(address, size):
         try:
             data += read(at, length)
         except (GuestFault, NestedFault, DebugError):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from hv.hypervisor.pages import PageOwners
 from hv.machine.faults import Access, NestedFault
-from hv.machine.ram import PhysicalMemory
+from hv.machine.ram import PhysicalMemory, pages_of
 from hv.spec.x86 import PAGE_SIZE
 from hv.vmx.ept import EptTables
 
@@ -211,7 +211,7 @@ class GpaSpace:
         pages = range(gpa >> 12, gpa + size + PAGE_SIZE - 1 >> 12)
         if self.identity and self._overlays.keys().isdisjoint(pages) and self.owners.all_root(pages):
             return [(gpa, size)]
-        return [(self.translate(at, access), length) for at, length in _pages(gpa, size)]
+        return [(self.translate(at, access), length) for at, length in pages_of(gpa, size)]
 
     def close(self) -> None:
         """Unmap everything and free the tables."""
@@ -255,12 +255,3 @@ class GpaSpace:
         self._overlays[page].remove(overlay)
         if not self._overlays[page]:
             del self._overlays[page]
-
-
-def _pages(gpa: int, size: int) -> Iterator[tuple[int, int]]:
-    """(gpa, length) of the parts of an access, cut at page boundaries."""
-    end = gpa + size
-    while gpa < end:
-        length = min(end - gpa, PAGE_SIZE - (gpa & PAGE_SIZE - 1))
-        yield gpa, length
-        gpa += length

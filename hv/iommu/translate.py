@@ -7,11 +7,10 @@ a page under (domain id, page). VT-d "DMA Remapping", "Caching Translation Infor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from hv.machine.faults import BusError
-from hv.machine.ram import PhysicalMemory
+from hv.machine.ram import PhysicalMemory, pages_of
 from hv.spec.vtd import (
     ENTRY_SIZE,
     GUEST_ADDRESS_WIDTH,
@@ -179,12 +178,3 @@ def _reserved_bits(level: int, is_leaf: bool) -> int:
         if level not in LARGE_PAGE_LEVELS:
             reserved |= SecondLevelEntry(large=1).raw
     return reserved
-
-
-def pages_of(iova: int, size: int) -> Iterator[tuple[int, int]]:
-    """*size* bytes at *iova*, cut at page boundaries: (address, length) pieces."""
-    end = iova + size
-    while iova < end:
-        length = min(end - iova, PAGE_SIZE - iova % PAGE_SIZE)
-        yield iova, length
-        iova += length

@@ -15,8 +15,8 @@ from hv.iommu.faults import FaultLog
 from hv.iommu.interrupts import InterruptFault, InterruptMessage, InterruptRemapper, as_written
 from hv.iommu.invalidation import Invalidation
 from hv.iommu.registers import RegisterFile
-from hv.iommu.translate import DmaFault, Translator, pages_of
-from hv.machine.ram import PhysicalMemory
+from hv.iommu.translate import DmaFault, Translator
+from hv.machine.ram import PhysicalMemory, pages_of
 from hv.spec.apic import DEFAULT_BASE, INTERRUPT_WINDOW_END
 from hv.spec.vtd import (
     FAULT_OFFSET,

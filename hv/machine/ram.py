@@ -12,7 +12,7 @@ import contextlib
 import ctypes
 import mmap
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from hv.machine.faults import BusError
 from hv.spec.x86 import PAGE_SIZE
@@ -98,3 +98,12 @@ class PhysicalMemory:
             self._code[page].remove(watcher)
             if not self._code[page]:
                 del self._code[page]
+
+
+def pages_of(address: int, size: int) -> Iterator[tuple[int, int]]:
+    """(address, length) of the parts of *size* bytes at *address*, cut at page boundaries."""
+    end = address + size
+    while address < end:
+        length = min(end - address, PAGE_SIZE - address % PAGE_SIZE)
+        yield address, length
+        address += length

@@ -142,9 +142,7 @@ class IommuDriver:
 
         A page that takes the place of another is invalidated; a new one need not be (CM = 0).
         """
-        replaced = domain.translate_for_inspection(iova) is not None
-        domain.map(iova, spa, write, read)
-        if replaced:
+        if domain.map(iova, spa, write, read):
             self._forget_page(domain, iova)
 
     def unmap(self, domain: Domain, iova: int) -> bool:

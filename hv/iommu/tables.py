@@ -111,8 +111,8 @@ class Domain:
         self.root.write(source_id, ContextEntry())
         self.devices.remove(source_id)
 
-    def map(self, iova: int, spa: int, write: bool = True, read: bool = True) -> None:
-        """Let devices reach the page at *spa* under *iova* (both page-aligned); what was mapped there is replaced.
+    def map(self, iova: int, spa: int, write: bool = True, read: bool = True) -> bool:
+        """Let devices reach the page at *spa* under *iova* (both page-aligned); True when it replaced another.
 
         ValueError when an address is not aligned or too wide, or when neither right is given.
         """
@@ -122,24 +122,31 @@ class Domain:
         if not (read or write):
             raise ValueError(f"iova {iova:#x} needs a right: read, write or both")
         entry = SecondLevelEntry(readable=int(read), writable=int(write), page=spa // PAGE_SIZE)
-        self.pages.memory.write_u64(self._make_slot(iova), entry.raw)
+        slot = self._make_slot(iova)
+        replaced = bool(self.pages.memory.read_u64(slot))
+        self.pages.memory.write_u64(slot, entry.raw)
+        return replaced
 
     def unmap(self, iova: int) -> bool:
         """Take the page at *iova* away; False when none was there."""
-        if self.translate_for_inspection(iova) is None:
+        slot = self._slot(iova)
+        if slot is None or not self.pages.memory.read_u64(slot):
             return False
-        self.pages.memory.write_u64(self._slots(iova)[3], 0)
+        self.pages.memory.write_u64(slot, 0)
         return True
 
     def translate_for_inspection(self, iova: int) -> tuple[int, bool, bool] | None:
         """(spa, readable, writable) of an address by the tables as they are, caches aside; None when not mapped."""
-        if not 0 <= iova < 1 << GUEST_ADDRESS_WIDTH:
-            return None
-        slots = self._slots(iova)
-        entry = SecondLevelEntry(self.pages.memory.read_u64(slots[-1]))
-        if len(slots) < 4 or not (entry.readable or entry.writable):
+        slot = self._slot(iova)
+        entry = SecondLevelEntry(self.pages.memory.read_u64(slot) if slot is not None else 0)
+        if not entry.raw:
             return None
         return entry.page * PAGE_SIZE + iova % PAGE_SIZE, bool(entry.readable), bool(entry.writable)
+
+    def _slot(self, iova: int) -> int | None:
+        """The address of the last-level entry for *iova*; None when there is no table for it."""
+        slots = self._slots(iova) if 0 <= iova < 1 << GUEST_ADDRESS_WIDTH else []
+        return slots[3] if len(slots) == 4 else None
 
     def _slots(self, iova: int) -> list[int]:
         """The address of the entry for *iova* at each level, from the top down to the last that exists."""

@@ -75,7 +75,8 @@ def _one(value: Any) -> str:
         case _ if _inspectable(value):
             return _one(value.inspect())
         case _ if is_dataclass(value) and not isinstance(value, type):
-            return " ".join(f"{field.name}={_one(getattr(value, field.name))}" for field in fields(value))
+            shown = ((field.name, getattr(value, field.name)) for field in fields(value))
+            return " ".join(f"{name}={_one(part)}" for name, part in shown if part != "")
         case _:
             return _without_address(value)
 

@@ -58,7 +58,6 @@ class Hypervisor:
         self.on_wake: Callable[[Any], None] = lambda vp: None       # a VP may have something to do: for the scheduler
         self.on_spin: Callable[[Any], None] = lambda vp: None       # a VP waits for another one's lock: likewise
         self.interrupts = InterruptRouting(trace)
-        self.last_refusal = ""          # why the last hypercall that failed did: for people, never for guests
         self.partitions: dict[int, Partition] = {}
         self._next_id = ROOT_PARTITION_ID
         self.region = (memory.size - region_pages * PAGE_SIZE, memory.size)

@@ -91,7 +91,10 @@ class MmioAccess(Event):
 
 
 class Hypercall(Event):
-    """A hypercall was done, with *status*; *reps* is the reps completed, 0 for a simple call."""
+    """A hypercall was done, with *status*; *reps* is the reps completed, 0 for a simple call.
+
+    *why* is for people and empty on success: what was found and what was expected. Guests see only the status.
+    """
 
     code: int
     control: int
@@ -99,6 +102,7 @@ class Hypercall(Event):
     output_gpa: int
     status: int
     reps: int
+    why: str = ""
 
 
 class Fault(Event):

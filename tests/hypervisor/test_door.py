@@ -159,3 +159,16 @@ def test_each_call_is_an_event(machine):
     call(machine, machine.root_vp, C.GET_PARTITION_ID)
     event = machine.events(Hypercall)[-1]
     assert (event.code, event.status, event.output_gpa) == (C.GET_PARTITION_ID, HvStatus.SUCCESS, OUT)
+
+
+def test_the_event_of_a_refused_call_says_why(machine):
+    """The guest gets the status; the sentence is for people."""
+    machine.memory.write(IN, h.PartitionInput(partition_id=77).pack())
+    call(machine, machine.root_vp, C.INITIALIZE_PARTITION)
+    call(machine, machine.root_vp, control(C.GET_VP_REGISTERS, rep_count=0))
+    call(machine, machine.root_vp, C.GET_PARTITION_ID)
+    assert [event.why for event in machine.events(Hypercall)[-3:]] == ["no partition 0x4d", "rep count is 0", ""]
+    names = h.VpRegistersInput(partition_id=machine.child().id).pack() + h.RegisterName(name=0x999).pack()
+    machine.memory.write(IN, names)
+    call(machine, machine.root_vp, control(C.GET_VP_REGISTERS, rep_count=1))
+    assert machine.events(Hypercall)[-1].why == "register 0x999 is unknown or not built"

@@ -78,6 +78,14 @@ def test_an_event_is_made_of_all_its_fields_and_nothing_else(values, named):
         events.MsrRead(*values, **named)
 
 
+def test_a_field_that_has_a_default_need_not_be_given():
+    event = events.Hypercall(0x5C, 0x5C, 0, 0, 0, 0)
+    assert event.why == ""
+    assert events.Hypercall(0x5C, 0x5C, 0, 0, 6, 0, "no").why == "no"
+    with pytest.raises(TypeError, match="given 7 values, reps"):
+        events.Hypercall(0x5C, 0x5C, 0, 0, 6, 0, "no", reps=1)
+
+
 def test_an_event_is_read_by_name_by_place_and_by_pattern():
     event = events.MsrRead(0x1B, value=5)
     match event:

@@ -41,7 +41,7 @@ def hypercall(hypervisor: Hypervisor, vp: VirtualProcessor, control: int, input_
 
     Raises NestedFault when a parameter page is not accessible to the caller; nothing has been done then.
     """
-    status, reps, call = _SUCCESS, 0, vp.caller
+    reps, refusal, call = 0, None, vp.caller
     if call is None:
         call = vp.caller = Call(hypervisor, vp)
     try:
@@ -49,14 +49,14 @@ def hypercall(hypervisor: Hypervisor, vp: VirtualProcessor, control: int, input_
         if control & ~_PLAIN or declaration.rep:
             reps = _check_shape(declaration, HypercallControl(control))
         if declaration.rep:
-            done = _rep_call(call, declaration, HypercallControl(control), input_gpa, output_gpa)
-            reps, status = done.done, done.status
+            reps, refusal = _rep_call(call, declaration, HypercallControl(control), input_gpa, output_gpa)
         else:
             _simple_call(call, declaration, control & _FAST, input_gpa, output_gpa)
     except HypercallError as error:
-        status, hypervisor.last_refusal = error.status, str(error)
+        refusal = error
+    status, why = (_SUCCESS, "") if refusal is None else (refusal.status, refusal.text)
     if hypervisor.trace.listening:
-        hypervisor.trace.emit(Hypercall(control & _CODE, control, input_gpa, output_gpa, status, reps))
+        hypervisor.trace.emit(Hypercall(control & _CODE, control, input_gpa, output_gpa, status, reps, why))
     return status | reps << _REP_SHIFT
 
 
@@ -140,16 +140,9 @@ def _simple_call(call: Call, declaration: Declaration, fast: int, input_gpa: int
         call.partition.space.write(output_gpa, answer.pack())
 
 
-class _RepOutcome:
-    """How far a rep call came."""
-
-    def __init__(self, status: HvStatus, done: int) -> None:
-        self.status, self.done = status, done
-
-
 def _rep_call(call: Call, declaration: Declaration, control: HypercallControl, input_gpa: int,
-              output_gpa: int) -> _RepOutcome:
-    """The outputs of the reps completed are written whatever the status is."""
+              output_gpa: int) -> tuple[int, HypercallError | None]:
+    """The reps completed, whose outputs are written in any case, and the refusal that ended them."""
     count, start = control.rep_count, control.rep_start
     step = declaration.rep_output.SIZE if declaration.rep_output else 0
     element = declaration.rep_input.SIZE if declaration.rep_input else 0
@@ -160,14 +153,14 @@ def _rep_call(call: Call, declaration: Declaration, control: HypercallControl, i
         data = _read_registers(call, declaration, fits, input_gpa, output_gpa)
     else:
         data = _read_memory(call, declaration, size, output_size, input_gpa, output_gpa)
-    reps, status = Reps(data[header:], declaration.rep_input, start, count), HvStatus.SUCCESS
+    reps, refusal = Reps(data[header:], declaration.rep_input, start, count), None
     try:
         _check_reserved(declaration, data)
         assert declaration.input is not None, "a rep call has a header"
         declaration.handler(call, declaration.input.parse(data), reps)
     except HypercallError as error:
-        status, call.hypervisor.last_refusal = error.status, str(error)
+        refusal = error
     finished = (reps.done - start) * step
     if finished:
         call.partition.space.write(output_gpa + start * step, bytes(reps.output[:finished]))
-    return _RepOutcome(status, reps.done)
+    return reps.done, refusal

@@ -6,8 +6,6 @@ TLFS "HvCallAttachDevice", "HvCallDetachDevice". A PCI function is named by its 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require
 from hv.hypervisor.partition import Partition, PartitionState
@@ -16,21 +14,7 @@ from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls import AttachDeviceInput, DetachDeviceInput, HvDeviceId, HypercallCode
 from hv.trace.events import DeviceAttached, DeviceDetached
 
-if TYPE_CHECKING:
-    from hv.hypervisor.hypervisor import IommuDriver
-
 PCI = 1                         # HvDeviceId.device_type
-
-
-class IommuRequired:
-    """The IOMMU's driver, for calls that mean nothing without one."""
-
-    @staticmethod
-    def of(call: Call) -> IommuDriver:
-        """FEATURE_UNAVAILABLE when the machine has no IOMMU."""
-        if call.hypervisor.iommu is None:
-            raise HypercallError(HvStatus.FEATURE_UNAVAILABLE, "the machine has no IOMMU")
-        return call.hypervisor.iommu
 
 
 def requester_id(device_id: int) -> int:
@@ -62,7 +46,7 @@ def attach_device(call: Call, input: AttachDeviceInput) -> None:
     owner = next((each.id for each in call.hypervisor.partitions.values() if source_id in each.devices.values()), None)
     require(owner is None, f"device {source_id:#x} is partition {owner}'s", HvStatus.OBJECT_IN_USE)
     require(input.logical_device_id not in partition.devices, f"logical id {input.logical_device_id:#x} is in use")
-    IommuRequired.of(call).attach(source_id, partition)
+    call.iommu.attach(source_id, partition)
     partition.devices[input.logical_device_id] = source_id
     call.emit(DeviceAttached(source_id, partition.id))
 
@@ -74,7 +58,7 @@ def detach_device(call: Call, input: DetachDeviceInput) -> None:
     source_id = partition.devices.get(input.logical_device_id)
     if source_id is None:
         raise HypercallError(HvStatus.INVALID_DEVICE_ID, f"no device {input.logical_device_id:#x} is attached")
-    iommu, routing = IommuRequired.of(call), call.hypervisor.interrupts
+    iommu, routing = call.iommu, call.hypervisor.interrupts
     for route in routing.of_device(source_id):
         routing.free(route, iommu)
     iommu.detach(source_id)

@@ -6,7 +6,7 @@ TLFS "Virtual Interrupt Controller", "HvCallAssertVirtualInterrupt", "HvCallMapD
 
 from __future__ import annotations
 
-from hv.hypervisor.hypercalls.devices import IommuRequired, source_id_of
+from hv.hypervisor.hypercalls.devices import source_id_of
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require, require_vtl0
 from hv.hypervisor.partition import Partition, PartitionState
 from hv.spec.apic import LOWEST_LEGAL_VECTOR
@@ -68,7 +68,7 @@ def map_device_interrupt(call: Call, input: MapDeviceInterruptInput) -> MapDevic
     require(input.trigger_mode <= 1 and input.vector_count == 1, "trigger mode is 0 or 1, vector count 1")
     require(LOWEST_LEGAL_VECTOR <= input.target_vector <= 0xFF, f"vector {input.target_vector:#x} is not in 16..255")
     vp = partition.vp(_only_vp(partition, input.target_vp_mask))
-    iommu = IommuRequired.of(call)
+    iommu = call.iommu
     routing = call.hypervisor.interrupts
     route = routing.allocate(source_id, partition, vp, input.target_vector, bool(input.trigger_mode))
     try:

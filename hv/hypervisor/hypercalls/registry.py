@@ -15,7 +15,7 @@ from hv.spec.hypercalls import HvInputVtl, HypercallCode
 from hv.spec.layout import Layout
 
 if TYPE_CHECKING:
-    from hv.hypervisor.hypervisor import Hypervisor
+    from hv.hypervisor.hypervisor import Hypervisor, IommuDriver
     from hv.hypervisor.partition import Partition
     from hv.hypervisor.vp import VirtualProcessor
 
@@ -94,6 +94,13 @@ class Call:
     def find_vp(self, partition: Partition, vp_index: int) -> VirtualProcessor:
         """A VP of *partition*; INVALID_VP_INDEX."""
         return self.hypervisor.find_vp(self.vp, partition, vp_index)
+
+    @property
+    def iommu(self) -> IommuDriver:
+        """The IOMMU's driver, for calls that mean nothing without one; FEATURE_UNAVAILABLE."""
+        if self.hypervisor.iommu is None:
+            raise HypercallError(HvStatus.FEATURE_UNAVAILABLE, "the machine has no IOMMU")
+        return self.hypervisor.iommu
 
     def emit(self, event: Any) -> None:
         """Tell the trace, if anybody listens."""

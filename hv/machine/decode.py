@@ -186,24 +186,15 @@ VMX_MNEMONICS = frozenset({
     "vmwrite", "invept", "invvpid", "vmfunc",
 })
 
-# Exits so frequent that nobody shall wait for a disassembler: first bytes -> length.
-_SHORT = {
-    b"\x0f\xa2": 2,         # CPUID
-    b"\x0f\x32": 2,         # RDMSR
-    b"\x0f\x30": 2,         # WRMSR
-    b"\x0f\x31": 2,         # RDTSC
-    b"\xf3\x90": 2,         # PAUSE
-    b"\x0f\x01\xc1": 3,     # VMCALL
-    b"\x0f\x01\xd9": 3,     # VMMCALL
-    b"\x0f\x01\xf9": 3,     # RDTSCP
-}
+# Exits so frequent that nobody shall wait for a disassembler: first two bytes, little-endian -> length.
+SHORT_LENGTHS = {0xA20F: 2, 0x320F: 2, 0x300F: 2, 0x310F: 2, 0x90F3: 2}     # CPUID, RDMSR, WRMSR, RDTSC, PAUSE
 
 
 def instruction_length(code: bytes, bits: int) -> int:
     """Length in bytes of the instruction that *code* begins with; Undecodable when it is none."""
     if code[:1] == b"\xf4":     # HLT
         return 1
-    return _SHORT.get(code[:2]) or _SHORT.get(code[:3]) or decode(code, bits).length
+    return SHORT_LENGTHS.get(int.from_bytes(code[:2], "little")) or decode(code, bits).length
 
 
 @lru_cache(maxsize=4096)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hv.machine.decode import (
+    SHORT_LENGTHS,
     Decoded,
     MemoryOperand,
     RegisterOperand,
@@ -23,13 +24,9 @@ if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
 
-# Traps so frequent that nobody shall wait for a disassembler: first two bytes, little-endian -> length.
-_LENGTHS = {0xA20F: 2, 0x320F: 2, 0x300F: 2, 0x310F: 2, 0x90F3: 2}     # CPUID, RDMSR, WRMSR, RDTSC, PAUSE
-
-
 def length_of(vcpu: Vcpu) -> int:
     """Length of the instruction at RIP."""
-    length = _LENGTHS.get(vcpu.engine.code_head() & 0xFFFF)
+    length = SHORT_LENGTHS.get(vcpu.engine.code_head() & 0xFFFF)
     if length is not None:
         return length
     code = vcpu.engine.code_bytes()

@@ -1,7 +1,7 @@
 """The VMCS of one vcpu. Guest-state fields are not copied: reading one reads the register, writing one writes it.
 
-SDM "Virtual Machine Control Structures". Control and host fields are kept here; exit-information fields are those of
-the last exit. A write to a control that decides what exits is announced, so that the vcpu can look again.
+SDM "Virtual Machine Control Structures". Control and host fields are kept here, and each write to one is announced, so
+that the vcpu can look again; exit-information fields are those of the last exit.
 """
 
 from __future__ import annotations
@@ -42,16 +42,11 @@ def _register(name: str) -> tuple[Getter, Setter]:
     return (lambda state: int(getattr(state, name)), lambda state, value: setattr(state, name, value))
 
 
-def _segment_part(segment: str, part: str) -> tuple[Getter, Setter]:
+def _part(register: str, part: str) -> tuple[Getter, Setter]:
+    """One field of a segment or table register."""
     def put(state: ProcessorState, value: int) -> None:
-        setattr(state, segment, getattr(state, segment)._replace(**{part: value}))
-    return (lambda state: int(getattr(getattr(state, segment), part)), put)
-
-
-def _table_part(table: str, part: str) -> tuple[Getter, Setter]:
-    def put(state: ProcessorState, value: int) -> None:
-        setattr(state, table, getattr(state, table)._replace(**{part: value}))
-    return (lambda state: int(getattr(getattr(state, table), part)), put)
+        setattr(state, register, getattr(state, register)._replace(**{part: value}))
+    return (lambda state: int(getattr(getattr(state, register), part)), put)
 
 
 def _msr(index: Msr) -> tuple[Getter, Setter]:
@@ -76,10 +71,10 @@ def _guest_fields() -> dict[VmcsField, tuple[Getter, Setter]]:
     fields[VmcsField.GUEST_IA32_EFER] = _register("efer")
     for segment in ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr"):
         for suffix, part in _SEGMENT_PARTS:
-            fields[VmcsField[f"GUEST_{segment.upper()}_{suffix}"]] = _segment_part(segment, part)
+            fields[VmcsField[f"GUEST_{segment.upper()}_{suffix}"]] = _part(segment, part)
     for table in ("gdtr", "idtr"):
         for suffix, part in (("BASE", "base"), ("LIMIT", "limit")):
-            fields[VmcsField[f"GUEST_{table.upper()}_{suffix}"]] = _table_part(table, part)
+            fields[VmcsField[f"GUEST_{table.upper()}_{suffix}"]] = _part(table, part)
     for field, index in _MSR_FIELDS:
         fields[field] = _msr(index)
     fields[VmcsField.GUEST_INTERRUPTIBILITY_STATE] = (lambda state: int(state.interrupt_shadow), _set_interruptibility)

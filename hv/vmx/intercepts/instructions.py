@@ -75,8 +75,8 @@ def rdtsc(vcpu: Vcpu, detail: int) -> VmExit | None:
     if vcpu.primary & PrimaryControls.RDTSC_EXITING:
         return VmExit(ExitReason.RDTSC, 0, length_of(vcpu))
     vcpu.clock.advance(EXIT_TICKS)        # a guest that polls the counter must see it move
-    tsc = vcpu.clock.tsc + vcpu.tsc_offset
-    vcpu.state.rax, vcpu.state.rdx = tsc & 0xFFFF_FFFF, tsc >> 32 & 0xFFFF_FFFF
+    tsc = vcpu.tsc
+    vcpu.state.rax, vcpu.state.rdx = tsc & 0xFFFF_FFFF, tsc >> 32
     advance(vcpu, length_of(vcpu))
     return None
 

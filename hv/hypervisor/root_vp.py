@@ -14,7 +14,7 @@ from hv.machine.apic import LocalApic
 from hv.machine.registers import Segment, Table
 from hv.spec.apic import ApicRegister
 from hv.spec.msrs import Msr
-from hv.spec.x86 import PAT_RESET
+from hv.spec.x86 import DR6_RESET, DR7_RESET, PAT_RESET
 from hv.trace import events
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class RootRegisters:
                      "cr2", "cr3", "dr0", "dr1", "dr2", "dr3"):
             setattr(self, name, 0)
         self.rflags, self.cr0, self.cr4, self.efer = 0x202, 0x8005_0033, 0x20, 0x500
-        self.dr6, self.dr7, self.cpl, self.interrupt_shadow = 0xFFFF_0FF0, 0x400, 0, False
+        self.dr6, self.dr7, self.cpl, self.interrupt_shadow = DR6_RESET, DR7_RESET, 0, False
         self.cs = Segment(0x10, 0, 0xFFFF_FFFF, 0xA09B)
         self.ss = self.ds = self.es = self.fs = self.gs = Segment(0x18, 0, 0xFFFF_FFFF, 0xC093)
         self.ldtr, self.tr = Segment(0, 0, 0, 0x10000), Segment(0x40, 0, 0x67, 0x8B)

@@ -148,18 +148,15 @@ def _require_apic(vp: VirtualProcessor) -> None:
 # Crash reporting.
 
 def _write_crash_parameter(vp: VirtualProcessor, index: int, value: int) -> None:
-    vp.partition.crash.parameters[index - Msr.HV_CRASH_P0] = value
+    vp.partition.crash_parameters[index - Msr.HV_CRASH_P0] = value
 
 
 def _write_crash_control(vp: VirtualProcessor, index: int, value: int) -> None:
     """TLFS "Guest Crash Enlightenment Interface": CrashNotify reports, CrashMessage says that P3, P4 hold a text."""
-    control, crash = HvCrashCtl(value), vp.partition.crash
-    if not control.crash_notify:
-        return
-    crash.reported = True
-    if vp.partition.trace.listening:
-        text = _crash_text(vp, crash.parameters[3], crash.parameters[4]) if control.crash_message else ""
-        first, second, third, fourth, fifth = crash.parameters
+    control = HvCrashCtl(value)
+    if control.crash_notify and vp.partition.trace.listening:
+        first, second, third, fourth, fifth = vp.partition.crash_parameters
+        text = _crash_text(vp, fourth, fifth) if control.crash_message else ""
         vp.partition.trace.emit(GuestCrashed((first, second, third, fourth, fifth), text))
 
 
@@ -195,7 +192,7 @@ _TABLE: dict[int, tuple[int, Read | None, Write | None]] = {
     Msr.HV_TPR: (P.ACCESS_INTR_CTRL_REGS, _read_tpr, _write_tpr),
     Msr.HV_VP_ASSIST_PAGE: (P.ACCESS_INTR_CTRL_REGS, lambda vp, _: vp.synic.assist.raw, _write_assist_page),
     Msr.HV_CRASH_CTL: (0, lambda vp, _: _CRASH_CAPABILITIES.raw, _write_crash_control),
-    **{index: (0, lambda vp, index: vp.partition.crash.parameters[index - Msr.HV_CRASH_P0], _write_crash_parameter)
+    **{index: (0, lambda vp, index: vp.partition.crash_parameters[index - Msr.HV_CRASH_P0], _write_crash_parameter)
        for index in range(Msr.HV_CRASH_P0, Msr.HV_CRASH_P4 + 1)},
     **dict.fromkeys(_SYNIC_MSRS, (P.ACCESS_SYNIC_REGS, _synic_read, _synic_write)),
 }

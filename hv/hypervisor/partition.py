@@ -9,7 +9,7 @@ hypercalls.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -66,14 +66,6 @@ class Schedule:
     reserve: int = 0            # 0..65536
 
 
-@dataclass
-class CrashReport:
-    """The crash MSRs: five words of the guest's own meaning."""
-
-    parameters: list[int] = field(default_factory=lambda: [0] * 5)
-    reported: bool = False
-
-
 class Partition:
     """One partition. *parent* is None for root."""
 
@@ -93,7 +85,7 @@ class Partition:
         self.intercepts = InterceptTable()
         self.interconnect = Interconnect()      # of its virtual APICs
         self.schedule = Schedule()
-        self.crash = CrashReport()
+        self.crash_parameters = [0] * 5         # HV_X64_MSR_CRASH_P0..4: words of the guest's own meaning
         self.unimplemented_msr_action = 0       # 0 fault, 1 ignore
         self._created_100ns = clock.time_100ns
         self.guest_os_id = HvGuestOsId()

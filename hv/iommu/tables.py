@@ -63,25 +63,14 @@ class RootTable:
         self.pages = pages
         self.spa = pages.new()
 
-    def entry(self, source_id: int) -> ContextEntry:
-        """The context entry of a device; one that is not present when it has none."""
-        root = RootEntry(self.pages.read(self._root_slot(source_id)))
-        return ContextEntry(self.pages.read(_context_slot(root, source_id)) if root.present else 0)
-
     def write(self, source_id: int, entry: ContextEntry) -> None:
         """Store the context entry of a device; the table of its bus is made when it is missing."""
-        root = RootEntry(self.pages.read(self._root_slot(source_id)))
+        slot = self.spa + (source_id >> 8) * ENTRY_SIZE
+        root = RootEntry(self.pages.read(slot))
         if not root.present:
             root = RootEntry(present=1, context_table=self.pages.new() // PAGE_SIZE)
-            self.pages.write(self._root_slot(source_id), root.raw)
-        self.pages.write(_context_slot(root, source_id), entry.raw)
-
-    def _root_slot(self, source_id: int) -> int:
-        return self.spa + (source_id >> 8) * ENTRY_SIZE
-
-
-def _context_slot(root: RootEntry, source_id: int) -> int:
-    return root.context_table * PAGE_SIZE + (source_id & 0xFF) * ENTRY_SIZE
+            self.pages.write(slot, root.raw)
+        self.pages.write(root.context_table * PAGE_SIZE + (source_id & 0xFF) * ENTRY_SIZE, entry.raw)
 
 
 class Domain:
@@ -207,10 +196,6 @@ class InterruptTable:
         """Change an allocated entry."""
         assert index in self._used, f"interrupt remapping entry {index} is not allocated"
         self.pages.write(self.spa + index * ENTRY_SIZE, entry.raw)
-
-    def entry(self, index: int) -> Irte:
-        """The entry as it stands."""
-        return Irte(self.pages.read(self.spa + index * ENTRY_SIZE))
 
     def free(self, index: int) -> None:
         """Clear an entry; its place may be used again."""

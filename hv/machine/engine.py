@@ -119,7 +119,6 @@ class Engine:
         self.second_level: Callable[[int, int], Translation | None] = lambda gpa, access: None
         self._states: list[ProcessorState] = []
         self._stale: list[tuple[int, int]] = []     # system-physical ranges whose translated code is out of date
-        self._mmio: dict[int, Any] = {}
         self._device_pages: set[int] = set()        # guest-physical pages behind which there is a device
         self._flag_word = ctypes.c_uint64()
         self._flag_place = ctypes.byref(self._flag_word)
@@ -267,7 +266,6 @@ class Engine:
     def map_mmio(self, spa: int, size: int, read: Callable[[int, int], int],
                  write: Callable[[int, int, int], None]) -> None:
         """System-physical *spa* is a device: `read(offset, size)`, `write(offset, size, value)`."""
-        self._mmio[spa] = (read, write)
         self._uc.mmio_map(spa, size, lambda _uc, offset, width, _: self._guarded(lambda: read(offset, width)), None,
                           lambda _uc, offset, width, value, _: self._guarded(lambda: write(offset, width, value)), None)
 

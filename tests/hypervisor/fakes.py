@@ -64,8 +64,7 @@ class FakeVp:
 class FakeIommu:
     """An IommuDriver that notes what it is told."""
 
-    def __init__(self, *devices: int) -> None:
-        self.devices = set(devices)
+    def __init__(self) -> None:
         self.attached: dict[int, int] = {}
         self.interrupts: set[tuple[int, int]] = set()
 
@@ -92,7 +91,7 @@ class Machine:
         self.trace.listen(self.recent)
         self.hypervisor = Hypervisor(self.memory, self.clock, self.trace, region_pages)
         self.hypervisor.vp_factory = FakeVp
-        self.iommu = self.hypervisor.iommu = FakeIommu(8)
+        self.iommu = self.hypervisor.iommu = FakeIommu()
         self.root = self.hypervisor.root
         self.root_vp = self.hypervisor.create_vp(self.root, 0)
         self._next_page = 16

@@ -242,6 +242,7 @@ def test_a_parent_answers_with_an_exception(machine):
     register.interruption_type = 1
     with refused(HvStatus.INVALID_REGISTER_VALUE):
         machine.winhv.set_vp_registers(machine.guest.id, 0, {N.PENDING_INTERRUPTION: register.raw})
+    assert machine.guest.vps[0].pending_event is event
 
 
 def test_a_finalized_partitions_vp_cannot_be_started(machine):

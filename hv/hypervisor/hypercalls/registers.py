@@ -195,14 +195,14 @@ def _get_pending_interruption(vp: VirtualProcessor) -> bytes:
 
 def _set_pending_interruption(vp: VirtualProcessor, value: bytes) -> None:
     """What the VP gets at its next entry: how a parent answers an access with an exception."""
-    register = PendingInterruptionRegister(_integer(value))
-    vp.pending_event = None
+    register, event = PendingInterruptionRegister(_integer(value)), None
     if register.interruption_pending:
         if register.interruption_type not in _INJECTED or register.interruption_vector > 0xFF:
             raise HypercallError(HvStatus.INVALID_REGISTER_VALUE, f"{register!r}: no such event")
         error_code = register.error_code if register.deliver_error_code else None
-        vp.pending_event = Event(register.interruption_vector, EventKind(register.interruption_type), error_code,
-                                 register.instruction_length)
+        event = Event(register.interruption_vector, EventKind(register.interruption_type), error_code,
+                      register.instruction_length)
+    vp.pending_event = event
     vp.kick()
 
 

@@ -240,7 +240,7 @@ def test_a_message_port_connects_two_vms(machine):
 ACT = st.tuples(st.sampled_from(["make", "run", "destroy"]), st.integers(1, 3), st.integers(1, 3), st.booleans())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(ACT, max_size=12))
 def test_the_books_balance_whatever_comes_and_goes(acts):
     machine = a_machine(10)

@@ -14,7 +14,7 @@ from tests.guests import garbage
 from tests.guests.garbage import GarbageGuest, campaign, make, run_garbage
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40)
 @given(code=st.binary(min_size=1, max_size=64), bits=st.sampled_from((16, 32, 64)),
        rax=st.integers(0, (1 << 64) - 1), rbx=st.sampled_from((0, 0x500, 0x10000, 0x71000, 0xFEE00300)))
 def test_random_bytes_end_the_same_way_twice(code, bits, rax, rbx):

@@ -160,7 +160,7 @@ def test_timer_interrupts_come_at_equal_distances(run):
     assert all(abs(distance - 100_000 * 10) < 10_000 for distance in distances)      # the bus clock is TSC / 10
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(slice_ticks=st.integers(2_000, 3_000_000))
 def test_two_vps_count_exactly_whatever_the_slices_are(slice_ticks):
     """LOCK is atomic between VPs: a lost update would show in the sum."""

@@ -280,7 +280,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(["map", "unmap", "cover", "uncover"])
                  max_size=30)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(STEPS)
 def test_what_is_seen_is_the_overlay_or_the_page(steps):
     machine = Machine(pages=256, region_pages=64)

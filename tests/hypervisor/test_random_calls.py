@@ -44,7 +44,7 @@ def test_what_anybody_says_has_an_end_and_the_same_one_twice(seed: int) -> None:
     assert ends[0] == ends[1]
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(st.lists(NOISE, min_size=1, max_size=10))
 def test_mere_noise_has_an_end(said: list[Said]) -> None:
     with World() as world:

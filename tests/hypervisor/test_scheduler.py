@@ -243,7 +243,7 @@ def test_the_slice_of_a_machine_is_fifty_microseconds():
     assert SLICE_TICKS == 100_000
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(1, 60))
 def test_nobody_waits_longer_than_one_round(shape, turns):
     """Round robin: of any two that can always run, neither is ever two turns ahead."""

@@ -172,7 +172,7 @@ WORDS = ["mov", "jmp", "rax", "[", "]", "+", "*", ",", "0x10", "label", "label:"
 
 
 @given(st.lists(st.sampled_from(WORDS), max_size=14), st.text(max_size=8))
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 def test_any_text_is_a_program_or_an_image_error(shared: Worker, words: list[str], tail: str) -> None:
     try:
         assembly = Assembly(64, None, {})

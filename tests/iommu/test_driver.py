@@ -200,7 +200,7 @@ IOVAS = st.sampled_from([0, 1, 511, 512, 513, 1 << 18, 1 << 27, (1 << 36) - 1]).
 STEPS = st.lists(st.tuples(st.sampled_from(["map", "unmap", "move", "read"]), st.integers(0, 1), IOVAS), max_size=40)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(STEPS)
 def test_the_driver_keeps_the_unit_and_the_tables_together(steps):
     """After each call a device reaches exactly what the model of its domain has."""

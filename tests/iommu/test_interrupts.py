@@ -161,7 +161,7 @@ def test_a_message_outside_the_window_is_a_plain_write():
     assert (bench.memory.read_u32(0x100000), bench.messages) == (0x12345678, [])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(0, 2**128 - 1), st.integers(0xFEE00000, 0xFEEFFFFF), st.integers(0, 2**32 - 1),
        st.integers(0, 0xFFFF))
 def test_no_entry_and_no_message_breaks_the_unit(raw, address, data, source_id):

@@ -263,7 +263,7 @@ STEPS = st.lists(st.one_of(
 ), max_size=40)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(STEPS)
 def test_translation_agrees_with_a_dictionary_and_its_stale_copy(steps):
     """*tables* is what memory says, *cached* what a request succeeded with since the last invalidation."""
@@ -294,7 +294,7 @@ def test_translation_agrees_with_a_dictionary_and_its_stale_copy(steps):
                     assert bench.events[-1].spa == DATA + (found[0] << 12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(min_size=64, max_size=64), st.sampled_from([0x1000, CONTEXTS, *LEVELS]), st.integers(0, 2**64 - 1))
 def test_garbage_in_the_tables_never_breaks_the_unit(garbage, place, iova):
     bench = Bench()

@@ -75,7 +75,7 @@ VALUES = st.one_of(
     st.sampled_from([0, 1 << 31, 1 << 63, 0xC7000000, 0x8000, 0x3000, 0x10]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(OFFSETS, st.sampled_from([4, 8, 8, 4, 1, 2]), VALUES), max_size=25))
 def test_no_sequence_of_register_writes_breaks_the_unit(writes):
     """Whatever stands in the registers, requests pass or are refused, and PPF is the OR of the F bits."""

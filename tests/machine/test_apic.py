@@ -539,7 +539,7 @@ def act(apic: LocalApic, clock: VirtualClock, name: str, place: int, value: int)
             passes(clock, value)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(ACTIONS, max_size=40))
 def test_no_sequence_of_accesses_breaks_the_apic(actions):
     """The only exception is #GP(0), and only by an MSR; the registers keep their widths and the priorities hold."""

@@ -258,7 +258,7 @@ def engine() -> Uc:
     return uc
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=400)
 @given(text=st.sampled_from(MODIFY), rax=EDGES, memory=EDGES, carry=st.booleans())
 def test_an_operation_on_memory_leaves_what_the_engine_leaves(engine, text, rax, memory, carry):
     decoded = decode(code(text), 64)

@@ -214,7 +214,7 @@ WRITES = st.tuples(
     st.sampled_from([1, 2, 4, 8, 3, 0]), st.sampled_from([1, 2, 0x100, 0xFFFFFFFF, 2**64 - 1]) | st.integers(0, 2**17))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(WRITES, max_size=30))
 def test_no_sequence_of_writes_breaks_the_device(writes):
     bench = Bench()

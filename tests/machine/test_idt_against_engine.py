@@ -140,7 +140,7 @@ def boxes(draw: st.DrawFn) -> Box:
     return box
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=400)
 @given(box=boxes())
 def test_random_gates_and_stacks_deliver_as_the_engine_delivers(oracle, box):
     state, before = box.state, bytes(box.memory.data)

@@ -394,7 +394,7 @@ def outcome(mode: PagingMode, trial: Trial, memory: FakeMemory) -> Walk | PageFa
     return found
 
 
-@settings(max_examples=700, deadline=None, derandomize=True)
+@settings(max_examples=700)
 @given(trial=trials())
 def test_random_tables_translate_as_the_engine_translates_them(oracles, trial):
     """Same faults, same error codes, same page, same accessed and dirty flags."""

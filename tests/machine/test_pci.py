@@ -152,7 +152,7 @@ def test_the_msi_capability_sends_its_address_and_data():
 ACCESSES = st.tuples(st.booleans(), st.integers(-8, 300), st.integers(-1, 9), st.integers(0, 2**64 - 1))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(ACCESSES, max_size=20))
 def test_no_access_breaks_a_function(accesses):
     function, _ = a_function()

@@ -125,7 +125,7 @@ ACTS = st.sampled_from(["create", "vp", "map", "unmap", "end"])
 STEPS = st.lists(st.tuples(ACTS, st.integers(0, 3), st.integers(0, 7)), max_size=25)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(STEPS)
 def test_no_page_is_lost_whatever_root_does(steps):
     """Pages are root's, lent, or in a pool, and all are root's again when every partition has ended."""

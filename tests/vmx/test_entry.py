@@ -131,7 +131,7 @@ def shared():
     box.close()
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(registers=states(), code=st.binary(min_size=1, max_size=12))
 def test_whatever_passes_the_rules_runs(shared, registers, code):
     """To its budget, an exit, or a triple fault; never to an error of ours or of the engine."""

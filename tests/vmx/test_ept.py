@@ -174,7 +174,7 @@ STEPS = st.lists(st.tuples(st.sampled_from(["map", "unmap", "protect"]), PAGES, 
                            st.sampled_from([READ, READ | WRITE, READ | EXECUTE, ALL])), max_size=40)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(STEPS)
 def test_the_tables_say_what_a_dictionary_says(steps):
     pool, tables = some_tables(pages=80)

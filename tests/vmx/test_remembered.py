@@ -98,7 +98,7 @@ def test_what_the_second_level_forgets_is_forgotten_here_too():
         box.memory.read(0, 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from(["poke", "look"]), st.integers(0, 15), st.integers(0, 0x7F),
                           st.sampled_from([Access.READ, Access.WRITE, Access.EXECUTE])), max_size=30))
 def test_whatever_a_guest_does_to_its_tables_both_walkers_agree(steps):

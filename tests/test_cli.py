@@ -130,6 +130,46 @@ def test_ctrl_c_is_one_line_and_exit_code_130(capsys, monkeypatch):
     assert run_main(capsys, "run", "hello") == (130, "", "hv: interrupted\n")
 
 
+def test_ctrl_c_that_an_import_has_turned_into_another_error_is_still_ctrl_c(capsys, monkeypatch):
+    """Python 3.11 wraps whatever comes out of `__set_name__` in a RuntimeError: 1 in 250 while enums were loaded."""
+    wrapped = RuntimeError("Error calling __set_name__")
+    wrapped.__cause__ = KeyboardInterrupt()
+    break_run(monkeypatch, wrapped)
+    assert run_main(capsys, "run", "hello") == (130, "", "hv: interrupted\n")
+
+
+INTERRUPTED_AT = """
+import os, signal, sys
+
+module = sys.argv[1]
+sys.argv[1:] = ["run", "hello"]
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+from hv.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself Ctrl-C there")
+@pytest.mark.parametrize("module", ["hv.cli", "argparse", "hv.commands", "hv.commands.run", "unicorn", "hv.platform"])
+def test_ctrl_c_while_modules_are_loaded_is_one_line(module):
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED_AT, module], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "hv: interrupted\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a process cannot send itself Ctrl-C there")
+def test_ctrl_c_stays_ignored_where_it_was_ignored():
+    ignoring = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{INTERRUPTED_AT}"
+    done = subprocess.run([sys.executable, "-c", ignoring, "argparse"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "hello from a partition\n")
+
+
 def test_a_message_of_several_lines_becomes_one(capsys, monkeypatch):
     break_run(monkeypatch, CommandError("first\nsecond", "third"))
     assert run_main(capsys, "run", "hello") == (2, "", "hv: first second; third\n")

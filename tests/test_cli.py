@@ -195,6 +195,15 @@ def test_a_reader_that_goes_away_is_no_error():
     assert len(done.stdout) == 10
 
 
+@pytest.mark.parametrize("command", [["demo"], ["demo", "--json"], ["run", "--help"], ["run", "hello"], ["lab", "list"]])
+def test_a_reader_that_was_never_there_is_no_failure(command):
+    end, pipe = os.pipe()
+    os.close(end)
+    done = subprocess.run([*HV, *command], stdout=pipe, stderr=subprocess.PIPE, text=True)
+    os.close(pipe)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-", "<&- >&- 2>&-"])
 def test_a_stream_that_is_closed_is_no_error(closed):
     shell = f"{sys.executable} -m hv repl hello -c regs {closed}"

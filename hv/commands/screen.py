@@ -13,6 +13,7 @@ from hv.debug.errors import DebugError
 if TYPE_CHECKING:
     from rich.console import Console
 
+
 def is_plain(asked: bool, stream: TextIO | None = None) -> bool:
     """Plain text: when asked for, under NO_COLOR or a dumb terminal, and when nobody reads it on a terminal."""
     stream = sys.stdout if stream is None else stream
@@ -23,9 +24,13 @@ def console(plain: bool) -> Console:
     """A rich console; a plain one has no colours and is 100 columns wide wherever it goes."""
     from rich.console import Console
 
+    class Screen(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError       # rich would end the program with 1, which means that checks failed
+
     if plain:
-        return Console(no_color=True, force_terminal=False, color_system=None, width=100, highlight=False, emoji=False)
-    return Console(highlight=False, emoji=False)
+        return Screen(no_color=True, force_terminal=False, color_system=None, width=100, highlight=False, emoji=False)
+    return Screen(highlight=False, emoji=False)
 
 
 def ticks(text: str) -> int:

@@ -4,11 +4,10 @@ It loads next to nothing itself, since Ctrl-C may come while the rest is being l
 an exception could be caught by whatever is being imported, or surface in a callback, where it is only printed.
 """
 
+import _signal  # type: ignore[import-not-found]    # not `signal`, which loads `enum`: another 5 ms without a handler
 import os
 import sys
 from types import FrameType
-
-import _signal  # type: ignore[import-not-found]    # not `signal`, which loads `enum`: another 5 ms without a handler
 
 INTERRUPTED = 130
 

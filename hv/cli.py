@@ -22,8 +22,7 @@ from typing import IO, Any, NoReturn
 
 from hv import __version__
 from hv.commands.errors import INTERNAL_ERROR, INTERRUPTED, USAGE, CommandError
-
-LONGEST_WORD, LONGEST_LINE = 300, 1000      # of a message: a name in it may have a million letters
+from hv.printable import one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,17 +142,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def say(message: str, code: int) -> int:
-    """One line on stderr, with nothing in it that could command the terminal; *code* again."""
-    words = (word if len(word) <= LONGEST_WORD else f"{word[:60]}...{word[-60:]}" for word in message.split())
-    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(words))
-    if len(line) > LONGEST_LINE:
-        line = f"{line[:LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2:]}"
+    """One line on stderr; *code* again."""
     try:
         sys.stdout.flush()
     except OSError:
         _silence(sys.stdout)
     try:
-        print(f"hv: {line}", file=sys.stderr)
+        print(f"hv: {one_line(message)}", file=sys.stderr)
     except OSError:
         _silence(sys.stderr)
     return code

@@ -12,6 +12,7 @@ TREE = Path(hv.__file__).parent
 EVERYTHING = None
 MAY_IMPORT = {
     "spec": set(),
+    "printable": set(),
     "trace": {"spec"},
     "machine": {"spec", "trace"},
     "vmx": {"machine", "spec", "trace"},

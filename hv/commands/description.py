@@ -31,6 +31,7 @@ from hv.commands.files import find_guest
 DEFAULT_MACHINE_MIB, DEFAULT_VM_MIB = 128, 16
 LARGEST_MACHINE_MIB, LARGEST_VM_MIB, MOST_VPS = 3840, 2048, 64
 LARGEST_FILE_BYTES = 1 << 20
+LONGEST_NAME = 60
 HYPERVISOR_MIB = 16             # left of the machine for the hypervisor, root, and the tables of the children
 
 
@@ -163,8 +164,10 @@ def _vm(where: str, table: dict[str, Any], folder: Path) -> VmDescription:
     check_keys(where, table, _VM, required=("name", "image"))
     in_range(f"{where}: memory_mib", table.get("memory_mib", DEFAULT_VM_MIB), 1, LARGEST_VM_MIB)
     in_range(f"{where}: vps", table.get("vps", 1), 1, MOST_VPS)
-    if not table["name"].strip():
-        raise CommandError(f"{where}: `name` is empty", "give it a name of its own")
+    name = table["name"]
+    if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
+        raise CommandError(f"{where}: `name` is {name!r}; expected 1..{LONGEST_NAME} printable characters",
+                           "give it a name of its own")
     try:
         image = _beside(folder, table["image"]) or find_guest(table["image"])
     except CommandError as error:

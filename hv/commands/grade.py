@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from hv.commands.errors import CHECKS_FAILED, INTERNAL_ERROR, TRUE, CommandError
 from hv.commands.files import labs_folder
 from hv.commands.screen import is_plain
+from hv.printable import printable
 
 if TYPE_CHECKING:
     from hv.lab.grading import Grade
@@ -33,8 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Grade all submissions and print the results."""
-    from hv.lab.words import printable
-
     if args.format not in FORMATS:
         raise CommandError(f"there is no format `{printable(args.format)}`; expected {' or '.join(FORMATS)}",
                            "results for course systems (Gradescope, JUnit and others) are not written yet")
@@ -77,8 +76,6 @@ def as_data(grades: list[Grade], alone: bool) -> dict[str, object]:
 
 def one_line(one: Grade) -> str:
     """A submission among others."""
-    from hv.lab.words import printable
-
     points = f"{one.verdict.score}/{one.verdict.exercise.max_score}"
     return f"{points:>7}  {printable(one.submission.name)}  {one.message or 'all checks passed'}"
 

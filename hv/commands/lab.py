@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from hv.commands.errors import CHECKS_FAILED, TRUE, CommandError
 from hv.commands.files import labs_folder
 from hv.commands.screen import console, is_plain
+from hv.printable import printable
 
 if TYPE_CHECKING:
     from hv.lab.exercise import Exercise
@@ -67,8 +68,6 @@ def main(args: argparse.Namespace) -> int:
 
 def _check_action(name: str) -> None:
     if name not in ACTIONS:
-        from hv.lab.words import printable
-
         near = difflib.get_close_matches(name, ACTIONS, 1)
         raise CommandError(f"`{printable(name)}` is no action; expected {', '.join(ACTIONS)}",
                            f"did you mean `hv lab {near[0]}`?" if near else "see `hv lab --help`")
@@ -145,7 +144,7 @@ def start(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> i
                            f"go on with `hv lab check {exercise.name}`, or move the file away to begin anew")
     print(f"{exercise.name}: {exercise.data.title}\n")
     _page(exercise.section("The task"), args.plain)
-    print(f"\n  edit   {place}\n  check  hv lab check{_where(args)}\n  stuck  hv lab hint{_where(args)}"
+    print(f"\n  edit   {printable(str(place))}\n  check  hv lab check{_where(args)}\n  stuck  hv lab hint{_where(args)}"
           f"\n  more   hv lab next {exercise.name}   (the idea, and what to read)")
     return TRUE
 
@@ -159,11 +158,11 @@ def check(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> i
     from hv.lab import report, runner
 
     verdict = runner.check(exercise, place)
-    print(f"{exercise.name}: {exercise.data.title}  ({place})\n")
+    print(f"{exercise.name}: {exercise.data.title}  ({printable(str(place))})\n")
     print(report.report(verdict, not is_plain(args.plain)))
     print(f"\n{report.summary(verdict)}.")
     if not verdict.passed:
-        print(f"Change {place} and check again. Stuck? hv lab hint{_where(args)}")
+        print(f"Change {printable(str(place))} and check again. Stuck? hv lab hint{_where(args)}")
         return CHECKS_FAILED
     progress.mark_done(exercise.name)
     print("\nWhy it works\n")
@@ -201,7 +200,7 @@ _WITH_ONE_LAB = {"next": show_next, "start": start, "check": check, "hint": hint
 
 
 def _where(args: argparse.Namespace) -> str:
-    return f" --dir {args.dir}" if args.dir != Path() else ""
+    return f" --dir {printable(str(args.dir))}" if args.dir != Path() else ""
 
 
 def _page(text: str, plain: bool) -> None:

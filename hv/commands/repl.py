@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hv.commands.errors import CHECKS_FAILED, TRUE
 from hv.commands.screen import is_plain
+from hv.printable import one_line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,8 +48,9 @@ def main(args: argparse.Namespace) -> int:
             session.interrupted = interrupted.take
             if args.command is not None or not sys.stdin.isatty():
                 return scripted(session, args.command if args.command is not None else sys.stdin, args.command is None)
-            print(f"{description.vms[0].image.name} stands before its first instruction. `help` lists the commands.")
-            print(session.do("disasm rip 3"))
+            name = printable(description.vms[0].image.name)
+            print(f"{name} stands before its first instruction. `help` lists the commands.")
+            answer(session, "disasm rip 3")
             return interactive(session, plain_reader(session) if is_plain(args.plain) else reader(session), interrupted)
     finally:
         machine.close()
@@ -59,7 +61,7 @@ def scripted(session: Session, lines: Any, echo: bool) -> int:
     code = TRUE
     for line in lines:
         if echo and line.strip():
-            print(f"{session.prompt}{line.strip()}")
+            print(f"{session.prompt}{printable(line.strip())}")
         if not answer(session, line):
             code = CHECKS_FAILED
         if session.finished:
@@ -74,7 +76,7 @@ def answer(session: Session, line: str) -> bool:
     try:
         text = session.do(line)
     except DebugError as error:
-        print(f"error: {error}")
+        print(f"error: {one_line(str(error))}")
         return False
     if text:
         print(text)

@@ -18,6 +18,7 @@ from hv.commands.description import DEFAULT_VM_MIB, MachineDescription, read, si
 from hv.commands.errors import TRUE, CommandError
 from hv.commands.files import find_guest
 from hv.commands.screen import console, is_plain, shown_time, ticks
+from hv.printable import LONGEST_LINE, printable
 
 if TYPE_CHECKING:
     from hv.platform import VirtualMachine
@@ -139,6 +140,7 @@ def _write(timeline: Any, place: Path) -> None:
 
 def _print_summary(lines: list[str], vms: list[Any], plain: bool) -> None:
     sys.stdout.flush()
+    lines = [printable(line, LONGEST_LINE) for line in lines]
     if any(vm.serial and not vm.serial.endswith("\n") for vm in vms[:1]) and len(vms) == 1:
         print(flush=True)
     if is_plain(plain, sys.stderr):

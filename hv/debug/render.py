@@ -7,15 +7,16 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
 
+from hv.printable import printable
 from hv.spec.exits import ExitReason
 from hv.trace.bus import Record
 
-MOST_LINES = 200
+MOST_LINES, LONGEST_LINE = 200, 2000
 
 
 def render(value: Any) -> str:
     """The text to print, without the last newline; of something long, its beginning."""
-    lines = list(_lines(value))
+    lines = [printable(line, LONGEST_LINE) for line in _lines(value)]
     if len(lines) > MOST_LINES:
         lines[MOST_LINES:] = [f"... and {len(lines) - MOST_LINES} lines more"]
     return "\n".join(lines)

@@ -21,6 +21,7 @@ from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.vp import VirtualProcessor
 from hv.image.model import Image
 from hv.machine.faults import BusError, GuestFault, NestedFault
+from hv.printable import printable
 from hv.trace.bus import Recent
 
 KEPT_EVENTS = 20_000
@@ -70,7 +71,7 @@ class Session:
         """Who is looked at, and where it is: `timer.0 start+0x12> `."""
         vp = self.vm.partition.vps.get(self.vp_index)
         where = self.places.name(self.vm.name, linear_rip(vp)) if vp is not None else "gone"
-        return f"{self.vm.name}.{self.vp_index} {where}> "
+        return f"{printable(self.vm.name)}.{self.vp_index} {printable(where)}> "
 
     def vm_called(self, name: str) -> Any:
         """A VM by name, or by number counted from 1; DebugError."""

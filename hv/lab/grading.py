@@ -25,7 +25,7 @@ from hv.lab.errors import LabError
 from hv.lab.exercise import Exercise
 from hv.lab.report import first_problem, marked
 from hv.lab.runner import Verdict
-from hv.lab.words import printable
+from hv.printable import printable
 
 FORMAT = 1
 SUFFIXES = (".asm", ".s")

@@ -9,7 +9,7 @@ import textwrap
 
 from hv.lab.checks import Check, Finding, Line, Mark
 from hv.lab.runner import Verdict
-from hv.lab.words import printable
+from hv.printable import printable
 
 AROUND = 2                      # lines shown on each side of a difference
 MOST_LINES = 24

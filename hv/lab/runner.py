@@ -18,9 +18,10 @@ from hv.image.model import Image, Segment
 from hv.image.source import read_text
 from hv.lab.checks import Check, Finding, Happening, judge_all
 from hv.lab.exercise import Exercise, Limits
-from hv.lab.words import is_exit, printable
+from hv.lab.words import is_exit
 from hv.machine.engine import EngineError
 from hv.platform import Machine, MachineError
+from hv.printable import printable
 from hv.trace.bus import Record
 
 MACHINE_MIB = 16                # what root keeps, beside the memory of the learner's VM

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hv.printable import LONGEST, printable
 from hv.vmx.exit import VmExit
 
-LONGEST = 400                   # characters of anything a program can choose
 # What a learner's own instructions cause; the rest of the machine's events would drown them.
 _SHOWN = frozenset({"Cpuid", "MsrRead", "MsrWrite", "CrWrite", "PortIo", "MmioAccess", "Fault", "Injected",
                     "InterruptEnded", "GuestCrashed"})
@@ -24,12 +24,6 @@ def quoted(data: bytes) -> str:
         text = data.decode("ascii").replace("\r", "\\r").replace("\n", "\\n")
         return f'"{printable(text)}"'
     return printable(data[: LONGEST // 4].hex(" ")) or "nothing"
-
-
-def printable(text: str, longest: int = LONGEST) -> str:
-    """*text* without anything a terminal would obey, cut to *longest* characters."""
-    shown = text if len(text) <= longest else text[: longest - 3] + "..."
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in shown)
 
 
 def is_exit(event: Any) -> bool:

@@ -33,6 +33,14 @@ def described(tmp_path, text):
     return description.read(place)
 
 
+@pytest.mark.parametrize("name", ["\\u001B[2J", "a\\nb", "\\u202E", "x" * 61])
+def test_a_name_that_a_terminal_would_obey_is_refused(tmp_path, name):
+    with pytest.raises(CommandError) as caught:
+        described(tmp_path, f'[[vm]]\nname = "{name}"\nimage = "hello"\n')
+    assert "machine.toml: vm 1: `name` is" in str(caught.value)
+    assert "expected 1..60 printable characters" in str(caught.value)
+
+
 def test_a_description_becomes_vms_and_connections(tmp_path):
     machine = described(tmp_path, TWO)
     b, a = machine.vms
@@ -70,7 +78,7 @@ ONE = '[[vm]]\nname = "x"\nimage = "hello"\n'
     pytest.param(ONE + "memory_mib = 0", "vm 1: memory_mib is 0", id="no-memory"),
     pytest.param("memory_mib = 17\n" + ONE, "memory_mib is 17; expected 32..3840", id="machine-too-small"),
     pytest.param('[[vm]]\nname = "x"\n', "vm 1: `image` is missing", id="no-image"),
-    pytest.param('[[vm]]\nname = " "\nimage = "hello"\n', "`name` is empty", id="empty-name"),
+    pytest.param('[[vm]]\nname = " "\nimage = "hello"\n', "expected 1..60 printable characters", id="empty-name"),
     pytest.param('[[vm]]\nname = "x"\nimage = "no.asm"\n', "vm 1: no.asm does not exist", id="no-file"),
     pytest.param(ONE + ONE, "two VMs are called `x`", id="same-name"),
     pytest.param(ONE + 'other = "y"', "`other` of x is `y`; expected a VM described before it", id="other"),

@@ -31,6 +31,16 @@ def test_a_line_that_cannot_be_done_is_one_line_and_exit_code_1(typed, capsys):
     assert "=> 00010005" in out
 
 
+def test_what_a_guest_and_its_file_are_called_cannot_command_the_terminal(capsys, tmp_path, typed):
+    place = tmp_path / "\x1b[2J.asm"
+    place.write_text(".bits 16\nstart:\n mov dx, 0x3F8\n mov al, 27\n out dx, al\n cli\n hlt\n")
+    typed("continue\nserial\npartitions\n!chr(27)\nvp \x1b[2J\n\x1b[2J\n")
+    assert cli.main(["repl", str(place)]) == 1
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "serial\n\\x1b\n" in out
+
+
 def test_commands_may_stand_on_the_command_line(capsys):
     assert cli.main(["repl", "timer", "-c", "step", "-c", "!regs.rdi"]) == 0
     assert capsys.readouterr().out.endswith("\n0x30\n")

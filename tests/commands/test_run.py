@@ -31,6 +31,14 @@ def test_a_guest_prints_and_a_summary_follows_on_stderr(capsys):
     assert "virtual time" in err
 
 
+def test_the_name_of_a_file_cannot_command_the_terminal(capsys, tmp_path):
+    place = tmp_path / "\x1b[2J\n.asm"
+    place.write_text(".bits 64\nstart:\n hlt\n")
+    code, out, err = run(capsys, place)
+    assert (code, out) == (0, "")
+    assert err.startswith("\\x1b[2J\\n: halt\n")
+
+
 def test_a_guest_is_found_by_path_and_by_name(capsys):
     assert run(capsys, "hello")[:2] == run(capsys, "guests/hello.asm")[:2]
 

@@ -23,6 +23,7 @@ class Inspectable:
 
 
 @pytest.mark.parametrize(("value", "text"), [
+    ("\x1b[2J\nb", "\\x1b[2J\nb"), ([b"\x1b", "\x07"], "1b\n\\x07"),
     (None, ""), (True, "True"), (9, "9"), (16, "0x10"), (-1, "-1"), ("a\nb", "a\nb"), (b"\x01\xff", "01 ff"),
     ([1, 32], "1\n0x20"), (Pair(1, "x"), "left=1 right=x"), (Pair(1, ""), "left=1"),
     ({"a": 1, "bcd": {"e": 16}}, "a      1\nbcd/e  0x10"),

@@ -56,12 +56,14 @@ def build(description: MachineDescription) -> tuple[Machine, list[VirtualMachine
 
 
 class Interrupted:
-    """Whether Ctrl-C was pressed."""
+    """Whether Ctrl-C was pressed. Code of *own_file* is interrupted at once: nobody else looks at the flag there."""
 
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, own_file: str = "") -> None:
+        self.asked, self.own_file = False, own_file
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        if frame is not None and frame.f_code.co_filename == self.own_file:
+            raise KeyboardInterrupt
         # An exception here could surface inside a callback of the engine, where Python may not raise.
         self.asked = True
 
@@ -72,9 +74,9 @@ class Interrupted:
 
 
 @contextmanager
-def ctrl_c() -> Iterator[Interrupted]:
-    """Inside, Ctrl-C only sets a flag, which `run` looks at."""
-    interrupted = Interrupted()
+def ctrl_c(own_file: str = "") -> Iterator[Interrupted]:
+    """Inside, Ctrl-C only sets a flag, which `run` looks at; code of *own_file* gets KeyboardInterrupt."""
+    interrupted = Interrupted(own_file)
     before = signal.signal(signal.SIGINT, interrupted)
     try:
         yield interrupted

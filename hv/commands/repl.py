@@ -40,11 +40,11 @@ def main(args: argparse.Namespace) -> int:
     description = describe(args)
     images = {vm.name: building.load_image(vm.image) for vm in description.vms}
     machine, vms = building.build(description)
-    from hv.debug.session import Session
+    from hv.debug.session import PYTHON, Session
 
     session = Session(machine, vms, images)
     try:
-        with building.ctrl_c() as interrupted:
+        with building.ctrl_c(PYTHON) as interrupted:
             session.interrupted = interrupted.take
             if args.command is not None or not sys.stdin.isatty():
                 return scripted(session, args.command if args.command is not None else sys.stdin, args.command is None)

@@ -21,19 +21,32 @@ _UNARY: dict[type[ast.unaryop], Callable[[int], int]] = {
 
 
 def number(text: str, names: Mapping[str, int]) -> int:
-    """The value of *text*; *names* are registers and symbols. DebugError when it is no number."""
+    """The value of *text*; *names* are registers and symbols. DebugError when it is no number of at most 64 bits."""
     source = re.sub(r"\b([0-9][0-9a-fA-F]*)[hH]\b", r"0x\1", text)
     try:
-        return _value(ast.parse(source, mode="eval").body, names)
+        value = _value(ast.parse(source, mode="eval").body, names)
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise DebugError(f"`{text}` is no number", "write 0x1000, rsp+8, or a symbol") from None
-    except (ZeroDivisionError, OverflowError):
-        raise DebugError(f"`{text}` has no value") from None
+    except ZeroDivisionError:
+        raise DebugError(f"`{text}` divides by zero", "write another number") from None
+    except OverflowError as error:
+        raise DebugError(f"`{text}` shifts by {error}; expected 0..64", "write another number") from None
+    if not -(1 << 63) <= value < 1 << 64:
+        raise DebugError(f"`{text}` is {value:#x}; expected at most 64 bits", "write a smaller number")
+    return value
+
+
+def address(text: str, names: Mapping[str, int]) -> int:
+    """The value of *text* as an address of any kind: 0..2^64-1. DebugError."""
+    value = number(text, names)
+    if value < 0:
+        raise DebugError(f"`{text}` is {value:#x}; expected an address, 0..2^64-1", "write 0x1000, rsp+8, or a symbol")
+    return value
 
 
 def _value(node: ast.expr, names: Mapping[str, int]) -> int:
     match node:
-        case ast.Constant(value=int() as value):
+        case ast.Constant(value=int() as value) if not isinstance(value, bool):
             return value
         case ast.Name() | ast.Attribute():      # a local label has a point in its name: start.wait
             name = ast.unparse(node)
@@ -48,7 +61,7 @@ def _value(node: ast.expr, names: Mapping[str, int]) -> int:
 
 
 def _binary(op: type[Any], left: int, right: int) -> int:
-    if op is ast.LShift and right > 64:
+    if op in (ast.LShift, ast.RShift) and not 0 <= right <= 64:
         raise OverflowError(right)
     return _BINARY[op](left, right)
 

@@ -4,8 +4,8 @@
     def exits(session: Session, n: int = 10) -> list[Record]:
         '''Show the last *n* VM exits, oldest first.'''
 
-An `int` argument is an expression of numbers, registers and symbols (`rsp+8`, `start`); a `str` is a word; a last
-argument called *text* is the rest of the line.
+An `int` argument is an expression of numbers, registers and symbols (`rsp+8`, `start`), and within 0..2^64-1 when it is
+called *address*; a `str` is a word; a last argument called *text* is the rest of the line.
 """
 
 from __future__ import annotations
@@ -66,11 +66,23 @@ class Command:
             if parameter.name == "text":
                 values.append(text)
                 return values
-            word, _, text = text.partition(" ")
-            values.append(session.number(word) if parameter.annotation.startswith("int") else word)
+            word, text = first_word(text)
+            values.append(_value(session, parameter, word))
         if text.strip():
             raise DebugError(f"`{text.strip()}` is too much", f"usage: {self.usage}")
         return values
+
+
+def first_word(text: str) -> tuple[str, str]:
+    """The first word of *text*, and the rest."""
+    word, *rest = text.split(None, 1) or [""]
+    return word, rest[0] if rest else ""
+
+
+def _value(session: Session, parameter: inspect.Parameter, word: str) -> Any:
+    if not parameter.annotation.startswith("int"):
+        return word
+    return session.address(word) if parameter.name == "address" else session.number(word)
 
 
 COMMANDS: dict[str, Command] = {}

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hv.debug.errors import DebugError
-from hv.debug.numbers import number
+from hv.debug.numbers import address, number
 from hv.debug.places import Places
-from hv.debug.registry import NAMES, find
+from hv.debug.registry import NAMES, find, first_word
 from hv.debug.render import outline, render
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.vp import VirtualProcessor
@@ -25,6 +25,7 @@ from hv.printable import printable
 from hv.trace.bus import Recent
 
 KEPT_EVENTS = 20_000
+PYTHON = "<repl>"           # the file name of what the user writes in Python
 _TRANSLATED = (BusError, GuestFault, NestedFault, HypercallError)
 
 
@@ -84,10 +85,10 @@ class Session:
         """Look at another VP: `1`, or `receiver.0`; DebugError."""
         name, dot, index = text.rpartition(".")
         vm = self.vm_called(name) if dot else self.vm
-        if not index.isdecimal() or int(index) not in vm.partition.vps:
-            indexes = ", ".join(str(index) for index in sorted(vm.partition.vps))
-            raise DebugError(f"{vm.name} has no vp `{index}`", f"it has {indexes or 'none'}")
-        self.vm, self.vp_index = vm, int(index)
+        indexes = {str(number): number for number in sorted(vm.partition.vps)}
+        if index not in indexes:
+            raise DebugError(f"{vm.name} has no vp `{index}`", f"it has {', '.join(indexes) or 'none'}")
+        self.vm, self.vp_index = vm, indexes[index]
 
     # --- a line ----------------------------------------------------------------------------------------
 
@@ -108,7 +109,9 @@ class Session:
     def _answer(self, line: str) -> Any:
         if line.startswith("!"):
             return self.python(line[1:].strip())
-        word, _, rest = line.partition(" ")
+        word, rest = first_word(line)
+        if not rest and word.endswith("()") and word[:-2] in NAMES:
+            word = word[:-2]        # as in Python: help(), quit()
         if word not in NAMES and not re.fullmatch(r"[a-z]+", word):
             return self.python(line)
         if word not in NAMES and (word in self.namespace() or re.match(r"\s*(=[^=]|[.\[(+*/|&^<>-])", rest)):
@@ -118,11 +121,18 @@ class Session:
 
     def number(self, text: str) -> int:
         """The value of an expression over numbers, registers of the VP, and symbols of its program; DebugError."""
+        return number(text, self._names())
+
+    def address(self, text: str) -> int:
+        """The same as an address, 0..2^64-1; DebugError."""
+        return address(text, self._names())
+
+    def _names(self) -> dict[str, int]:
         names = dict(self.places.symbols(self.vm.name))
         vp = self.vm.partition.vps.get(self.vp_index)
         if vp is not None:
             names |= {name: getattr(vp.regs, name) for name in REGISTERS}
-        return number(text, names)
+        return names
 
     def namespace(self) -> dict[str, Any]:
         """What Python expressions see."""
@@ -139,12 +149,16 @@ class Session:
         before = dict(names)
         try:
             try:
-                return outline(eval(compile(source, "<repl>", "eval"), names))
+                return outline(eval(compile(source, PYTHON, "eval"), names))
             except SyntaxError:
-                exec(compile(source, "<repl>", "exec"), names)
-        except (KeyboardInterrupt, DebugError):
+                exec(compile(source, PYTHON, "exec"), names)
+        except DebugError:
             raise
-        except Exception as error:      # the user's own program: any error of it is an answer
+        except KeyboardInterrupt:
+            raise DebugError("interrupted") from None
+        except SystemExit:
+            raise DebugError("Python was asked to end; that does not end the session", "`quit` does") from None
+        except BaseException as error:      # the user's own program: any error of it is an answer
             raise DebugError(f"{type(error).__name__}: {error}".replace("\n", " ")) from None
         self.variables.update({name: value for name, value in names.items()
                                if name != "__builtins__" and before.get(name) is not value})

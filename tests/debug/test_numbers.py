@@ -22,11 +22,22 @@ def test_expressions_of_numbers_registers_and_symbols(text, value):
 
 
 @pytest.mark.parametrize("text", ["", "foo", "1+", "1.5", "'a'", "rsp.bit_length()", "__import__('os')", "1/0",
-                                  "1<<99999", "[1]", "(" * 500, "rsp if 1 else 2", "10**10"])
+                                  "1<<99999", "[1]", "(" * 500, "rsp if 1 else 2", "10**10", "True", "1<<64",
+                                  "-(1<<63)-1", "9" * 5000, "1<<-1", "2*(1<<63)"])
 def test_anything_else_is_refused_in_one_line(text):
     with pytest.raises(DebugError) as caught:
         number(text, NAMES)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "part"), [
+    ("1<<64", "`1<<64` is 0x10000000000000000; expected at most 64 bits"), ("1/0", "`1/0` divides by zero"),
+    ("1<<65", "`1<<65` shifts by 65; expected 0..64"), ("1<<-1", "shifts by -1"),
+])
+def test_a_number_that_has_no_use_says_why(text, part):
+    with pytest.raises(DebugError) as caught:
+        number(text, NAMES)
+    assert part in str(caught.value)
 
 
 @given(st.text(max_size=30))

@@ -2,6 +2,7 @@
 
 import pytest
 
+import hv.debug.commands  # noqa: F401      registers them, for the list of their names below
 from hv.commands.building import build, load_image
 from hv.commands.description import ConnectionDescription, MachineDescription, VmDescription
 from hv.commands.files import find_guest
@@ -183,6 +184,54 @@ def test_python_has_the_last_word(timer):
     assert "NameError" in refused(timer, "!nothing")
     assert "ZeroDivisionError" in refused(timer, "1/0")
     assert timer.do("vm") == "<VirtualMachine>"
+
+
+@pytest.mark.parametrize("line", ["break", "disasm", "pagewalk", "ept", "mem gva", "mem gpa", "mem spa", "until"])
+@pytest.mark.parametrize("address", ["-1", "~0", "1<<64", "0x1ffffffffffffffff", "9" * 27])
+def test_an_address_has_at_most_64_bits(timer, line, address):
+    said = refused(timer, f"{line} {address}")
+    assert f"`{address}` is" in said
+    assert "expected" in said
+    assert timer.breakpoints == []
+
+
+@pytest.mark.parametrize("line", ["exit(7)", "!quit()", "!raise SystemExit", "session.do('!exit()')",
+                                  "!raise GeneratorExit", "!raise KeyboardInterrupt", "!raise BaseException('x')"])
+def test_python_does_not_end_the_session(timer, line):
+    refused(timer, line)
+    assert not timer.finished
+    assert timer.do("!1 + 1") == "2"
+
+
+def test_commands_may_be_written_as_calls(timer):
+    assert timer.do("help()") == timer.do("help")
+    assert timer.do("regs()") == timer.do("regs")
+    assert timer.do("quit()") == ""
+    assert timer.finished
+
+
+def test_any_white_space_separates_words(timer):
+    assert timer.do("mem\tgva   rip\t16") == timer.do("mem gva rip 16")
+
+
+HOSTILE = (
+    "-1", "1<<64", "9" * 5000, "(" * 5000, "a" * 5000, "1.5", "'a'", "\x1b[2J", "\0", "é", "²", "٣", "rsp rsp", "gva",
+    "gva -1", "gpa 1<<63", "spa 1<<63 9", "gva 0xffffffffffffffff 16", "0xffffffffffffffff 200", "vm//", "../..",
+    "vm/1/vp/9", f"vm/1/devices/{'9' * 5000}", "timer.", ".0", "timer.²", "0s", "1e5s", "99999999999999s", "None", "[]",
+    "*", "lambda:1",
+)
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("quit", "continue")])
+def test_a_hostile_argument_is_answered_or_refused_in_one_line(timer, name):
+    said = []
+    for argument in HOSTILE:
+        try:
+            timer.do(f"{name} {argument}")
+        except DebugError as error:
+            said.append(str(error))
+    assert not any("\n" in message for message in said)
+    assert not timer.finished
 
 
 def test_help_explains_each_command(timer):

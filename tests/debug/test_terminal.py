@@ -90,6 +90,18 @@ def test_ctrl_c_stops_what_runs_and_gives_the_prompt_back(endless):
     assert "Traceback" not in terminal.text()
 
 
+def test_ctrl_c_stops_an_endless_loop_of_the_users_own():
+    terminal = Terminal("repl", "hello", "--plain")
+    terminal.shows("hello.0 start>")
+    terminal.child.send("!while True: pass\r")
+    time.sleep(0.7)
+    terminal.child.sendintr()
+    terminal.shows("error: interrupted")
+    terminal.child.send("quit\r")
+    assert terminal.ends() == 0
+    assert "Traceback" not in terminal.text()
+
+
 def test_ctrl_c_stops_an_endless_guest_at_once_with_one_line(endless):
     terminal = Terminal("run", endless, "--budget", "100000s")
     time.sleep(2)

@@ -16,8 +16,6 @@ def mem(session: Session, space: str, address: int, n: int = 64) -> list[str]:
     """Show *n* bytes at a linear (gva), guest-physical (gpa) or system-physical (spa) address: `mem gva rsp 64`."""
     if not 1 <= n <= MOST_BYTES:
         raise DebugError(f"{n} bytes are out of range 1..{MOST_BYTES}")
-    if not 0 <= address < 1 << 64:
-        raise DebugError(f"address {address:#x} is out of range 0..2^64-1")
     vp = session.vp
     match space:
         case "gva":
@@ -50,8 +48,8 @@ def ept(session: Session, address: int) -> list[str]:
     tables = session.vp.partition.space.tables
     if tables is None:
         return ["this partition has no EPT: its addresses are the machine's"]
-    if not 0 <= address < 1 << 48:
-        raise DebugError(f"guest-physical {address:#x} is out of range 0..2^48-1")
+    if address >= 1 << 48:
+        raise DebugError(f"guest-physical {address:#x} is out of range 0..2^48-1", "`map` shows what is there")
     return ept_lines(tables.walk(address))
 
 

@@ -74,6 +74,6 @@ def child(tree: Any, part: str, session: Session, seen: str) -> Any:
             if str(key) == part:
                 return value
         raise DebugError(f"there is no `{part}` in {seen or 'the machine'}", f"there are {', '.join(map(str, data))}")
-    if isinstance(data, list) and part.isdecimal() and int(part) < len(data):
+    if isinstance(data, list) and part in map(str, range(len(data))):
         return data[int(part)]
     raise DebugError(f"{seen} has no parts", "it is a plain value")

@@ -45,7 +45,7 @@ def until(session: Session, text: str) -> str:
     """Run until the VP looked at reaches an address (`until start+8`), or for a time (`until 10ms`)."""
     if re.fullmatch(r"[\d._]+(s|ms|us)", text):
         return f"{run(session, session.machine.clock.tsc + ticks(text))}\n{where(session)}"
-    target = Breakpoint(session.vm.name, session.number(text))
+    target = Breakpoint(session.vm.name, session.address(text))
     return f"{run(session, None, target)}\n{where(session)}"
 
 

@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import io
 import os
+import re
 import sys
 from dataclasses import dataclass
 from types import ModuleType
@@ -64,11 +65,35 @@ exit codes: 0 true, 1 checks failed, 2 wrong usage or input, 3 the guest crashed
 4 internal error"""
 
 
+# argparse's words, and ours: what was found, and what was expected.
+_OUR_WORDS = (
+    (r"the following arguments are required: (.*)", r"\1 is missing"),
+    (r"unrecognized arguments: (.*)", r"`\1` was not expected"),
+    (r"argument (\S+): expected (?:one|at least one) argument", r"\1 needs a value behind it"),
+    (r"argument (\S+): ignored explicit argument '(.*)'", r"\1 takes no value; found `\2`"),
+    (r"argument (\S+): invalid int value: '(.*)'", r"\1 is `\2`; expected a whole number"),
+    (r"ambiguous option: (\S+) could match (.*)", r"`\1` may be \2"),
+)
+
+
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line."""
+    """An ArgumentParser whose errors are one line, in our words."""
 
     def error(self, message: str) -> NoReturn:
-        raise CommandError(message, f"see `{self.prog} --help`")
+        for theirs, ours in _OUR_WORDS:
+            found = re.fullmatch(theirs, message, re.DOTALL)
+            if found is not None:
+                raise CommandError(found.expand(ours), self._hint(found[1]))
+        raise CommandError(message, self._hint(""))
+
+    def _hint(self, found: str) -> str:
+        import difflib
+
+        word = found.split(" ")[0].partition("=")[0]
+        options = [option[2:] for option in self._option_string_actions if option.startswith("--")]
+        wrong = word.startswith("--") and word[2:] not in options
+        near = difflib.get_close_matches(word[2:], options, 1) if wrong else []
+        return f"did you mean --{near[0]}?" if near else f"see `{self.prog} --help`"
 
 
 def available(command: Command) -> bool:

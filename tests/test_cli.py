@@ -59,9 +59,16 @@ def test_the_version_is_told(capsys):
 @pytest.mark.parametrize(("arguments", "part"), [
     (["rnu"], "`rnu` is no command; expected demo, run"),
     (["rnu"], "did you mean `hv run`?"),
-    (["run"], "the following arguments are required: FILE; see `hv run --help`"),
-    (["run", "hello", "--smp", "many"], "invalid int value: 'many'"),
-    (["run", "hello", "--wrong"], "unrecognized arguments: --wrong"),
+    (["run"], "FILE is missing; see `hv run --help`"),
+    (["run", "hello", "--smp", "many"], "--smp is `many`; expected a whole number; see `hv run --help`"),
+    (["run", "hello", "--mem", "1e3"], "--mem is `1e3`; expected a whole number"),
+    (["run", "hello", "--wrong"], "`--wrong` was not expected; see `hv run --help`"),
+    (["run", "hello", "--tarce", "x"], "`--tarce x` was not expected; did you mean --trace?"),
+    (["run", "hello", "two_vps"], "`two_vps` was not expected; see"),
+    (["run", "hello", "--trace"], "--trace needs a value behind it; see"),
+    (["run", "hello", "--json=1"], "--json takes no value; found `1`"),
+    (["repl", "-c"], "-c/--command needs a value behind it"),
+    (["grade"], "PATH is missing"),
     (["run", "nofile.asm"], "nofile.asm does not exist; expected a file or one of our guests; guests: attacker,"),
     (["run", "hello", "--until", "soon"], "`soon` is no time"),
     (["run", "hello", "--until", "0"], "`0` is out of range"),
@@ -180,7 +187,7 @@ def test_a_message_of_a_million_letters_is_cut(capsys):
     code, _, err = run_main(capsys, "run", "hello", "--mem", "9" * 1_000_000)
     assert code == 2
     assert len(err) < LONGEST_LINE
-    assert err.startswith("hv: argument --mem: invalid int value: '999")
+    assert err.startswith("hv: --mem is `999")
     assert err.endswith("see `hv run --help`\n")
 
 

@@ -8,7 +8,9 @@ gives the same output, byte for byte.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -79,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
     """Run it; 3 when a guest crashed or used up its budget."""
     limit = ticks(args.budget if args.until is None else args.until)
     description = describe(args)
-    _check_writable(args.trace, description)
+    _check_writable(args.trace)
     from hv.commands import building, outcome
 
     machine, vms = building.build(description)
@@ -117,14 +119,27 @@ def _timeline(machine: Any, place: Path | None) -> Any:
     return timeline
 
 
-def _check_writable(place: Path | None, description: MachineDescription) -> None:
-    """Before the run, not after it: can the timeline be written, and not over what is to run?"""
+def _check_writable(place: Path | None) -> None:
+    """Before the run, not after it: can the timeline be written, and over nothing but an older one?
+
+    What is to run may be several files, included ones too, so none is replaced that does not look like a timeline.
+    """
     if place is None:
         return
+    from hv.trace.chrome import BEGIN
+
     try:
-        if place.exists() and any(place.samefile(vm.image) for vm in description.vms):
-            raise CommandError(f"{place} is the program itself; expected a new file", "name another, such as out.json")
-        place.write_text("", encoding="utf-8")
+        if place.is_file():
+            with place.open("r+b") as file:
+                begin = file.read(len(BEGIN)).decode("latin-1")
+            if begin not in ("", BEGIN):
+                raise CommandError(f"{place} is there already, and is no timeline; expected a new file",
+                                   "name another, such as out.json")
+        elif place.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        elif not place.exists():
+            place.open("xb").close()
+            place.unlink()
     except (OSError, ValueError) as error:
         found = f"{place} cannot be written: {getattr(error, 'strerror', None) or error}"
         raise CommandError(found, "name a file in an existing folder") from None

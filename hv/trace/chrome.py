@@ -20,6 +20,7 @@ from hv.trace import events
 from hv.trace.bus import Record
 from hv.trace.event import Event
 
+BEGIN = '{"displayTimeUnit":"ns","traceEvents":['      # of every file, and how one is known
 # Fields that read best in hexadecimal.
 _HEX = frozenset({
     "address", "answer", "code", "connection", "control", "error_code", "gpa", "index", "input_gpa", "iova", "leaf",
@@ -148,7 +149,7 @@ class ChromeTrace:
     def dumps(self) -> str:
         """The file's text: JSON, one trace event a line."""
         lines = ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in self.entries())
-        return f'{{"displayTimeUnit":"ns","traceEvents":[\n{lines}\n]}}\n'
+        return f"{BEGIN}\n{lines}\n]}}\n"
 
     def write(self, path: Path) -> None:
         """Write the timeline to *path*."""

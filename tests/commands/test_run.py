@@ -101,10 +101,46 @@ def test_a_timeline_is_written_for_perfetto(capsys, tmp_path):
     assert any(event["ph"] == "X" and event["name"] == "IO_INSTRUCTION" for event in events)
 
 
-def test_a_timeline_never_replaces_the_program(capsys, endless):
-    code, _, err = run(capsys, endless, "--trace", endless)
-    assert (code, endless.read_text()) == (2, ENDLESS)
-    assert "is the program itself; expected a new file" in err
+def contents(folder):
+    return {place.name: place.read_bytes() if place.is_file() else None for place in folder.iterdir()}
+
+
+@pytest.mark.parametrize("name", ["machine.toml", "guest.asm", "part.inc", "link", "hard", "notes.txt", "other.json"])
+def test_a_timeline_replaces_nothing_but_a_timeline(name, capsys, tmp_path):
+    (tmp_path / "part.inc").write_text("hlt\n")
+    (tmp_path / "guest.asm").write_text('.bits 64\nstart:\n.include "part.inc"\n')
+    (tmp_path / "machine.toml").write_text('[[vm]]\nname = "x"\nimage = "guest.asm"\n')
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "other.json").write_text('{"mine": 1}')
+    (tmp_path / "link").symlink_to("part.inc")
+    (tmp_path / "hard").hardlink_to(tmp_path / "part.inc")
+    before = contents(tmp_path)
+    code, out, err = run(capsys, tmp_path / "machine.toml", "--trace", tmp_path / name)
+    assert (code, out, contents(tmp_path)) == (2, "", before)
+    assert f"{name} is there already, and is no timeline; expected a new file; name another, such as out.json\n" in err
+
+
+def test_an_older_timeline_and_an_empty_file_are_replaced(capsys, tmp_path):
+    place = tmp_path / "out.json"
+    place.write_text("")
+    for _ in range(2):
+        assert run(capsys, "hello", "--trace", place)[0] == 0
+        assert json.loads(place.read_text())["traceEvents"]
+
+
+@pytest.mark.parametrize(("name", "part"), [("", "Is a directory"), ("no/out.json", "No such file or directory"),
+                                            ("a" * 300, "File name too long"), ("a\0b", "null")])
+def test_a_place_where_no_timeline_can_be_is_refused_before_the_run(name, part, capsys, tmp_path):
+    code, out, err = run(capsys, "hello", "--trace", f"{tmp_path}/{name}")
+    assert (code, out, contents(tmp_path)) == (2, "", {})
+    assert part in err
+    assert err.endswith("name a file in an existing folder\n")
+
+
+def test_a_program_that_cannot_be_loaded_leaves_no_timeline(capsys, tmp_path):
+    (tmp_path / "bad.asm").write_text("frobnicate\n")
+    assert run(capsys, tmp_path / "bad.asm", "--trace", tmp_path / "out.json")[0] == 2
+    assert not (tmp_path / "out.json").exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full, of Linux")

@@ -81,6 +81,8 @@ class Assembly:
                     verify.check(item.instruction, item.recipe, item.code, self.addresses[n])
                 except ImageError as error:
                     raise item.statement.error(error.message, error.hint) from None
+        for name in self.equates:
+            self._equate(name)      # one that nothing uses may be wrong, too
 
     # -- the first walk: labels, modes, names ------------------------------------------------------------------
 

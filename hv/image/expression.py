@@ -22,7 +22,7 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<number>\d\w*)|(?P<char>'(?:\\.|[^'\\])')|(?P<name>[.A-Za-z_][\w.]*|\$)|(?P<op><<|>>|[-+*/%&|^~()]))",
     re.ASCII,
 )
-_LEVELS = (("|",), ("^",), ("&",), ("<<", ">>"), ("+", "-"), ("*", "/", "%"))
+_RANK = {"|": 0, "^": 1, "&": 2, "<<": 3, ">>": 3, "+": 4, "-": 4, "*": 5, "/": 5, "%": 5}
 ESCAPES = {"n": 10, "r": 13, "t": 9, "0": 0, "\\": 92, "'": 39, '"': 34, "b": 8, "a": 7, "e": 27}
 
 
@@ -34,6 +34,8 @@ class Linear:
     registers: tuple[tuple[str, int], ...] = ()
 
     def plus(self, other: Linear, sign: int) -> Linear:
+        if not self.registers and not other.registers:
+            return Linear(_bounded(self.constant + sign * other.constant))
         scales = dict(self.registers)
         for name, scale in other.registers:
             scales[name] = scales.get(name, 0) + sign * scale
@@ -67,6 +69,8 @@ def constant(text: str, lookup: Lookup) -> int:
 
 def linear(text: str, lookup: Lookup) -> Linear:
     """*text* evaluated; *lookup* gives the value of a symbol or raises ImageError."""
+    if text.isalnum() and text[0].isdigit() and text.isascii():       # most are: as fast as may be
+        return Linear(number(text))
     return _Parser(text, lookup).parse()
 
 
@@ -94,14 +98,12 @@ class _Parser:
                              "an operator or a comma is missing before it")
         return value
 
-    def _level(self, level: int) -> Linear:
-        if level == len(_LEVELS):
-            return self._unary()
-        value = self._level(level + 1)
-        while self.at < len(self.tokens) and self.tokens[self.at][1] in _LEVELS[level]:
-            operator = self.tokens[self.at][1]
+    def _level(self, rank: int) -> Linear:
+        """A value, and the operators behind it that bind at least as closely as *rank*."""
+        value = self._unary()
+        while self.at < len(self.tokens) and _RANK.get(operator := self.tokens[self.at][1], -1) >= rank:
             self.at += 1
-            value = self._apply(operator, value, self._level(level + 1))
+            value = self._apply(operator, value, self._level(_RANK[operator] + 1))
         return value
 
     def _apply(self, operator: str, left: Linear, right: Linear) -> Linear:

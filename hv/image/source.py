@@ -14,6 +14,7 @@ from hv.image.errors import ImageError
 
 MAX_SOURCE_BYTES = 1 << 20
 MAX_STATEMENTS = 50_000
+MAX_STATEMENT_LENGTH = 4096
 MAX_INCLUDE_DEPTH = 8
 
 _LABEL = re.compile(r"\s*([.A-Za-z_][\w.]*)\s*:(?!:)", re.ASCII)
@@ -101,6 +102,9 @@ def _read(text: str, name: str, folders: tuple[Path, ...], depth: int, into: lis
 
 def _statement(raw: str, name: str, number: int) -> Statement | None:
     text, labels = strip_comment(raw).strip(), []
+    if len(text) > MAX_STATEMENT_LENGTH:
+        long = f"the statement has {len(text)} characters; expected at most {MAX_STATEMENT_LENGTH}"
+        raise Statement(name, number, text, ()).error(long, "write it on several lines")
     if _NUMERIC_LABEL.match(text):
         raise Statement(name, number, text, ()).error("labels are not numbers here", "write a local label: `.again:`")
     while match := _LABEL.match(text):

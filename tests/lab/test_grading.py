@@ -56,7 +56,7 @@ NOT_GRADABLE = {
     "include-etc": ('.include "/etc/passwd"\nstart: hlt\n', "leaves the folder"),
     "include-up": ('.include "../../labs/01_first_exit/solution/first_exit.asm"\n', "leaves the folder"),
     "include-neighbour": ('.include "neighbour.asm"\n', "is not in guests"),
-    "deep": ("start: mov eax, " + "(" * 9999 + "1" + ")" * 9999, "nested"),
+    "deep": ("start: mov eax, " + "(" * 999 + "1" + ")" * 999, "nested"),
     "many-statements": ("nop\n" * 60_000, "statements"),
     "huge-gap": (".skip 0x7fffffff\n", "out of range"),
 }

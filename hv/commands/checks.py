@@ -203,7 +203,7 @@ def _root_unchanged(story: Story) -> tuple[bool, str]:
 
 @claim("A and B live on after the attack")
 def _lives(story: Story) -> tuple[bool, str]:
-    later = [record.event for record in story.records[story.attack[1]:]]
+    later = [record.event for record in story.records[story.attack_over:]]
     delivered = sum(1 for event in later if isinstance(event, events.MessageDelivered) and event.sint == MESSAGE_SINT)
     ok = story.letters_before == LETTERS - 1 and delivered == 1 and story.a.ended == story.b.ended == "shutdown"
     return ok, (f"B had {story.letters_before} letters, got {delivered} more after it; A ended by {story.a.ended}, "

@@ -6,11 +6,10 @@ from typing import Any
 
 from hv.commands.errors import GUEST_CRASHED, TRUE
 from hv.commands.screen import shown_time
+from hv.debug.numbers import REGISTERS
 from hv.machine.clock import EXIT_TICKS
 from hv.spec.exits import ExitReason
 
-GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
-           "rip", "rflags", "cr0", "cr2", "cr3", "cr4", "efer")
 SEGMENTS = ("cs", "ss", "ds", "es", "fs", "gs", "ldtr", "tr")
 TABLES = ("gdtr", "idtr")
 CRASHES = ("triple-fault", "error", "budget")
@@ -18,7 +17,7 @@ CRASHES = ("triple-fault", "error", "budget")
 
 def registers(state: Any) -> dict[str, Any]:
     """Every register of one VP, as hexadecimal strings."""
-    shown: dict[str, Any] = {name: hex(getattr(state, name)) for name in GENERAL}
+    shown: dict[str, Any] = {name: hex(getattr(state, name)) for name in REGISTERS}
     for name in SEGMENTS:
         segment = getattr(state, name)
         shown[name] = {"selector": hex(segment.selector), "base": hex(segment.base), "limit": hex(segment.limit),

@@ -110,8 +110,8 @@ def reader(session: Session) -> Callable[[], str]:
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.history import InMemoryHistory
 
+    from hv.debug.numbers import REGISTERS
     from hv.debug.registry import COMMANDS
-    from hv.debug.session import REGISTERS
 
     words = sorted({*COMMANDS, *REGISTERS, *session.places.symbols(session.vm.name)})
     prompt: PromptSession[str] = PromptSession(history=InMemoryHistory(), completer=WordCompleter(words),

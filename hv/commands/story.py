@@ -49,7 +49,7 @@ class Story:
     records: list[Record]
     before: Memory
     after: Memory
-    attack: tuple[int, int] = (0, 0)    # number of records before the attack, and after it
+    attack_over: int = 0                # number of records before the end of the attack
     letters_before: int = 0             # that B had when the attack began
 
     def __post_init__(self) -> None:
@@ -93,14 +93,13 @@ def tell() -> Story:
     machine.connect(a, 1, b, MESSAGE_SINT)
     machine.run(until_tsc=BOTH_ASLEEP)
     letters = b.serial.count("got message")
-    start = len(records)
     attacker = machine.create_vm("attacker", load_image(find_guest("attacker")), VM_MIB, dma_device=True, other=b)
     before = memory_now(machine, a, b)
     machine.run(until_tsc=ATTACK_OVER)
     after = memory_now(machine, a, b)
     end = len(records)
     machine.run(until_tsc=END)
-    return Story(machine, a, b, attacker, records, before, after, (start, end), letters)
+    return Story(machine, a, b, attacker, records, before, after, end, letters)
 
 
 def memory_now(machine: Machine, a: VirtualMachine, b: VirtualMachine) -> Memory:

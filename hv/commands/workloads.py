@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hv.image.assembler import assemble
 from hv.image.library import guests_folder
-from hv.image.load import CODE_END
-from hv.image.model import Image, Segment
+from hv.image.load import image_of
+from hv.image.model import Image
 
 CODE = 0x10000
 DATA = 0x400000                 # above 2 MiB, so mapped no-execute
@@ -149,9 +149,7 @@ start:
 {tail}
 """
     folder = guests_folder()
-    program = assemble(source, "bench", folders=(folder,) if folder else ())
-    segments = [Segment(gpa, data, True, gpa < CODE_END) for gpa, data in program.segments]
-    return Image("assembly", segments, program.entry, program.bits, program.symbols)
+    return image_of(assemble(source, "bench", folders=(folder,) if folder else ()))
 
 
 def bare(loop: str) -> bytes:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hv.debug.errors import DebugError
-from hv.debug.numbers import address, number
+from hv.debug.numbers import REGISTERS, address, number
 from hv.debug.places import Places
 from hv.debug.registry import NAMES, find, first_word
 from hv.debug.render import outline, render
@@ -163,10 +163,6 @@ class Session:
         self.variables.update({name: value for name, value in names.items()
                                if name != "__builtins__" and before.get(name) is not value})
         return None
-
-
-REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
-             "r15", "rip", "rflags", "cr0", "cr2", "cr3", "cr4", "efer")
 
 
 def linear_rip(vp: Any) -> int:

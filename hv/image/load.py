@@ -6,7 +6,7 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from hv.image.assembler import assemble
+from hv.image.assembler import Program, assemble
 from hv.image.elf import MAGIC, load_elf
 from hv.image.errors import ImageError
 from hv.image.flat import load_flat
@@ -52,6 +52,11 @@ def load_assembly(path: Path, defines: Mapping[str, int] | None = None, *, bits:
     folders = tuple(dict.fromkeys(folder for folder in (path.parent, guests_folder()) if folder is not None))
     program = assemble(read_text(path), path.name, defines, bits=64 if bits is None else bits, origin=origin,
                        folders=folders)
+    return image_of(program)
+
+
+def image_of(program: Program) -> Image:
+    """An assembled program as an image: what lies below CODE_END may be executed."""
     segments = [Segment(gpa, data, True, gpa < CODE_END) for gpa, data in program.segments]
     return Image("assembly", segments, program.entry, program.bits, program.symbols, program.lines, program.places)
 

@@ -13,8 +13,8 @@ from typing import Any
 from hv.image.assembler import assemble
 from hv.image.errors import ImageError
 from hv.image.library import guests_folder
-from hv.image.load import CODE_END
-from hv.image.model import Image, Segment
+from hv.image.load import image_of
+from hv.image.model import Image
 from hv.image.source import read_text
 from hv.lab.checks import Check, Finding, Happening, judge_all
 from hv.lab.exercise import Exercise, Limits
@@ -132,9 +132,7 @@ def program(path: Path, own_includes: bool) -> Image:
     """The assembly program in *path*; ImageError."""
     shared = guests_folder()
     folders = ((path.parent,) if own_includes else ()) + ((shared,) if shared is not None else ())
-    made = assemble(read_text(path), path.name, folders=folders)
-    segments = [Segment(gpa, data, True, gpa < CODE_END) for gpa, data in made.segments]
-    return Image("assembly", segments, made.entry, made.bits, made.symbols, made.lines, made.places)
+    return image_of(assemble(read_text(path), path.name, folders=folders))
 
 
 def refused(error: ImageError | MachineError, path: Path) -> str:

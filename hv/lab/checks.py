@@ -10,7 +10,7 @@ happened and answers a `Finding`: what was expected, what was found, and the lin
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from enum import StrEnum
 from typing import Annotated, Any, Protocol
@@ -44,6 +44,7 @@ class Finding:
     lines: list[Line] = field(default_factory=list)
     message: str = ""
     waiting: bool = False               # not judged: what it needs did not pass
+    unsure: bool = False                # not found, but not all that happened was looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class Run(Protocol):
     ended: str
     why: str
     happened: list[Happening]
+    left_out: int                       # what happened after that, and was not kept
 
     @property
     def serial(self) -> str: ...
@@ -93,9 +95,12 @@ class Check(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
         seen = self.look(run)
         if seen.passed:
             return seen
-        known = next((mistake.says for mistake in self.mistakes if mistake.found in seen.found), "")
-        message = known or f"expected {seen.expected}, found {seen.found}"
-        return Finding(False, seen.expected, seen.found, seen.lines, message)
+        message = f"expected {seen.expected}, found {seen.found}"
+        if seen.unsure:
+            message += ": is there a loop that exits again and again?"
+        else:
+            message = next((mistake.says for mistake in self.mistakes if mistake.found in seen.found), message)
+        return replace(seen, message=message)
 
 
 class MemoryCheck(Check, frozen=True, tag="memory"):
@@ -144,7 +149,7 @@ class ExitCheck(Check, frozen=True, tag="exit"):
         wanted = field_words(self.reason, self.fields)
         fitting = [(exit, any(_fits(one.event, self.fields) for one in (exit, answer) if one is not None), answer)
                    for exit, answer in candidates]
-        return _among(run.happened, f"an exit {wanted}", fitting, wanted)
+        return _among(run, f"an exit {wanted}", fitting, wanted)
 
 
 class EventCheck(Check, frozen=True, tag="event"):
@@ -157,7 +162,7 @@ class EventCheck(Check, frozen=True, tag="event"):
         candidates = [happening for happening in run.happened if event_name(happening.event) == self.event]
         wanted = field_words(self.event, self.fields)
         fitting = [(one, _fits(one.event, self.fields), None) for one in candidates]
-        return _among(run.happened, f"an event {wanted}", fitting, wanted)
+        return _among(run, f"an event {wanted}", fitting, wanted)
 
 
 class RegisterCheck(Check, frozen=True, tag="register"):
@@ -190,7 +195,7 @@ class EndedCheck(Check, frozen=True, tag="ended"):
 
     def look(self, run: Run) -> Finding:
         found = f"{run.ended} ({run.why})" if run.why else run.ended
-        near = [(Mark.NEAR, line) for line in _trail(run.happened)[-2:]]
+        near = [(Mark.NEAR, line) for line in _trail(run.happened)[-2:] + _left_out(run)]
         end = [(Mark.GOOD, f"ended: {found}")] if run.ended == self.how else \
             [(Mark.BAD, f"ended: {found}"), (Mark.MISSING, f"ended: {self.how}")]
         return Finding(run.ended == self.how, f"the guest to end by {self.how}", found, near + end)
@@ -223,20 +228,27 @@ def _exits(happened: list[Happening]) -> list[tuple[Happening, Happening | None]
 Candidate = tuple[Happening, bool, Happening | None]      # the event, whether it fits, and what answers it
 
 
-def _among(happened: list[Happening], expected: str, candidates: Sequence[Candidate], wanted: str) -> Finding:
+def _among(run: Run, expected: str, candidates: Sequence[Candidate], wanted: str) -> Finding:
     """One of the candidates must fit. The others of the same kind are BAD, the one that is not there is MISSING."""
     right = [(one, answer) for one, fits, answer in candidates if fits]
     wrong = {id(answer or one) for one, fits, answer in candidates if not fits} if not right else set()
     good = {id(answer or one) for one, answer in right}
     lines: list[Line] = []
-    for happening, text in zip(_shown(happened), _trail(happened), strict=True):
+    for happening, text in zip(_shown(run.happened), _trail(run.happened), strict=True):
         mark = Mark.GOOD if id(happening) in good else Mark.BAD if id(happening) in wrong else Mark.NEAR
         lines.append((mark, text))
     if not right:
         at = next((n + 1 for n, (mark, _) in enumerate(lines) if mark is Mark.BAD), 0)
         lines.insert(at, (Mark.MISSING, wanted))
     found = "; ".join(dict.fromkeys(event_words((answer or one).event) for one, _, answer in candidates[:3])) or "none"
-    return Finding(bool(right), expected, found, lines)
+    unsure = not right and run.left_out > 0
+    if unsure:
+        found += f" among the first {len(run.happened)} events; {run.left_out} more were not looked at"
+    return Finding(bool(right), expected, found, lines + [(Mark.NEAR, line) for line in _left_out(run)], unsure=unsure)
+
+
+def _left_out(run: Run) -> list[str]:
+    return [f"and {run.left_out} events more, not looked at"] if run.left_out else []
 
 
 def _shown(happened: list[Happening]) -> list[Happening]:

@@ -39,6 +39,7 @@ class FakeRun:
     why: str = ""
     serial: str = ""
     happened: list[Happening] = field(default_factory=list)
+    left_out: int = 0
     symbols: dict[str, int] = field(default_factory=dict)
     memory: bytes = bytes(64)
     registers: dict[str, int] = field(default_factory=dict)

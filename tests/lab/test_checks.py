@@ -54,6 +54,24 @@ def test_an_exit_with_another_field_is_bad_and_the_right_one_missing():
     assert finding.lines[2] == (Mark.MISSING, "CPUID leaf=1")
 
 
+@pytest.mark.parametrize("check", [{"kind": "event", "event": "MsrWrite"}, {"kind": "exit", "reason": "WRMSR"}])
+def test_what_is_not_found_among_the_kept_events_may_be_among_those_left_out(check):
+    """The words for "never happened" would be a lie."""
+    never = [{"found": "none", "says": "it never happened"}]
+    finding = a_check(**check, mistakes=never).judge(FakeRun(happened=CPUID + HLT, left_out=7))
+    assert not finding.passed
+    assert finding.message.endswith("found none among the first 3 events; 7 more were not looked at: is there a loop "
+                                    "that exits again and again?")
+    assert finding.lines[-1] == (Mark.NEAR, "and 7 events more, not looked at")
+    assert a_check(kind="exit", reason="CPUID").judge(FakeRun(happened=CPUID, left_out=7)).passed
+
+
+def test_the_end_does_not_stand_behind_events_far_from_it():
+    run = FakeRun(ended="budget", happened=CPUID + HLT, left_out=7)
+    texts = [text for _, text in a_check(kind="ended", how="halt").judge(run).lines]
+    assert texts[1:3] == ["a.asm:9  exit HLT instruction_length=1", "and 7 events more, not looked at"]
+
+
 def test_an_event_matches_by_its_fields():
     run = FakeRun(happened=CPUID)
     assert a_check(kind="event", event="Cpuid", fields={"leaf": 0x40000000, "subleaf": 0}).judge(run).passed

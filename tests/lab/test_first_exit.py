@@ -83,6 +83,16 @@ def test_a_program_that_misbehaves_is_stopped_by_its_budget_or_its_fault(tmp_pat
     assert len(run.happened) <= run.limits.events
 
 
+def test_a_loop_of_exits_is_told_that_not_all_was_looked_at(tmp_path):
+    """Whether the right CPUID came after the first thousand events is not known: nobody may say that it never came."""
+    loop = "start:\n    mov esi, 700\n.again:\n    mov eax, 5\n    cpuid\n    dec esi\n    jnz .again\n"
+    verdict = judged(tmp_path, SOLUTION.replace("start:\n", loop))
+    asked = verdict.findings[0]
+    assert not asked.passed
+    assert "among the first 1000 events;" in asked.message
+    assert "more were not looked at: is there a loop" in asked.message
+
+
 def test_what_a_program_prints_never_reaches_the_terminal_raw(tmp_path):
     assert "\x1b" not in report(judged(tmp_path, "start: mov eax, \x1b[31mred\x1b[0m\n"))
 

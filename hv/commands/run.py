@@ -86,7 +86,7 @@ def main(args: argparse.Namespace) -> int:
 
     machine, vms = building.build(description)
     printer = SerialPrinter([] if args.json else vms)
-    timeline = _timeline(machine, args.trace)
+    timeline = _timeline(machine, vms, args.trace)
     try:
         building.run(machine, limit)
         still = [vm.name for vm in vms if vm.ended is None]
@@ -108,13 +108,14 @@ def main(args: argparse.Namespace) -> int:
     return code
 
 
-def _timeline(machine: Any, place: Path | None) -> Any:
+def _timeline(machine: Any, vms: list[VirtualMachine], place: Path | None) -> Any:
     """The listener that makes the timeline, if one was asked for."""
     if place is None:
         return None
     from hv.trace.chrome import ChromeTrace
 
-    timeline = ChromeTrace()
+    names = {machine.hypervisor.root.id: "root", **{vm.partition_id: printable(vm.name) for vm in vms}}
+    timeline = ChromeTrace(names=names)
     machine.trace.listen(timeline)
     return timeline
 

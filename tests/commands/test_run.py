@@ -7,6 +7,7 @@ import pytest
 
 from hv import cli
 from hv.commands.screen import shown_time, ticks
+from tests.trace.timeline_rules import broken_rules
 
 ENDLESS = ".bits 64\nstart:\n jmp start\n"
 
@@ -99,6 +100,22 @@ def test_a_timeline_is_written_for_perfetto(capsys, tmp_path):
     events = json.loads((tmp_path / "out.json").read_text())["traceEvents"]
     assert code == 0
     assert any(event["ph"] == "X" and event["name"] == "IO_INSTRUCTION" for event in events)
+
+
+PAIR = ('[[vm]]\nname = "b"\nimage = "receiver.asm"\n[[vm]]\nname = "a"\nimage = "postman.asm"\ndevice = true\n'
+        '[[connection]]\nfrom = "a"\nto = "b"\n')
+
+
+@pytest.mark.parametrize("arguments", [["hello"], ["timer"], ["two_vps", "--smp", "2"], ["dma", "--device"],
+                                       ["crasher"], ["pair.toml"]], ids=lambda arguments: arguments[0])
+def test_the_timeline_of_a_guest_keeps_every_rule_of_its_format(arguments, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pair.toml").write_text(PAIR)
+    run(capsys, *arguments, "--trace", "out.json")
+    text = (tmp_path / "out.json").read_text()
+    assert broken_rules(text) == []
+    names = {entry["args"]["name"] for entry in json.loads(text)["traceEvents"] if entry["name"] == "process_name"}
+    assert names <= {"hypervisor", "root", arguments[0], "a", "b"}
 
 
 def contents(folder):

@@ -4,11 +4,14 @@ import json
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hv.spec.exits import ExitReason
 from hv.trace import events
 from hv.trace.bus import Trace
 from hv.trace.chrome import ChromeTrace
+from tests.trace.timeline_rules import broken_rules
 
 
 @dataclass
@@ -61,6 +64,29 @@ def test_the_file_is_json_and_the_same_every_time(tmp_path):
     assert json.loads(chrome.dumps())["displayTimeUnit"] == "ns"
 
 
+def test_the_file_keeps_every_rule_of_its_format():
+    assert broken_rules(timeline(*STORY).dumps()) == []
+
+
+EVENTS = st.sampled_from([
+    FakeExit(ExitReason.CPUID), FakeExit(ExitReason.HLT), events.VmEntry(0x1000), events.Cpuid(0, 0, (1, 2, 3, 4)),
+    events.InterruptRequested(0x50, "pit"), events.InterruptRouted(0x18, 0x50, 2, 0), events.Injected(0x50, 0),
+    events.MessagePosted(1, 1, 40), events.MessageDelivered(2, 1, 7), events.InterceptSent(0x80010000, 2, 0),
+    events.InterceptCompleted(0x80010000, 2, 0), events.PartitionNamed(2, "a\n\x1b"),
+])
+STEPS = st.lists(st.tuples(st.sampled_from([0, 0, 1, 3, 1000]), st.integers(1, 2), st.integers(0, 1), EVENTS))
+
+
+@given(STEPS)
+def test_whatever_happens_the_file_keeps_every_rule_of_its_format(steps):
+    """Time may stand still, an event may come at the very end of an exit, root has no exits at all."""
+    now, told = 0, []
+    for ticks, *rest in steps:
+        now += ticks
+        told.append((now, *rest))
+    assert broken_rules(timeline(*told).dumps()) == []
+
+
 def test_partitions_are_processes_and_vps_threads():
     names = [(entry["pid"], entry.get("tid"), entry["args"]["name"])
              for entry in drawn(timeline(*STORY), "M") if "name" in entry["args"]]
@@ -69,13 +95,14 @@ def test_partitions_are_processes_and_vps_threads():
 
 
 def test_an_exit_lasts_until_the_next_entry_of_its_vp():
-    slices = [(entry["name"], entry["ts"], entry["dur"], entry["tid"]) for entry in drawn(timeline(*STORY), "X")]
-    assert slices == [("CPUID", 1.0, 0.5, 0), ("IO_INSTRUCTION", 2.0, 1.15, 0), ("HLT", 3.5, 0.0005, 1)]
+    slices = [(entry["name"], entry["ts"], entry["dur"], entry["tid"])
+              for entry in drawn(timeline(*STORY), "X") if entry["cat"] == "exit"]
+    assert slices == [("CPUID", 1.0, 0.5, 0), ("IO_INSTRUCTION", 2.0, 1.15, 0), ("HLT", 3.5, 0.001, 1)]
 
 
 def test_an_exit_lasts_until_the_next_exit_when_no_entry_is_told():
     slices = drawn(timeline((0, 2, 0, FakeExit(ExitReason.CPUID)), (8, 2, 0, FakeExit(ExitReason.HLT))), "X")
-    assert [entry["dur"] for entry in slices] == [0.004, 0.0005]
+    assert [entry["dur"] for entry in slices] == [0.004, 0.001]
 
 
 def test_slices_do_not_overlap_when_time_stands_still():
@@ -97,6 +124,13 @@ def test_arrows_go_from_cause_to_effect():
         ("interrupt", 2, 3.05, 2, 3.1),
         ("message", 1, 2.75, 2, 3.0),
     ]
+
+
+def test_an_arrow_outside_of_an_exit_joins_slices_too():
+    """Root completes intercepts by a hypercall, and no exit of root is drawn: Perfetto would drop the arrow."""
+    slices = [(entry["name"], entry["pid"], entry["ts"]) for entry in drawn(timeline(*STORY), "X")
+              if entry["cat"] == "event"]
+    assert slices == [("InterceptCompleted", 1, 2.5), ("MessagePosted", 1, 2.75), ("InterruptRouted", 1, 2.8)]
 
 
 @pytest.mark.parametrize("steps", [

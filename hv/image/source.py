@@ -61,7 +61,8 @@ def read_text(path: Path) -> str:
         if path.is_dir():
             raise ImageError(f"{path} is a directory", "name a file")
         if not path.is_file():
-            raise ImageError(f"{path} does not exist" if not path.exists() else f"{path} is no ordinary file")
+            raise ImageError(f"{path} does not exist" if not path.exists() else f"{path} is no ordinary file",
+                             "name a text file")
         with path.open("rb") as file:
             data = file.read(MAX_SOURCE_BYTES + 1)
     except (OSError, ValueError) as error:
@@ -72,7 +73,7 @@ def read_text(path: Path) -> str:
         return data.decode("utf-8-sig")     # some editors put a byte order mark in front
     except UnicodeDecodeError as error:
         raise ImageError(f"{path} is not UTF-8 text: byte {error.start} is {data[error.start]:#04x}",
-                         "a binary goes by the suffix .bin or .elf") from None
+                         "save it as UTF-8; a binary goes by the suffix .bin or .elf") from None
 
 
 def read_statements(text: str, name: str, folders: tuple[Path, ...]) -> list[Statement]:
@@ -147,4 +148,4 @@ def _find(statement: Statement, wanted: str, folders: tuple[Path, ...]) -> Path:
         raise statement.error(f'"{wanted}" leaves the folder of the source and the guests folder',
                               "copy the file beside the source")
     looked = " or ".join(str(folder) for folder in folders) or "any folder (this source is not in a file)"
-    raise statement.error(f'"{wanted}" is not in {looked}', "names are relative to the source or to guests/")
+    raise statement.error(f'"{wanted}" is not in {looked}', "put it into the source, or name a file of guests/")

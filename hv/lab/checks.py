@@ -59,6 +59,7 @@ class Run(Protocol):
     """What is left of a run, as far as checks look at it."""
 
     ended: str
+    ended_at: str                       # the source line (`first_exit.asm:12`); empty outside of the program
     why: str
     happened: list[Happening]
     left_out: int                       # what happened after that, and was not kept
@@ -194,7 +195,10 @@ class EndedCheck(Check, frozen=True, tag="ended"):
     how: str
 
     def look(self, run: Run) -> Finding:
-        found = f"{run.ended} ({run.why})" if run.why else run.ended
+        details = [run.why] if run.why else []
+        if run.ended == "triple-fault":
+            details.append(run.ended_at or "outside of the program")
+        found = f"{run.ended} ({', '.join(details)})" if details else run.ended
         near = [(Mark.NEAR, line) for line in _trail(run.happened)[-2:] + _left_out(run)]
         end = [(Mark.GOOD, f"ended: {found}")] if run.ended == self.how else \
             [(Mark.BAD, f"ended: {found}"), (Mark.MISSING, f"ended: {self.how}")]

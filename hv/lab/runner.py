@@ -61,7 +61,7 @@ class FinishedRun:
         self.image, self.limits = image, limits
         self.happened: list[Happening] = []
         self.left_out = 0                       # events beyond the limit
-        self.ended, self.why = "error", ""
+        self.ended, self.ended_at, self.why = "error", "", ""
         self.machine = Machine(memory_mib=limits.memory_mib + MACHINE_MIB)
         try:
             self.vm = self.machine.create_vm("lab", image, limits.memory_mib)
@@ -77,6 +77,7 @@ class FinishedRun:
             self.machine.run(until_tsc=self.limits.ticks)
             self.machine.end_budget()
             self.ended, self.why = self.vm.ended or "budget", self.vm.why
+            self.ended_at = self.image.places.get(self.state.rip, "")
         except EngineError as error:
             self.why = f"the CPU engine gave up: {error}"
         finally:
@@ -118,6 +119,7 @@ def check(exercise: Exercise, path: Path, own_includes: bool = True) -> Verdict:
     """Assemble the program in *path*, run it, judge it. *own_includes*: it may include files of its own folder."""
     try:
         image = program(path, own_includes)
+        _check_size(image, exercise.data.limits.memory_mib)
         run = FinishedRun(image, exercise.data.limits)
     except (ImageError, MachineError) as error:
         return Verdict(exercise, path.name, refused(error, path))
@@ -126,6 +128,12 @@ def check(exercise: Exercise, path: Path, own_includes: bool = True) -> Verdict:
         return Verdict(exercise, path.name, "", judge_all(exercise.data.checks, run))
     finally:
         run.close()
+
+
+def _check_size(image: Image, memory_mib: int) -> None:
+    if image.end > memory_mib << 20:
+        raise ImageError(f"the program reaches up to {image.end:#x}; the machine of this lab has {memory_mib} MiB",
+                         "place it lower, with .org")
 
 
 def program(path: Path, own_includes: bool) -> Image:

@@ -40,6 +40,7 @@ class FakeRun:
     serial: str = ""
     happened: list[Happening] = field(default_factory=list)
     left_out: int = 0
+    ended_at: str = ""
     symbols: dict[str, int] = field(default_factory=dict)
     memory: bytes = bytes(64)
     registers: dict[str, int] = field(default_factory=dict)

@@ -66,6 +66,14 @@ def test_what_is_not_found_among_the_kept_events_may_be_among_those_left_out(che
     assert a_check(kind="exit", reason="CPUID").judge(FakeRun(happened=CPUID, left_out=7)).passed
 
 
+@pytest.mark.parametrize(("place", "found"), [
+    ("a.asm:3", "triple-fault (rip 0x10, a.asm:3)"), ("", "triple-fault (rip 0x10, outside of the program)"),
+])
+def test_a_crash_says_whether_it_was_in_the_program(place, found):
+    run = FakeRun(ended="triple-fault", why="rip 0x10", ended_at=place)
+    assert a_check(kind="ended", how="halt").judge(run).found == found
+
+
 def test_the_end_does_not_stand_behind_events_far_from_it():
     run = FakeRun(ended="budget", happened=CPUID + HLT, left_out=7)
     texts = [text for _, text in a_check(kind="ended", how="halt").judge(run).lines]
@@ -107,8 +115,8 @@ def test_registers_are_compared_one_by_one():
 
 
 def test_the_end_is_compared_with_its_reason_in_view():
-    finding = a_check(kind="ended", how="halt").judge(FakeRun(ended="triple-fault", why="at rip 0x10", happened=HLT))
-    assert finding.found == "triple-fault (at rip 0x10)"
+    finding = a_check(kind="ended", how="halt").judge(FakeRun(ended="error", why="at rip 0x10", happened=HLT))
+    assert finding.found == "error (at rip 0x10)"
     assert marks(finding) == ["", "BAD", "MISSING"]
 
 

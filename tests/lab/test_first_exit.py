@@ -45,7 +45,9 @@ REFUSED = {
     "empty": ("; nothing\n", "no instruction"),
     "binary": (b"\x7fELF\xff\xfe\x00", "not UTF-8"),
     "too-large": (b"nop\n" * 300_000, "larger than 1 MiB"),
-    "outside-memory": (".org 0x7fffffff0000\nstart: nop\n", "reaches up to 0x7fffffff0001"),
+    "outside-memory": (".org 0x7fffffff0000\nstart: nop\n", "has 16 MiB; place it lower, with .org"),
+    "include-missing": ('.include "nosuch.inc"\n', "put it into the source, or name a file of guests/"),
+    "latin-1": (b"hlt ; \xe9\n", "save it as UTF-8"),
     "include-outside": ('.include "../secret.asm"\nstart: hlt\n', "leaves the folder"),
 }
 

@@ -55,7 +55,7 @@ NOT_GRADABLE = {
     "escape-codes": ("start: \x1b]0;pwned\x07\n", "`\\x1b]0`"),
     "include-etc": ('.include "/etc/passwd"\nstart: hlt\n', "leaves the folder"),
     "include-up": ('.include "../../labs/01_first_exit/solution/first_exit.asm"\n', "leaves the folder"),
-    "include-neighbour": ('.include "neighbour.asm"\n', "is not in guests"),
+    "include-neighbour": ('.include "neighbour.asm"\n', "is not in guests; put it into the source, or name"),
     "deep": ("start: mov eax, " + "(" * 999 + "1" + ")" * 999, "nested"),
     "many-statements": ("nop\n" * 60_000, "statements"),
     "huge-gap": (".skip 0x7fffffff\n", "out of range"),

@@ -117,7 +117,7 @@ class Session:
         if word not in NAMES and (word in self.namespace() or re.match(r"\s*(=[^=]|[.\[(+*/|&^<>-])", rest)):
             return self.python(line)
         entry = find(word)
-        return entry.function(self, *entry.arguments(self, rest))
+        return entry.function(self, *entry.arguments(self, rest.partition("#")[0]))
 
     def number(self, text: str) -> int:
         """The value of an expression over numbers, registers of the VP, and symbols of its program; DebugError."""

@@ -242,6 +242,12 @@ def test_help_explains_each_command(timer):
     assert "did you mean `step`?" in refused(timer, "stpe")
 
 
+def test_a_line_of_the_readme_may_be_typed_with_its_comment(timer):
+    assert timer.do("step 2     # two instructions") == timer.do("disasm rip 1").split("\n")[-1]
+    assert "rip 000000000001000a" in timer.do("regs # registers")
+    assert timer.do("!'#' # Python knows comments") == "#"
+
+
 def test_empty_lines_and_comments_do_nothing(timer):
     assert timer.do("") == timer.do("# a comment") == ""
 

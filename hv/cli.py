@@ -154,13 +154,13 @@ def main(arguments: list[str] | None = None) -> int:
     except CommandError as error:
         return say(str(error), error.code)
     except KeyboardInterrupt:
-        return _interrupted()
+        if sys.stderr.isatty():
+            print(file=sys.stderr)      # the terminal has written ^C
+        return say("interrupted", INTERRUPTED)
     except BrokenPipeError:
         _silence(sys.stdout)        # the reader went away: what is still buffered must not complain at exit
         return 0
     except Exception as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):      # Python 3.11: what comes out of `__set_name__`
-            return _interrupted()
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             return say("the output cannot be written: no space is left; make room, or write elsewhere", USAGE)
         return _internal_error(error, arguments)
@@ -177,12 +177,6 @@ def say(message: str, code: int) -> int:
     except OSError:
         _silence(sys.stderr)
     return code
-
-
-def _interrupted() -> int:
-    if sys.stderr.isatty():
-        print(file=sys.stderr)      # the terminal has written ^C
-    return say("interrupted", INTERRUPTED)
 
 
 def _internal_error(error: Exception, arguments: list[str]) -> int:

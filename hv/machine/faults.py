@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from enum import IntFlag
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hv.machine.idt import Event
 
 
 class Access(IntFlag):
@@ -31,6 +35,8 @@ class NestedFault(Exception):
 
     *during_walk* is True when the access was to a guest paging structure; *gva* is None when no linear address exists.
     """
+
+    delivering: Event | None = None     # the event whose delivery it interrupts
 
     def __init__(self, gpa: int, access: Access, gva: int | None = None, during_walk: bool = False) -> None:
         self.gpa, self.access, self.gva, self.during_walk = gpa, access, gva, during_walk

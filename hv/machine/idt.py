@@ -15,7 +15,7 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import NamedTuple
 
-from hv.machine.faults import Access, GuestFault, TripleFault
+from hv.machine.faults import Access, GuestFault, NestedFault, TripleFault
 from hv.machine.linear import LinearMemory
 from hv.machine.paging import LINEAR_32, LINEAR_64, NonCanonical, is_canonical
 from hv.machine.registers import ACCESSED, Registers, Segment
@@ -109,7 +109,8 @@ def deliver_combined(state: Registers, memory: LinearMemory, event: Event) -> Ev
     """Deliver *event*, or what its delivery turns into, and return what was delivered.
 
     CR2 is written for *event* when it carries an address, and for each page fault on the way. Raises TripleFault when a
-    double fault cannot be delivered; SDM "Interrupt 8 - Double Fault Exception".
+    double fault cannot be delivered; SDM "Interrupt 8 - Double Fault Exception". A TaskGate or NestedFault says which
+    event it met.
     """
     if event.address is not None:
         state.cr2 = event.address
@@ -121,6 +122,9 @@ def deliver_combined(state: Registers, memory: LinearMemory, event: Event) -> Ev
             if fault.address is not None:
                 state.cr2 = fault.address
             event = combine(event, fault)
+        except NestedFault as nested:
+            nested.delivering = event
+            raise
 
 
 def combine(first: Event, fault: GuestFault) -> Event:

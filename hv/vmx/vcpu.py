@@ -179,9 +179,10 @@ class Vcpu:
             return VmExit(ExitReason.TRIPLE_FAULT)
         except NestedFault as fault:
             exit = nested_fault(self, fault)
-            exit.idt_vectoring_info, exit.idt_vectoring_error_code = info_of(event), event.error_code or 0
-            exit.instruction_length = event.instruction_length
+            met = fault.delivering or event
+            exit.idt_vectoring_info, exit.idt_vectoring_error_code = info_of(met), met.error_code or 0
+            exit.instruction_length = met.instruction_length
             return exit
         except TaskGate as gate:
-            return task_gate(gate.selector, event)
+            return task_gate(gate.selector, gate.event)
         return None

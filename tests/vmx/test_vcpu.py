@@ -228,6 +228,23 @@ def test_a_software_interrupt_whose_delivery_exits_waits_for_the_handler(box, so
     assert vector_at(vcpu) == vector
 
 
+def test_an_exit_names_the_event_whose_delivery_met_it_not_the_one_that_led_there(box):
+    """INT 0x22 has no gate: what is being delivered when the stack is refused is #NP, which begins anew."""
+    vcpu = box.vcpu()
+    vcpu.state.idtr = Table(IDT, 0x22F)
+    gate = bytearray(box.memory.read(IDT + 16 * 0x21, 16))
+    gate[5] &= 0x7F                             # not present
+    box.memory.write(IDT + 16 * 0x22, bytes(gate))
+    box.ept.unmap(0x2F000)
+    box.ept.invept()
+    box.put("int 0x22")
+    box.go(vcpu)
+    exit, info = box.exits[0], InterruptionInfo(box.exits[0].idt_vectoring_info)
+    assert (info.valid, info.vector, info.type) == (1, 11, InterruptionType.HARDWARE_EXCEPTION)
+    assert (info.error_code_valid, exit.idt_vectoring_error_code) == (1, 0x22 << 3 | 2)
+    assert (exit.instruction_length, vcpu.state.rip) == (0, CODE)
+
+
 @pytest.mark.parametrize(("code", "vector"), [(b"\xcd\x21", 0x21), (b"\xcc", 3), (b"\x0f\x0b", 6)])
 def test_an_event_delivered_again_returns_where_it_would_have(box, code, vector):
     """SDM "Information for VM Exits Due to Instruction Execution": the length is valid for software events only."""

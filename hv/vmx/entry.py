@@ -16,7 +16,7 @@ from hv.machine.paging import PHYSICAL_BITS, is_canonical
 from hv.machine.registers import Segment
 from hv.machine.state import ProcessorState
 from hv.spec.exits import InterruptionInfo
-from hv.spec.x86 import RFLAGS_DEFINED, Cr0, Cr4, Efer, Rflags
+from hv.spec.x86 import ENTRY_DELIVERS_ERROR_CODE, RFLAGS_DEFINED, Cr0, Cr4, Efer, Rflags, Vector
 
 Rule = Callable[[ProcessorState], bool]
 
@@ -29,6 +29,7 @@ _UNUSABLE, _GRANULAR, _LONG, _BIG = 1 << 16, 1 << 15, 1 << 13, 1 << 14
 _PRESENT_CODE_OR_DATA = 0x90
 _PRESENT, _BUSY_TSS_16, _BUSY_TSS = 0x80, 3, 11
 _RESERVED_RIGHTS = 0xFFFE_0F00
+LAST_EXCEPTION = 31
 _CODE_TYPES = frozenset({3, 9, 11, 13, 15})         # 3 (data) by "unrestricted guest"
 
 
@@ -103,6 +104,21 @@ GUEST_STATE_RULES: dict[str, Rule] = {
 def broken_rules(state: ProcessorState) -> list[str]:
     """The names of the guest-state rules that *state* breaks; empty when VM entry would succeed."""
     return [name for name, rule in GUEST_STATE_RULES.items() if not rule(state)]
+
+
+def is_injectable(event: Event) -> bool:
+    """VM entry takes *event*; SDM "Checks on VM-Entry Control Fields".
+
+    # Simplified: an error code is taken in real mode too, where none is pushed.
+    """
+    if event.kind is EventKind.NMI and event.vector != Vector.NMI:
+        return False
+    if event.kind is EventKind.EXCEPTION and event.vector > LAST_EXCEPTION:
+        return False
+    if event.error_code is None:
+        return True
+    return (event.kind is EventKind.EXCEPTION and event.vector in ENTRY_DELIVERS_ERROR_CODE
+            and not event.error_code >> 16)
 
 
 def event_of(info: int, error_code: int, instruction_length: int) -> Event:

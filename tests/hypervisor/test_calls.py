@@ -1,5 +1,7 @@
 """Hypercalls that act on a child, one call each, through winhv as root makes them."""
 
+import contextlib
+
 import pytest
 
 from hv.hypervisor.device_domains import DeviceDomains
@@ -243,6 +245,20 @@ def test_a_parent_answers_with_an_exception(machine):
     with refused(HvStatus.INVALID_REGISTER_VALUE):
         machine.winhv.set_vp_registers(machine.guest.id, 0, {N.PENDING_INTERRUPTION: register.raw})
     assert machine.guest.vps[0].pending_event is event
+
+
+@pytest.mark.parametrize(("kind", "vector", "error_code", "taken"), [
+    (0, 0x50, None, True), (0, 0x50, 0, False), (2, 2, None, True), (2, 3, None, False), (2, 2, 0, False),
+    (3, 31, None, True), (3, 32, None, False), (3, 6, None, True), (3, 6, 0, False), (3, 14, 2, True),
+    (3, 14, 0x10000, False), (3, 29, 0, False), (4, 0x80, None, True), (4, 13, 0, False), (6, 3, None, True),
+    (6, 3, 0, False)])
+def test_only_what_vm_entry_takes_may_be_pending(machine, kind, vector, error_code, taken):
+    register = PendingInterruptionRegister(
+        interruption_pending=1, interruption_type=kind, interruption_vector=vector, error_code=error_code or 0,
+        deliver_error_code=int(error_code is not None))
+    with contextlib.nullcontext() if taken else refused(HvStatus.INVALID_REGISTER_VALUE):
+        machine.winhv.set_vp_registers(machine.guest.id, 0, {N.PENDING_INTERRUPTION: register.raw})
+    assert (machine.guest.vps[0].pending_event is not None) is taken
 
 
 def test_a_finalized_partitions_vp_cannot_be_started(machine):

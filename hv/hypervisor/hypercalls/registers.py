@@ -27,6 +27,7 @@ from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls import HypercallCode, RegisterAssoc, RegisterName, RegisterValue, VpRegistersInput
 from hv.spec.msrs import Msr
 from hv.spec.synic import HvSegmentRegister, HvTableRegister
+from hv.vmx.entry import is_injectable
 
 if TYPE_CHECKING:
     from hv.hypervisor.vp import VirtualProcessor
@@ -202,6 +203,8 @@ def _set_pending_interruption(vp: VirtualProcessor, value: bytes) -> None:
         error_code = register.error_code if register.deliver_error_code else None
         event = Event(register.interruption_vector, EventKind(register.interruption_type), error_code,
                       register.instruction_length)
+        if not is_injectable(event):
+            raise HypercallError(HvStatus.INVALID_REGISTER_VALUE, f"{register!r}: VM entry takes no such event")
     vp.pending_event = event
     vp.kick()
 

@@ -17,12 +17,11 @@ from typing import Any, NamedTuple
 from hv.hypervisor.pages import PageOwners
 from hv.machine.faults import Access, NestedFault
 from hv.machine.ram import PhysicalMemory, pages_of
-from hv.spec.x86 import PAGE_SIZE
+from hv.spec.x86 import LARGE_PAGES, PAGE_SIZE
 from hv.vmx.ept import EptTables
 
 GPA_SPACE_BITS = 40             # bits of a guest-physical address, as CPUID leaf 0x80000008 says
 GPA_SPACE_PAGES = 1 << GPA_SPACE_BITS - 12
-LARGE_PAGES = 512               # 4 KiB pages in one of 2 MiB
 
 READ_WRITE = Access.READ | Access.WRITE
 READ_EXECUTE = Access.READ | Access.EXECUTE

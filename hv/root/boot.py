@@ -13,7 +13,7 @@ from hv.image.model import Image
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.layout import Layout
 from hv.spec.synic import HvSegmentRegister, HvTableRegister
-from hv.spec.x86 import Cr0, Cr4, Efer, Tss64
+from hv.spec.x86 import LARGE_PAGE_SIZE, Cr0, Cr4, Efer, Tss64
 
 N = HvRegisterName
 INFORMATION = 0x500                     # the information block, and how much is reserved for it
@@ -22,7 +22,6 @@ GDT, TSS = 0x70000, 0x70100
 PML4, PDPT, LOW_DIRECTORY, HIGH_DIRECTORY = 0x71000, 0x72000, 0x73000, 0x74000
 TABLES_END = 0x80000
 STACK_16, STACK, INTERRUPT_STACK = 0x7C00, 0x90000, 0x98000
-LARGE = 2 << 20
 IDENTITY_LARGE_PAGES = 32               # 64 MiB
 BAR_GPA, APIC_GPA = 0xF0000000, 0xFEE00000
 CODE_64, DATA, CODE_32, TASK = 0x08, 0x10, 0x18, 0x20
@@ -81,11 +80,11 @@ def _gdt() -> bytes:
 
 def _page_tables(image: Image) -> dict[int, bytes]:
     """Identity, 2 MiB pages: code low, data no-execute, device registers uncached."""
-    low = [n * LARGE | _PRESENT | _WRITE | _LARGE | _ACCESSED_DIRTY | (0 if _executable(image, n) else _NX)
+    low = [n * LARGE_PAGE_SIZE | _PRESENT | _WRITE | _LARGE | _ACCESSED_DIRTY | (0 if _executable(image, n) else _NX)
            for n in range(IDENTITY_LARGE_PAGES)]
     high = [0] * 512
     for gpa in (BAR_GPA, APIC_GPA):
-        page = gpa & -LARGE
+        page = gpa & -LARGE_PAGE_SIZE
         high[page >> 21 & 511] = page | _PRESENT | _WRITE | _LARGE | _UNCACHED | _ACCESSED_DIRTY | _NX
     pdpt = [LOW_DIRECTORY | 3, 0, 0, HIGH_DIRECTORY | 3]
     return {PML4: _entries([PDPT | 3]), PDPT: _entries(pdpt),
@@ -99,8 +98,8 @@ def _entries(values: list[int]) -> bytes:
 def _executable(image: Image, large_page: int) -> bool:
     if large_page == 0:
         return True
-    first = large_page * LARGE
-    return any(segment.executable and segment.gpa < first + LARGE and first < segment.gpa + len(segment.data)
+    first = large_page * LARGE_PAGE_SIZE
+    return any(segment.executable and segment.gpa < first + LARGE_PAGE_SIZE and first < segment.gpa + len(segment.data)
                for segment in image.segments)
 
 

@@ -16,7 +16,7 @@ from hv.root.vdev.power import PORTS as POWER_PORTS
 from hv.root.vdev.power import PowerSwitch
 from hv.root.vdev.uart16550 import COM1, Uart16550
 from hv.root.vid import Vid
-from hv.root.winhv import LARGE_PAGES, WinHv
+from hv.root.winhv import WinHv
 from hv.spec.hv_registers import HvRegisterName, PendingInterruptionRegister
 from hv.spec.intercepts import HvInterceptAccess, HvInterceptType
 from hv.spec.partition import HvMapGpaFlags
@@ -28,7 +28,7 @@ from hv.spec.synic import (
     IoPortIntercept,
     MemoryIntercept,
 )
-from hv.spec.x86 import PAGE_SIZE, Vector
+from hv.spec.x86 import LARGE_PAGES, PAGE_SIZE, Vector
 from hv.trace.bus import Trace
 from hv.trace.events import GuestEnded, SerialOutput
 

@@ -65,9 +65,8 @@ from hv.spec.intercepts import HvInterceptType, InstallInterceptInput
 from hv.spec.layout import Layout
 from hv.spec.partition import ANY_VP, PARTITION_ID_INVALID, PARTITION_ID_SELF, HvMapGpaFlags, HvPartitionProperty
 from hv.spec.synic import EVENT_FLAGS_COUNT, HvConnectionInfo, HvPortInfo, PortType
-from hv.spec.x86 import PAGE_SIZE
+from hv.spec.x86 import LARGE_PAGES, PAGE_SIZE
 
-LARGE_PAGES = 512                       # pages of 4 KiB in one of 2 MiB
 DEPOSIT_BATCH = 16                      # pages
 MAX_REPS = (1 << 12) - 1
 MAX_DEPOSITS = 1024                     # batches for one call: more means that something else is wrong

@@ -502,6 +502,7 @@ class BreakOn(IntEnum):
 PAGE_SIZE = 4096
 PAGE_SHIFT = 12
 LARGE_PAGE_SIZE = 2 << 20
+LARGE_PAGES = LARGE_PAGE_SIZE // PAGE_SIZE        # pages of 4 KiB in one of 2 MiB
 HUGE_PAGE_SIZE = 1 << 30
 MAX_INSTRUCTION_LENGTH = 15   # bytes; a longer one is #GP
 

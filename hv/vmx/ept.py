@@ -24,10 +24,9 @@ from hv.spec.ept import (
     Eptp,
     EptViolationQualification,
 )
-from hv.spec.x86 import PAGE_SIZE
+from hv.spec.x86 import LARGE_PAGE_SIZE, PAGE_SIZE
 
 PHYSICAL_BITS = 46              # MAXPHYADDR of the processor; address bits above are reserved
-LARGE_PAGE_SIZE = PAGE_SIZE * ENTRIES_PER_TABLE
 
 # Plain integers: a walk is on the way of every nested fault.
 _FRAME = int(EptEntry(frame=(1 << 40) - 1))

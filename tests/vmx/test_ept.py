@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hv.machine.faults import Access, NestedFault
 from hv.machine.ram import PhysicalMemory
 from hv.spec.ept import EptEntry
-from hv.spec.x86 import PAGE_SIZE
-from hv.vmx.ept import LARGE_PAGE_SIZE, EptTables, misconfiguration, violation_qualification
+from hv.spec.x86 import LARGE_PAGE_SIZE, PAGE_SIZE
+from hv.vmx.ept import EptTables, misconfiguration, violation_qualification
 
 READ, WRITE, EXECUTE = Access.READ, Access.WRITE, Access.EXECUTE
 ALL = READ | WRITE | EXECUTE

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from hv.hypervisor.errors import HypercallError
-from hv.hypervisor.gpa_space import GPA_SPACE_PAGES, LARGE_PAGES
+from hv.hypervisor.gpa_space import GPA_SPACE_PAGES
 from hv.hypervisor.hypercalls.registry import Call, Reps, hypercall, require, require_any_node
 from hv.hypervisor.partition import Partition, PartitionState
 from hv.machine.faults import Access, GuestFault, NestedFault
@@ -34,7 +34,7 @@ from hv.spec.hypercalls import (
     WriteGpaOutput,
 )
 from hv.spec.partition import HvMapGpaFlags, HvUnmapGpaFlags
-from hv.spec.x86 import PAGE_SIZE, PageFaultError, Vector
+from hv.spec.x86 import LARGE_PAGES, PAGE_SIZE, PageFaultError, Vector
 from hv.trace.events import MemoryDeposited, PagesMapped, PagesUnmapped
 
 MAX_TRANSFER = 16               # bytes of one ReadGpa or WriteGpa

@@ -646,7 +646,7 @@ def test_an_engine_that_was_closed_is_told_of_no_write():
     other.run_code("cpuid")
     other.engine.close()
     other.memory.write(CODE, b"\x90")
-    assert other.engine._stale == []
+    assert not other.engine._stale
     other.memory.close()
 
 

@@ -61,6 +61,7 @@ _TRAPS = {
     svm.SvmExit.WBINVD: Trap.WBINVD, svm.SvmExit.INVD: Trap.WBINVD, svm.SvmExit.MONITOR: Trap.MONITOR,
     svm.SvmExit.MWAIT: Trap.MWAIT, svm.SvmExit.SOFTWARE_INTERRUPT: Trap.SOFTWARE_INTERRUPT,
     svm.SvmExit.NESTED_FAULT: Trap.NESTED_FAULT, svm.SvmExit.TR_WRITE: Trap.LTR,
+    svm.SvmExit.IRET: Trap.IRET,
 }
 _TRAP_TABLE: dict[int, tuple[Trap, int]] = {svm.EXIT_BASE + code: (trap, 0) for code, trap in _TRAPS.items()}
 for _n in range(16):
@@ -148,6 +149,7 @@ class Engine:
         put("<4H", image, at.INTERCEPT_CR_READ, 0x100, 0x111, 0, 0xFF)
         put("<I", image, at.INTERCEPT_EXCEPTIONS, 0xFFFF_FFFF)
         put("<QI", image, at.NESTED_CR3, self.nested.root, 7)
+        put("<I", image, at.HFLAGS, struct.unpack_from("<I", image, at.HFLAGS)[0] & ~at.HFLAG_LMA)
         hidden = struct.unpack_from("<I", image, at.HFLAGS2)[0]
         put("<I", image, at.HFLAGS2, hidden | 1 | 1 << 6)       # GIF, nested paging
         put("<i", image, at.IN_FLIGHT, -1)
@@ -555,6 +557,7 @@ class Engine:
         uclib.uc_context_restore(self._handle, state.context)
         uclib.uc_reg_write(self._handle, register, ctypes.byref(word))
         uclib.uc_context_save(self._handle, state.context)
+        state.refresh_hidden_flags()        # what is left to software depends on the mode
         self.flush_tlb()
 
     def close(self) -> None:

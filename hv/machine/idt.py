@@ -19,6 +19,8 @@ from hv.machine.faults import Access, GuestFault, TripleFault
 from hv.machine.linear import LinearMemory
 from hv.machine.paging import LINEAR_32, LINEAR_64, NonCanonical, is_canonical
 from hv.machine.registers import ACCESSED, Registers, Segment
+from hv.machine.tasks import check_new_task
+from hv.spec.exits import TaskSwitchSource
 from hv.spec.x86 import (
     CONTRIBUTORY,
     PAGE_FAULT_CLASS,
@@ -364,6 +366,7 @@ def _gate(state: Registers, memory: LinearMemory, event: Event, ext: int) -> _Ga
     if not gate.present:
         raise GuestFault(Vector.NP, error_code)
     if gate.type == SystemType.TASK_GATE:
+        check_new_task(state, memory, gate.selector, TaskSwitchSource.IDT_TASK_GATE, ext)
         raise TaskGate(gate.selector, event)
     code, cpl = _target_code(state, memory, gate.selector, ext, long)
     return _Gate(gate.type, gate.offset, gate.ist if long else 0, code, cpl)

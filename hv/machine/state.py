@@ -14,6 +14,7 @@ from typing import Any
 
 from hv.machine import context as at
 from hv.machine.registers import Segment, Table
+from hv.machine.svm import Intercept
 from hv.spec.msrs import Msr
 from hv.spec.x86 import Cr4, Efer, Rflags
 
@@ -23,14 +24,14 @@ _FLAGS_KEPT = 0x3F_7300 | 2     # what the engine keeps beside the arithmetic fl
 _DF = Rflags.DF.value
 # Plain integers: `&` with an IntFlag would build an enum member every time.
 _EFER_LMA, _CR4_OSFXSR, _CR4_SMAP, _VM = Efer.LMA.value, Cr4.OSFXSR.value, Cr4.SMAP.value, Rflags.VM.value
-_IF, _SVME_BIT = Rflags.IF.value, Efer.SVME.value
+_IF, _SVME_BIT, _IRET = Rflags.IF.value, Efer.SVME.value, Intercept.IRET.value
 _TR = 7                         # place of TR among the segments
 _BUSY = 2                       # type bit of a TSS
 
 # Hidden flags of the engine.
 _INHIBIT = 1 << 3
 _CS32, _SS32, _ADDSEG = 1 << 4, 1 << 5, 1 << 6
-_LMA, _CS64, _OSFXSR, _SMAP = 1 << 14, 1 << 15, 1 << 22, 1 << 23
+_PE, _LMA, _CS64, _OSFXSR, _SMAP = 1 << 7, at.HFLAG_LMA, 1 << 15, 1 << 22, 1 << 23
 _SVME, _GUEST = 1 << 20, 1 << 21
 _RIGHTS = 0xF0FF                # rights bits the engine keeps, 8 to the left
 
@@ -193,11 +194,17 @@ class ProcessorState:
 
     @property
     def efer(self) -> int:
-        """IA32_EFER as a guest sees it: the engine's own SVME bit is not shown and stays set."""
-        return int(self.efer_raw) & ~_SVME_BIT
+        """IA32_EFER as a guest sees it: the engine's own SVME bit is not shown and stays set.
+
+        LMA is kept in the hidden flags: `refresh_hidden_flags` says what it means in the engine's EFER.
+        """
+        shown = self.words[at.EFER // 8] & ~(_SVME_BIT | _EFER_LMA)
+        return int(shown | _EFER_LMA if self.dwords[at.HFLAGS // 4] & _LMA else shown)
 
     @efer.setter
     def efer(self, value: int) -> None:
+        hidden = self.dwords[at.HFLAGS // 4]
+        self.dwords[at.HFLAGS // 4] = hidden | _LMA if value & _EFER_LMA else hidden & ~_LMA
         self.efer_raw = value | _SVME_BIT
 
     @property
@@ -260,20 +267,30 @@ class ProcessorState:
         return 64 if hidden & _CS64 else 32 if hidden & _CS32 else 16
 
     def refresh_hidden_flags(self) -> None:
-        """Recompute the engine's derived bits from CR0, CR4, EFER, VM, CS, SS, DS and ES. CPL stays as it is."""
+        """Recompute the engine's derived bits from CR0, CR4, VM, CS, SS, DS and ES. CPL and LMA stay as they are.
+
+        In protected mode outside IA-32e mode the engine is kept from switching tasks, for which it has no intercept:
+        IRET is intercepted there (but for virtual-8086 mode, which has its own), and EFER.LMA is set. That is of no
+        consequence but that a far JMP or CALL to a TSS or task gate is #GP, and to a call gate too, unless it and its
+        code segment could be of 64-bit code. `far_transfer.py` does what was refused.
+        """
         words, dwords = self.words, self.dwords
         cr0, cr4 = words[at.CR // 8], words[at.CR // 8 + 4]
         cs, ss = dwords[(at.SEGMENTS + 24 + 20) // 4], dwords[(at.SEGMENTS + 48 + 20) // 4]
-        lma = words[at.EFER // 8] & _EFER_LMA
+        lma = dwords[at.HFLAGS // 4] & _LMA
         hidden = dwords[at.HFLAGS // 4] & (3 | _INHIBIT) | _GUEST | _SVME
         hidden |= (cr0 & 1) << 7 | (cr0 & 0xE) << 8
-        hidden |= (_LMA if lma else 0) | (_OSFXSR if cr4 & _CR4_OSFXSR else 0) | (_SMAP if cr4 & _CR4_SMAP else 0)
+        hidden |= lma | (_OSFXSR if cr4 & _CR4_OSFXSR else 0) | (_SMAP if cr4 & _CR4_SMAP else 0)
         if lma and cs & 1 << 21:
             hidden |= _CS64 | _CS32 | _SS32
         else:
             hidden |= (_CS32 if cs & 1 << 22 else 0) | (_SS32 if ss & 1 << 22 else 0)
             hidden |= _ADDSEG if self._segment_bases_matter(hidden) else 0
         dwords[at.HFLAGS // 4] = hidden
+        efer, intercepts = words[at.EFER // 8] & ~_EFER_LMA, words[at.INTERCEPT // 8] & ~_IRET
+        in_software = hidden & (_PE | _LMA) == _PE
+        words[at.EFER // 8] = efer | _EFER_LMA if in_software or lma else efer
+        words[at.INTERCEPT // 8] = intercepts | _IRET if self.transfers_in_software else intercepts
 
     def ignore_code_base(self) -> None:
         """In 64-bit mode the base of CS is nothing, but the engine would add it; SDM "Segmentation in IA-32e Mode"."""
@@ -282,14 +299,23 @@ class ProcessorState:
 
     def _segment_bases_matter(self, hidden: int) -> bool:
         words = self.words
-        if not hidden & 1 << 7 or words[at.EFLAGS // 8] & _VM or not hidden & _CS32:
+        if not hidden & _PE or words[at.EFLAGS // 8] & _VM or not hidden & _CS32:
             return True
         return bool(words[(at.SEGMENTS + 8) // 8] | words[(at.SEGMENTS + 56) // 8] | words[(at.SEGMENTS + 80) // 8])
 
     @property
     def in_long_mode(self) -> bool:
         """EFER.LMA."""
-        return bool(self.words[at.EFER // 8] & _EFER_LMA)
+        return bool(self.dwords[at.HFLAGS // 4] & _LMA)
+
+    @property
+    def _virtual_8086(self) -> bool:
+        return bool(self.words[at.EFLAGS // 8] & _VM)
+
+    @property
+    def transfers_in_software(self) -> bool:
+        """Protected mode outside IA-32e and virtual-8086 mode: `far_transfer.py` does what the engine refuses."""
+        return self.dwords[at.HFLAGS // 4] & (_PE | _LMA) == _PE and not self._virtual_8086
 
     @property
     def protected(self) -> bool:

@@ -8,6 +8,7 @@ from hv.machine.clock import EXIT_TICKS
 from hv.machine.idt import Event, EventKind
 from hv.machine.registers import Table
 from hv.spec.exits import ExitReason, InterruptionInfo, InterruptionType
+from tests.machine.engine_box import GDT
 from tests.vmx.vcpu_box import CODE, IDT, vector_at
 
 R = ExitReason
@@ -230,11 +231,12 @@ def test_a_fault_without_its_gate_is_another_fault_and_then_a_double_fault(box):
 
 def test_a_task_gate_is_a_task_switch(box):
     vcpu = box.vcpu(32)
-    box.memory.write_u64(IDT + 0x21 * 8, 0x0000_E500_0020_0000)
+    box.memory.write_u64(GDT + 0x38, 0x0000_8900_9000_0067)
+    box.memory.write_u64(IDT + 0x21 * 8, 0x0000_E500_0038_0000)
     box.put("int 0x21", 32)
     box.go(vcpu)
     exit = box.exits[0]
-    assert (exit.reason, exit.qualification) == (R.TASK_SWITCH, 0x20 | 3 << 30)
+    assert (exit.reason, exit.qualification) == (R.TASK_SWITCH, 0x38 | 3 << 30)
 
 
 # --- stepping, stopping ----------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from hv.vmx.intercepts.instructions import cpuid, hlt, pause, rdmsr, rdpmc, rdts
 from hv.vmx.intercepts.memory import nested
 from hv.vmx.intercepts.ports import port_in, port_out
 from hv.vmx.intercepts.system_calls import ltr, syscall, sysenter
+from hv.vmx.intercepts.tasks import iret
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
@@ -30,6 +31,6 @@ _BY_NAME: dict[Trap, Intercept] = {
     Trap.MWAIT: undefined, Trap.CR_READ: cr_read, Trap.CR_WRITE: cr_write, Trap.DR_READ: undefined,
     Trap.DR_WRITE: dr_write, Trap.EXCEPTION: exception, Trap.SOFTWARE_INTERRUPT: software_interrupt,
     Trap.NESTED_FAULT: nested, Trap.IN: port_in, Trap.OUT: port_out, Trap.SYSCALL: syscall, Trap.SYSENTER: sysenter,
-    Trap.UNDEFINED: undefined, Trap.LTR: ltr,
+    Trap.UNDEFINED: undefined, Trap.LTR: ltr, Trap.IRET: iret,
 }
 BY_TRAP: tuple[Intercept, ...] = tuple(_BY_NAME[trap] for trap in Trap)

@@ -13,12 +13,13 @@ from hv.vmx.entry import info_of
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import decoded_at
 from hv.vmx.intercepts.system_calls import fast_call_in_long_mode
+from hv.vmx.intercepts.tasks import far_transfer
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
 # Looked up once: naming a member of an enumeration costs a call.
-_VMCALL, _UD = ExitReason.VMCALL, Vector.UD.value
+_VMCALL, _UD, _GP = ExitReason.VMCALL, Vector.UD.value, Vector.GP.value
 
 _VMX_REASONS = {
     "vmcall": ExitReason.VMCALL, "vmclear": ExitReason.VMCLEAR, "vmlaunch": ExitReason.VMLAUNCH,
@@ -39,6 +40,10 @@ def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
             return found
         if fast_call_in_long_mode(vcpu):
             return None
+    elif vector == _GP and vcpu.state.transfers_in_software:
+        done = far_transfer(vcpu)
+        if done is not False:
+            return done if isinstance(done, VmExit) else None
     state, engine = vcpu.state, vcpu.engine
     error_code = engine.error_code() & 0xFFFF if vector in WITH_ERROR_CODE and state.protected else None
     address = engine.fault_address() if vector == Vector.PF else None

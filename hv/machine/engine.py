@@ -21,6 +21,7 @@ from unicorn import (
     UC_ERR_FETCH_PROT,
     UC_HOOK_BLOCK,
     UC_HOOK_CODE,
+    UC_HOOK_EDGE_GENERATED,
     UC_HOOK_INSN,
     UC_HOOK_INTR,
     UC_HOOK_MEM_READ_UNMAPPED,
@@ -52,6 +53,7 @@ _REMOVE_CODE = unicorn_const.UC_CTL_TB_REMOVE_CACHE | 2 << 26 | unicorn_const.UC
 _FORGET_CODE = unicorn_const.UC_CTL_TB_FLUSH | unicorn_const.UC_CTL_IO_WRITE << 30
 _PASS_ALL = -1
 _HANDLER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
+_NEW_BLOCK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64), ctypes.c_void_p, ctypes.c_void_p)
 
 
 _TRAPS = {
@@ -107,7 +109,7 @@ class Engine:
         self._scratch = at.allocate(self._uc)
         self._failure: BaseException | None = None
         self._stopped_by_trap = False
-        self._running = self._refused_fetch = False
+        self._running = self._refused_fetch = self._misplaced = False
         self.hit: int | None = None
         self._breakpoints: dict[int, int] = {}      # linear address -> the API's hook
         self._passing: int | None = None
@@ -173,6 +175,8 @@ class Engine:
         self._frame.handler = ctypes.cast(self._handler, ctypes.c_void_p).value
         # Never called: while it is there, the engine takes no page of code for data, however often it was written to.
         self._add_hook(UC_HOOK_MEM_READ_UNMAPPED, _native("uc_emu_stop"), self._frame, last=self.memory.size - 1)
+        self._new_block = _NEW_BLOCK(self._on_new_block)
+        self._add_hook(UC_HOOK_EDGE_GENERATED, ctypes.cast(self._new_block, ctypes.c_void_p).value or 0, self._frame)
         self._python_hooks: PythonHooks | None = None
         self._counting = 0
         if stubs.available():
@@ -318,6 +322,10 @@ class Engine:
                 late = None if self._may_fetch(state) else Trap.NESTED_FAULT
             elif status:
                 raise EngineError(f"the engine stopped with error {status} at {state.rip:#x}")
+            elif self._misplaced:
+                state.ignore_code_base()
+                self._forget_all_code()     # or the block would be found the next time, without a word
+                continue
             elif self._python_hooks is None or (late := self._python_hooks.deferred()) is None:
                 return self._stopped_by_trap or self.hit is not None
             if late is not None and not self.on_trap(late, 0):
@@ -372,7 +380,7 @@ class Engine:
         uclib.uc_context_restore(self._handle, state.context)
         if self._stale:
             self._forget_stale_code()
-        self._stopped_by_trap = self._refused_fetch = False
+        self._stopped_by_trap = self._refused_fetch = self._misplaced = False
         self._running = True
         nowhere = ctypes.c_uint64(0)
         status: int = uclib.uc_emu_start(self._handle, ctypes.c_uint64(state.rip), nowhere, nowhere,
@@ -429,6 +437,16 @@ class Engine:
     def pass_one_block(self) -> None:
         """Let the next block run whatever the limits say (an interrupt shadow is one instruction, and one block)."""
         self.counter.skip = 1
+
+    def _on_new_block(self, _uc: int, block: Any, _previous: int, _frame: int) -> None:
+        """The engine translated a block. One of 64-bit code that is not at RIP was reached by a far transfer to a code
+        segment with a base, which the engine adds: it must not run there."""
+        uclib.uc_reg_read(self._handle, x86_const.UC_X86_REG_RIP, ctypes.byref(self._flag_word))
+        if block[0] != self._flag_word.value:
+            uclib.uc_context_save(self._handle, self._scratch)
+            if at.view(self._scratch)[at.HFLAGS + 1] & at.HFLAG_CS64 >> 8:
+                self._misplaced = True
+                uclib.uc_emu_stop(self._handle)
 
     def _on_intercept(self, _uc: int, number: int, _frame: int) -> int:
         """The engine's hook: name the trap, ask the handler, say whether the changed state is to be loaded."""
@@ -506,6 +524,8 @@ class Engine:
     def _may_fetch(self, state: ProcessorState) -> bool:
         """A fetch was refused by the alias: let it through if the second level does, else note a nested fault."""
         self.flush_tlb()
+        if state.ignore_code_base():
+            return True
         gpa = self._refused_fetch_at(state)
         if gpa is None:
             return True             # what the engine had cached is gone now: it meets the guest's own fault

@@ -27,11 +27,12 @@ _EFER_LMA, _CR4_OSFXSR, _CR4_SMAP, _VM = Efer.LMA.value, Cr4.OSFXSR.value, Cr4.S
 _IF, _SVME_BIT, _IRET = Rflags.IF.value, Efer.SVME.value, Intercept.IRET.value
 _TR = 7                         # place of TR among the segments
 _BUSY = 2                       # type bit of a TSS
+_CS_BASE = (at.SEGMENTS + 24 + 8) // 8
 
 # Hidden flags of the engine.
 _INHIBIT = 1 << 3
 _CS32, _SS32, _ADDSEG = 1 << 4, 1 << 5, 1 << 6
-_PE, _LMA, _CS64, _OSFXSR, _SMAP = 1 << 7, at.HFLAG_LMA, 1 << 15, 1 << 22, 1 << 23
+_PE, _LMA, _CS64, _OSFXSR, _SMAP = 1 << 7, at.HFLAG_LMA, at.HFLAG_CS64, 1 << 22, 1 << 23
 _SVME, _GUEST = 1 << 20, 1 << 21
 _RIGHTS = 0xF0FF                # rights bits the engine keeps, 8 to the left
 
@@ -292,10 +293,15 @@ class ProcessorState:
         words[at.EFER // 8] = efer | _EFER_LMA if in_software or lma else efer
         words[at.INTERCEPT // 8] = intercepts | _IRET if self.transfers_in_software else intercepts
 
-    def ignore_code_base(self) -> None:
-        """In 64-bit mode the base of CS is nothing, but the engine would add it; SDM "Segmentation in IA-32e Mode"."""
-        if self.dwords[at.HFLAGS // 4] & _CS64:
-            self.words[(at.SEGMENTS + 24 + 8) // 8] = 0
+    def ignore_code_base(self) -> bool:
+        """In 64-bit mode the base of CS is nothing, but the engine would add it: True when it was there, and is 0 now.
+
+        SDM "Segmentation in IA-32e Mode".
+        """
+        if self.dwords[at.HFLAGS // 4] & _CS64 and self.words[_CS_BASE]:
+            self.words[_CS_BASE] = 0
+            return True
+        return False
 
     def _segment_bases_matter(self, hidden: int) -> bool:
         words = self.words

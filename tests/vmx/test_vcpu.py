@@ -8,7 +8,7 @@ from hv.machine.clock import EXIT_TICKS
 from hv.machine.idt import Event, EventKind
 from hv.machine.registers import Table
 from hv.spec.exits import ExitReason, InterruptionInfo, InterruptionType
-from tests.machine.engine_box import GDT
+from tests.machine.engine_box import GDT, STACK
 from tests.vmx.vcpu_box import CODE, IDT, vector_at
 
 R = ExitReason
@@ -292,3 +292,27 @@ def test_two_vcpus_on_one_engine_keep_their_registers(box):
         box.go(first, 1000)
         box.go(second, 3000)
     assert 0 < first.state.rcx < second.state.rcx
+
+
+# --- a code segment's base in 64-bit mode ----------------------------------------------------------------------
+
+FAR_JUMP = "mov dword ptr [0x20000], {rip}; mov word ptr [0x20004], 0x28; .byte 0xFF, 0x2C, 0x25, 0, 0, 2, 0"
+FAR_RETURN = "push 0x28; push {rip}; .byte 0x48, 0xCB"
+IRET = "mov rax, rsp; push 0x10; push rax; push 2; push 0x28; push {rip}; iretq"
+
+
+@pytest.mark.parametrize("base", [0x1000, 0x700000], ids=["where-there-is-code", "where-there-is-nothing"])
+@pytest.mark.parametrize("transfer", [FAR_JUMP, FAR_RETURN, IRET], ids=["jmp", "ret", "iret"])
+def test_64_bit_mode_ignores_the_base_of_a_code_segment(box, transfer, base):
+    """SDM "Segmentation in IA-32e Mode"; twice, since the engine keeps what it translated."""
+    box.memory.write_u64(GDT + 0x28, 0x00AF9B000000FFFF | (base & 0xFFFFFF) << 16)
+    box.put("inc ebx; hlt", at=0x11000)
+    box.put("inc ecx; hlt", at=0x12000)
+    box.put(transfer.format(rip=0x11000))
+    vcpu = box.vcpu()
+    state, cs = vcpu.state, vcpu.state.cs
+    state.rbx = state.rcx = 0
+    for count in (1, 2):
+        state.rip, state.rsp, state.cs = CODE, STACK, cs
+        box.go(vcpu)
+        assert (state.rbx, state.rcx, state.rip) == (count, 0, 0x11002)

@@ -34,6 +34,8 @@ def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
 
     To the engine the VMX instructions are undefined ones.
     """
+    if vcpu.state.ignore_code_base():       # of a far transfer: the engine fetched elsewhere
+        return None
     if vector == _UD:
         found = _vmx_instruction(vcpu)
         if found is not None:

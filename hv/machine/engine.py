@@ -110,6 +110,7 @@ class Engine:
         self._failure: BaseException | None = None
         self._stopped_by_trap = False
         self._running = self._refused_fetch = self._misplaced = False
+        self._alone_at = -1                         # RIP of the instruction that `run_alone` lets run
         self.hit: int | None = None
         self._breakpoints: dict[int, int] = {}      # linear address -> the API's hook
         self._passing: int | None = None
@@ -320,6 +321,8 @@ class Engine:
                 if refusals > 4:        # both pages of an instruction, stale and fresh: no more
                     raise EngineError(f"the engine refuses for ever to fetch at {state.rip:#x}")
                 late = None if self._may_fetch(state) else Trap.NESTED_FAULT
+                if late is not None and self.run_alone(state):
+                    continue
             elif status:
                 raise EngineError(f"the engine stopped with error {status} at {state.rip:#x}")
             elif self._misplaced:
@@ -415,6 +418,17 @@ class Engine:
                 return
             yield gpa
 
+    def run_alone(self, state: ProcessorState) -> bool:
+        """A fetch was refused at RIP, maybe that of a later instruction of the block: the engine finds out when it
+        translates. Let the one at RIP be a block of its own, as behind STI; False when it was, and is itself refused.
+        """
+        if state.interrupt_shadow:
+            if self._alone_at == state.rip:
+                state.interrupt_shadow = False
+            return False
+        state.interrupt_shadow, self._alone_at = True, state.rip
+        return True
+
     def _load(self, gpa: int, size: int) -> int:
         """A page-table entry of the guest."""
         found = self.second_level(gpa, Access.READ.value)
@@ -455,8 +469,11 @@ class Engine:
                 trap, detail = self._msr_or_instruction()
             else:
                 trap, detail = _TRAP_TABLE.get(number, _UNDEFINED)
-                if trap is _NESTED_FAULT and self._fill_nested():
-                    return 0
+                if trap is _NESTED_FAULT:
+                    if self._fill_nested():
+                        return 0
+                    if self.current is not None and self.nested_fault()[1] == 4 and self.run_alone(self.current):
+                        return 1
                 if number < 0x100:
                     trap, detail = Trap.EXCEPTION, number
             if self.on_trap(trap, detail):

@@ -8,7 +8,7 @@ from hv.machine.clock import EXIT_TICKS
 from hv.machine.idt import Event, EventKind
 from hv.machine.registers import Table
 from hv.spec.exits import ExitReason, InterruptionInfo, InterruptionType
-from tests.machine.engine_box import GDT, STACK
+from tests.machine.engine_box import DATA, GDT, STACK, TABLE
 from tests.vmx.vcpu_box import CODE, IDT, vector_at
 
 R = ExitReason
@@ -316,3 +316,41 @@ def test_64_bit_mode_ignores_the_base_of_a_code_segment(box, transfer, base):
         state.rip, state.rsp, state.cs = CODE, STACK, cs
         box.go(vcpu)
         assert (state.rbx, state.rcx, state.rip) == (count, 0, 0x11002)
+
+
+# --- faults of fetching ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("tail", [b"\x48\xC7", b"\x90"], ids=["crosses", "begins-there"])
+@pytest.mark.parametrize("mapped", [True, False], ids=["second-level", "page-tables"])
+def test_a_fetch_that_is_refused_in_the_next_page_is_that_of_its_own_instruction(box, mapped, tail):
+    """What stands before it in the block is done, and done once."""
+    page = CODE + 0x1000
+    if mapped:
+        box.ept.unmap(page)
+        box.ept.invept()
+    else:
+        box.memory.write_u64(TABLE + (page >> 12) * 8, 0)
+    vcpu = box.vcpu()
+    code = b"\xff\xc1" * 5 + b"\xff\x03" * 3 + tail        # INC ECX, INC [RBX]
+    vcpu.state.rip, vcpu.state.rbx, vcpu.state.rcx = page - len(code), DATA, 0
+    box.memory.write(page - len(code), code)
+    box.memory.write_u64(DATA, 0)
+    box.go(vcpu)
+    at = page if tail == b"\x90" else page - 2
+    assert (vcpu.state.rcx, box.memory.read_u64(DATA)) == (5, 3)
+    if mapped:
+        assert (box.exits[0].reason, vcpu.state.rip, vcpu.state.interrupt_shadow) == (R.EPT_VIOLATION, at, False)
+        assert box.exits[0].guest_physical_address & ~0xFFF == page
+    else:
+        assert (vector_at(vcpu), vcpu.state.cr2, box.memory.read_u64(vcpu.state.rsp + 8)) == (14, page, at)
+
+
+def test_a_load_from_the_next_page_is_a_fault_of_the_load(box):
+    """Its address alone looks like that of a fetch."""
+    page = CODE + 0x1000
+    box.memory.write_u64(TABLE + (page >> 12) * 8, 0)
+    vcpu = box.vcpu()
+    vcpu.state.rbx, vcpu.state.rcx = page, 0
+    box.put("inc ecx; inc ecx; mov al, [rbx]")
+    box.go(vcpu)
+    assert (vector_at(vcpu), vcpu.state.rcx, box.memory.read_u64(vcpu.state.rsp + 8)) == (14, 2, CODE + 4)

@@ -49,8 +49,10 @@ def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
     state, engine = vcpu.state, vcpu.engine
     error_code = engine.error_code() & 0xFFFF if vector in WITH_ERROR_CODE and state.protected else None
     address = engine.fault_address() if vector == Vector.PF else None
-    if vector == Vector.PF:
+    if address is not None:
         error_code = _page_fault_code(error_code or 0)
+        if not address & 0xFFF and _may_be_later(vcpu, address) and engine.run_alone(state):
+            return None
     if _bitmap_exits(vcpu, vector, error_code or 0):
         return _exception_exit(Event(vector, EventKind.EXCEPTION, error_code), address or 0)
     raise GuestFault(vector, error_code, address)
@@ -62,6 +64,17 @@ WITH_ERROR_CODE = frozenset({Vector.DF, Vector.TS, Vector.NP, Vector.SS, Vector.
 def _page_fault_code(code: int) -> int:
     """The engine leaves P out of the code of a reserved-bit fault."""
     return code | 1 if code & 8 else code
+
+
+def _may_be_later(vcpu: Vcpu, address: int) -> bool:
+    """A page fault at *address*, where a page begins, may be that of fetching an instruction behind the one at RIP."""
+    linear = vcpu.state.rip if vcpu.state.bits == 64 else vcpu.state.cs.base + vcpu.state.rip & 0xFFFF_FFFF
+    if not 0 < address - linear <= 0x1000:
+        return False
+    try:
+        return bool(linear + decoded_at(vcpu).length <= address)
+    except GuestFault:
+        return False
 
 
 def _bitmap_exits(vcpu: Vcpu, vector: int, error_code: int) -> bool:

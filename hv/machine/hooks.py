@@ -63,6 +63,9 @@ class PythonHooks:
         add_hook(kind, ctypes.cast(callback, ctypes.c_void_p).value, user, *extra)
 
     def _interrupt(self, uc: int, number: int, user: int) -> None:
+        if self.asked.kind:     # the #DB behind an instruction that is to be undone
+            uclib.uc_emu_stop(ctypes.c_void_p(uc))
+            return
         handle, context = ctypes.c_void_p(uc), ctypes.c_void_p(self.frame.context)
         uclib.uc_context_save(handle, context)
         mended = number != _SINGLE_STEP and self._mend_flags()

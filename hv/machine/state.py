@@ -28,6 +28,8 @@ _IF, _SVME_BIT, _IRET = Rflags.IF.value, Efer.SVME.value, Intercept.IRET.value
 _TR = 7                         # place of TR among the segments
 _BUSY = 2                       # type bit of a TSS
 _CS_BASE = (at.SEGMENTS + 24 + 8) // 8
+_RIP, _EFLAGS, _HFLAGS = at.RIP // 8, at.EFLAGS // 8, at.HFLAGS // 4        # worked out once: every exit needs them
+_TF = Rflags.TF.value
 
 # Hidden flags of the engine.
 _INHIBIT = 1 << 3
@@ -254,12 +256,21 @@ class ProcessorState:
         """64-bit code at privilege level 0 is running."""
         return bool(self.dwords[at.HFLAGS // 4] & (3 | _CS64) == _CS64)
 
-    def complete_instruction(self, length: int) -> None:
-        """The instruction of *length* bytes at RIP is done: RIP moves on, and a shadow of STI or MOV SS ends."""
+    def complete_instruction(self, length: int) -> bool:
+        """The instruction of *length* bytes at RIP is done: RIP moves on, and a shadow of STI or MOV SS ends.
+
+        True when it was single-stepped: its #DB comes now.
+        """
         words, dwords = self.words, self.dwords
-        words[at.RIP // 8] = words[at.RIP // 8] + length & _U64
-        if dwords[at.HFLAGS // 4] & _INHIBIT:
-            dwords[at.HFLAGS // 4] &= ~_INHIBIT
+        words[_RIP] = words[_RIP] + length & _U64
+        if dwords[_HFLAGS] & _INHIBIT:
+            dwords[_HFLAGS] &= ~_INHIBIT
+        return bool(words[_EFLAGS] & _TF)
+
+    @property
+    def single_stepping(self) -> bool:
+        """RFLAGS.TF, without computing the arithmetic flags."""
+        return bool(self.words[_EFLAGS] & _TF)
 
     @property
     def bits(self) -> int:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from hv.machine.decode import ImmediateOperand, Undecodable, decode, decode_at
 from hv.machine.faults import GuestFault
 from hv.machine.idt import Event, EventKind
-from hv.spec.exits import ExitReason, InterruptionInfo, InterruptionType
-from hv.spec.x86 import Vector
+from hv.spec.exits import DebugQualification, ExitReason, InterruptionInfo, InterruptionType
+from hv.spec.x86 import Dr6, Vector
 from hv.vmx.entry import info_of
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import decoded_at
@@ -56,6 +56,14 @@ def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
     if _bitmap_exits(vcpu, vector, error_code or 0):
         return _exception_exit(Event(vector, EventKind.EXCEPTION, error_code), address or 0)
     raise GuestFault(vector, error_code, address)
+
+
+def single_step(vcpu: Vcpu) -> VmExit:
+    """The #DB behind an instruction that was done in software; the engine has its own behind the others."""
+    if _bitmap_exits(vcpu, Vector.DB, 0):
+        return _exception_exit(Event(Vector.DB, EventKind.EXCEPTION), DebugQualification(bs=1).raw)
+    vcpu.state.dr6 |= Dr6.BS.value
+    raise GuestFault(Vector.DB)
 
 
 WITH_ERROR_CODE = frozenset({Vector.DF, Vector.TS, Vector.NP, Vector.SS, Vector.GP, Vector.PF, Vector.AC})

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 
 def syscall(vcpu: Vcpu, detail: int) -> VmExit | None:
     system_instructions.syscall(vcpu.state, vcpu.state.rip + length_of(vcpu))
+    vcpu.step_pending = vcpu.state.single_stepping      # by the TF that IA32_FMASK left
     return None
 
 
 def sysenter(vcpu: Vcpu, detail: int) -> VmExit | None:
     system_instructions.sysenter(vcpu.state, vcpu.state.rip + length_of(vcpu))
+    vcpu.step_pending = vcpu.state.single_stepping
     return None
 
 
@@ -38,6 +40,7 @@ def fast_call_in_long_mode(vcpu: Vcpu) -> bool:
         else:
             wide = vcpu.state.bits == 64 and code[decoded.length - 3] & 0xF8 == 0x48
             system_instructions.sysexit(vcpu.state, wide)
+        vcpu.step_pending = vcpu.state.single_stepping
         return True
     return False
 

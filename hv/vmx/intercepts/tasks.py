@@ -28,11 +28,12 @@ def task_switch(switch: TaskSwitch, length: int) -> VmExit:
 
 def iret(vcpu: Vcpu, detail: int) -> VmExit | None:
     """IRET outside IA-32e mode, which the engine leaves to us: it would switch tasks when NT is set."""
-    decoded = decoded_at(vcpu)
+    decoded, stepped = decoded_at(vcpu), vcpu.state.single_stepping
     try:
         interrupt_return(vcpu.state, vcpu.memory, 2 if decoded.mnemonic == "iret" else 4)
     except TaskSwitch as switch:
         return task_switch(switch, decoded.length)
+    vcpu.step_pending = stepped         # by the TF it began with
     return None
 
 
@@ -49,9 +50,11 @@ def far_transfer(vcpu: Vcpu) -> VmExit | bool:
         return False
     selector = _selector(vcpu, decoded, code, 4 if (state.bits == 32) is not (_OPERAND_SIZE in code[:opcode]) else 2)
     try:
-        return through_system_descriptor(state, vcpu.memory, selector, source, state.rip + decoded.length)
+        done = through_system_descriptor(state, vcpu.memory, selector, source, state.rip + decoded.length)
     except TaskSwitch as switch:
         return task_switch(switch, decoded.length)
+    vcpu.step_pending = done and state.single_stepping
+    return done
 
 
 def _selector(vcpu: Vcpu, decoded: Decoded, code: bytes, offset_size: int) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from hv.machine.engine import LARGE, Trap
@@ -13,13 +11,6 @@ from tests.machine.engine_box import CODE, DATA, PML4, SIZE, STACK, TABLE, Engin
 
 NX = 1 << 63
 ALL_MODES = (16, 32, 64)
-
-
-@pytest.fixture
-def box() -> Iterator[EngineBox]:
-    box = EngineBox()
-    yield box
-    box.close()
 
 
 def engine_of(box: EngineBox) -> tuple[Trap, int]:

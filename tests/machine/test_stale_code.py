@@ -6,7 +6,7 @@ rewritten, and runs it again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -19,13 +19,6 @@ FUNCTION = 0x14000
 ALIAS = 0x50000                             # a second linear or guest-physical address of FUNCTION
 BITS = pytest.mark.parametrize("bits", [16, 32, 64])
 NO_EXECUTE = 1 << 63
-
-
-@pytest.fixture
-def box() -> Iterator[EngineBox]:
-    box = EngineBox()
-    yield box
-    box.close()
 
 
 def a_function(box: EngineBox, bits: int, at: int = FUNCTION) -> None:

@@ -6,7 +6,6 @@ SDM "Task Switching", "Treatment of Task Switches", "Call Gates", "IRET/IRETD/IR
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 
 import pytest
 
@@ -23,13 +22,6 @@ from tests.vmx.vcpu_box import VcpuBox, vector_at
 TSS, OTHER, GATE, CONFORMING = 0x40, 0x48, 0x50, 0x58       # selectors; the descriptors are made by `a_vcpu`
 NEW_TSS, POINTER, STACK, NT, VM, IF = 0x9000, 0x22000, 0x30000, 1 << 14, 1 << 17, 1 << 9
 AVAILABLE, BUSY, AVAILABLE_16, TASK_GATE, CALL_GATE, CALL_GATE_16 = 0x89, 0x8B, 0x81, 0x85, 0x8C, 0x84
-
-
-@pytest.fixture
-def box() -> Iterator[VcpuBox]:
-    box = VcpuBox()
-    yield box
-    box.close()
 
 
 def descriptor(rights: int, base: int = NEW_TSS, limit: int = 0x67) -> int:

@@ -9,7 +9,7 @@ from hv.machine.idt import Event, EventKind
 from hv.machine.registers import Table
 from hv.spec.exits import ExitReason, InterruptionInfo, InterruptionType
 from tests.machine.engine_box import DATA, GDT, STACK, TABLE
-from tests.vmx.vcpu_box import CODE, IDT, vector_at
+from tests.vmx.vcpu_box import CODE, HANDLERS, IDT, vector_at
 
 R = ExitReason
 MODES = (16, 32, 64)
@@ -37,7 +37,6 @@ def test_an_injected_event_runs_its_handler_first(box, bits, kind):
 def test_a_handler_that_returns_goes_on_where_the_guest_was(box, bits):
     vcpu = box.vcpu(bits)
     vcpu.state.rflags, vcpu.state.rbx = 0x203, 0
-    from tests.vmx.vcpu_box import HANDLERS
     box.memory.write(HANDLERS + 16 * 0x21, b"\x48\xcf" if bits == 64 else b"\xcf")
     box.put("mov ebx, 1; hlt", bits)
     sp = vcpu.state.rsp
@@ -153,8 +152,6 @@ def test_a_physical_interrupt_reaches_a_guest_that_only_faults(box):
     """Its handler is not there, so no block of code ever runs; faults follow each other until something stops them."""
     vcpu = box.vcpu()
     waiting: list[int] = []
-    for vector in (6, 14):
-        box.gate(vector, 64, offset=CODE if vector == 6 else 0x40000000)
     box.gate(6, 64, offset=CODE)
     count = 0
 

@@ -149,7 +149,7 @@ class Engine:
         put = struct.pack_into
         put("<Q", image, at.VMCB, PRIVATE_BASE)
         put("<Q", image, at.INTERCEPT, svm.ALWAYS)
-        put("<4H", image, at.INTERCEPT_CR_READ, 0x100, 0x111, 0, 0xFF)
+        put("<4H", image, at.INTERCEPT_CR_READ, 0x100, 0x111, 0xFF, 0xFF)
         put("<I", image, at.INTERCEPT_EXCEPTIONS, 0xFFFF_FFFF)
         put("<QI", image, at.NESTED_CR3, self.nested.root, 7)
         put("<I", image, at.HFLAGS, struct.unpack_from("<I", image, at.HFLAGS)[0] & ~at.HFLAG_LMA)

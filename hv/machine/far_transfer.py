@@ -105,12 +105,15 @@ class _Words:
         self.pointer = state.rsp
 
     def pop(self, count: int) -> list[int]:
-        words = []
-        for _ in range(count):
-            gva = _stack_gva(self.stack, self.pointer & self.stack.wrap, self._width)
-            words.append(self._memory.read_integer(gva, self._width, cpl=self._cpl))
-            self.pointer += self._width
-        return words
+        width, wrap = self._width, self.stack.wrap
+        first = self.pointer & wrap
+        if first + count * width <= wrap:       # the usual: one access
+            data = self._memory.read(_stack_gva(self.stack, first, count * width), count * width, cpl=self._cpl)
+        else:
+            data = b"".join(self._memory.read(_stack_gva(self.stack, first + n * width & wrap, width), width,
+                                              cpl=self._cpl) for n in range(count))
+        self.pointer += count * width
+        return [int.from_bytes(data[at : at + width], "little") for at in range(0, count * width, width)]
 
 
 def interrupt_return(state: Registers, memory: LinearMemory, width: int) -> None:
@@ -118,7 +121,8 @@ def interrupt_return(state: Registers, memory: LinearMemory, width: int) -> None
 
     Raises TaskSwitch when NT is set, or the GuestFault of the return; registers are then as before.
     """
-    if state.rflags & _NT:
+    memory, old_flags = memory.fixed(), state.rflags
+    if old_flags & _NT:
         selector = memory.read_system(state.tr.base, 2)
         check_new_task(state, memory, selector, TaskSwitchSource.IRET)
         raise TaskSwitch(selector, TaskSwitchSource.IRET)
@@ -136,7 +140,8 @@ def interrupt_return(state: Registers, memory: LinearMemory, width: int) -> None
         stack = _return_stack(state, memory, new_ss & 0xFFFF, cpl)
     if rip > code.limit:
         raise GuestFault(Vector.GP, 0)
-    _leave(state, code, rip, _returned_flags(state, flags, width), stack, pointer)
+    mask = _returned_flags(state.cpl, old_flags, width)
+    _leave(state, code, rip, old_flags & ~mask | flags & mask, stack, pointer)
 
 
 def _return_code(state: Registers, memory: LinearMemory, selector: int) -> Segment:
@@ -164,14 +169,12 @@ def _return_stack(state: Registers, memory: LinearMemory, selector: int, cpl: in
     return stack
 
 
-def _returned_flags(state: Registers, flags: int, width: int) -> int:
-    """RFLAGS after the return: which bits may change depends on CPL, IOPL and the operand size."""
+def _returned_flags(cpl: int, flags: int, width: int) -> int:
+    """Which flags the return may change; *flags* are those before it."""
     mask = _ALWAYS | (_WIDE if width == 4 else 0)
-    if state.cpl == 0:
+    if cpl == 0:
         mask |= _IOPL | (_WIDE_KERNEL if width == 4 else 0)
-    if state.cpl <= (state.rflags & _IOPL) >> 12:
-        mask |= _IF
-    return state.rflags & ~mask | flags & mask
+    return mask | _IF if cpl <= (flags & _IOPL) >> 12 else mask
 
 
 def _leave(state: Registers, code: Segment, rip: int, flags: int, stack: Segment, pointer: int) -> None:

@@ -23,7 +23,8 @@ TRAPS = {
     "cpuid": (Trap.CPUID, 0), "hlt": (Trap.HLT, 0), "rdmsr": (Trap.RDMSR, 0), "wrmsr": (Trap.WRMSR, 0),
     "rdtsc": (Trap.RDTSC, 0), "rdpmc": (Trap.RDPMC, 0), "pause": (Trap.PAUSE, 0), "wbinvd": (Trap.WBINVD, 0),
     "invd": (Trap.WBINVD, 0), "clts": (Trap.CR_WRITE, 0), "lmsw ax": (Trap.CR_WRITE, 0),
-    "mov dr0, eax": (Trap.DR_WRITE, 0), "mov dr7, eax": (Trap.DR_WRITE, 7), "int 0x20": (Trap.SOFTWARE_INTERRUPT, 0),
+    "mov eax, dr0": (Trap.DR_READ, 0), "mov dr0, eax": (Trap.DR_WRITE, 0),
+    "mov dr7, eax": (Trap.DR_WRITE, 7), "int 0x20": (Trap.SOFTWARE_INTERRUPT, 0),
     "int3": (Trap.SOFTWARE_INTERRUPT, 0), "ud2": (Trap.EXCEPTION, 6), "in al, dx": (Trap.IN, 0),
     "in al, 0x60": (Trap.IN, 0),
     "out dx, ax": (Trap.OUT, 0), "out 0x80, al": (Trap.OUT, 0), "vmcall": (Trap.EXCEPTION, 6),
@@ -33,7 +34,7 @@ TRAPS = {
 
 def widened(source: str, bits: int) -> str:
     """MOV to a debug or control register takes a 64-bit register in 64-bit code."""
-    return source.replace(", eax", ", rax") if bits == 64 and ("dr" in source or "cr" in source) else source
+    return source.replace("eax", "rax") if bits == 64 and ("dr" in source or "cr" in source) else source
 
 
 @pytest.mark.parametrize("bits", ALL_MODES)
@@ -61,8 +62,8 @@ def test_the_task_priority_traps_in_long_mode(box, source):
     assert engine_of(box) == (Trap.CR_READ if source.endswith("cr8") else Trap.CR_WRITE, 8)
 
 
-@pytest.mark.parametrize("source", ["mov rax, cr0", "mov rax, cr2", "mov rax, cr3", "mov cr3, rax", "mov rax, dr0",
-                                    "invlpg [rax]", "lgdt [rbx]", "swapgs"])
+@pytest.mark.parametrize("source", ["mov rax, cr0", "mov rax, cr2", "mov rax, cr3", "mov cr3, rax", "invlpg [rax]",
+                                    "lgdt [rbx]", "swapgs"])
 def test_what_needs_no_watching_does_not_trap(box, source):
     box.run_code(f"{source}; cpuid", rax=PML4, rbx=DATA)
     assert engine_of(box) == (Trap.CPUID, 0)

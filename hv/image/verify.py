@@ -88,7 +88,7 @@ def _check_operands(instruction: Instruction, wanted: Sequence[Operand], found: 
         if isinstance(operand, Reg):
             _same_register(operand.name, found.reg_name(item.reg), loose, found)
         elif isinstance(operand, Imm):
-            _same_number(operand.value, item.imm, 8 * item.size, found)
+            _same_number(operand.value, item.imm, 8 * (item.size or 1), found)      # 0: the 1 of a shift, not encoded
         elif isinstance(operand, Mem):
             _same_memory(operand, item, instruction, found)
 

@@ -26,6 +26,8 @@ CC_DST, CC_SRC, CC_SRC2 = 0xB8, 0xC0, 0xC8
 CC_OP = 0xD0                # u32; 1 = the flags stand in CC_SRC as they are
 DF = 0xD4                   # i32; 1 = up, -1 = down
 HFLAGS = 0xD8               # u32
+HFLAG_LMA = 1 << 14         # IA-32e mode is active
+HFLAG_CS64 = 1 << 15        # and the code is 64-bit code
 HFLAGS2 = 0xDC              # u32
 SEGMENTS = 0xE0             # ES CS SS DS FS GS LDTR TR GDTR IDTR, 24 bytes each:
                             # selector u32, base u64 @8, limit u32, flags u32

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from unicorn import (
@@ -21,8 +21,10 @@ from unicorn import (
     UC_ERR_FETCH_PROT,
     UC_HOOK_BLOCK,
     UC_HOOK_CODE,
+    UC_HOOK_EDGE_GENERATED,
     UC_HOOK_INSN,
     UC_HOOK_INTR,
+    UC_HOOK_MEM_READ_UNMAPPED,
     UC_MODE_64,
     UC_PROT_ALL,
     UC_PROT_READ,
@@ -52,6 +54,7 @@ _REMOVE_CODE = unicorn_const.UC_CTL_TB_REMOVE_CACHE | 2 << 26 | unicorn_const.UC
 _FORGET_CODE = unicorn_const.UC_CTL_TB_FLUSH | unicorn_const.UC_CTL_IO_WRITE << 30
 _PASS_ALL = -1
 _HANDLER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
+_NEW_BLOCK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64), ctypes.c_void_p, ctypes.c_void_p)
 
 
 _TRAPS = {
@@ -61,6 +64,7 @@ _TRAPS = {
     svm.SvmExit.WBINVD: Trap.WBINVD, svm.SvmExit.INVD: Trap.WBINVD, svm.SvmExit.MONITOR: Trap.MONITOR,
     svm.SvmExit.MWAIT: Trap.MWAIT, svm.SvmExit.SOFTWARE_INTERRUPT: Trap.SOFTWARE_INTERRUPT,
     svm.SvmExit.NESTED_FAULT: Trap.NESTED_FAULT, svm.SvmExit.TR_WRITE: Trap.LTR,
+    svm.SvmExit.IRET: Trap.IRET,
 }
 _TRAP_TABLE: dict[int, tuple[Trap, int]] = {svm.EXIT_BASE + code: (trap, 0) for code, trap in _TRAPS.items()}
 for _n in range(16):
@@ -107,7 +111,8 @@ class Engine:
         self._scratch = at.allocate(self._uc)
         self._failure: BaseException | None = None
         self._stopped_by_trap = False
-        self._refused_fetch = False
+        self._refused_fetch = self._misplaced = False
+        self._alone_at = -1                         # RIP of the instruction that `run_alone` lets run
         self.hit: int | None = None
         self._breakpoints: dict[int, int] = {}      # linear address -> the API's hook
         self._passing: int | None = None
@@ -118,7 +123,7 @@ class Engine:
         self.on_trap: TrapHandler = lambda trap, detail: False
         self.second_level: Callable[[int, int], Translation | None] = lambda gpa, access: None
         self._states: list[ProcessorState] = []
-        self._stale: list[tuple[int, int]] = []     # system-physical ranges whose translated code is out of date
+        self._stale: dict[int, tuple[int, int]] = {}    # page -> the part of it whose translated code is out of date
         self._device_pages: set[int] = set()        # guest-physical pages behind which there is a device
         self._flag_word = ctypes.c_uint64()
         self._flag_place = ctypes.byref(self._flag_word)
@@ -147,9 +152,10 @@ class Engine:
         put = struct.pack_into
         put("<Q", image, at.VMCB, PRIVATE_BASE)
         put("<Q", image, at.INTERCEPT, svm.ALWAYS)
-        put("<4H", image, at.INTERCEPT_CR_READ, 0x100, 0x111, 0, 0xFF)
+        put("<4H", image, at.INTERCEPT_CR_READ, 0x100, 0x111, 0xFF, 0xFF)
         put("<I", image, at.INTERCEPT_EXCEPTIONS, 0xFFFF_FFFF)
         put("<QI", image, at.NESTED_CR3, self.nested.root, 7)
+        put("<I", image, at.HFLAGS, struct.unpack_from("<I", image, at.HFLAGS)[0] & ~at.HFLAG_LMA)
         hidden = struct.unpack_from("<I", image, at.HFLAGS2)[0]
         put("<I", image, at.HFLAGS2, hidden | 1 | 1 << 6)       # GIF, nested paging
         put("<i", image, at.IN_FLIGHT, -1)
@@ -171,6 +177,10 @@ class Engine:
         self.counter.stop, self.counter.reg_read = _native("uc_emu_stop"), _native("uc_reg_read")
         self._handler = _HANDLER(self._on_intercept)
         self._frame.handler = ctypes.cast(self._handler, ctypes.c_void_p).value
+        # Never called: while it is there, the engine takes no page of code for data, however often it was written to.
+        self._add_hook(UC_HOOK_MEM_READ_UNMAPPED, _native("uc_emu_stop"), self._frame, last=self.memory.size - 1)
+        self._new_block = _NEW_BLOCK(self._on_new_block)
+        self._add_hook(UC_HOOK_EDGE_GENERATED, ctypes.cast(self._new_block, ctypes.c_void_p).value or 0, self._frame)
         self._python_hooks: PythonHooks | None = None
         self._counting = 0
         if stubs.available():
@@ -189,11 +199,13 @@ class Engine:
                                      (x86_const.UC_X86_INS_SYSENTER, native.sysenter)):
             self._add_hook(UC_HOOK_INSN, routine, self._asked, instruction)
 
-    def _add_hook(self, kind: int, routine: int, user: ctypes.Structure, *extra: int) -> None:
+    def _add_hook(self, kind: int, routine: int, user: ctypes.Structure, *extra: int, last: int | None = None) -> None:
+        """Hook *routine* in; for addresses 0..*last* when that is given, else for all."""
         handle = ctypes.c_size_t()
+        first, end = (1, 0) if last is None else (0, last)
         status = uclib.uc_hook_add(self._handle, ctypes.byref(handle), kind, ctypes.c_void_p(routine),
-                                   ctypes.byref(user),
-                                   ctypes.c_uint64(1), ctypes.c_uint64(0), *(ctypes.c_int(value) for value in extra))
+                                   ctypes.byref(user), ctypes.c_uint64(first), ctypes.c_uint64(end),
+                                   *(ctypes.c_int(value) for value in extra))
         if status:
             raise EngineError(f"the engine refuses hook {kind} (uc_hook_add: {status})")
 
@@ -240,25 +252,32 @@ class Engine:
         """Drop everything cached of the second level too."""
         self.nested.clear()
         self._device_pages.clear()
-        self.memory.unwatch_code(self._code_written)
         self.flush_tlb()
 
     def _code_written(self, spa: int, data: bytes) -> None:
         """Somebody outside wrote to a page this engine has translated code of."""
-        self._stale.append((spa, spa + len(data)))
+        end = spa + len(data)
+        first, last = self._stale.get(spa >> 12, (spa, end))
+        self._stale[spa >> 12] = min(first, spa), max(last, end)
 
-    def distrust_code(self, spa: int) -> None:
-        """Translate the code of this page of RAM and of the next one anew, from inside a trap."""
-        self._stale.append((spa, min(spa + 2 * PAGE_SIZE, self.memory.size)))
+    def distrust_code(self) -> None:
+        """From inside a trap: what the engine executed at RIP is not what stands there. It is translated anew.
+
+        # Simplified: an accessed or dirty flag that the engine sets in a page table is no store to it, so code that is
+        a page table at the same time is run as it was before, unless a trap tells.
+        """
+        assert self.current is not None, "a trap without a running VP"
+        for page in self._pages_at(self.current):
+            self._code_written(page << 12, bytes(PAGE_SIZE))
 
     def _forget_stale_code(self) -> None:
         """Drop translations of the ranges written from outside. The engine names code by linear address, so it is asked
         in a state without paging, where linear and system-physical addresses are the same."""
-        stale, self._stale = self._stale, []
+        stale, self._stale = self._stale, {}
         uclib.uc_context_save(self._handle, self._scratch)
         uclib.uc_context_restore(self._handle, self._flat)
         self.flush_tlb()
-        for first, end in stale:
+        for first, end in stale.values():
             uclib.uc_ctl(self._handle, ctypes.c_int(_REMOVE_CODE), ctypes.c_uint64(first), ctypes.c_uint64(end))
         uclib.uc_context_restore(self._handle, self._scratch)
         self.flush_tlb()
@@ -306,8 +325,14 @@ class Engine:
                 if refusals > 4:        # both pages of an instruction, stale and fresh: no more
                     raise EngineError(f"the engine refuses for ever to fetch at {state.rip:#x}")
                 late = None if self._may_fetch(state) else Trap.NESTED_FAULT
+                if late is not None and self.run_alone(state):
+                    continue
             elif status:
                 raise EngineError(f"the engine stopped with error {status} at {state.rip:#x}")
+            elif self._misplaced:
+                state.ignore_code_base()
+                self._forget_all_code()     # or the block would be found the next time, without a word
+                continue
             elif self._python_hooks is None or (late := self._python_hooks.deferred()) is None:
                 return self._stopped_by_trap or self.hit is not None
             if late is not None and not self.on_trap(late, 0):
@@ -363,7 +388,7 @@ class Engine:
         self._held = state.context
         if self._stale:
             self._forget_stale_code()
-        self._stopped_by_trap = self._refused_fetch = False
+        self._stopped_by_trap = self._refused_fetch = self._misplaced = False
         nowhere = ctypes.c_uint64(0)
         status: int = uclib.uc_emu_start(self._handle, ctypes.c_uint64(state.rip), nowhere, nowhere,
                                          ctypes.c_size_t(instructions or self._counting))
@@ -375,10 +400,16 @@ class Engine:
         return status
 
     def _refused_fetch_at(self, state: ProcessorState) -> int | None:
-        """Guest-physical address of the code that was refused; None when the guest's own tables decide.
+        """Guest-physical address of the code that was refused; None when the guest's own tables decide."""
+        for gpa in self._code_at(state):
+            if self.nested.refuses_fetch(gpa) or gpa >> 12 in self._device_pages:
+                return gpa
+        return None
 
-        The page is that of RIP, or the next one for an instruction that crosses. It is looked for in software: asking
-        the engine could fault, and outside a run a fault in there ends the process.
+    def _code_at(self, state: ProcessorState) -> Iterator[int]:
+        """The guest-physical addresses of the page of RIP, and of the next one for an instruction that crosses.
+
+        Looked for in software: asking the engine could fault, and outside a run a fault in there ends the process.
         """
         wrap = LINEAR_64 if state.bits == 64 else LINEAR_32
         first = state.words[(at.SEGMENTS + 24 + 8) // 8] + state.rip & wrap     # in 64-bit code too, as the engine does
@@ -387,10 +418,19 @@ class Engine:
             try:
                 gpa = translate(mode, linear, Access.EXECUTE.value, state.cpl, self._load)
             except (GuestFault, NestedFault):
-                return None
-            if self.nested.refuses_fetch(gpa) or gpa >> 12 in self._device_pages:
-                return gpa
-        return None
+                return
+            yield gpa
+
+    def run_alone(self, state: ProcessorState) -> bool:
+        """A fetch was refused at RIP, maybe that of a later instruction of the block: the engine finds out when it
+        translates. Let the one at RIP be a block of its own, as behind STI; False when it was, and is itself refused.
+        """
+        if state.interrupt_shadow:
+            if self._alone_at == state.rip:
+                state.interrupt_shadow = False
+            return False
+        state.interrupt_shadow, self._alone_at = True, state.rip
+        return True
 
     def _load(self, gpa: int, size: int) -> int:
         """A page-table entry of the guest."""
@@ -415,6 +455,16 @@ class Engine:
         """Let the next block run whatever the limits say (an interrupt shadow is one instruction, and one block)."""
         self.counter.skip = 1
 
+    def _on_new_block(self, _uc: int, block: Any, _previous: int, _frame: int) -> None:
+        """The engine translated a block. One of 64-bit code that is not at RIP was reached by a far transfer to a code
+        segment with a base, which the engine adds: it must not run there."""
+        uclib.uc_reg_read(self._handle, x86_const.UC_X86_REG_RIP, ctypes.byref(self._flag_word))
+        if block[0] != self._flag_word.value:
+            uclib.uc_context_save(self._handle, self._scratch)
+            if at.view(self._scratch)[at.HFLAGS + 1] & at.HFLAG_CS64 >> 8:
+                self._misplaced = True
+                uclib.uc_emu_stop(self._handle)
+
     def _on_intercept(self, _uc: int, number: int, _frame: int) -> int:
         """The engine's hook: name the trap, ask the handler, say whether the changed state is to be loaded."""
         try:
@@ -427,8 +477,11 @@ class Engine:
                     trap = _WRMSR if state.dwords[_ERROR_CODE] & 1 else _RDMSR
             else:
                 trap, detail = _TRAP_TABLE.get(number, _UNDEFINED)
-                if trap is _NESTED_FAULT and self._fill_nested():
-                    return 0
+                if trap is _NESTED_FAULT:
+                    if self._fill_nested():
+                        return 0
+                    if self.current is not None and self.nested_fault()[1] == 4 and self.run_alone(self.current):
+                        return 1
                 if number < 0x100:
                     trap, detail = Trap.EXCEPTION, number
             if self.on_trap(trap, detail):
@@ -454,18 +507,46 @@ class Engine:
         if answer is None:
             return False
         spa, writable, executable, large = answer
-        if large:
+        if spa >= self.memory.size:
+            self._device_pages.add(gpa >> 12)
+            self.nested.fill(gpa, spa, writable, True)
+        elif spa >> 12 in self.nested.executable:
+            self._fill_code(gpa, spa, writable, executable, access)
+        elif large:
             self.nested.fill_large(gpa & -LARGE, spa & -LARGE, writable)
         else:
-            in_ram = spa < self.memory.size
-            if not in_ram:
-                self._device_pages.add(gpa >> 12)
-            self.nested.fill(gpa, spa, writable, not in_ram or (executable and spa >> 12 in self.nested.executable))
+            self.nested.fill(gpa, spa, writable, False)
         return True
+
+    def _fill_code(self, gpa: int, spa: int, writable: bool, executable: bool, access: int) -> None:
+        """Enter a page that there is translated code of. By a *gpa* that nobody may fetch from, stores to it would not
+        be noticed: it is read-only until one comes, and then there is no code of the page until it is fetched again.
+
+        # Simplified: but for an instruction that stores to its own page by such an address; what it stores may be
+        # executed late.
+        """
+        if executable or not access & Access.WRITE.value:
+            self.nested.fill(gpa, spa, writable and executable, executable)
+            return
+        assert self.current is not None, "a nested fault without a running VP"
+        page = spa >> 12
+        self._code_written(page << 12, bytes(PAGE_SIZE))
+        if page not in self._pages_at(self.current):
+            self.nested.set_executable(page, False)
+            self.memory.unwatch_code(self._code_written, page)
+        self.nested.fill(gpa, spa, writable, False)
+        self._forget_stale_code()
+
+    def _pages_at(self, state: ProcessorState) -> list[int]:
+        """The system-physical pages of RAM of the instruction at RIP: that of RIP, and the next one."""
+        found = [self.second_level(gpa, Access.EXECUTE.value) for gpa in self._code_at(state)]
+        return [answer[0] >> 12 for answer in found if answer is not None and answer[0] < self.memory.size]
 
     def _may_fetch(self, state: ProcessorState) -> bool:
         """A fetch was refused by the alias: let it through if the second level does, else note a nested fault."""
         self.flush_tlb()
+        if state.ignore_code_base():
+            return True
         gpa = self._refused_fetch_at(state)
         if gpa is None:
             return True             # what the engine had cached is gone now: it meets the guest's own fault
@@ -475,6 +556,7 @@ class Engine:
             self._refused_fetch = True
             return False
         spa, writable, _, _ = answer
+        self.nested.set_executable(spa >> 12, True)
         self.nested.fill(gpa, spa, writable, True)
         self.memory.watch_code(spa >> 12, self._code_written)
         return True
@@ -516,6 +598,7 @@ class Engine:
         uclib.uc_context_restore(self._handle, state.context)
         uclib.uc_reg_write(self._handle, register, ctypes.byref(word))
         uclib.uc_context_save(self._handle, state.context)
+        state.refresh_hidden_flags()        # what is left to software depends on the mode
         self.flush_tlb()
 
     def close(self) -> None:

@@ -4,6 +4,12 @@ One thing differs inside: an abandoned Python frame would be fatal, so IN, OUT, 
 engine's long jump. They save the state at the instruction, note what was asked and stop the engine, which counts
 instructions here so that it stops before the next one; what the engine did meanwhile is thrown away with its state,
 and the trap is handled outside the run.
+
+# Simplified: where the engine counts, a block of more than about 100 bytes is divided earlier, so a guest that faults
+in one, or whose time ends there, is not at the same instruction at the same time.
+
+Counting has a price in correctness too, which is paid here: before each instruction the engine puts the arithmetic
+flags together, and when that instruction does not complete, it takes the result for the operand of the one before.
 """
 
 from __future__ import annotations
@@ -15,11 +21,14 @@ from typing import Any
 from unicorn import UC_HOOK_BLOCK, UC_HOOK_INSN, UC_HOOK_INTR, x86_const
 from unicorn.unicorn_py3.unicorn import uclib
 
+from hv.machine import context as at
 from hv.machine import stubs
 from hv.machine.traps import INSTRUCTION_TRAPS, Trap
 
 EVERY_INSTRUCTION = 1 << 62         # a limit that is never reached, but makes the engine look before each instruction
 _IF = 1 << 9
+_U64, _CS64 = (1 << 64) - 1, 1 << 15
+_SINGLE_STEP = 0x141                # comes between instructions, unlike what else is reported inside a block
 
 _INTERRUPT = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
 _BLOCK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p)
@@ -37,6 +46,7 @@ class PythonHooks:
         self.frame, self.asked, self.counter = frame, asked, counter
         self._handler = _EXIT_HANDLER(frame.handler)
         self._flags = ctypes.c_uint64()
+        self._first, self._end = 0, 0       # linear addresses of the block that runs
         self._kept: list[Any] = []
         self._add(add_hook, UC_HOOK_INTR, _INTERRUPT(self._interrupt), frame)
         self._add(add_hook, UC_HOOK_BLOCK, _BLOCK(self._block), counter)
@@ -53,13 +63,33 @@ class PythonHooks:
         add_hook(kind, ctypes.cast(callback, ctypes.c_void_p).value, user, *extra)
 
     def _interrupt(self, uc: int, number: int, user: int) -> None:
+        if self.asked.kind:     # the #DB behind an instruction that is to be undone
+            uclib.uc_emu_stop(ctypes.c_void_p(uc))
+            return
         handle, context = ctypes.c_void_p(uc), ctypes.c_void_p(self.frame.context)
         uclib.uc_context_save(handle, context)
+        mended = number != _SINGLE_STEP and self._mend_flags()
         self.frame.fetched = 0              # the API's fetch could jump out of this frame
-        if self._handler(uc, number, user):
+        if self._handler(uc, number, user) or mended:
             uclib.uc_context_restore(handle, context)
 
+    def _mend_flags(self) -> bool:
+        """Of an instruction that did not complete, the flags stand in the context as they are; True when changed.
+
+        A fault of fetching comes between two blocks, where the flags are what the last one left.
+        """
+        context = self.frame.context or 0
+        rip, base, hidden = (ctypes.c_uint64.from_address(context + offset).value
+                             for offset in (at.RIP, at.SEGMENTS + 24 + 8, at.HFLAGS))
+        linear = rip + base & (_U64 if hidden & _CS64 else 0xFFFF_FFFF)
+        form = ctypes.c_uint32.from_address(context + at.CC_OP)
+        wrong = self._first <= linear < self._end and form.value != at.CC_OP_EFLAGS
+        if wrong:
+            form.value = at.CC_OP_EFLAGS
+        return wrong
+
     def _block(self, uc: int, address: int, size: int, user: int) -> None:
+        self._first, self._end = address, address + size
         counter = self.counter
         done = counter.done + size
         if done >= counter.limit and self._must_stop(uc, done):
@@ -90,6 +120,7 @@ class PythonHooks:
         self.asked.kind = kind
         self.frame.fetched = 0
         uclib.uc_context_save(ctypes.c_void_p(uc), ctypes.c_void_p(self.frame.context))
+        self._mend_flags()
         uclib.uc_emu_stop(ctypes.c_void_p(uc))
 
     def deferred(self) -> Trap | None:

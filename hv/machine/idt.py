@@ -2,7 +2,7 @@
 
 SDM "Interrupt and Exception Handling", and the pseudo-code of "INT n/INTO/INT3/INT1". All checks and the push of the
 frame come before the first register changes, so a fault while delivering leaves the processor as it was. Read `deliver`
-first; each mode checks, pushes its frame, and ends in `_enter`, the only function that writes registers.
+first; each mode checks, pushes its frame, and ends in `enter`, the only function that writes registers.
 
 # Simplified: no VME redirection of INT n in virtual-8086 mode, no shadow stacks, and the accessed bits of the loaded
 # descriptors are set in the segment registers but not in the tables.
@@ -19,6 +19,8 @@ from hv.machine.faults import Access, GuestFault, NestedFault, TripleFault
 from hv.machine.linear import LinearMemory
 from hv.machine.paging import LINEAR_32, LINEAR_64, NonCanonical, is_canonical
 from hv.machine.registers import ACCESSED, Registers, Segment
+from hv.machine.tasks import check_new_task
+from hv.spec.exits import TaskSwitchSource
 from hv.spec.x86 import (
     CONTRIBUTORY,
     PAGE_FAULT_CLASS,
@@ -145,7 +147,7 @@ def combine(first: Event, fault: GuestFault) -> Event:
 
 # --- What every mode does ------------------------------------------------------------------------
 
-class _Stack(NamedTuple):
+class Stack(NamedTuple):
     """Where the frame goes, outside 64-bit mode."""
 
     segment: Segment        # what SS will be; the old one unless the level changes
@@ -154,7 +156,7 @@ class _Stack(NamedTuple):
     error_code: int         # of the #SS when there is no room
 
 
-def _enter(state: Registers, cs: Segment, cpl: int, rip: int, rflags: int, ss: Segment | None, rsp: int) -> None:
+def enter(state: Registers, cs: Segment, cpl: int, rip: int, rflags: int, ss: Segment | None, rsp: int) -> None:
     """The handler's registers; *ss* is None when the stack segment stays."""
     state.cs = cs
     if ss is not None:
@@ -166,7 +168,7 @@ def _enter(state: Registers, cs: Segment, cpl: int, rip: int, rflags: int, ss: S
     state.interrupt_shadow = False
 
 
-def _push(state: Registers, memory: LinearMemory, stack: _Stack, frame: list[int], width: int, cpl: int) -> int:
+def push(state: Registers, memory: LinearMemory, stack: Stack, frame: list[int], width: int, cpl: int) -> int:
     """Write *frame*, words of *width* bytes, the first one highest, as *cpl*; the new RSP.
 
     From CPL 3, RFLAGS.AC does not lift SMAP.
@@ -177,9 +179,9 @@ def _push(state: Registers, memory: LinearMemory, stack: _Stack, frame: list[int
     words = [(word & mask).to_bytes(width, "little") for word in reversed(frame)]
     implicit = state.cpl == 3
     if stack.pointer & stack.wrap >= size:
-        pieces = [(_stack_gva(stack, below, size), b"".join(words))]
+        pieces = [(stack_gva(stack, below, size), b"".join(words))]
     else:
-        pieces = [(_stack_gva(stack, below + n * width & stack.wrap, width), word) for n, word in enumerate(words)]
+        pieces = [(stack_gva(stack, below + n * width & stack.wrap, width), word) for n, word in enumerate(words)]
         for gva, data in pieces:
             memory.check(gva, len(data), Access.WRITE, cpl, implicit)
     for gva, data in pieces:
@@ -187,7 +189,7 @@ def _push(state: Registers, memory: LinearMemory, stack: _Stack, frame: list[int
     return stack.pointer & ~stack.wrap | below
 
 
-def _stack_gva(stack: _Stack, offset: int, size: int) -> int:
+def stack_gva(stack: Stack, offset: int, size: int) -> int:
     """The linear address of *size* bytes of stack; #SS when they are not inside the segment."""
     last, segment = offset + size - 1, stack.segment
     if segment.expand_down:
@@ -227,9 +229,9 @@ def _deliver_real(state: Registers, memory: LinearMemory, event: Event) -> None:
     if offset > cs.limit:
         raise GuestFault(Vector.GP)
     rflags = state.rflags
-    stack = _Stack(state.ss, state.rsp, 0xFFFF, 0)
-    rsp = _push(state, memory, stack, [rflags, state.cs.selector, _return_rip(state, event)], 2, 0)
-    _enter(state, cs, 0, offset, rflags & ~(_IF | _TF | _AC | _RF), None, rsp)
+    stack = Stack(state.ss, state.rsp, 0xFFFF, 0)
+    rsp = push(state, memory, stack, [rflags, state.cs.selector, _return_rip(state, event)], 2, 0)
+    enter(state, cs, 0, offset, rflags & ~(_IF | _TF | _AC | _RF), None, rsp)
 
 
 # --- Protected mode ------------------------------------------------------------------------------
@@ -248,18 +250,18 @@ def _deliver_protected(state: Registers, memory: LinearMemory, event: Event) -> 
         raise GuestFault(Vector.GP, ext)
     frame = [segment.selector for segment in (state.gs, state.fs, state.ds, state.es)] if v86 else []
     if cpl != old_cpl:
-        stack = _inner_stack(state, memory, cpl, ext)
+        stack = inner_stack(state, memory, cpl, ext)
         frame += [state.ss.selector, state.rsp]
     else:
-        stack = _Stack(state.ss, state.rsp, _stack_wrap(state.ss), ext)
+        stack = Stack(state.ss, state.rsp, stack_wrap(state.ss), ext)
     frame += [_image(rflags, event), state.cs.selector, _return_rip(state, event), *_error_words(event)]
-    rsp = _push(state, memory, stack, frame, width, cpl)
-    _enter(state, code, cpl, rip, _entry_flags(rflags, gate), stack.segment if cpl != old_cpl else None, rsp)
+    rsp = push(state, memory, stack, frame, width, cpl)
+    enter(state, code, cpl, rip, _entry_flags(rflags, gate), stack.segment if cpl != old_cpl else None, rsp)
     if v86:
         state.es = state.ds = state.fs = state.gs = Segment.null()
 
 
-def _inner_stack(state: Registers, memory: LinearMemory, cpl: int, ext: int) -> _Stack:
+def inner_stack(state: Registers, memory: LinearMemory, cpl: int, ext: int) -> Stack:
     """The stack that the TSS names for *cpl*; SDM "Stack Switching", errors #TS, and #SS when it is not present."""
     wide = state.tr.type not in _TSS16
     size = 4 if wide else 2
@@ -271,15 +273,15 @@ def _inner_stack(state: Registers, memory: LinearMemory, cpl: int, ext: int) -> 
     error_code = selector & ~3 | ext
     if not selector & ~3 or selector & 3 != cpl:
         raise GuestFault(Vector.TS, error_code)
-    segment = _parse_descriptor(selector, _descriptor(state, memory, selector, Vector.TS, error_code))
+    segment = code_or_data(state, memory, selector, Vector.TS, error_code)
     if segment.dpl != cpl or not segment.writable:
         raise GuestFault(Vector.TS, error_code)
     if not segment.present:
         raise GuestFault(Vector.SS, error_code)
-    return _Stack(segment, pointer, _stack_wrap(segment), error_code)
+    return Stack(segment, pointer, stack_wrap(segment), error_code)
 
 
-def _stack_wrap(segment: Segment) -> int:
+def stack_wrap(segment: Segment) -> int:
     return LINEAR_32 if segment.big else 0xFFFF
 
 
@@ -310,7 +312,7 @@ def _deliver_long(state: Registers, memory: LinearMemory, event: Event) -> None:
         memory.write(rsp, frame, cpl, implicit=old_cpl == 3)
     except NonCanonical:
         raise GuestFault(Vector.SS, ext) from None
-    _enter(state, code, cpl, gate.offset, _entry_flags(rflags, gate), Segment.null(cpl) if cpl != old_cpl else None,
+    enter(state, code, cpl, gate.offset, _entry_flags(rflags, gate), Segment.null(cpl) if cpl != old_cpl else None,
            rsp)
 
 
@@ -350,6 +352,7 @@ def _gate(state: Registers, memory: LinearMemory, event: Event, ext: int, long: 
     if not gate.present:
         raise GuestFault(Vector.NP, error_code)
     if gate.type == _TASK_GATE:
+        check_new_task(state, memory, gate.selector, TaskSwitchSource.IDT_TASK_GATE, ext)
         raise TaskGate(gate.selector, event)
     if not gate.selector & ~3:
         raise GuestFault(Vector.GP, ext)
@@ -387,6 +390,11 @@ def _descriptor(state: Registers, memory: LinearMemory, selector: int, vector: i
     if offset + 7 > table.limit or (local and not state.ldtr.usable):
         raise GuestFault(vector, error_code)
     return memory.read_system(table.base + offset, 8)
+
+
+def code_or_data(state: Registers, memory: LinearMemory, selector: int, vector: int, error_code: int) -> Segment:
+    """The code or data segment that a load of *selector* gives; exception *vector* when it lies beyond the limit."""
+    return _parse_descriptor(selector, _descriptor(state, memory, selector, vector, error_code))
 
 
 @lru_cache(maxsize=1024)

@@ -6,9 +6,10 @@ dropped at INVEPT. A translation that is in here stays visible until then, as on
 Information").
 
 A page is first entered by a second address of the same RAM (*alias*), from which the engine refuses to fetch; when the
-guest does fetch from it and may, it is entered again by its own address. So the machine knows from which
-pages translated code exists. The format's own NX bit is never set: the engine dereferences a null pointer when a guest
-uses such a page as a page table, so a guest could end the process with it.
+guest does fetch from it and may, it is entered again by its own address. So the machine knows from which pages
+translated code exists, and it keeps knowing when the translations are dropped: the engine only notices stores to code
+that come by the page's own address. The format's own NX bit is never set: the engine dereferences a null pointer when a
+guest uses such a page as a page table, so a guest could end the process with it.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ class NestedTables:
         self._bytes = memory
         self._base = base
         self._pages = len(memory) // 4096
-        self.executable: set[int] = set()           # system-physical pages that code may be fetched from
-        self._aliases: dict[int, set[int]] = {}         # system-physical page -> guest-physical pages entered by alias
-        self._aliases_large: dict[int, set[int]] = {}   # the same in units of 2 MiB
+        self.executable: set[int] = set()           # system-physical pages that there is translated code of
+        self._entered: dict[int, set[int]] = {}         # system-physical page -> guest-physical pages it is behind
+        self._entered_large: dict[int, set[int]] = {}   # the same in units of 2 MiB
         self.clear()
 
     @property
@@ -40,49 +41,44 @@ class NestedTables:
         return self._base
 
     def clear(self) -> None:
-        """Forget every translation (INVEPT). The caller flushes the engine's own TLB."""
+        """Forget every translation (INVEPT), not what is `executable`. The caller flushes the engine's own TLB."""
         used = getattr(self, "_used", 0)
         self._bytes[: used * 4096] = bytes(used * 4096)
         self._used = 1
-        self.executable.clear()
-        self._aliases.clear()
-        self._aliases_large.clear()
+        self._entered.clear()
+        self._entered_large.clear()
 
     def fill(self, gpa: int, spa: int, writable: bool, executable: bool) -> None:
-        """Enter the page of *gpa*. Once code may be fetched from a page, every guest-physical address of it is entered
-        by its own address: the engine would not see a write by the alias as one to its code.
-
-        # Simplified: but for a page that is mapped twice, once with and once without execute permission.
-        """
+        """Enter the page of *gpa*: by its own address when it is *executable*, else by the alias."""
         table = self._table_of(gpa)
         entry = (spa & _ADDRESS) + (0 if executable else self._alias)
         self._words[table * 512 + (gpa >> 12 & 511)] = entry | PRESENT | USER | (WRITABLE if writable else 0)
-        if executable:
-            self.executable.add(spa >> 12)
-            self._enter_aliases_directly(spa)
-        else:
-            self._aliases.setdefault(spa >> 12, set()).add(gpa >> 12)
+        self._entered.setdefault(spa >> 12, set()).add(gpa >> 12)
 
-    def _enter_aliases_directly(self, spa: int) -> None:
-        pages = self._aliases.pop(spa >> 12, set())
-        offset = spa % LARGE >> 12
-        pages |= {large * (LARGE >> 12) + offset for large in self._aliases_large.get(spa // LARGE, ())}
-        for page in pages:
-            slot = self._slot(page << 12)
-            entry = self._words[slot] if slot is not None else 0
-            if slot is not None and entry & PRESENT and entry & _ADDRESS == spa & _ADDRESS | self._alias:
-                self._words[slot] = entry - self._alias
+    def set_executable(self, page: int, executable: bool) -> None:
+        """There is translated code of system-physical *page* from now on, or none any more.
+
+        Every translation that leads to it is dropped, since it should now lead there by the other address. The caller
+        flushes the engine's own TLB.
+        """
+        (self.executable.add if executable else self.executable.discard)(page)
+        offset = page % (LARGE >> 12)
+        guest_pages = self._entered.pop(page, set())
+        guest_pages |= {large * (LARGE >> 12) + offset for large in self._entered_large.get(page // (LARGE >> 12), ())}
+        for guest_page in guest_pages:
+            slot = self._slot(guest_page << 12)
+            if slot is not None and self._words[slot] & _ADDRESS & ~self._alias == page << 12:
+                self._words[slot] = 0
 
     def fill_large(self, gpa: int, spa: int, writable: bool) -> None:
-        """Enter all pages of the 2 MiB at *gpa* and *spa* (multiples of 2 MiB), none of them executable yet."""
+        """Enter all pages of the 2 MiB at *gpa* and *spa* (multiples of 2 MiB), but those of which there is code."""
         table = self._table_of(gpa)
-        flags = PRESENT | USER | (WRITABLE if writable else 0)
-        first = spa + self._alias | flags
+        first = spa + self._alias | PRESENT | USER | (WRITABLE if writable else 0)
         entries = struct.pack("<512Q", *range(first, first + LARGE, 4096))
         self._bytes[table * 4096 : (table + 1) * 4096] = entries
-        self._aliases_large.setdefault(spa // LARGE, set()).add(gpa // LARGE)
+        self._entered_large.setdefault(spa // LARGE, set()).add(gpa // LARGE)
         for page in self.executable.intersection(range(spa >> 12, spa + LARGE >> 12)):
-            self._words[table * 512 + (page & 511)] = page << 12 | flags
+            self._words[table * 512 + (page & 511)] = 0
 
     def refuses_fetch(self, gpa: int) -> bool:
         """The page of *gpa* is in here, and not by an address that code may be fetched from."""

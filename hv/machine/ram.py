@@ -92,9 +92,10 @@ class PhysicalMemory:
         if watcher not in watchers:
             watchers.append(watcher)
 
-    def unwatch_code(self, watcher: Callable[[int, bytes], None]) -> None:
-        """Forget *watcher* on every page."""
-        for page in [page for page, watchers in self._code.items() if watcher in watchers]:
+    def unwatch_code(self, watcher: Callable[[int, bytes], None], only: int | None = None) -> None:
+        """Forget *watcher* on every page, or on page *only*."""
+        pages = list(self._code) if only is None else [only]
+        for page in [page for page in pages if watcher in self._code.get(page, ())]:
             self._code[page].remove(watcher)
             if not self._code[page]:
                 del self._code[page]

@@ -14,6 +14,7 @@ from typing import Any
 
 from hv.machine import context as at
 from hv.machine.registers import Segment, Table
+from hv.machine.svm import Intercept
 from hv.spec.msrs import Msr
 from hv.spec.x86 import Cr4, Efer, Rflags
 
@@ -23,22 +24,23 @@ _FLAGS_KEPT = 0x3F_7300 | 2     # what the engine keeps beside the arithmetic fl
 _DF = Rflags.DF.value
 # Plain integers: `&` with an IntFlag would build an enum member every time.
 _EFER_LMA, _CR4_OSFXSR, _CR4_SMAP, _VM = Efer.LMA.value, Cr4.OSFXSR.value, Cr4.SMAP.value, Rflags.VM.value
-_IF, _SVME_BIT = Rflags.IF.value, Efer.SVME.value
+_IF, _SVME_BIT, _IRET = Rflags.IF.value, Efer.SVME.value, Intercept.IRET.value
 _TR = 7                         # place of TR among the segments
 _BUSY = 2                       # type bit of a TSS
+_TF = Rflags.TF.value
 
 # Hidden flags of the engine.
 _INHIBIT = 1 << 3
 _CS32, _SS32, _ADDSEG = 1 << 4, 1 << 5, 1 << 6
-_LMA, _CS64, _OSFXSR, _SMAP = 1 << 14, 1 << 15, 1 << 22, 1 << 23
+_PE, _LMA, _CS64, _OSFXSR, _SMAP = 1 << 7, at.HFLAG_LMA, at.HFLAG_CS64, 1 << 22, 1 << 23
 _SVME, _GUEST = 1 << 20, 1 << 21
-_CODE_MODE = 3 | _CS32 | 1 << 7 | _CS64        # CPL, code size, CR0.PE
+_CODE_MODE = 3 | _CS32 | _PE | _CS64        # CPL, code size, CR0.PE
 _ACCESSED = 1 << 8
 _RIGHTS = 0xF0FF                # rights bits the engine keeps, 8 to the left
 
 # Places in a context as 64-bit words, then as 32-bit ones. Looked up once: every exit needs them.
 _RIP, _EFLAGS, _CC_SRC, _CR0, _EFER = at.RIP // 8, at.EFLAGS // 8, at.CC_SRC // 8, at.CR // 8, at.EFER // 8
-_CR3, _CR4 = _CR0 + 3, _CR0 + 4
+_CR3, _CR4, _INTERCEPT = _CR0 + 3, _CR0 + 4, at.INTERCEPT // 8
 _CC_OP, _DF_WORD, _HFLAGS = at.CC_OP // 4, at.DF // 4, at.HFLAGS // 4
 _ES_BASE, _CS_BASE, _SS_BASE, _DS_BASE = ((at.SEGMENTS + 24 * n + 8) // 8 for n in range(4))
 _CS_FLAGS, _SS_FLAGS = (at.SEGMENTS + 24 + 20) // 4, (at.SEGMENTS + 48 + 20) // 4
@@ -213,15 +215,21 @@ class ProcessorState:
     def paging_registers(self) -> tuple[int, int, int, int]:
         """CR0, CR3, CR4 and EFER: what address translation depends on, beside RFLAGS.AC."""
         words = self.words
-        return words[_CR0], words[_CR3], words[_CR4], words[_EFER] & ~_SVME_BIT
+        return words[_CR0], words[_CR3], words[_CR4], self.efer
 
     @property
     def efer(self) -> int:
-        """IA32_EFER as a guest sees it: the engine's own SVME bit is not shown and stays set."""
-        return int(self.words[_EFER]) & ~_SVME_BIT
+        """IA32_EFER as a guest sees it: the engine's own SVME bit is not shown and stays set.
+
+        LMA is kept in the hidden flags: `refresh_hidden_flags` says what it means in the engine's EFER.
+        """
+        shown: int = self.words[_EFER] & ~(_SVME_BIT | _EFER_LMA)
+        return shown | _EFER_LMA if self.dwords[_HFLAGS] & _LMA else shown
 
     @efer.setter
     def efer(self, value: int) -> None:
+        hidden = self.dwords[_HFLAGS]
+        self.dwords[_HFLAGS] = hidden | _LMA if value & _EFER_LMA else hidden & ~_LMA
         self.efer_raw = value | _SVME_BIT
 
     @property
@@ -271,12 +279,21 @@ class ProcessorState:
         """64-bit code at privilege level 0 is running."""
         return bool(self.dwords[_HFLAGS] & (3 | _CS64) == _CS64)
 
-    def complete_instruction(self, length: int) -> None:
-        """The instruction of *length* bytes at RIP is done: RIP moves on, and a shadow of STI or MOV SS ends."""
+    def complete_instruction(self, length: int) -> bool:
+        """The instruction of *length* bytes at RIP is done: RIP moves on, and a shadow of STI or MOV SS ends.
+
+        True when it was single-stepped: its #DB comes now.
+        """
         words, dwords = self.words, self.dwords
         words[_RIP] = words[_RIP] + length & _U64
         if dwords[_HFLAGS] & _INHIBIT:
             dwords[_HFLAGS] &= ~_INHIBIT
+        return bool(words[_EFLAGS] & _TF)
+
+    @property
+    def single_stepping(self) -> bool:
+        """RFLAGS.TF, without computing the arithmetic flags."""
+        return bool(self.words[_EFLAGS] & _TF)
 
     @property
     def bits(self) -> int:
@@ -285,29 +302,44 @@ class ProcessorState:
         return 64 if hidden & _CS64 else 32 if hidden & _CS32 else 16
 
     def refresh_hidden_flags(self) -> None:
-        """Recompute the engine's derived bits from CR0, CR4, EFER, VM, CS, SS, DS and ES. CPL stays as it is."""
+        """Recompute the engine's derived bits from CR0, CR4, VM, CS, SS, DS and ES. CPL and LMA stay as they are.
+
+        In protected mode outside IA-32e mode the engine is kept from switching tasks, for which it has no intercept:
+        IRET is intercepted there (but for virtual-8086 mode, which has its own), and EFER.LMA is set. That is of no
+        consequence but that a far JMP or CALL to a TSS or task gate is #GP, and to a call gate too, unless it and its
+        code segment could be of 64-bit code. `far_transfer.py` does what was refused.
+        """
         words, dwords = self.words, self.dwords
         cr0, cr4 = words[_CR0], words[_CR4]
         cs, ss = dwords[_CS_FLAGS], dwords[_SS_FLAGS]
-        lma = words[_EFER] & _EFER_LMA
+        lma = dwords[_HFLAGS] & _LMA
         hidden = dwords[_HFLAGS] & (3 | _INHIBIT) | _GUEST | _SVME
         hidden |= (cr0 & 1) << 7 | (cr0 & 0xE) << 8
-        hidden |= (_LMA if lma else 0) | (_OSFXSR if cr4 & _CR4_OSFXSR else 0) | (_SMAP if cr4 & _CR4_SMAP else 0)
+        hidden |= lma | (_OSFXSR if cr4 & _CR4_OSFXSR else 0) | (_SMAP if cr4 & _CR4_SMAP else 0)
         if lma and cs & 1 << 21:
             hidden |= _CS64 | _CS32 | _SS32
         else:
             hidden |= (_CS32 if cs & 1 << 22 else 0) | (_SS32 if ss & 1 << 22 else 0)
             hidden |= _ADDSEG if self._segment_bases_matter(hidden) else 0
         dwords[_HFLAGS] = hidden
+        efer, intercepts = words[_EFER] & ~_EFER_LMA, words[_INTERCEPT] & ~_IRET
+        in_software = hidden & (_PE | _LMA) == _PE
+        words[_EFER] = efer | _EFER_LMA if in_software or lma else efer
+        words[_INTERCEPT] = intercepts | _IRET if self.transfers_in_software else intercepts
 
-    def ignore_code_base(self) -> None:
-        """In 64-bit mode the base of CS is nothing, but the engine would add it; SDM "Segmentation in IA-32e Mode"."""
-        if self.dwords[_HFLAGS] & _CS64:
+    def ignore_code_base(self) -> bool:
+        """In 64-bit mode the base of CS is nothing, but the engine would add it: True when it was there, and is 0 now.
+
+        SDM "Segmentation in IA-32e Mode".
+        """
+        if self.dwords[_HFLAGS] & _CS64 and self.words[_CS_BASE]:
             self.words[_CS_BASE] = 0
+            return True
+        return False
 
     def _segment_bases_matter(self, hidden: int) -> bool:
         words = self.words
-        if not hidden & 1 << 7 or words[_EFLAGS] & _VM or not hidden & _CS32:
+        if not hidden & _PE or words[_EFLAGS] & _VM or not hidden & _CS32:
             return True
         return bool(words[_ES_BASE] | words[_SS_BASE] | words[_DS_BASE])
 
@@ -319,7 +351,16 @@ class ProcessorState:
     @property
     def in_long_mode(self) -> bool:
         """EFER.LMA."""
-        return bool(self.words[_EFER] & _EFER_LMA)
+        return bool(self.dwords[_HFLAGS] & _LMA)
+
+    @property
+    def _virtual_8086(self) -> bool:
+        return bool(self.words[_EFLAGS] & _VM)
+
+    @property
+    def transfers_in_software(self) -> bool:
+        """Protected mode outside IA-32e and virtual-8086 mode: `far_transfer.py` does what the engine refuses."""
+        return self.dwords[_HFLAGS] & (_PE | _LMA) == _PE and not self._virtual_8086
 
     @property
     def protected(self) -> bool:

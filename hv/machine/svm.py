@@ -22,6 +22,7 @@ class Intercept(IntFlag):
     RDTSC = 1 << 14
     RDPMC = 1 << 15
     CPUID = 1 << 18
+    IRET = 1 << 20
     SOFTWARE_INTERRUPT = 1 << 21
     INVD = 1 << 22
     PAUSE = 1 << 23
@@ -54,6 +55,7 @@ class SvmExit(IntEnum):
     RDTSC = 0x6E
     RDPMC = 0x6F
     CPUID = 0x72
+    IRET = 0x74
     SOFTWARE_INTERRUPT = 0x75
     INVD = 0x76
     PAUSE = 0x77
@@ -76,6 +78,7 @@ class SvmExit(IntEnum):
 
 
 # What every guest is watched for, whatever the VMCS says: the layer above decides which of these become VM exits.
+# IRET comes and goes with the mode: see `ProcessorState.refresh_hidden_flags`.
 ALWAYS = (
     Intercept.TR_WRITE | Intercept.RDTSC | Intercept.RDPMC | Intercept.CPUID | Intercept.SOFTWARE_INTERRUPT
     | Intercept.INVD | Intercept.PAUSE | Intercept.HLT | Intercept.INVLPGA | Intercept.MSR | Intercept.VMRUN

@@ -35,6 +35,7 @@ class Trap(IntEnum):
     SYSENTER = 22
     UNDEFINED = 23              # instructions of the engine's own guest mode, which no guest has
     LTR = 24
+    IRET = 25                   # in protected mode outside IA-32e mode
 
 
 # The instructions that the engine tells of by a hook of their own.

@@ -315,6 +315,24 @@ class GateDescriptor(Register):
                    selector=selector, type=type, dpl=dpl, ist=ist, present=1)
 
 
+class CallGateDescriptor(Register):
+    """A call gate or task gate of the GDT or LDT, outside IA-32e mode; SDM "Call Gates", "Task-Gate Descriptor"."""
+
+    offset_low = bits(15, 0)
+    selector = bits(31, 16)         # task gate: of the TSS
+    parameter_count = bits(36, 32)  # words copied to an inner stack
+    type = bits(43, 40)             # SystemType
+    s = bits(44)                    # 0
+    dpl = bits(46, 45)
+    present = bits(47)
+    offset_high = bits(63, 48)
+
+    @property
+    def offset(self) -> int:
+        """Where in the code segment it leads."""
+        return self.offset_high << 16 | self.offset_low
+
+
 class GateDescriptor64(Layout):
     """A gate of 64-bit mode: 16 bytes."""
 

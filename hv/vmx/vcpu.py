@@ -20,7 +20,7 @@ from hv.spec.vmcs import PinControls, PrimaryControls, VmcsField
 from hv.vmx.entry import broken_rules, info_of
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts import BY_TRAP
-from hv.vmx.intercepts.events import external_interrupt, task_gate
+from hv.vmx.intercepts.events import external_interrupt, single_step, task_gate
 from hv.vmx.intercepts.memory import nested_fault
 from hv.vmx.remembered import RememberingMemory
 from hv.vmx.second_level import SecondLevel
@@ -48,6 +48,7 @@ class Vcpu:
         self.state_written = True               # by software: the next entry checks it
         self.broken_rules: list[str] = []       # what the last failed entry found
         self.window_wanted = False
+        self.step_pending = False               # an instruction that was done in software has a #DB coming
         self._interrupted = False
         self._read_controls()
 
@@ -145,12 +146,22 @@ class Vcpu:
             return self.inject(exception(fault)) and self._time_is_left()
         except NestedFault as fault:
             exit = nested_fault(self, fault)
-        if exit is None:
-            return self._time_is_left()
-        self.vmcs.last_exit = exit          # `exit`, without its call: this is the way of every exit
-        self.exits[exit.reason] += 1
-        self._work[0] += EXIT_TICKS
-        return self.on_exit(exit)
+        if exit is not None:
+            self.vmcs.last_exit = exit          # `exit`, without its call: this is the way of every exit
+            self.exits[exit.reason] += 1
+            self._work[0] += EXIT_TICKS
+            return self.on_exit(exit)
+        if self.step_pending:
+            self.step_pending = False
+            return self.single_step() and self._time_is_left()
+        return self._time_is_left()
+
+    def single_step(self) -> bool:
+        """An instruction that software completed was single-stepped: #DB; False when an exit said stop."""
+        try:
+            return self.exit(single_step(self))
+        except GuestFault as fault:
+            return self.inject(exception(fault))
 
     def _time_is_left(self) -> bool:
         """A guest whose every instruction faults runs no block of code, so nobody else would stop it."""

@@ -54,7 +54,8 @@ def test_a_campaign_reports_a_guest_that_misbehaves(monkeypatch, capsys):
     assert "seed 1: exception" in capsys.readouterr().out
 
 
-def test_a_campaign_of_good_guests_counts_nothing(capsys):
+@pytest.mark.parametrize("options", [{"twice": False}, {"hooks": True}], ids=["once", "python-hooks"])
+def test_a_campaign_of_good_guests_counts_nothing(options, capsys):
     """The guests run in processes of their own."""
-    assert campaign(5000, 6, batch=3, twice=False) == 0
+    assert campaign(5000, 6, batch=3, **options) == 0
     assert "6 guests from seed 5000: 0 misbehaved" in capsys.readouterr().out

@@ -182,3 +182,160 @@ def test_every_run_of_a_guest_is_the_same_run():
     source = f"{LOAD}; mov ecx, 50; again: cpuid; rdtsc; mov ecx, eax; out 0x80, al; ud2"
     runs = {run_guest(source, data=handlers(64)).fingerprint() for _ in range(3)}
     assert len(runs) == 1
+
+
+# --- single step -----------------------------------------------------------------------------------------------
+
+LOG = 0x40000       # where the next entry goes, DR6, and the entries
+NOTE_64 = (f"push rax; push rdi; mov rdi, [{LOG}]; mov rax, [rsp + 16]; mov [rdi], rax; add qword ptr [{LOG}], 8;"
+           f"mov rax, dr6; mov [{LOG + 8}], rax; pop rdi; pop rax; iretq")
+NOTE_32 = (f"push eax; push edi; mov edi, [{LOG}]; mov eax, [esp + 8]; mov [edi], eax; add dword ptr [{LOG}], 8;"
+           f"mov eax, dr6; mov [{LOG + 8}], eax; pop edi; pop eax; iretd")
+SET_TF = {64: "pushfq; or dword ptr [rsp], 0x100; popfq", 32: "pushfd; or dword ptr [esp], 0x100; popfd"}
+BS = 1 << 14
+# What runs with TF set, and where in it #DB comes; SDM "Single-Step Exception Condition". The first instruction after
+# POPF is the first that is traced.
+STEPS = {
+    "plain": ("nop; inc ecx; nop", {32: (1, 2, 3), 64: (1, 3, 4)}),
+    "cpuid": ("nop; cpuid; nop", (1, 3, 4)),
+    "rdtsc": ("nop; rdtsc; nop", (1, 3, 4)),
+    "pause": ("nop; pause; nop", (1, 3, 4)),
+    "wbinvd": ("nop; wbinvd; nop", (1, 3, 4)),
+    "rdmsr": ("mov ecx, 0xC0000080; rdmsr; nop", (5, 7, 8)),
+    "out": ("nop; out 0x80, al; nop", (1, 3, 4)),
+    "in": ("nop; in al, 0x80; nop", (1, 3, 4)),
+    "mov-cr": ("mov {a}, cr0; mov cr0, {a}; nop", (3, 6, 7)),
+    "mov-dr": ("mov {a}, dr7; mov dr7, {a}; nop", (3, 6, 7)),
+    "mov-ss": ("mov eax, ss; mov ss, eax; nop; nop", (2, 5, 6)),
+    "mov-ss-cpuid": ("mov eax, ss; mov ss, eax; cpuid; nop", (2, 6, 7)),
+    "sti": ("sti; cli; nop", (1, 2, 3)),
+    "rep": ("mov ecx, 3; mov edi, 0x41000; rep stosb; nop", (5, 10, 10, 10, 12, 13)),
+}
+
+
+def steps_of(source: str, bits: int, **special: str) -> tuple[object, list[int]]:
+    """Run *source* with TF set: where #DB came, counted from the beginning of *source*."""
+    prologue = f"{LOAD}; {SET_TF[bits]};"
+    start = 0x10000 + sum(len(part) for _, part in assemble(prologue, bits))
+    data = handlers(bits, v1=NOTE_64 if bits == 64 else NOTE_32, **special) | {LOG: struct.pack("<Q", LOG + 16)}
+    source = source.format(a="rax" if bits == 64 else "eax")
+    result = run_guest(f"{prologue}{source}; {OFF}", bits, data=data)
+    end = int.from_bytes(result.memory[LOG : LOG + 4], "little")
+    return result, [int.from_bytes(result.memory[at : at + 4], "little") - start for at in range(LOG + 16, end, 8)]
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("case", STEPS)
+def test_a_single_step_is_a_trap_behind_each_instruction(case, bits):
+    source, expected = STEPS[case]
+    wanted = expected[bits] if isinstance(expected, dict) else expected
+    result, found = steps_of(source, bits)
+    assert result.ended == "shutdown"
+    assert found[: len(wanted)] == list(wanted)
+    assert int.from_bytes(result.memory[LOG + 8 : LOG + 12], "little") & BS
+
+
+def test_a_handler_of_an_instruction_that_faults_is_not_traced():
+    """The fault comes instead of the #DB, and TF is clear in the handler; here it skips the load of 6 bytes."""
+    skip = "add rsp, 8; add qword ptr [rsp], 6; iretq"
+    result, found = steps_of("nop; mov eax, [rbx + 0x10000000]; nop", 64, v14=skip)
+    assert (result.ended, found[:2]) == ("shutdown", [1, 8])
+
+
+def test_an_interrupt_instruction_is_not_traced():
+    """INT n clears TF; what it returns to is traced again."""
+    _, found = steps_of("nop; int 0x21; nop; nop", 64, v33="nop; iretq")
+    assert found[:3] == [1, 4, 5]
+
+
+def test_clearing_tf_is_the_last_instruction_that_is_traced():
+    """The trap comes by the TF that an instruction began with."""
+    _, found = steps_of("pushfq; and dword ptr [rsp], 0xFFFFFEFF; popfq; nop; cpuid; nop", 64)
+    assert found == [1, 8, 9]
+
+
+def test_a_32_bit_iret_is_traced_by_the_tf_it_began_with():
+    _, found = steps_of("pushfd; and dword ptr [esp], 0xFFFFFEFF; push cs; call next; next: add dword ptr [esp], 5;"
+                        "iretd; nop; cpuid", 32)
+    assert found[-1] == found[-2] + 1
+
+
+# --- virtual-8086 mode -------------------------------------------------------------------------------------------
+
+V86_CODE, V86_STACK = 0x20000, 0x7000
+V86_SELECTOR = V86_CODE >> 4
+VM = 1 << 17
+
+
+def virtual_8086(code: str, iopl: int = 0, ports: int = 0xFF, flags: int = 0, **special: str) -> object:
+    """Run *code* in virtual-8086 mode: an IRETD goes there, an exception comes back.
+
+    *ports* fills the I/O permission bitmap. The handler puts the vector into EBX; ECX is the saved IP, ESI the saved
+    EFLAGS (of an exception without error code; with one, the code and the IP).
+    """
+    handler = "mov ecx, [esp]; mov esi, [esp + 8]; mov edi, [esp + 4]"
+    data = handlers(32, **({f"v{n}": f"{handler}; mov ebx, {n}; {OFF}" for n in (1, 3, 6, 13, 14, 33)} | special))
+    tss = bytearray(0x88)
+    struct.pack_into("<IH", tss, 4, 0x98000, 0x10)
+    struct.pack_into("<H", tss, 0x66, 0x68)
+    tss[0x68:0x88] = bytes((ports,)) * 32
+    data |= {V86_CODE: assemble(code, 16, 0)[0][1], 0x42000: bytes(tss)}
+    frame = (0, 0, 0, 0, V86_SELECTOR, V86_STACK, VM | 2 | iopl << 12 | flags, V86_SELECTOR, 0)
+    source = f"{LOAD}; " + "; ".join(f"push {word}" for word in frame) + "; iretd"
+
+    def prepare(machine: object, vm: object) -> None:
+        state = vm.partition.vps[0].regs
+        state.tr = state.tr._replace(base=0x42000, limit=0x87)
+
+    return run_guest(source, 32, data=data, prepare=prepare)
+
+
+@pytest.mark.parametrize("source", ["cli", "sti", "pushf", "popf", "int 0x21", "iret"])
+def test_virtual_8086_mode_without_iopl_may_not(source):
+    """SDM "Sensitive Instructions": #GP(0) at the instruction."""
+    result = virtual_8086(source)
+    assert (result.ended, result.rbx, result.rcx, result.rdi) == ("shutdown", 13, 0, 0)
+
+
+@pytest.mark.parametrize("source", ["hlt", "mov eax, cr0", "lgdt [0]", "rdmsr"])
+@pytest.mark.parametrize("iopl", [0, 3])
+def test_virtual_8086_mode_has_no_privilege(source, iopl):
+    result = virtual_8086(source, iopl)
+    assert (result.rbx, result.rcx, result.rdi) == (13, 0, 0)
+
+
+def test_virtual_8086_mode_with_iopl_interrupts_through_the_idt():
+    """The frame holds the segments too; RFLAGS.VM is in the saved image and clear in the handler."""
+    result = virtual_8086("nop; int 0x21", iopl=3)
+    assert (result.rbx, result.rcx, result.rdi, result.cpl) == (33, 3, V86_SELECTOR, 0)
+    assert (result.rsi & VM, result.rflags & VM, result.rsp) == (VM, 0, 0x98000 - 36)
+    assert not result.ds.usable
+
+
+def test_an_exception_of_virtual_8086_mode_comes_back():
+    result = virtual_8086("nop; ud2")
+    assert (result.rbx, result.rcx, result.rsi & (VM | 0x3000)) == (6, 1, VM)
+
+
+@pytest.mark.parametrize("iopl", [0, 3])
+@pytest.mark.parametrize(("ports", "expected"), [(0, (6, 2)), (0xFF, (13, 0))])
+def test_virtual_8086_mode_asks_the_bitmap_whatever_iopl(ports, expected, iopl):
+    """SDM "I/O Permission Bit Map": IOPL is no permission here."""
+    result = virtual_8086("in al, 0x80; ud2", iopl, ports)
+    assert (result.rbx, result.rcx if expected[0] == 6 else 0) == expected
+
+
+def test_addresses_of_virtual_8086_mode_are_segment_and_offset():
+    result = virtual_8086("mov ax, 0x4300; mov ds, ax; mov word ptr [5], 0x1234; ud2")
+    assert int.from_bytes(result.memory[0x43005:0x43007], "little") == 0x1234
+
+
+def test_virtual_8086_mode_is_single_stepped():
+    result = virtual_8086("nop; nop; ud2", flags=0x100)
+    assert (result.rbx, result.rcx, result.rsi & 0x100, result.dr6 & BS) == (1, 1, 0x100, BS)
+
+
+def test_cpuid_exits_in_virtual_8086_mode():
+    result = virtual_8086("cpuid; ud2")
+    assert (result.rbx, result.rcx) == (6, 2)
+    assert any(exit.reason is ExitReason.CPUID for exit in result.of(VmExit))

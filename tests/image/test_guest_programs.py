@@ -38,12 +38,13 @@ def test_a_guest_starts_as_documented(name: str) -> None:
         assert name in REAL_MODE or end <= 0x60000, "tables begin there"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in {*REAL_MODE, "two_vps"}])
 def test_every_statement_disassembles_to_one_instruction(name: str) -> None:
-    """Straight through each routine: the bytes between two statements are whole instructions of the entry's mode."""
+    """Straight through each routine: the bytes between two statements are whole instructions of the entry's mode.
+
+    Those that change modes are left out; their instructions are verified one by one while they are assembled.
+    """
     image = a_guest(name)
-    if name in REAL_MODE or name == "two_vps":
-        pytest.skip("it changes modes; its instructions are verified one by one while it is assembled")
     engine = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
     memory = {segment.gpa + n: byte for segment in image.segments for n, byte in enumerate(segment.data)}
     addresses = sorted(image.places)

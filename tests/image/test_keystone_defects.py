@@ -64,6 +64,7 @@ MENDED = [
     (16, "jmp dword 0x8:0x100", "66ea000100000800"),
     (16, "jmp 0x8:0x12345", "66ea452301000800"),
     (16, "cbw", "98"),
+    (64, "rcl dword ptr [rbx], 1", "d113"),
     (16, "cwde", "6698"),
     (16, "jmp fword ptr [bx]", "66ff2f"),
     (16, "jmp far [bx]", "ff2f"),

@@ -375,11 +375,12 @@ def test_a_handler_may_come_from_the_ldt():
 
 def test_a_task_gate_asks_for_a_task_switch():
     box = protected_mode(cpl=3)
-    box.gate(8, TASK, selector=0x68)
+    box.gate(8, TASK, selector=0x58)
+    box.descriptor(0x58, 0x89, 0x67)
     before = copy.copy(box.state)
     with pytest.raises(TaskGate) as asked:
         box.deliver(8, EXCEPTION, error_code=0)
-    assert (asked.value.selector, asked.value.event.vector) == (0x68, 8)
+    assert (asked.value.selector, asked.value.event.vector) == (0x58, 8)
     assert box.state == before
 
 

@@ -62,7 +62,6 @@ def test_clear_forgets_everything():
     mirror.clear()
     assert not entry(mirror, 0x1000)
     assert not entry(mirror, LARGE)
-    assert not mirror.executable
     assert not mirror.refuses_fetch(LARGE)
 
 
@@ -74,17 +73,19 @@ def test_a_large_fill_enters_512_pages_of_which_none_is_executable():
         assert mirror.refuses_fetch(2 * LARGE + offset)
 
 
-def test_a_large_fill_keeps_the_pages_that_code_was_fetched_from():
+def test_a_large_fill_leaves_out_the_pages_that_there_is_code_of():
+    """The engine asks for each of them, since it depends on their rights by which address they are entered."""
     mirror = a_mirror()
-    mirror.fill(0x5000, 5 * LARGE + 0x3000, True, True)
+    mirror.set_executable(5 * LARGE + 0x3000 >> 12, True)
     mirror.fill_large(2 * LARGE, 5 * LARGE, True)
-    assert entry(mirror, 2 * LARGE + 0x3000) == 5 * LARGE + 0x3000 | PRESENT | USER | WRITABLE
+    assert not entry(mirror, 2 * LARGE + 0x3000)
     assert entry(mirror, 2 * LARGE + 0x4000) & ALIAS
 
 
+@pytest.mark.parametrize("executable", [False, True])
 @pytest.mark.parametrize("large", [False, True])
-def test_once_code_is_fetched_from_a_page_all_its_guest_addresses_see_it(large):
-    """A write by the alias would leave stale code behind."""
+def test_when_a_page_becomes_code_or_data_all_its_translations_are_dropped(large, executable):
+    """A store by the wrong address would leave stale code behind."""
     mirror = a_mirror()
     spa = 5 * LARGE + 0x3000
     others = [7 * LARGE + 0x3000, 9 * LARGE + 0x3000]
@@ -92,19 +93,26 @@ def test_once_code_is_fetched_from_a_page_all_its_guest_addresses_see_it(large):
         if large:
             mirror.fill_large(gpa & -LARGE, spa & -LARGE, True)
         else:
-            mirror.fill(gpa, spa, True, False)
-    mirror.fill(0x1000, spa, False, True)
+            mirror.fill(gpa, spa, True, not executable)
+    mirror.set_executable(spa >> 12, executable)
+    assert (spa >> 12 in mirror.executable) is executable
     for gpa in others:
-        assert entry(mirror, gpa) == spa | PRESENT | USER | WRITABLE
-        assert not mirror.refuses_fetch(gpa)
+        assert not entry(mirror, gpa)
     assert not large or mirror.refuses_fetch(7 * LARGE)
+
+
+def test_what_there_is_code_of_is_known_when_the_translations_are_forgotten():
+    mirror = a_mirror()
+    mirror.set_executable(5, True)
+    mirror.clear()
+    assert mirror.executable == {5}
 
 
 def test_a_guest_page_that_was_given_another_page_is_left_alone():
     mirror = a_mirror()
     mirror.fill(0x1000, 0x8000, True, False)
     mirror.fill(0x1000, 0x9000, True, False)
-    mirror.fill(0x2000, 0x8000, True, True)
+    mirror.set_executable(8, True)
     assert entry(mirror, 0x1000) == ALIAS + 0x9000 | PRESENT | USER | WRITABLE
 
 

@@ -92,5 +92,19 @@ def test_a_watcher_that_left_hears_nothing_and_others_do(ram):
     assert (left, stayed) == ([], [0x1000])
 
 
+def test_a_watcher_can_leave_one_page(ram):
+    heard = []
+
+    def watcher(spa: int, data: bytes) -> None:
+        heard.append(spa)
+
+    for page in (1, 2):
+        ram.watch_code(page, watcher)
+    ram.unwatch_code(watcher, 1)
+    ram.unwatch_code(watcher, 3)
+    ram.write(0x1000, bytes(0x2000))
+    assert heard == [0x2000]
+
+
 def test_memory_that_was_closed_can_be_closed_no_harm_done():
     PhysicalMemory(SIZE).close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,19 +10,12 @@ from hv.machine import context as at
 from hv.machine.engine import Trap
 from hv.machine.registers import Segment, Table
 from hv.spec.msrs import Msr
-from tests.machine.engine_box import CODE, FLAT_CODE_32, FLAT_CODE_64, FLAT_DATA, USER_DATA, EngineBox
+from tests.machine.engine_box import CODE, FLAT_CODE_32, FLAT_CODE_64, FLAT_DATA, USER_DATA
 
 WORDS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
          "rip",
          "cr2", "cr3", "dr0", "dr1", "dr2", "dr3", "dr6", "dr7")
 SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs")
-
-
-@pytest.fixture(scope="module")
-def box() -> Iterator[EngineBox]:
-    box = EngineBox()
-    yield box
-    box.close()
 
 
 @pytest.mark.parametrize("name", WORDS)

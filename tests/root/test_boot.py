@@ -7,7 +7,7 @@ from hv.image.model import Image, Segment
 from hv.machine.registers import Table
 from hv.platform import Machine
 from hv.root import boot
-from hv.spec.x86 import Tss64
+from hv.spec.x86 import Cr0, Tss64
 
 MIB = 1 << 20
 GENERAL = ("rax", "rcx", "rdx", "rbx", "rbp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
@@ -98,12 +98,19 @@ def test_the_gdt_holds_what_the_segments_say(started):
     assert (tss.rsp0, tss.ist1) == (0x98000, 0x98000)
 
 
+ADDRESSES = (0, 0x10000, 2 * MIB, 64 * MIB - 1, 0xF000_0000, 0xFEE0_0080)
+
+
 def test_linear_addresses_are_guest_physical_ones(started):
-    if started.bits != 64:
-        return
+    assert bool(started.regs.cr0 & Cr0.PG) is (started.bits == 64)
+    for gva in ADDRESSES:
+        assert started.partition.vps[0].vcpu.memory.walk(gva).gpa == gva
+
+
+@pytest.mark.parametrize("started", [64], indirect=True)
+def test_what_is_no_code_is_not_executable(started):
     walk = started.partition.vps[0].vcpu.memory.walk
-    for gva in (0, 0x10000, 2 * MIB, 64 * MIB - 1, 0xF000_0000, 0xFEE0_0080):
-        assert walk(gva).gpa == gva
+    for gva in ADDRESSES:
         assert walk(gva).page_size == 2 * MIB
         assert walk(gva).writable
         assert not walk(gva).user

@@ -58,16 +58,20 @@ def test_a_vmx_instruction_exits(box, source):
     assert exit.instruction_length >= 3
 
 
+def test_hlt_exits(box):
+    """Without its control the guest would sleep in the processor; nobody asks for that."""
+    _, exit = box.exit_of("hlt", fields=primary(on=int(PrimaryControls.HLT_EXITING)))
+    assert exit.reason is R.HLT
+
+
 @pytest.mark.parametrize(("source", "control", "reason"), [
-    ("hlt", PrimaryControls.HLT_EXITING, R.HLT), ("pause", PrimaryControls.PAUSE_EXITING, R.PAUSE),
+    ("pause", PrimaryControls.PAUSE_EXITING, R.PAUSE),
     ("rdtsc", PrimaryControls.RDTSC_EXITING, R.RDTSC), ("rdpmc", PrimaryControls.RDPMC_EXITING, R.RDPMC),
     ("mov dr3, rbx", PrimaryControls.MOV_DR_EXITING, R.MOV_DR),
     ("out dx, al", PrimaryControls.UNCONDITIONAL_IO_EXITING, R.IO_INSTRUCTION)])
 def test_a_control_decides_whether_an_instruction_exits(box, source, control, reason):
     _, exit = box.exit_of(source, fields=primary(on=int(control)))
     assert exit.reason is reason
-    if source == "hlt":
-        pytest.skip("without HLT exiting the guest would sleep in the processor; nobody asks for that")
     _, exit = box.exit_of(f"{source}; cpuid", fields=primary(off=int(control)))
     assert exit.reason is (HLT_HANDLER if source == "rdpmc" else R.CPUID)
 
@@ -258,11 +262,12 @@ def test_an_illegal_value_is_general_protection_and_changes_nothing(box, registe
     assert (vcpu.state.cr0, vcpu.state.cr4) == (0x80010033, 0x620)
 
 
-@pytest.mark.parametrize(("source", "register"), [("mov dr0, rbx", 0), ("mov dr7, rbx", 7), ("mov dr5, rbx", 7),
-                                                  ("mov dr4, rbx", 6)])
-def test_a_debug_register_is_kept(box, source, register):
-    vcpu, exit = box.exit_of(f"{source}; cpuid", rbx=0x400)
-    assert (exit.reason, getattr(vcpu.state, f"dr{register}")) == (R.CPUID, 0x400)
+@pytest.mark.parametrize(("source", "register", "value"), [
+    ("mov dr0, rbx", 0, 0x401), ("mov dr7, rbx", 7, 0x401), ("mov dr5, rbx", 7, 0x401),
+    ("mov dr4, rbx", 6, 0xFFFF_0FF1)])
+def test_a_debug_register_is_kept(box, source, register, value):
+    vcpu, exit = box.exit_of(f"{source}; cpuid", rbx=0x401)
+    assert (exit.reason, getattr(vcpu.state, f"dr{register}")) == (R.CPUID, value)
 
 
 def test_a_debug_register_exits_with_its_registers(box):
@@ -428,3 +433,37 @@ def test_a_misconfigured_entry_is_an_ept_misconfiguration(box):
     box.memory.write_u64(box.ept.walk(0x20000).entries[-1].spa, 0x20000 | 2)
     _, exit = box.exit_of("mov rax, [rbx]", rbx=0x20008)
     assert (exit.reason, exit.guest_physical_address) == (R.EPT_MISCONFIGURATION, 0x20008)
+
+
+# --- debug registers ---------------------------------------------------------------------------------------
+
+DR_RULES = {
+    "dr0-takes-64-bits": ("mov dr0, rsi; mov rbx, dr0; cpuid", {"rsi": 1 << 63 | 5}, None, 1 << 63 | 5),
+    "dr6-upper-half": ("mov dr6, rsi", {"rsi": 1 << 32}, GP, 0),
+    "dr7-upper-half": ("mov dr7, rsi", {"rsi": 1 << 32}, GP, 0),
+    "dr6-fixed-bits": ("mov dr6, rsi; mov rbx, dr6; cpuid", {"rsi": 0xE00F}, None, 0xFFFF_EFFF),
+    "dr6-cleared": ("mov dr6, rsi; mov rbx, dr6; cpuid", {"rsi": 0}, None, 0xFFFF_0FF0),
+    "dr7-fixed-bits": ("mov dr7, rsi; mov rbx, dr7; cpuid", {"rsi": 0xD800}, None, 0x400),
+    "dr4-is-dr6": ("mov dr6, rsi; mov rbx, dr4; cpuid", {"rsi": 1}, None, 0xFFFF_0FF1),
+    "dr4-with-de": ("mov rbx, dr4", {"cr4": 0x628}, UD, 0),
+    "dr5-with-de": ("mov dr5, rsi", {"cr4": 0x628}, UD, 0),
+    "general-detect-read": ("mov rbx, dr0", {"dr7": 0x2400}, 1, 0),
+    "general-detect-write": ("mov dr0, rsi", {"dr7": 0x2400}, 1, 0),
+}
+
+
+@pytest.mark.parametrize("rule", DR_RULES)
+def test_a_debug_register(box, rule):
+    """SDM "Debug Registers", "MOV - Move to/from Debug Registers"."""
+    source, registers, vector, value = DR_RULES[rule]
+    vcpu, exit = box.exit_of(source, rbx=0, **registers)
+    assert exit.reason is (R.CPUID if vector is None else HLT_HANDLER)
+    assert (vector_at(vcpu), vcpu.state.rbx) == (vector, value)
+    if rule.startswith("general-detect"):
+        assert (vcpu.state.dr6 & 0x2000, vcpu.state.dr7 & 0x2000) == (0x2000, 0)
+
+
+def test_reading_a_debug_register_exits_by_the_same_control(box):
+    """SDM "Exit Qualification for MOV DR"."""
+    _, exit = box.exit_of("mov rsi, dr3", fields=primary(on=int(PrimaryControls.MOV_DR_EXITING)))
+    assert (exit.reason, exit.qualification) == (R.MOV_DR, 3 | 1 << 4 | 6 << 8)

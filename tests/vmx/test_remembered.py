@@ -16,11 +16,6 @@ PML4, PDPT, PD, PT = 0x1000, 0x2000, 0x3000, 0x4000
 ALL = Access.READ | Access.WRITE | Access.EXECUTE
 
 
-class NoMmio:
-    def contains(self, spa):
-        return False
-
-
 class Box:
     """Sixty-four pages behind an EPT that moves them up by 1 MiB, and four-level tables for the first 64 KiB."""
 
@@ -30,7 +25,7 @@ class Box:
         self.ept = EptTables(self.ram, lambda: next(pool), lambda spa: None)
         for page in range(64):
             self.ept.map(page << 12, 0x100000 + (page << 12), ALL)
-        self.second_level = SecondLevel(self.ept, self.ram, NoMmio())
+        self.second_level = SecondLevel(self.ept, self.ram, None)
         self.state = FakeState(cr0=0x80010001, cr3=PML4, cr4=0x20, efer=0x500)
         self.poke(PML4, PDPT | 3)
         self.poke(PDPT, PD | 3)
@@ -90,8 +85,7 @@ def test_another_cr3_begins_anew():
 def test_what_the_second_level_forgets_is_forgotten_here_too():
     box = Box()
     box.memory.read(0, 1)
-    box.ram.write(0x120000, (0x1000).to_bytes(8, "little"))     # another frame, with another PML4
-    box.ept.map(PML4, 0x121000, ALL)
+    box.ept.map(PML4, 0x121000, ALL)        # another frame, with a PML4 that maps nothing
     box.ept.on_invept = lambda changed: box.second_level.invept()
     box.ept.invept()
     with pytest.raises(GuestFault):

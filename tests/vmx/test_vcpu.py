@@ -9,7 +9,8 @@ from hv.machine.idt import Event, EventKind
 from hv.machine.registers import Table
 from hv.spec.exits import ExitReason, InterruptionInfo, InterruptionType
 from hv.vmx.entry import event_of
-from tests.vmx.vcpu_box import CODE, IDT, vector_at
+from tests.machine.engine_box import DATA, GDT, STACK, TABLE
+from tests.vmx.vcpu_box import CODE, HANDLERS, IDT, vector_at
 
 R = ExitReason
 MODES = (16, 32, 64)
@@ -37,7 +38,6 @@ def test_an_injected_event_runs_its_handler_first(box, bits, kind):
 def test_a_handler_that_returns_goes_on_where_the_guest_was(box, bits):
     vcpu = box.vcpu(bits)
     vcpu.state.rflags, vcpu.state.rbx = 0x203, 0
-    from tests.vmx.vcpu_box import HANDLERS
     box.memory.write(HANDLERS + 16 * 0x21, b"\x48\xcf" if bits == 64 else b"\xcf")
     box.put("mov ebx, 1; hlt", bits)
     sp = vcpu.state.rsp
@@ -153,8 +153,6 @@ def test_a_physical_interrupt_reaches_a_guest_that_only_faults(box):
     """Its handler is not there, so no block of code ever runs; faults follow each other until something stops them."""
     vcpu = box.vcpu()
     waiting: list[int] = []
-    for vector in (6, 14):
-        box.gate(vector, 64, offset=CODE if vector == 6 else 0x40000000)
     box.gate(6, 64, offset=CODE)
     count = 0
 
@@ -286,11 +284,12 @@ def test_a_fault_without_its_gate_is_another_fault_and_then_a_double_fault(box):
 
 def test_a_task_gate_is_a_task_switch(box):
     vcpu = box.vcpu(32)
-    box.memory.write_u64(IDT + 0x21 * 8, 0x0000_E500_0020_0000)
+    box.memory.write_u64(GDT + 0x38, 0x0000_8900_9000_0067)
+    box.memory.write_u64(IDT + 0x21 * 8, 0x0000_E500_0038_0000)
     box.put("int 0x21", 32)
     box.go(vcpu)
     exit = box.exits[0]
-    assert (exit.reason, exit.qualification) == (R.TASK_SWITCH, 0x20 | 3 << 30)
+    assert (exit.reason, exit.qualification) == (R.TASK_SWITCH, 0x38 | 3 << 30)
 
 
 # --- stepping, stopping ----------------------------------------------------------------------------------------
@@ -346,3 +345,65 @@ def test_two_vcpus_on_one_engine_keep_their_registers(box):
         box.go(first, 1000)
         box.go(second, 3000)
     assert 0 < first.state.rcx < second.state.rcx
+
+
+# --- a code segment's base in 64-bit mode ----------------------------------------------------------------------
+
+FAR_JUMP = "mov dword ptr [0x20000], {rip}; mov word ptr [0x20004], 0x28; .byte 0xFF, 0x2C, 0x25, 0, 0, 2, 0"
+FAR_RETURN = "push 0x28; push {rip}; .byte 0x48, 0xCB"
+IRET = "mov rax, rsp; push 0x10; push rax; push 2; push 0x28; push {rip}; iretq"
+
+
+@pytest.mark.parametrize("base", [0x1000, 0x700000], ids=["where-there-is-code", "where-there-is-nothing"])
+@pytest.mark.parametrize("transfer", [FAR_JUMP, FAR_RETURN, IRET], ids=["jmp", "ret", "iret"])
+def test_64_bit_mode_ignores_the_base_of_a_code_segment(box, transfer, base):
+    """SDM "Segmentation in IA-32e Mode"; twice, since the engine keeps what it translated."""
+    box.memory.write_u64(GDT + 0x28, 0x00AF9B000000FFFF | (base & 0xFFFFFF) << 16)
+    box.put("inc ebx; hlt", at=0x11000)
+    box.put("inc ecx; hlt", at=0x12000)
+    box.put(transfer.format(rip=0x11000))
+    vcpu = box.vcpu()
+    state, cs = vcpu.state, vcpu.state.cs
+    state.rbx = state.rcx = 0
+    for count in (1, 2):
+        state.rip, state.rsp, state.cs = CODE, STACK, cs
+        box.go(vcpu)
+        assert (state.rbx, state.rcx, state.rip) == (count, 0, 0x11002)
+
+
+# --- faults of fetching ----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("tail", [b"\x48\xC7", b"\x90"], ids=["crosses", "begins-there"])
+@pytest.mark.parametrize("mapped", [True, False], ids=["second-level", "page-tables"])
+def test_a_fetch_that_is_refused_in_the_next_page_is_that_of_its_own_instruction(box, mapped, tail):
+    """What stands before it in the block is done, and done once."""
+    page = CODE + 0x1000
+    if mapped:
+        box.ept.unmap(page)
+        box.ept.invept()
+    else:
+        box.memory.write_u64(TABLE + (page >> 12) * 8, 0)
+    vcpu = box.vcpu()
+    code = b"\xff\xc1" * 5 + b"\xff\x03" * 3 + tail        # INC ECX, INC [RBX]
+    vcpu.state.rip, vcpu.state.rbx, vcpu.state.rcx = page - len(code), DATA, 0
+    box.memory.write(page - len(code), code)
+    box.memory.write_u64(DATA, 0)
+    box.go(vcpu)
+    at = page if tail == b"\x90" else page - 2
+    assert (vcpu.state.rcx, box.memory.read_u64(DATA)) == (5, 3)
+    if mapped:
+        assert (box.exits[0].reason, vcpu.state.rip, vcpu.state.interrupt_shadow) == (R.EPT_VIOLATION, at, False)
+        assert box.exits[0].guest_physical_address & ~0xFFF == page
+    else:
+        assert (vector_at(vcpu), vcpu.state.cr2, box.memory.read_u64(vcpu.state.rsp + 8)) == (14, page, at)
+
+
+def test_a_load_from_the_next_page_is_a_fault_of_the_load(box):
+    """Its address alone looks like that of a fetch."""
+    page = CODE + 0x1000
+    box.memory.write_u64(TABLE + (page >> 12) * 8, 0)
+    vcpu = box.vcpu()
+    vcpu.state.rbx, vcpu.state.rcx = page, 0
+    box.put("inc ecx; inc ecx; mov al, [rbx]")
+    box.go(vcpu)
+    assert (vector_at(vcpu), vcpu.state.rcx, box.memory.read_u64(vcpu.state.rsp + 8)) == (14, 2, CODE + 4)

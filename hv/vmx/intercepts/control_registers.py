@@ -6,14 +6,19 @@ from typing import TYPE_CHECKING
 
 from hv.machine.control_registers import check_cr0, check_cr4
 from hv.machine.decode import ControlAccess, ControlRegisterAccess, Decoded, MemoryOperand
+from hv.machine.faults import GuestFault
 from hv.spec.exits import CrQualification, DrQualification, ExitReason
 from hv.spec.vmcs import PrimaryControls
-from hv.spec.x86 import Cr0
+from hv.spec.x86 import DR6_RESET, DR7_RESET, Cr0, Cr4, Dr6, Dr7, Vector
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import advance, decoded_at, read_operand, write_operand
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
+
+
+_DR6_WRITABLE = (Dr6.B0 | Dr6.B1 | Dr6.B2 | Dr6.B3 | Dr6.BD | Dr6.BS | Dr6.BT).value
+_DR7_WRITABLE = 0xFFFF_23FF         # bits 11, 12, 14 and 15 read 0
 
 
 def cr_read(vcpu: Vcpu, detail: int) -> VmExit | None:
@@ -80,15 +85,38 @@ def write_control_register(vcpu: Vcpu, register: int, value: int) -> None:
     vcpu.engine.write_control_register(vcpu.state, register, value)
 
 
-def dr_write(vcpu: Vcpu, detail: int) -> VmExit | None:
+def dr_access(vcpu: Vcpu, detail: int) -> VmExit | None:
+    """MOV to or from DRn; SDM "MOV - Move to/from Debug Registers".
+
+    # Simplified: the registers are kept, but no address is watched yet.
+    """
     decoded = decoded_at(vcpu)
     access = decoded.debug_register
     assert access is not None, f"{decoded.text} trapped as a debug-register access"
     if vcpu.primary & PrimaryControls.MOV_DR_EXITING:
-        return VmExit(ExitReason.MOV_DR, DrQualification(number=access.register, from_dr=0, register=access.gpr).raw,
-                      decoded.length)
-    # Simplified: the registers are kept, but no address is watched yet.
-    number = {4: 6, 5: 7}.get(access.register, access.register)
-    setattr(vcpu.state, f"dr{number}", vcpu.state.gpr[access.gpr])
+        return VmExit(ExitReason.MOV_DR, DrQualification(number=access.register, from_dr=int(not access.write),
+                                                         register=access.gpr).raw, decoded.length)
+    state, number = vcpu.state, {4: 6, 5: 7}.get(access.register, access.register)
+    if number != access.register and state.cr4 & Cr4.DE:
+        raise GuestFault(Vector.UD)
+    dr7 = Dr7(state.dr7)
+    if dr7.gd:
+        state.dr6 |= Dr6.BD.value
+        dr7.gd = 0
+        state.dr7 = dr7.raw
+        raise GuestFault(Vector.DB)
+    wide = state.bits == 64
+    if access.write:
+        _write_debug_register(vcpu, number, state.gpr[access.gpr] & (1 << 64 if wide else 1 << 32) - 1)
+    else:
+        state.gpr[access.gpr] = getattr(state, f"dr{number}")
     advance(vcpu, decoded.length)
     return None
+
+
+def _write_debug_register(vcpu: Vcpu, number: int, value: int) -> None:
+    if number >= 6:
+        if value >> 32:
+            raise GuestFault(Vector.GP, 0)
+        value = value & _DR6_WRITABLE | DR6_RESET if number == 6 else value & _DR7_WRITABLE | DR7_RESET
+    setattr(vcpu.state, f"dr{number}", value)

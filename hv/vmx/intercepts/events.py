@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING
 from hv.machine.decode import ImmediateOperand, Undecodable, decode, decode_at
 from hv.machine.faults import GuestFault
 from hv.machine.idt import Event, EventKind
-from hv.spec.exits import ExitReason, InterruptionInfo, InterruptionType
-from hv.spec.x86 import Vector
+from hv.spec.exits import DebugQualification, ExitReason, InterruptionInfo, InterruptionType
+from hv.spec.x86 import Dr6, Vector
 from hv.vmx.entry import info_of
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import decoded_at
 from hv.vmx.intercepts.system_calls import fast_call_in_long_mode
+from hv.vmx.intercepts.tasks import far_transfer
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
 # Looked up once: naming a member of an enumeration costs a call.
-_UD = Vector.UD.value
+_UD, _GP = Vector.UD.value, Vector.GP.value
 _VMCALL = VmExit(ExitReason.VMCALL, 0, 3)       # always the same, and never changed: made once
 _VMCALL_CODE = 0xC1010F         # the instruction's bytes, little-endian
 
@@ -35,6 +36,8 @@ def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
 
     To the engine the VMX instructions are undefined ones.
     """
+    if vcpu.state.ignore_code_base():       # of a far transfer: the engine fetched elsewhere
+        return None
     if vector == _UD:
         if vcpu.engine.code_head() & 0xFF_FFFF == _VMCALL_CODE:
             return _VMCALL
@@ -43,14 +46,28 @@ def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
             return found
         if fast_call_in_long_mode(vcpu):
             return None
+    elif vector == _GP and vcpu.state.transfers_in_software:
+        done = far_transfer(vcpu)
+        if done is not False:
+            return done if isinstance(done, VmExit) else None
     state, engine = vcpu.state, vcpu.engine
     error_code = engine.error_code() & 0xFFFF if vector in WITH_ERROR_CODE and state.protected else None
     address = engine.fault_address() if vector == Vector.PF else None
-    if vector == Vector.PF:
+    if address is not None:
         error_code = _page_fault_code(error_code or 0)
+        if not address & 0xFFF and _may_be_later(vcpu, address) and engine.run_alone(state):
+            return None
     if _bitmap_exits(vcpu, vector, error_code or 0):
         return _exception_exit(Event(vector, EventKind.EXCEPTION, error_code), address or 0)
     raise GuestFault(vector, error_code, address)
+
+
+def single_step(vcpu: Vcpu) -> VmExit:
+    """The #DB behind an instruction that was done in software; the engine has its own behind the others."""
+    if _bitmap_exits(vcpu, Vector.DB, 0):
+        return _exception_exit(Event(Vector.DB, EventKind.EXCEPTION), DebugQualification(bs=1).raw)
+    vcpu.state.dr6 |= Dr6.BS.value
+    raise GuestFault(Vector.DB)
 
 
 WITH_ERROR_CODE = frozenset({Vector.DF, Vector.TS, Vector.NP, Vector.SS, Vector.GP, Vector.PF, Vector.AC})
@@ -59,6 +76,17 @@ WITH_ERROR_CODE = frozenset({Vector.DF, Vector.TS, Vector.NP, Vector.SS, Vector.
 def _page_fault_code(code: int) -> int:
     """The engine leaves P out of the code of a reserved-bit fault."""
     return code | 1 if code & 8 else code
+
+
+def _may_be_later(vcpu: Vcpu, address: int) -> bool:
+    """A page fault at *address*, where a page begins, may be that of fetching an instruction behind the one at RIP."""
+    linear = vcpu.state.rip if vcpu.state.bits == 64 else vcpu.state.cs.base + vcpu.state.rip & 0xFFFF_FFFF
+    if not 0 < address - linear <= 0x1000:
+        return False
+    try:
+        return bool(linear + decoded_at(vcpu).length <= address)
+    except GuestFault:
+        return False
 
 
 def _bitmap_exits(vcpu: Vcpu, vector: int, error_code: int) -> bool:

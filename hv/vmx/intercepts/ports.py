@@ -8,7 +8,7 @@ from hv.machine.faults import GuestFault
 from hv.machine.io_permission import io_permitted
 from hv.spec.exits import ExitReason, IoQualification
 from hv.spec.vmcs import PrimaryControls
-from hv.spec.x86 import PAGE_SIZE, Vector
+from hv.spec.x86 import Vector
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import advance, decoded_at
 
@@ -31,9 +31,8 @@ def _port(vcpu: Vcpu, read: bool) -> VmExit | None:
         raise GuestFault(Vector.GP, 0)
     decoded = decoded_at(vcpu)
     access = decoded.port
-    if access is None:      # code that rewrites what it is about to run: the engine ran what was there before
-        code = vcpu.state.rip if vcpu.state.bits == 64 else vcpu.state.cs.base + vcpu.state.rip & 0xFFFF_FFFF
-        vcpu.engine.distrust_code(vcpu.second_level.translate(vcpu.memory.walk(code).gpa, 1) & -PAGE_SIZE)
+    if access is None:      # what the engine executed does not stand there any more
+        vcpu.engine.distrust_code()
         return None
     if _port_exits(vcpu, port, size):
         return VmExit(ExitReason.IO_INSTRUCTION, IoQualification(

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from hv.machine import system_instructions
 from hv.machine.decode import Undecodable, decode
+from hv.machine.faults import GuestFault, NestedFault
+from hv.spec.x86 import MAX_INSTRUCTION_LENGTH
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import advance, decoded_at, length_of, read_operand
 
@@ -15,22 +17,28 @@ if TYPE_CHECKING:
 
 def syscall(vcpu: Vcpu, detail: int) -> VmExit | None:
     system_instructions.syscall(vcpu.state, vcpu.state.rip + length_of(vcpu))
+    vcpu.step_pending = vcpu.state.single_stepping      # by the TF that IA32_FMASK left
     return None
 
 
 def sysenter(vcpu: Vcpu, detail: int) -> VmExit | None:
     system_instructions.sysenter(vcpu.state, vcpu.state.rip + length_of(vcpu))
+    vcpu.step_pending = vcpu.state.single_stepping
     return None
 
 
 def fast_call_in_long_mode(vcpu: Vcpu) -> bool:
     """SYSENTER and SYSEXIT in long mode, which the engine does not know there."""
-    code = vcpu.engine.code_bytes()
-    if not vcpu.state.in_long_mode or b"\x0f" not in code[:14]:
+    state = vcpu.state
+    if not state.in_long_mode:
         return False
     try:
-        decoded = decode(code, vcpu.state.bits)
-    except Undecodable:
+        code = vcpu.engine.code_bytes() or vcpu.memory.fetch(
+            state.rip if state.bits == 64 else state.cs.base + state.rip & 0xFFFF_FFFF, MAX_INSTRUCTION_LENGTH)
+        if b"\x0f" not in code[:14]:
+            return False
+        decoded = decode(code, state.bits)
+    except (Undecodable, GuestFault, NestedFault):
         return False
     if decoded.mnemonic in ("sysenter", "sysexit", "sysexitq") and not decoded.lock:
         if decoded.mnemonic == "sysenter":
@@ -38,6 +46,7 @@ def fast_call_in_long_mode(vcpu: Vcpu) -> bool:
         else:
             wide = vcpu.state.bits == 64 and code[decoded.length - 3] & 0xF8 == 0x48
             system_instructions.sysexit(vcpu.state, wide)
+        vcpu.step_pending = vcpu.state.single_stepping
         return True
     return False
 

@@ -279,16 +279,16 @@ class ProcessorState:
         """64-bit code at privilege level 0 is running."""
         return bool(self.dwords[_HFLAGS] & (3 | _CS64) == _CS64)
 
-    def complete_instruction(self, length: int) -> bool:
+    def complete_instruction(self, length: int) -> int:
         """The instruction of *length* bytes at RIP is done: RIP moves on, and a shadow of STI or MOV SS ends.
 
-        True when it was single-stepped: its #DB comes now.
+        Not 0 when it was single-stepped: its #DB comes now.
         """
         words, dwords = self.words, self.dwords
         words[_RIP] = words[_RIP] + length & _U64
         if dwords[_HFLAGS] & _INHIBIT:
             dwords[_HFLAGS] &= ~_INHIBIT
-        return bool(words[_EFLAGS] & _TF)
+        return words[_EFLAGS] & _TF
 
     @property
     def single_stepping(self) -> bool:

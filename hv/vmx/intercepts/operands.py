@@ -47,7 +47,7 @@ def decoded_at(vcpu: Vcpu) -> Decoded:
 
 def advance(vcpu: Vcpu, length: int) -> None:
     """The instruction was done here; its #DB comes before the next one when it was single-stepped."""
-    vcpu.step_pending = vcpu.state.complete_instruction(length)
+    vcpu.step_pending = bool(vcpu.state.complete_instruction(length))
 
 
 def read_operand(vcpu: Vcpu, decoded: Decoded) -> int:

@@ -14,7 +14,7 @@ from hv.machine.apic import LocalApic
 from hv.machine.registers import Segment, Table
 from hv.spec.apic import ApicRegister
 from hv.spec.msrs import Msr
-from hv.spec.x86 import DR6_RESET, DR7_RESET, PAT_RESET
+from hv.spec.x86 import DR6_RESET, DR7_RESET, PAT_RESET, Rflags
 from hv.trace import events
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ class RootRegisters:
         self.msrs: defaultdict[int, int] = defaultdict(int, {Msr.PAT: PAT_RESET})
 
     @property
-    def paging_registers(self) -> tuple[int, int, int, int]:
-        return self.cr0, self.cr3, self.cr4, self.efer
+    def paging_registers(self) -> tuple[int, int, int, int, int]:
+        return self.cr0, self.cr3, self.cr4, self.efer, self.rflags & Rflags.AC.value
 
 
 class RootVirtualProcessor:

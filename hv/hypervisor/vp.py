@@ -143,7 +143,7 @@ class VirtualProcessor:
         if vector is not None and self.regs.interrupts_enabled and not self.regs.interrupt_shadow:
             if not self._inject(Event(self.acknowledge(), _EXTERNAL)):
                 return False
-            vector = self.apic.deliverable()
+            vector = self.apic.deliverable() if self.apic.irr else None
         self.event_pending = self.nmi_pending       # behind MOV SS it waits for the next exit
         self.vcpu.want_window(vector is not None)
         return True

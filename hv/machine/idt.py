@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from hv.machine.faults import Access, GuestFault, NestedFault, TripleFault
 from hv.machine.linear import LinearMemory
-from hv.machine.paging import LINEAR_32, LINEAR_64, NonCanonical, is_canonical
+from hv.machine.paging import LINEAR_32, LINEAR_64, NonCanonical, PagingFormat, is_canonical
 from hv.machine.registers import ACCESSED, Registers, Segment
 from hv.machine.tasks import check_new_task
 from hv.spec.exits import TaskSwitchSource
@@ -27,7 +27,6 @@ from hv.spec.x86 import (
     PUSHES_ERROR_CODE,
     PUSHES_RF,
     Cr0,
-    Efer,
     GateDescriptor,
     Rflags,
     SystemType,
@@ -35,7 +34,7 @@ from hv.spec.x86 import (
     Vector,
 )
 
-_PE, _LMA = Cr0.PE.value, Efer.LMA.value
+_PE = Cr0.PE.value
 _IF, _TF, _RF, _VM, _AC = Rflags.IF.value, Rflags.TF.value, Rflags.RF.value, Rflags.VM.value, Rflags.AC.value
 _IOPL = Rflags.IOPL.value
 _CLEARED = _TF | Rflags.NT.value | _RF | _VM       # on every entry through a gate of protected or long mode
@@ -98,13 +97,13 @@ def deliver(state: Registers, memory: LinearMemory, event: Event) -> None:
     Raises GuestFault when delivery itself faults, TaskGate, or the NestedFault of *memory*; registers are then as
     before. Neither CR2 nor DR6 is written: that belongs to raising an exception, not to delivering it.
     """
-    memory, (cr0, _, _, efer) = memory.fixed(), state.paging_registers
-    if not cr0 & _PE:
-        _deliver_real(state, memory, event)
-    elif efer & _LMA:
+    memory = memory.fixed()
+    if memory.mode.format is PagingFormat.LONG:
         _deliver_long(state, memory, event)
-    else:
+    elif state.cr0 & _PE:
         _deliver_protected(state, memory, event)
+    else:
+        _deliver_real(state, memory, event)
 
 
 def deliver_combined(state: Registers, memory: LinearMemory, event: Event) -> Event:

@@ -42,7 +42,7 @@ class LinearMemory:
 
     def fixed(self) -> LinearMemory:
         """The same memory for as long as CR0, CR3, CR4, EFER and RFLAGS.AC stay as they are: they are read once."""
-        mode, fixed = self._mode(), self._fixed
+        mode, fixed = self.mode, self._fixed
         if fixed is None or fixed._fixed_mode is not mode:
             fixed = self._fixed = copy(self)
             fixed._fixed_mode, fixed._fixed = mode, None
@@ -54,7 +54,7 @@ class LinearMemory:
 
     def walk(self, gva: int, access: Access = Access.READ, cpl: int | None = None, implicit: bool = False) -> Walk:
         """Translate one address, setting accessed and dirty flags; *cpl* is the processor's unless given."""
-        return walk(self._mode(), gva, access, self._cpl(cpl), self.load, self.store, implicit)
+        return walk(self.mode, gva, access, self._cpl(cpl), self.load, self.store, implicit)
 
     def read(self, gva: int, size: int, access: Access = Access.READ, cpl: int | None = None,
              implicit: bool = False) -> bytes:
@@ -77,7 +77,7 @@ class LinearMemory:
         """What the processor reads of its own accord from GDT, LDT, IDT or TSS: at privilege 0, SMAP in force."""
         if (gva & _OFFSET) + size > PAGE_SIZE:
             return int.from_bytes(self.read(gva, size, Access.READ, 0, implicit=True), "little")
-        mode = self._mode()
+        mode = self.mode
         wrapped = gva & (LINEAR_64 if mode.format is PagingFormat.LONG else LINEAR_32)
         gpa = self.gpa_of(mode, wrapped, _READ, 0, True)
         try:
@@ -118,7 +118,7 @@ class LinearMemory:
 
     def _translate(self, gva: int, size: int, access: Access, cpl: int, implicit: bool) -> list[tuple[int, int]]:
         """(gpa, bytes) of each page's part, in order."""
-        mode = self._mode()
+        mode = self.mode
         wrap = LINEAR_64 if mode.format is PagingFormat.LONG else LINEAR_32
         if (gva & _OFFSET) + size <= PAGE_SIZE and size:
             return [(self.gpa_of(mode, gva & wrap, int(access), cpl, implicit), size)]
@@ -129,7 +129,9 @@ class LinearMemory:
             gva += count
         return pieces
 
-    def _mode(self) -> PagingMode:
+    @property
+    def mode(self) -> PagingMode:
+        """How addresses are translated now."""
         return self._fixed_mode or PagingMode.of(self.registers, self.physical_bits)
 
     def _cpl(self, cpl: int | None) -> int:

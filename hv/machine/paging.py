@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.registers import Registers
-from hv.spec.x86 import PAGE_SIZE, PDPTE_RESERVED, Cr0, Cr4, Efer, PageFaultError, PageTableEntry, Rflags, Vector
+from hv.spec.x86 import PAGE_SIZE, PDPTE_RESERVED, Cr0, Cr4, Efer, PageFaultError, PageTableEntry, Vector
 
 Load = Callable[[int, int], int]            # (gpa, size in bytes) -> the little-endian value there
 Store = Callable[[int, int, int], None]     # (gpa, value, size in bytes)
@@ -29,7 +29,7 @@ LINEAR_64 = (1 << 64) - 1
 # Plain integers: `&` with an IntFlag would build an enum member at every level of every walk.
 _WP, _PG = Cr0.WP.value, Cr0.PG.value
 _PSE, _PAE, _SMEP, _SMAP = Cr4.PSE.value, Cr4.PAE.value, Cr4.SMEP.value, Cr4.SMAP.value
-_LMA, _NXE, _AC = Efer.LMA.value, Efer.NXE.value, Rflags.AC.value
+_LMA, _NXE = Efer.LMA.value, Efer.NXE.value
 _PRESENT = PageTableEntry(present=1).raw
 _WRITABLE = PageTableEntry(writable=1).raw
 _USER = PageTableEntry(user=1).raw
@@ -80,7 +80,7 @@ class PagingMode:
     @staticmethod
     def of(state: Registers, physical_bits: int = PHYSICAL_BITS, gigabyte_pages: bool = True) -> PagingMode:
         """The mode that *state*'s control registers select; *gigabyte_pages* is CPUID.80000001H:EDX[26]."""
-        return _mode(*state.paging_registers, bool(state.rflags & _AC), physical_bits, gigabyte_pages)
+        return _mode(*state.paging_registers, physical_bits, gigabyte_pages)
 
 
 class WalkLevel(NamedTuple):
@@ -280,7 +280,7 @@ def _mark_used(mode: PagingMode, levels: list[WalkLevel], access: int, store: St
 
 
 @lru_cache(maxsize=256)
-def _mode(cr0: int, cr3: int, cr4: int, efer: int, ac: bool, physical_bits: int, gigabyte_pages: bool) -> PagingMode:
+def _mode(cr0: int, cr3: int, cr4: int, efer: int, ac: int, physical_bits: int, gigabyte_pages: bool) -> PagingMode:
     levels: tuple[LevelRule, ...]
     if not cr0 & _PG:
         format, root, levels = PagingFormat.NONE, 0, ()
@@ -295,7 +295,7 @@ def _mode(cr0: int, cr3: int, cr4: int, efer: int, ac: bool, physical_bits: int,
         format, root, entry_size=4 if format is PagingFormat.LEGACY else 8, levels=levels,
         address_mask=0xFFFF_F000 if format is PagingFormat.LEGACY else _bits(physical_bits, 12),
         write_protect=bool(cr0 & _WP), no_execute=bool(efer & _NXE) and format is not PagingFormat.LEGACY,
-        smep=bool(cr4 & _SMEP), smap=bool(cr4 & _SMAP), ac=ac)
+        smep=bool(cr4 & _SMEP), smap=bool(cr4 & _SMAP), ac=bool(ac))
 
 
 def _bits(end: int, start: int) -> int:

@@ -189,6 +189,6 @@ class Registers(Protocol):
     idtr: Table
     interrupt_shadow: bool
     @property
-    def paging_registers(self) -> tuple[int, int, int, int]: ...    # CR0, CR3, CR4, EFER
+    def paging_registers(self) -> tuple[int, int, int, int, int]: ...   # CR0, CR3, CR4, EFER, RFLAGS.AC in its place
     @property
     def msrs(self) -> MutableMapping[int, int]: ...

@@ -24,6 +24,7 @@ _FLAGS_KEPT = 0x3F_7300 | 2     # what the engine keeps beside the arithmetic fl
 _DF = Rflags.DF.value
 # Plain integers: `&` with an IntFlag would build an enum member every time.
 _EFER_LMA, _CR4_OSFXSR, _CR4_SMAP, _VM = Efer.LMA.value, Cr4.OSFXSR.value, Cr4.SMAP.value, Rflags.VM.value
+_AC = Rflags.AC.value
 _IF, _SVME_BIT, _IRET = Rflags.IF.value, Efer.SVME.value, Intercept.IRET.value
 _TR = 7                         # place of TR among the segments
 _BUSY = 2                       # type bit of a TSS
@@ -35,7 +36,7 @@ _CS32, _SS32, _ADDSEG = 1 << 4, 1 << 5, 1 << 6
 _PE, _LMA, _CS64, _OSFXSR, _SMAP = 1 << 7, at.HFLAG_LMA, at.HFLAG_CS64, 1 << 22, 1 << 23
 _SVME, _GUEST = 1 << 20, 1 << 21
 _CODE_MODE = 3 | _CS32 | _PE | _CS64        # CPL, code size, CR0.PE
-_ACCESSED = 1 << 8
+_SIZES = 1 << 21 | 1 << 22      # L and D/B, on which hidden flags depend
 _RIGHTS = 0xF0FF                # rights bits the engine keeps, 8 to the left
 
 # Places in a context as 64-bit words, then as 32-bit ones. Looked up once: every exit needs them.
@@ -109,7 +110,7 @@ def _segment(number: int) -> Any:
         dwords[flags] = (rights & 0x60 if rights & 1 << 16 else rights & _RIGHTS & ~busy) << 8
         if number == 2:
             self.cpl = rights >> 5 & 3              # CPL is the DPL of SS
-        if number < 6 and ((dwords[flags] ^ before[0]) & ~_ACCESSED or self.words[base] != before[1]):
+        if number < 6 and ((dwords[flags] ^ before[0]) & _SIZES or self.words[base] != before[1]):
             self.refresh_hidden_flags()
 
     return property(get, put)
@@ -212,10 +213,10 @@ class ProcessorState:
         return words[_RIP], words[_CR3], self.dwords[_HFLAGS] & _CODE_MODE
 
     @property
-    def paging_registers(self) -> tuple[int, int, int, int]:
-        """CR0, CR3, CR4 and EFER: what address translation depends on, beside RFLAGS.AC."""
+    def paging_registers(self) -> tuple[int, int, int, int, int]:
+        """CR0, CR3, CR4, EFER and RFLAGS.AC in its place: all that address translation depends on."""
         words = self.words
-        return words[_CR0], words[_CR3], words[_CR4], self.efer
+        return words[_CR0], words[_CR3], words[_CR4], self.efer, words[_EFLAGS] & _AC
 
     @property
     def efer(self) -> int:

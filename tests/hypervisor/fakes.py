@@ -34,7 +34,7 @@ class FakeRegs:
 
     @property
     def paging_registers(self):
-        return self.cr0, self.cr3, self.cr4, self.efer
+        return self.cr0, self.cr3, self.cr4, self.efer, self.rflags & 1 << 18
 
 
 class FakeVp:

@@ -62,7 +62,7 @@ class FakeState:
 
     @property
     def paging_registers(self):
-        return self.cr0, self.cr3, self.cr4, self.efer
+        return self.cr0, self.cr3, self.cr4, self.efer, self.rflags & 1 << 18
 
 
 class FakeMemory:

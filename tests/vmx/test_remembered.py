@@ -41,7 +41,7 @@ class Box:
 
 def outcome(memory, gva, access):
     try:
-        return memory.walk(gva, access).gpa, memory.gpa_of(memory._mode(), gva, int(access), 0, False)
+        return memory.walk(gva, access).gpa, memory.gpa_of(memory.mode, gva, int(access), 0, False)
     except GuestFault as fault:
         return fault.vector, fault.error_code, fault.address
 

@@ -57,6 +57,7 @@ class Hypervisor:
         self.iommu: IommuDriver | None = None
         self.on_wake: Callable[[Any], None] = lambda vp: None       # a VP may have something to do: for the scheduler
         self.on_spin: Callable[[Any], None] = lambda vp: None       # a VP waits for another one's lock: likewise
+        self.on_halt: Callable[[Any], bool] = lambda vp: False      # a VP halted: True when it was woken meanwhile
         self.interrupts = InterruptRouting(trace)
         self.partitions: dict[int, Partition] = {}
         self._next_id = ROOT_PARTITION_ID

@@ -40,7 +40,8 @@ class Scheduler:
         self.current: Schedulable | None = None
         self._last_child: Schedulable | None = None     # whose turn it was: root's errands do not change the order
         self._others_wait = False                       # for the end of the slice that runs
-        hypervisor.on_wake, hypervisor.on_spin = self._woken, self._spins
+        self._slice_end: int | None = None              # of the slice that runs, if no timer comes first
+        hypervisor.on_wake, hypervisor.on_spin, hypervisor.on_halt = self._woken, self._spins, self._halts
 
     def _woken(self, vp: Schedulable) -> None:
         """*vp* got something to do while another one runs: the slice of that one gets an end, for root at once."""
@@ -52,6 +53,29 @@ class Scheduler:
         """*vp* runs, and needs what another VP has: its slice ends now if anybody waits for it."""
         if self._others_wait and vp is self.current:
             self.processor.stop_by(self.clock.tsc)
+
+    def _halts(self, vp: Schedulable) -> bool:
+        """*vp*, which runs, halts. If only time has to pass until it is woken, it passes here: True, and *vp* goes on.
+
+        To leave the engine and to come back would take longer than all else that a timer's interrupt needs.
+        """
+        if self._others_wait or self._slice_end is None or vp is not self.current:
+            return False
+        woken = vp.runnable
+        while not woken and self._next_timer_ends_in_slice():
+            self.clock.skip_to_next()
+            self.clock.run_due()
+            self.take_idle_interrupts()
+            if self._others_wait:
+                break
+            woken = vp.runnable
+        if woken:
+            self.processor.run_until(self._next_stop())
+        return woken
+
+    def _next_timer_ends_in_slice(self) -> bool:
+        deadline = self.clock.next_deadline()
+        return deadline is not None and self._slice_end is not None and deadline < self._slice_end
 
     def run(self, until: int | None = None, finished: Callable[[], bool] = lambda: False) -> None:
         """Run until *finished* says so, the clock reaches *until*, or nobody can run and no timer is set."""
@@ -75,7 +99,12 @@ class Scheduler:
         self.current = vp
         if not vp.partition.is_root:
             self._last_child = vp
-        vp.run(self._end_of_slice(until, self.slice_ticks if self._others_wait else ALONE_TICKS))
+        end = self.clock.tsc + (self.slice_ticks if self._others_wait else ALONE_TICKS)
+        self._slice_end = end if until is None or end < until else until
+        try:
+            vp.run(self._next_stop())
+        finally:
+            self._slice_end = None
         return True
 
     def run_root(self) -> bool:
@@ -87,11 +116,11 @@ class Scheduler:
                 return True
         return False
 
-    def _end_of_slice(self, until: int | None, ticks: int) -> int:
-        end, deadline = self.clock.tsc + ticks, self.clock.next_deadline()
-        if deadline is not None and deadline < end:
-            end = deadline
-        return end if until is None or end < until else until
+    def _next_stop(self) -> int:
+        """The end of the slice, or the next timer before it."""
+        assert self._slice_end is not None, "nobody runs"
+        deadline = self.clock.next_deadline()
+        return self._slice_end if deadline is None or deadline > self._slice_end else deadline
 
     def _idle(self, until: int | None) -> bool:
         deadline = self.clock.next_deadline()

@@ -50,11 +50,21 @@ class VirtualProcessor:
         self.caller: Call | None = None         # who it is to the hypercalls, since its first one
         self.call_site: CallSite | None = None  # of the last VMCALL
         self._running = False
-        self.runtime = 0                        # ticks
+        self._runtime = 0                       # ticks, until it began to run
+        self._since = 0                         # when that was, later by what it slept
         vcpu.on_exit = partial(obey, self)
         self.hypervisor = hypervisor
         init_registers(self.regs)
         self.show_exceptions()
+
+    @property
+    def runtime(self) -> int:
+        """Ticks in which it ran."""
+        return self._runtime + (self.partition.clock.tsc - self._since if self._running else 0)
+
+    def slept(self, ticks: int) -> None:
+        """While it was running, it halted for *ticks*."""
+        self._since += ticks
 
     @property
     def runtime_100ns(self) -> int:
@@ -89,15 +99,14 @@ class VirtualProcessor:
         self._go(self.vcpu.step)
 
     def _go(self, run: Callable[..., object], *limit: int) -> None:
-        start = self.partition.clock.tsc
+        self._since = self.partition.clock.tsc
         self.halted = False
         self._running = True
         try:
             if self.deliver_pending():
                 run(*limit)
         finally:
-            self._running = False
-            self.runtime += self.partition.clock.tsc - start
+            self._runtime, self._running = self.runtime, False
 
     def kick(self) -> None:
         """Something changed: look for interrupts before going on, and tell the scheduler."""

@@ -38,6 +38,12 @@ class LogicalProcessor:
             self.counter.deadline = tsc
             self.counter.limit = min(self.counter.limit, tsc)
 
+    def run_until(self, tsc: int) -> None:
+        """A guest that runs goes on until *tsc*, whatever it was told before."""
+        counter = self.counter
+        counter.deadline = tsc
+        counter.limit = 0 if counter.window or counter.skip else tsc
+
     def acknowledge(self) -> int | None:
         """The physical interrupt that waits, acknowledged and ended; None when there is none.
 

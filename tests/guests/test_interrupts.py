@@ -156,6 +156,17 @@ def test_hlt_wakes_for_the_one_shot_timer_once():
     assert result.of(events.VpHalted)
 
 
+def test_a_processor_that_sleeps_has_not_run():
+    """HV_X64_MSR_VP_RUNTIME counts its own time only: 100 000 bus clocks are 5000 units of 100 ns."""
+    read = "mov ecx, 0x40000010; rdmsr; mov [{0}], rax; mov ecx, 0x40000020; rdmsr; mov [{0} + 8], rax"
+    result = run_guest(guest(f"{read.format(LOG + 64)}; {timer(0x41, 100_000)}; sti; hlt; {read.format(LOG + 80)}",
+                             {0x41: EOI}))
+    ran, at, ran_then, then = (int.from_bytes(result.memory[LOG + 64 + 8 * n : LOG + 72 + 8 * n], "little")
+                               for n in range(4))
+    assert then - at > 4900
+    assert ran_then - ran < 200
+
+
 def test_the_periodic_timer_ticks_until_it_is_stopped():
     result = run_guest(guest(f"{timer(0x20041)}; sti; w:; hlt; cmp r14d, {LOG + 5}; jb w; "
                              f"mov dword ptr [rbx+0x380], 0; {mark('.')}", {0x41: f"{mark('T')}; {EOI}"}))

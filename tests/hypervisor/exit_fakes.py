@@ -56,6 +56,10 @@ class ExitState(FakeState):
         return self.rip, self.cr3, self.cpl | self.bits << 2 | (self.cr0 & 1) << 9
 
     @property
+    def single_stepping(self) -> bool:
+        return bool(self.rflags & 0x100)
+
+    @property
     def interrupts_enabled(self) -> bool:
         return bool(self.rflags & 0x200)
 
@@ -113,6 +117,11 @@ class ExitVp(FakeVp):
         self.event_pending = False
         self.call_site = None
         self.deliveries = 0
+        self.asleep_for_good = False
+        self.sleep = 0
+
+    def slept(self, ticks: int) -> None:
+        self.sleep += ticks
 
     def deliver_pending(self) -> bool:
         self.deliveries += 1

@@ -238,6 +238,26 @@ def test_hlt_sleeps_and_yields():
     assert vp.halted
 
 
+def test_hlt_goes_on_when_only_time_had_to_pass():
+    vp = a_vp()
+
+    def wait(who):
+        assert (who, vp.halted) == (vp, True)
+        vp.partition.clock.advance(700)
+        return True
+    vp.machine.hypervisor.on_halt = wait
+    assert handle(vp, ExitReason.HLT)[0] is ADVANCE
+    assert (vp.halted, vp.event_pending, vp.sleep) == (False, True, 700)
+
+
+@pytest.mark.parametrize("change", [("asleep_for_good", True), ("rflags", 0x302)])
+def test_hlt_does_not_wait_when_nothing_wakes_it_or_its_single_step_is_due(change):
+    vp = a_vp()
+    vp.machine.hypervisor.on_halt = lambda who: pytest.fail("asked")
+    setattr(vp if hasattr(vp, change[0]) else vp.regs, *change)
+    assert handle(vp, ExitReason.HLT)[0] is YIELD
+
+
 def test_pause_yields_and_does_not_sleep():
     vp = a_vp()
     assert handle(vp, ExitReason.PAUSE)[0] is YIELD

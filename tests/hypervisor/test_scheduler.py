@@ -40,13 +40,16 @@ class FakeProcessor:
     """Physical interrupts that wait, and the stops it was asked for."""
 
     def __init__(self):
-        self.vectors, self.stops = [], []
+        self.vectors, self.stops, self.extended = [], [], []
 
     def acknowledge(self):
         return self.vectors.pop(0) if self.vectors else None
 
     def stop_by(self, tsc):
         self.stops.append(tsc)
+
+    def run_until(self, tsc):
+        self.extended.append(tsc)
 
 
 class Bench:
@@ -148,6 +151,79 @@ def test_who_spins_for_a_lock_gives_way_if_somebody_waits():
     assert bench.processor.stops == [bench.clock.tsc - SLICE]
     bench.hypervisor.on_spin(bench.vps[2, 1])       # it does not run
     assert len(bench.processor.stops) == 1
+
+
+class HaltingBench(Bench):
+    """VP 0 of the first child halts in its first turn; *woken* is what it was told, at *moment*."""
+
+    def __init__(self, *shape):
+        super().__init__(*shape)
+        self.vp, self.woken, self.moment = self.vps[2, 0], None, None
+        self.vp.act = self.halt
+        self.let(1, (2, 0))
+
+    def halt(self):
+        if self.woken is None:
+            self.woken = self.hypervisor.on_halt(self.vp)
+            self.moment = self.clock.tsc
+
+    def wake(self):
+        self.vp.turns = 1
+
+
+def test_who_halts_alone_sleeps_on_the_spot_until_a_timer_wakes_it():
+    bench = HaltingBench(1)
+    bench.clock.at(300, lambda: None)
+    bench.clock.at(500, bench.wake)
+    bench.clock.at(900, lambda: None)
+    bench.scheduler.turn()
+    assert (bench.woken, bench.moment) == (True, 500)
+    assert bench.processor.extended == [900]        # the next timer, or the slice's end
+
+
+def test_who_was_woken_on_the_spot_has_the_rest_of_its_slice():
+    bench = HaltingBench(1)
+    bench.clock.at(500, bench.wake)
+    bench.scheduler.turn()
+    assert bench.processor.extended == [ALONE_TICKS]
+
+
+def test_a_physical_interrupt_wakes_who_halts_on_the_spot():
+    bench = HaltingBench(1)
+    bench.clock.at(500, lambda: bench.processor.vectors.append(0x31))
+    bench.hypervisor.interrupts.route = lambda vector: bench.wake()
+    bench.scheduler.turn()
+    assert (bench.woken, bench.moment, bench.processor.vectors) == (True, 500, [])
+
+
+@pytest.mark.parametrize(("at", "moment"), [([], 0), ([ALONE_TICKS], 0), ([700], 700)], ids=["none", "later", "idle"])
+def test_nobody_sleeps_on_the_spot_beyond_its_slice_or_for_nothing(at, moment):
+    bench = HaltingBench(1)
+    for tsc in at:
+        bench.clock.at(tsc, lambda: None)
+    bench.scheduler.turn()
+    assert (bench.woken, bench.moment, bench.processor.extended) == (False, moment, [])
+
+
+def test_who_halts_while_others_wait_or_wakes_one_yields():
+    bench = HaltingBench(2)
+    bench.vps[2, 1].turns = 1
+    bench.clock.at(50, bench.wake)
+    bench.scheduler.turn()
+    assert (bench.woken, bench.moment) == (False, 0)
+    bench = HaltingBench(1)
+    bench.clock.at(300, lambda: bench.hypervisor.on_wake(bench.root))
+    bench.clock.at(500, bench.wake)
+    bench.scheduler.turn()
+    assert (bench.woken, bench.moment) == (False, 300)
+
+
+def test_a_halt_outside_a_turn_is_the_caller_s_affair():
+    bench = HaltingBench(1)
+    bench.clock.at(500, bench.wake)
+    bench.scheduler.current = bench.vp
+    bench.halt()
+    assert (bench.woken, bench.moment) == (False, 0)
 
 
 def test_when_nobody_can_run_time_jumps_to_the_next_timer():

@@ -120,6 +120,23 @@ def test_run_delivers_first_and_counts_its_time():
     assert (vp.runtime, vp.runtime_100ns) == (600, 3)
 
 
+def test_the_time_it_ran_is_right_while_it_runs_and_without_what_it_slept():
+    vp, seen = a_vp(), []
+
+    def run():
+        vp.partition.clock.advance(600)
+        seen.append(vp.runtime)
+        vp.partition.clock.advance(5000)
+        vp.slept(5000)
+        seen.append(vp.runtime)
+        vp.partition.clock.advance(200)
+    vp.vcpu.on_run = run
+    vp.run(10_000)
+    assert (seen, vp.runtime) == ([600, 600], 800)
+    vp.partition.clock.advance(1000)
+    assert vp.runtime == 800
+
+
 def test_a_run_ends_when_delivering_ended_it():
     vp = a_vp()
     vp.apic.accept(0x40)

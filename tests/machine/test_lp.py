@@ -50,6 +50,15 @@ def test_in_window_mode_a_timer_leaves_the_slow_way_on():
     assert (processor.counter.deadline, processor.counter.limit) == (500, 0)
 
 
+@pytest.mark.parametrize(("window", "skip", "limit"), [(0, 0, 5000), (1, 0, 0), (0, 1, 0)])
+def test_a_guest_that_was_to_stop_may_be_told_to_go_on(window, skip, limit):
+    processor = running()
+    deliver(processor, 0x51)
+    processor.counter.window, processor.counter.skip = window, skip
+    processor.run_until(5000)
+    assert (processor.counter.deadline, processor.counter.limit) == (5000, limit)
+
+
 def test_the_clock_is_the_work_counter():
     processor = running()
     processor.counter.done = 12345

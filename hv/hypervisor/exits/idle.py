@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hv.hypervisor.run import on_exit
-from hv.hypervisor.verdicts import YIELD, Verdict
+from hv.hypervisor.verdicts import ADVANCE, YIELD, Verdict
 from hv.hypervisor.vp import VirtualProcessor
 from hv.spec.exits import ExitReason
 from hv.trace.events import VpHalted
@@ -12,11 +12,19 @@ from hv.vmx.exit import VmExit
 
 @on_exit(ExitReason.HLT)
 def handle_hlt(vp: VirtualProcessor, exit: VmExit) -> Verdict:
-    """The VP sleeps until an interrupt it may take; SDM "HLT"."""
+    """The VP sleeps until an interrupt it may take; SDM "HLT". When nobody else can run, that is a jump of time."""
     vp.halted = True
     if vp.trace.listening:
         vp.trace.emit(VpHalted())
-    return YIELD
+    if vp.asleep_for_good or vp.regs.single_stepping:
+        return YIELD
+    start = vp.partition.clock.tsc
+    woken = vp.hypervisor.on_halt(vp)
+    vp.slept(vp.partition.clock.tsc - start)
+    if not woken:
+        return YIELD
+    vp.halted, vp.event_pending = False, True
+    return ADVANCE
 
 
 @on_exit(ExitReason.PAUSE)

@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "__main__": EVERYTHING,
 }
 ONLY_HERE = {
-    "unicorn": ("machine/engine.py", "machine/context.py", "machine/hooks.py", "commands/baseline.py"),
+    "unicorn": ("machine/engine.py", "machine/guest_mode.py", "machine/breakpoints.py", "machine/context.py",
+                "machine/hooks.py", "commands/baseline.py"),
     "keystone": ("image/",),
 }
 

@@ -73,24 +73,24 @@ class Planted:
         for vm, engine in self.engines:
             for point in self._points:
                 if point.vm == vm.name:
-                    engine.break_at(point.gva)
+                    engine.breakpoints.add(point.gva)
         return self
 
     def __exit__(self, *error: object) -> None:
         for vm, engine in self.engines:
             for point in self._points:
                 if point.vm == vm.name:
-                    engine.unbreak(point.gva)
+                    engine.breakpoints.remove(point.gva)
 
     @property
     def met(self) -> bool:
         """A VP stands before one of them."""
-        return any(engine.hit is not None for _, engine in self.engines)
+        return any(engine.breakpoints.hit is not None for _, engine in self.engines)
 
     def take(self) -> tuple[Any, int, int]:
         """Which VP stands before one, as VM, index and address."""
-        vm, engine = next((vm, engine) for vm, engine in self.engines if engine.hit is not None)
+        vm, engine = next((vm, engine) for vm, engine in self.engines if engine.breakpoints.hit is not None)
         index = next(index for index, vp in vm.partition.vps.items() if vp.regs is engine.current)
-        gva = engine.take_hit()
+        gva = engine.breakpoints.take()
         assert gva is not None, "met says that one was hit"
         return vm, index, gva

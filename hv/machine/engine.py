@@ -11,8 +11,6 @@ what makes an exit cost about a microsecond. `run` returns only when the budget 
 from __future__ import annotations
 
 import ctypes
-import mmap
-import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,7 +18,6 @@ from unicorn import (
     UC_ARCH_X86,
     UC_ERR_FETCH_PROT,
     UC_HOOK_BLOCK,
-    UC_HOOK_CODE,
     UC_HOOK_EDGE_GENERATED,
     UC_HOOK_INSN,
     UC_HOOK_INTR,
@@ -36,46 +33,23 @@ from unicorn import (
 from unicorn.unicorn_py3.unicorn import uclib
 
 from hv.machine import context as at
-from hv.machine import stubs, svm
+from hv.machine import guest_mode, stubs
+from hv.machine.breakpoints import Breakpoints
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.hooks import EVERY_INSTRUCTION, PythonHooks
-from hv.machine.nested import LARGE, NestedTables
+from hv.machine.nested import LARGE
 from hv.machine.paging import LINEAR_32, LINEAR_64, PagingMode, translate
 from hv.machine.ram import PhysicalMemory
 from hv.machine.state import ProcessorState
-from hv.machine.traps import INSTRUCTION_TRAPS, Trap
+from hv.machine.traps import BY_NUMBER, INSTRUCTION_TRAPS, MSR_NUMBER, UNDEFINED, Trap
 from hv.spec.x86 import PAGE_SIZE
 
-PRIVATE_BASE = 1 << 38              # engine addresses that no system-physical address reaches
 ALIAS_BASE = 1 << 37                # RAM once more, not executable
-_PRIVATE_TABLES = 512               # pages of nested tables: 1 GiB of guest memory before the cache starts over
 _FLUSH = unicorn_const.UC_CTL_TLB_FLUSH | unicorn_const.UC_CTL_IO_WRITE << 30
 _REMOVE_CODE = unicorn_const.UC_CTL_TB_REMOVE_CACHE | 2 << 26 | unicorn_const.UC_CTL_IO_WRITE << 30
 _FORGET_CODE = unicorn_const.UC_CTL_TB_FLUSH | unicorn_const.UC_CTL_IO_WRITE << 30
-_PASS_ALL = -1
 _HANDLER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
 _NEW_BLOCK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64), ctypes.c_void_p, ctypes.c_void_p)
-
-
-_TRAPS = {
-    svm.SvmExit.CPUID: Trap.CPUID, svm.SvmExit.HLT: Trap.HLT,
-    svm.SvmExit.RDTSC: Trap.RDTSC, svm.SvmExit.RDTSCP: Trap.RDTSCP,
-    svm.SvmExit.RDPMC: Trap.RDPMC, svm.SvmExit.INVLPG: Trap.INVLPG, svm.SvmExit.PAUSE: Trap.PAUSE,
-    svm.SvmExit.WBINVD: Trap.WBINVD, svm.SvmExit.INVD: Trap.WBINVD, svm.SvmExit.MONITOR: Trap.MONITOR,
-    svm.SvmExit.MWAIT: Trap.MWAIT, svm.SvmExit.SOFTWARE_INTERRUPT: Trap.SOFTWARE_INTERRUPT,
-    svm.SvmExit.NESTED_FAULT: Trap.NESTED_FAULT, svm.SvmExit.TR_WRITE: Trap.LTR,
-    svm.SvmExit.IRET: Trap.IRET,
-}
-_TRAP_TABLE: dict[int, tuple[Trap, int]] = {svm.EXIT_BASE + code: (trap, 0) for code, trap in _TRAPS.items()}
-for _n in range(16):
-    _TRAP_TABLE[svm.EXIT_BASE + svm.SvmExit.CR_READ + _n] = (Trap.CR_READ, _n)
-    _TRAP_TABLE[svm.EXIT_BASE + svm.SvmExit.CR_WRITE + _n] = (Trap.CR_WRITE, _n)
-    _TRAP_TABLE[svm.EXIT_BASE + svm.SvmExit.DR_READ + _n] = (Trap.DR_READ, _n)
-    _TRAP_TABLE[svm.EXIT_BASE + svm.SvmExit.DR_WRITE + _n] = (Trap.DR_WRITE, _n)
-for _n in range(32):
-    _TRAP_TABLE[svm.EXIT_BASE + svm.SvmExit.EXCEPTION + _n] = (Trap.EXCEPTION, _n)
-_MSR_NUMBER = svm.EXIT_BASE + svm.SvmExit.MSR
-_UNDEFINED = (Trap.UNDEFINED, 0)
 _NESTED_FAULT, _RDMSR, _WRMSR = Trap.NESTED_FAULT, Trap.RDMSR, Trap.WRMSR      # naming a member costs a call
 _ERROR_CODE = at.ERROR_CODE // 4
 _FETCHED, _CODE = stubs.ExitFrame.fetched.offset // 8, stubs.ExitFrame.code.offset // 8
@@ -105,19 +79,19 @@ class Engine:
         self._handle = self._uc._uch
         self._uc.mem_map_ptr(0, memory.size, UC_PROT_ALL, memory.host_address)
         self._uc.mem_map_ptr(ALIAS_BASE, memory.size, UC_PROT_READ | UC_PROT_WRITE, memory.host_address)
-        self._map_private()
+        self._private = guest_mode.PrivateMemory(self._uc, ALIAS_BASE)
+        self.nested = self._private.nested
         self._uc.ctl_exits_enabled(True)        # no `until` address to probe
-        self._template = self._guest_mode_template()
+        self._flat = at.allocate(self._uc)      # without paging
+        uclib.uc_context_save(self._handle, self._flat)
+        self._template = guest_mode.template(self._uc, self.nested.root)
         self._scratch = at.allocate(self._uc)
         self._failure: BaseException | None = None
         self._stopped_by_trap = False
         self._refused_fetch = self._misplaced = False
         self._alone_at = -1                         # RIP of the instruction that `run_alone` lets run
-        self.hit: int | None = None
-        self._breakpoints: dict[int, int] = {}      # linear address -> the API's hook
-        self._passing: int | None = None
+        self.breakpoints = Breakpoints(self._uc, self._forget_all_code)
         self._counted = False                       # the last run was limited to a number of instructions
-        self._stopped_at: tuple[ProcessorState | None, int] | None = None
         self.current: ProcessorState | None = None
         self._held: ctypes.c_void_p | None = None   # the context whose registers the engine itself has
         self.on_trap: TrapHandler = lambda trap, detail: False
@@ -130,40 +104,6 @@ class Engine:
         self._install_hooks()
 
     # --- set-up --------------------------------------------------------------------------------------
-
-    def _map_private(self) -> None:
-        """Memory that only the engine sees: control block, MSR map, nested tables."""
-        size = (3 + _PRIVATE_TABLES) * 4096
-        self._private = mmap.mmap(-1, size)
-        self._private_pin = ctypes.c_char.from_buffer(self._private)
-        self._private_view = memoryview(self._private)
-        self._uc.mem_map_ptr(PRIVATE_BASE, size, UC_PROT_ALL, ctypes.addressof(self._private_pin))
-        self._private_view[0x1000:0x3000] = b"\xff" * svm.MSRPM_SIZE       # every MSR access exits
-        struct.pack_into("<Q", self._private, svm.VMCB_MSRPM, PRIVATE_BASE + 0x1000)
-        self.nested = NestedTables(self._private_view[0x3000:], PRIVATE_BASE + 0x3000, ALIAS_BASE)
-
-    def _guest_mode_template(self) -> bytes:
-        """The context of a VP that was never run: the engine's own reset state, in guest mode with nested paging."""
-        self._flat = at.allocate(self._uc)
-        uclib.uc_context_save(self._handle, self._flat)
-        context = at.allocate(self._uc)
-        uclib.uc_context_save(self._handle, context)
-        image = at.view(context)
-        put = struct.pack_into
-        put("<Q", image, at.VMCB, PRIVATE_BASE)
-        put("<Q", image, at.INTERCEPT, svm.ALWAYS)
-        put("<4H", image, at.INTERCEPT_CR_READ, 0x100, 0x111, 0xFF, 0xFF)
-        put("<I", image, at.INTERCEPT_EXCEPTIONS, 0xFFFF_FFFF)
-        put("<QI", image, at.NESTED_CR3, self.nested.root, 7)
-        put("<I", image, at.HFLAGS, struct.unpack_from("<I", image, at.HFLAGS)[0] & ~at.HFLAG_LMA)
-        hidden = struct.unpack_from("<I", image, at.HFLAGS2)[0]
-        put("<I", image, at.HFLAGS2, hidden | 1 | 1 << 6)       # GIF, nested paging
-        put("<i", image, at.IN_FLIGHT, -1)
-        put("<i", image, at.EXCEPTION_IS_INT, 0)
-        put("<Q", image, at.EFER, 1 << 12)
-        template = bytes(image)
-        at.release(context)
-        return template
 
     def _install_hooks(self) -> None:
         self._frame = stubs.ExitFrame(0, _native("uc_context_save"), _native("uc_context_restore"), 0,
@@ -306,7 +246,7 @@ class Engine:
         True when a trap handler stopped it; then RIP is where the handler left it.
         """
         counter = self.counter
-        self._passing = self._breakpoint_to_pass(state, instructions)
+        self.breakpoints.begin(state, bool(instructions))
         if instructions and not self._counted:
             self._forget_all_code()     # the engine counts only in code that it translates from now on
         self._counted = bool(instructions)
@@ -334,48 +274,9 @@ class Engine:
                 self._forget_all_code()     # or the block would be found the next time, without a word
                 continue
             elif self._python_hooks is None or (late := self._python_hooks.deferred()) is None:
-                return self._stopped_by_trap or self.hit is not None
+                return self._stopped_by_trap or self.breakpoints.hit is not None
             if late is not None and not self.on_trap(late, 0):
                 return True
-
-    # --- breakpoints ---------------------------------------------------------------------------------
-
-    def break_at(self, gva: int) -> None:
-        """Stop every VP of this engine before it executes the instruction at linear address *gva*; `hit` says so.
-
-        # Simplified: the block that is stopped in counts as work when it is entered, and again when it goes on.
-        """
-        if gva not in self._breakpoints:
-            self._breakpoints[gva] = self._uc.hook_add(UC_HOOK_CODE, self._on_breakpoint, None, gva, gva)
-            self._forget_all_code()
-
-    def unbreak(self, gva: int) -> None:
-        """Undo `break_at`."""
-        self._uc.hook_del(self._breakpoints.pop(gva))
-        self._forget_all_code()             # what was translated still calls the hook
-
-    def take_hit(self) -> int | None:
-        """The linear address of the breakpoint that stopped `current`, told once."""
-        hit, self.hit = self.hit, None
-        return hit
-
-    def _on_breakpoint(self, _uc: Any, gva: int, _size: int, _user: Any) -> None:
-        if self._passing not in (gva, _PASS_ALL):
-            self.hit, self._stopped_at = gva, (self.current, gva)
-            uclib.uc_emu_stop(self._handle)
-        elif self._passing == gva:
-            self._passing = None
-
-    def _breakpoint_to_pass(self, state: ProcessorState, instructions: int) -> int | None:
-        """Which breakpoint does not stop: the one the VP stands at, and each during a single step."""
-        if instructions:
-            return _PASS_ALL
-        stopped, self._stopped_at = self._stopped_at, None
-        if stopped is None or stopped[0] is not state:
-            return None
-        cs_base = state.words[(at.SEGMENTS + 24 + 8) // 8]
-        linear = state.rip if state.bits == 64 else cs_base + state.rip & 0xFFFF_FFFF
-        return stopped[1] if linear == stopped[1] else None
 
     def _forget_all_code(self) -> None:
         """Drop every translation: a hook, and the engine's own count, is only seen by code that is translated after."""
@@ -468,7 +369,7 @@ class Engine:
     def _on_intercept(self, _uc: int, number: int, _frame: int) -> int:
         """The engine's hook: name the trap, ask the handler, say whether the changed state is to be loaded."""
         try:
-            if number == _MSR_NUMBER:
+            if number == MSR_NUMBER:
                 state, detail = self.current, 0
                 assert state is not None, "a trap without a running VP"
                 if self._asked_words[0]:
@@ -476,7 +377,7 @@ class Engine:
                 else:
                     trap = _WRMSR if state.dwords[_ERROR_CODE] & 1 else _RDMSR
             else:
-                trap, detail = _TRAP_TABLE.get(number, _UNDEFINED)
+                trap, detail = BY_NUMBER.get(number, UNDEFINED)
                 if trap is _NESTED_FAULT:
                     if self._fill_nested():
                         return 0
@@ -552,7 +453,7 @@ class Engine:
             return True             # what the engine had cached is gone now: it meets the guest's own fault
         answer = self.second_level(gpa, Access.EXECUTE.value)
         if answer is None or not answer[2] or answer[0] >= self.memory.size:
-            struct.pack_into("<Q", self._private, svm.VMCB_EXITINFO2, gpa)
+            self._private.fault_address = gpa
             self._refused_fetch = True
             return False
         spa, writable, _, _ = answer
@@ -570,7 +471,7 @@ class Engine:
 
     def fault_address(self) -> int:
         """Linear address of the page fault that trapped (CR2 is not written yet)."""
-        return int(struct.unpack_from("<Q", self._private, svm.VMCB_EXITINFO2)[0])
+        return self._private.fault_address
 
     def nested_fault(self) -> tuple[int, int]:
         """Guest-physical address and access (1 read, 2 write, 4 fetch) of the nested fault that trapped."""
@@ -610,4 +511,5 @@ class Engine:
         self._states.clear()
         at.release(self._scratch)
         at.release(self._flat)
+        self.breakpoints.close()
         self._uc = None

@@ -207,6 +207,13 @@ class ProcessorState:
         self.translation_changed()
 
     @property
+    def linear_rip(self) -> int:
+        """The linear address of the instruction at CS:RIP."""
+        if self.dwords[_HFLAGS] & _CS64:
+            return int(self.words[_RIP])
+        return self.words[_CS_BASE] + self.words[_RIP] & 0xFFFF_FFFF
+
+    @property
     def location(self) -> tuple[int, int, int]:
         """Where code is fetched from, and as what: RIP, CR3, and CPL with the code size. Equal ones mean the same."""
         words = self.words

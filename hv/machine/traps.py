@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from hv.machine import stubs
+from hv.machine import stubs, svm
 
 
 class Trap(IntEnum):
@@ -41,3 +41,24 @@ class Trap(IntEnum):
 # The instructions that the engine tells of by a hook of their own.
 INSTRUCTION_TRAPS = {stubs.KIND_IN: Trap.IN, stubs.KIND_OUT: Trap.OUT, stubs.KIND_SYSCALL: Trap.SYSCALL,
                      stubs.KIND_SYSENTER: Trap.SYSENTER}
+
+# What the engine's hook is called with -> (trap, detail). MSR_NUMBER stands for several: the engine looks closer.
+_BY_EXIT = {
+    svm.SvmExit.CPUID: Trap.CPUID, svm.SvmExit.HLT: Trap.HLT,
+    svm.SvmExit.RDTSC: Trap.RDTSC, svm.SvmExit.RDTSCP: Trap.RDTSCP,
+    svm.SvmExit.RDPMC: Trap.RDPMC, svm.SvmExit.INVLPG: Trap.INVLPG, svm.SvmExit.PAUSE: Trap.PAUSE,
+    svm.SvmExit.WBINVD: Trap.WBINVD, svm.SvmExit.INVD: Trap.WBINVD, svm.SvmExit.MONITOR: Trap.MONITOR,
+    svm.SvmExit.MWAIT: Trap.MWAIT, svm.SvmExit.SOFTWARE_INTERRUPT: Trap.SOFTWARE_INTERRUPT,
+    svm.SvmExit.NESTED_FAULT: Trap.NESTED_FAULT, svm.SvmExit.TR_WRITE: Trap.LTR,
+    svm.SvmExit.IRET: Trap.IRET,
+}
+BY_NUMBER: dict[int, tuple[Trap, int]] = {svm.EXIT_BASE + code: (trap, 0) for code, trap in _BY_EXIT.items()}
+for _n in range(16):
+    BY_NUMBER[svm.EXIT_BASE + svm.SvmExit.CR_READ + _n] = (Trap.CR_READ, _n)
+    BY_NUMBER[svm.EXIT_BASE + svm.SvmExit.CR_WRITE + _n] = (Trap.CR_WRITE, _n)
+    BY_NUMBER[svm.EXIT_BASE + svm.SvmExit.DR_READ + _n] = (Trap.DR_READ, _n)
+    BY_NUMBER[svm.EXIT_BASE + svm.SvmExit.DR_WRITE + _n] = (Trap.DR_WRITE, _n)
+for _n in range(32):
+    BY_NUMBER[svm.EXIT_BASE + svm.SvmExit.EXCEPTION + _n] = (Trap.EXCEPTION, _n)
+MSR_NUMBER = svm.EXIT_BASE + svm.SvmExit.MSR
+UNDEFINED = (Trap.UNDEFINED, 0)         # for every other number

@@ -26,34 +26,34 @@ def state(box):
 
 
 def test_a_breakpoint_stops_before_its_instruction_in_code_translated_long_ago(box, state):
-    box.engine.break_at(DEC)
+    box.engine.breakpoints.add(DEC)
     counts = []
     for _ in range(3):
         assert box.run(state)
-        assert (state.rip, box.engine.take_hit()) == (DEC, DEC)
+        assert (state.rip, box.engine.breakpoints.take()) == (DEC, DEC)
         counts.append(state.ecx)
     assert counts == [counts[0], counts[0] - 1, counts[0] - 2]
 
 
 def test_a_removed_breakpoint_stops_nobody(box, state):
-    box.engine.break_at(DEC)
+    box.engine.breakpoints.add(DEC)
     box.run(state)
-    box.engine.take_hit()
-    box.engine.unbreak(DEC)
+    box.engine.breakpoints.take()
+    box.engine.breakpoints.remove(DEC)
     assert not box.run(state, 500)
-    assert box.engine.take_hit() is None
+    assert box.engine.breakpoints.take() is None
 
 
 def test_a_hit_is_told_once(box, state):
-    box.engine.break_at(DEC)
+    box.engine.breakpoints.add(DEC)
     box.run(state)
-    assert [box.engine.take_hit(), box.engine.take_hit()] == [DEC, None]
+    assert [box.engine.breakpoints.take(), box.engine.breakpoints.take()] == [DEC, None]
 
 
 def test_a_vp_that_stands_at_a_breakpoint_from_elsewhere_stops_there(box, state):
     """Only the one it was stopped by is passed."""
     state.rip = JNZ
-    box.engine.break_at(JNZ)
+    box.engine.breakpoints.add(JNZ)
     before = state.ecx
     assert box.run(state)
     assert (state.rip, state.ecx) == (JNZ, before)
@@ -61,17 +61,17 @@ def test_a_vp_that_stands_at_a_breakpoint_from_elsewhere_stops_there(box, state)
 
 def test_each_vp_stops_for_itself(box, state):
     other = box.state()
-    box.engine.break_at(DEC)
+    box.engine.breakpoints.add(DEC)
     for vp in (state, other, state, other):
         assert box.run(vp)
-        assert (vp.rip, box.engine.take_hit()) == (DEC, DEC)
+        assert (vp.rip, box.engine.breakpoints.take()) == (DEC, DEC)
 
 
 @pytest.mark.parametrize("breakpoint_at", [None, ADD, DEC])
 def test_a_step_is_one_instruction_in_code_that_ran_at_full_speed(breakpoint_at, box, state):
     """The engine counts only in code that it translated to count; breakpoints do not stop steps."""
     if breakpoint_at is not None:
-        box.engine.break_at(breakpoint_at)
+        box.engine.breakpoints.add(breakpoint_at)
     following = {ADD: DEC, DEC: JNZ, JNZ: ADD}
     for _ in range(2):
         for _ in range(5):
@@ -79,4 +79,4 @@ def test_a_step_is_one_instruction_in_code_that_ran_at_full_speed(breakpoint_at,
             box.run(state, 1 << 40, instructions=1)
             assert state.rip == following[before]
         box.run(state, 1000)
-        box.engine.take_hit()
+        box.engine.breakpoints.take()

@@ -1,0 +1,66 @@
+"""Breakpoints of an engine: the VP stops before the instruction at a linear address, whichever VP it is.
+
+One costs nothing until it is met: only code that is translated while it is there calls its hook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from unicorn import UC_HOOK_CODE, Uc
+from unicorn.unicorn_py3.unicorn import uclib
+
+from hv.machine.state import ProcessorState
+
+_ALL = -1
+
+
+class Breakpoints:
+    """Of the engine *uc*. *hit* is the linear address of the one that stopped a VP, until it is taken.
+
+    # Simplified: the block that is stopped in counts as work when it is entered, and again when it goes on.
+    """
+
+    def __init__(self, uc: Uc, forget_all_code: Callable[[], None]) -> None:
+        self._uc, self._forget_all_code = uc, forget_all_code
+        self._hooks: dict[int, int] = {}            # linear address -> the API's hook
+        self._passing: int | None = None
+        self._running: ProcessorState | None = None
+        self._stopped_at: tuple[ProcessorState | None, int] | None = None
+        self.hit: int | None = None
+
+    def add(self, gva: int) -> None:
+        """Stop every VP before it executes the instruction at linear address *gva*."""
+        if gva not in self._hooks:
+            self._hooks[gva] = self._uc.hook_add(UC_HOOK_CODE, self._on_code, None, gva, gva)
+            self._forget_all_code()
+
+    def remove(self, gva: int) -> None:
+        """Undo `add`."""
+        self._uc.hook_del(self._hooks.pop(gva))
+        self._forget_all_code()             # what was translated still calls the hook
+
+    def take(self) -> int | None:
+        """The linear address of the breakpoint that stopped the VP which ran last, told once."""
+        hit, self.hit = self.hit, None
+        return hit
+
+    def begin(self, state: ProcessorState, single_step: bool) -> None:
+        """*state* is about to run: the breakpoint it stands at does not stop it, and a single step meets none."""
+        self._running = state
+        stopped, self._stopped_at = self._stopped_at, None
+        self._passing = _ALL if single_step else None
+        if not single_step and stopped is not None and stopped[0] is state and state.linear_rip == stopped[1]:
+            self._passing = stopped[1]
+
+    def close(self) -> None:
+        """Let the engine go."""
+        del self._uc, self._forget_all_code
+
+    def _on_code(self, _uc: Any, gva: int, _size: int, _user: Any) -> None:
+        if self._passing not in (gva, _ALL):
+            self.hit, self._stopped_at = gva, (self._running, gva)
+            uclib.uc_emu_stop(self._uc._uch)
+        elif self._passing == gva:
+            self._passing = None

@@ -88,7 +88,7 @@ class Engine:
         self._scratch = at.allocate(self._uc)
         self._failure: BaseException | None = None
         self._stopped_by_trap = False
-        self._refused_fetch = self._misplaced = False
+        self._refused_fetch = self._misplaced = self._filled = False
         self._alone_at = -1                         # RIP of the instruction that `run_alone` lets run
         self.breakpoints = Breakpoints(self._uc, self._forget_all_code)
         self._counted = False                       # the last run was limited to a number of instructions
@@ -258,6 +258,7 @@ class Engine:
         counter.limit = 0 if window or counter.skip else until
         refused_at, refusals = -1, 0
         while True:
+            began, self._filled = state.rip, False
             status = self._start(state, instructions)
             if status == UC_ERR_FETCH_PROT:
                 refusals = refusals + 1 if state.rip == refused_at else 0
@@ -274,7 +275,10 @@ class Engine:
                 self._forget_all_code()     # or the block would be found the next time, without a word
                 continue
             elif self._python_hooks is None or (late := self._python_hooks.deferred()) is None:
-                return self._stopped_by_trap or self.breakpoints.hit is not None
+                stopped = self._stopped_by_trap or self.breakpoints.hit is not None
+                if instructions and self._filled and state.rip == began and not stopped:
+                    continue        # the engine counted the attempt that only told it where memory is
+                return stopped
             if late is not None and not self.on_trap(late, 0):
                 return True
 
@@ -407,6 +411,7 @@ class Engine:
         answer = self.second_level(gpa, access)
         if answer is None:
             return False
+        self._filled = True
         spa, writable, executable, large = answer
         if spa >= self.memory.size:
             self._device_pages.add(gpa >> 12)

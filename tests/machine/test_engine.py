@@ -680,6 +680,20 @@ def test_flags_are_read_right_inside_a_trap_and_outside(box):
     assert seen[0] == Rflags.FIXED | Rflags.SF | Rflags.OF | Rflags.AF | Rflags.PF
 
 
+@pytest.mark.parametrize("source", [
+    "mov rax, [rbx]", "mov [rbx], rax", "push rax", "call [rbx]", "movsb", "rep movsb", "lock inc qword ptr [rbx]",
+    "vmovaps", "jmp next; .org 0x15000; next: nop"])
+def test_a_single_step_is_done_though_the_engine_must_first_be_told_where_memory_is(box, source):
+    """Each instruction is the first to touch its page, or pages."""
+    box.put(source.replace("vmovaps", "movdqu xmm0, [rbx + 0xFF8]"))
+    box.memory.write_u64(DATA, CODE + 0x100)
+    state = box.state()
+    state.rbx = state.rsi = DATA
+    state.rdi, state.rcx = DATA + 0x3000, 2
+    assert not box.run(state, instructions=1)
+    assert state.rip == CODE and state.rcx == 1 if source.startswith("rep") else state.rip != CODE
+
+
 def test_flags_of_a_state_that_the_engine_has_left_are_still_its_own(box):
     box.put("sub eax, ebx; cpuid")
     first, second = box.state(), box.state()

@@ -10,6 +10,7 @@ VM-exit qualifications (control registers, debug registers, ports). `memory_oper
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache, lru_cache
@@ -210,6 +211,30 @@ def decode(code: bytes, bits: int) -> Decoded:
     return Decoded(found.size, mnemonic, f"{found.mnemonic} {found.op_str}".strip(), bits, operands,
                    repeat, lock=prefixes[0] == 0xF0, control_register=_control_register(mnemonic, operands),
                    debug_register=_debug_register(mnemonic, operands), port=_port(mnemonic, operands, repeat))
+
+
+class Listed(NamedTuple):
+    """One instruction of several."""
+
+    mnemonic: str
+    text: str
+    sets_flags: bool        # arithmetic ones, or leaves them undefined
+
+
+def disassemble(code: bytes, bits: int) -> Iterator[Listed]:
+    """The instructions of *code*, as far as they can be decoded."""
+    for found in _disassembler(bits).disasm(code, 0):
+        yield Listed(str(found.insn_name()), f"{found.mnemonic} {found.op_str}", bool(found.eflags & _flag_changes()))
+
+
+@cache
+def _flag_changes() -> int:
+    """Capstone's bits for an arithmetic flag that is modified, set, cleared or undefined."""
+    from capstone import x86_const
+
+    names = (f"X86_EFLAGS_{change}_{flag}" for change in ("MODIFY", "SET", "RESET", "UNDEFINED")
+             for flag in ("CF", "PF", "AF", "ZF", "SF", "OF"))
+    return sum(getattr(x86_const, name, 0) for name in names)
 
 
 def bits_of(state: Registers) -> int:

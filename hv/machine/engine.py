@@ -36,13 +36,14 @@ from hv.machine import context as at
 from hv.machine import guest_mode, stubs
 from hv.machine.breakpoints import Breakpoints
 from hv.machine.faults import Access, GuestFault, NestedFault
+from hv.machine.half_made_flags import overwrites_operand
 from hv.machine.hooks import EVERY_INSTRUCTION, PythonHooks
 from hv.machine.nested import LARGE
 from hv.machine.paging import LINEAR_32, LINEAR_64, PagingMode, translate
 from hv.machine.ram import PhysicalMemory
 from hv.machine.state import ProcessorState
 from hv.machine.traps import BY_NUMBER, INSTRUCTION_TRAPS, MSR_NUMBER, UNDEFINED, Trap
-from hv.spec.x86 import PAGE_SIZE
+from hv.spec.x86 import MAX_INSTRUCTION_LENGTH, PAGE_SIZE, Vector
 
 ALIAS_BASE = 1 << 37                # RAM once more, not executable
 _FLUSH = unicorn_const.UC_CTL_TLB_FLUSH | unicorn_const.UC_CTL_IO_WRITE << 30
@@ -50,6 +51,9 @@ _REMOVE_CODE = unicorn_const.UC_CTL_TB_REMOVE_CACHE | 2 << 26 | unicorn_const.UC
 _FORGET_CODE = unicorn_const.UC_CTL_TB_FLUSH | unicorn_const.UC_CTL_IO_WRITE << 30
 _HANDLER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
 _NEW_BLOCK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64), ctypes.c_void_p, ctypes.c_void_p)
+_REFUSALS = frozenset({Vector.SS, Vector.GP, Vector.PF, Vector.AC})
+_EXCEPTION = Trap.EXCEPTION
+_CC_OP = at.CC_OP // 4
 _NESTED_FAULT, _RDMSR, _WRMSR = Trap.NESTED_FAULT, Trap.RDMSR, Trap.WRMSR      # naming a member costs a call
 _ERROR_CODE = at.ERROR_CODE // 4
 _FETCHED, _CODE = stubs.ExitFrame.fetched.offset // 8, stubs.ExitFrame.code.offset // 8
@@ -383,12 +387,15 @@ class Engine:
             else:
                 trap, detail = BY_NUMBER.get(number, UNDEFINED)
                 if trap is _NESTED_FAULT:
+                    mended = self._mend_flags()
                     if self._fill_nested():
-                        return 0
+                        return mended
                     if self.current is not None and self.nested_fault()[1] == 4 and self.run_alone(self.current):
                         return 1
                 if number < 0x100:
                     trap, detail = Trap.EXCEPTION, number
+                if trap is _EXCEPTION and detail in _REFUSALS:
+                    self._mend_flags()
             if self.on_trap(trap, detail):
                 if self._stale:
                     self._forget_stale_code()
@@ -398,6 +405,50 @@ class Engine:
         self._stopped_by_trap = True
         uclib.uc_emu_stop(self._handle)
         return 1
+
+    def _mend_flags(self) -> bool:
+        """An access to memory was refused: put right what the instruction did to the lazy flags before it."""
+        state = self.current
+        if state is None or self._python_hooks is not None:     # `hooks.py` has its own way
+            return False
+        operation = state.dwords[_CC_OP]
+        if operation == at.CC_OP_EFLAGS:
+            return False
+        code = self._code_in_ram()
+        if not overwrites_operand(code, state.bits, operation, self._block_before):
+            return False
+        state.dwords[_CC_OP] = at.CC_OP_EFLAGS          # which are in the operand's place
+        return True
+
+    def _block_before(self) -> bytes | None:
+        """The code of the block that runs, up to RIP."""
+        assert self.current is not None, "a trap without a running VP"
+        start, parts = self.counter.block, []
+        left = self.current.linear_rip - start
+        if not 0 <= left <= PAGE_SIZE:
+            return None
+        while left:
+            count = min(left, PAGE_SIZE - start % PAGE_SIZE)
+            parts.append(self._fetch(self.current, start, count))
+            start, left = start + count, left - count
+        return b"".join(parts)
+
+    def _code_in_ram(self) -> bytes:
+        """The bytes at RIP up to the end of the page, where the engine's own fetch could be refused too."""
+        assert self.current is not None, "a trap without a running VP"
+        start = self.current.linear_rip
+        return self._fetch(self.current, start, min(MAX_INSTRUCTION_LENGTH, PAGE_SIZE - start % PAGE_SIZE))
+
+    def _fetch(self, state: ProcessorState, linear: int, size: int) -> bytes:
+        """*size* bytes of code at *linear*, which do not cross a page; none when they are refused or not in RAM."""
+        try:
+            gpa = translate(PagingMode.of(state), linear, Access.EXECUTE.value, state.cpl, self._load)
+        except (GuestFault, NestedFault):
+            return b""
+        found = self.second_level(gpa, Access.EXECUTE.value)
+        if found is None or found[0] >= self.memory.size:
+            return b""
+        return self.memory.read(found[0] & -PAGE_SIZE | gpa % PAGE_SIZE, size)
 
     def _asked_instruction(self, state: ProcessorState) -> Trap:
         """The instruction whose routine read an MSR only to get here."""

@@ -36,6 +36,7 @@ class WorkCounter(ctypes.Structure):
         ("reg_read", ctypes.c_void_p),      # +40  uc_reg_read
         ("flags", ctypes.c_uint64),         # +48  where RFLAGS is read to
         ("skip", ctypes.c_uint64),          # +56  let so many blocks pass before any check
+        ("block", ctypes.c_uint64),         # +64  linear address of the block that runs
     ]
 
     @property
@@ -80,6 +81,7 @@ KIND_IN, KIND_OUT, KIND_SYSCALL, KIND_SYSENTER = 1, 2, 3, 4
 
 # The listings take Keystone's Intel syntax.
 BLOCK_SOURCE = """
+    mov [rcx+64], rsi
     mov edx, edx
     add rdx, [rcx]
     cmp rdx, [rcx+8]
@@ -206,8 +208,9 @@ OUT_SOURCE = _LEAVE.format(frame="r8", kind=KIND_OUT,
 SYSCALL_SOURCE = _LEAVE.format(frame="rsi", kind=KIND_SYSCALL, note="")
 SYSENTER_SOURCE = _LEAVE.format(frame="rsi", kind=KIND_SYSENTER, note="")
 _BLOCK = bytes.fromhex(
-    "89d2480311483b51087304488911c34883793800740848ff4938488911c3483b5110733c4883791800743553415441554889"
-    "cb4989fc4989d5be19000000488d5130ff51284c89e74889d94c89ea415d415c5bf74130000200007504488911c3ff6120"
+    "4889714089d2480311483b51087304488911c34883793800740848ff4938488911c3483b5110733c48837918007435534154"
+    "41554889cb4989fc4989d5be19000000488d5130ff51284c89e74889d94c89ea415d415c5bf74130000200007504488911c3"
+    "ff6120"
 )
 _EXIT = bytes.fromhex(
     "53415441554889fb4989d44189f5498b342441ff54240849c74424280000000049c7442430000000004181fd40010000721b"

@@ -27,7 +27,8 @@ def test_the_bytes_are_those_of_the_listing(name):
 @pytest.mark.parametrize(("frame", "field", "offset"), [
     (stubs.WorkCounter, "done", 0), (stubs.WorkCounter, "limit", 8), (stubs.WorkCounter, "deadline", 16),
     (stubs.WorkCounter, "window", 24), (stubs.WorkCounter, "stop", 32), (stubs.WorkCounter, "reg_read", 40),
-    (stubs.WorkCounter, "flags", 48), (stubs.WorkCounter, "skip", 56), (stubs.ExitFrame, "context", 0),
+    (stubs.WorkCounter, "flags", 48), (stubs.WorkCounter, "skip", 56), (stubs.WorkCounter, "block", 64),
+    (stubs.ExitFrame, "context", 0),
     (stubs.ExitFrame, "save", 8), (stubs.ExitFrame, "restore", 16), (stubs.ExitFrame, "handler", 24),
     (stubs.ExitFrame, "fetch", 32), (stubs.ExitFrame, "fetched", 40), (stubs.ExitFrame, "code", 48),
     (stubs.ExitFrame, "rip_offset", 64), (stubs.ExitFrame, "cs_offset", 72), (stubs.InstructionFrame, "kind", 0),

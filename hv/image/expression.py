@@ -54,7 +54,7 @@ def number(text: str) -> int:
     elif digits.endswith("h"):
         digits, base = digits[:-1], 16
     try:
-        return _bounded(int(digits[:129], base))
+        return _bounded(int(digits.lstrip("0")[:129] or digits[:1], base))   # 129 digits are too many in any base
     except ValueError:
         raise ImageError(f"`{text}` is not a number", "write 0x1F, 0b101 or 31") from None
 

@@ -65,8 +65,6 @@ def cut(text: str, bits: int) -> Instruction:
         if word not in encode.PREFIXES:
             return Instruction(tuple(prefixes), word, tuple(split_operands(text)), bits)
         prefixes.append(word)
-        if len(prefixes) > 2:
-            break
     if prefixes and not text:
         raise ImageError(f"{prefixes[-1]} stands alone", "write the prefix and its instruction on one line")
     raise ImageError("an instruction, a label or a directive was expected")
@@ -94,17 +92,16 @@ def prepare(instruction: Instruction, lookup: Lookup, here: int, wide: bool) -> 
 
 def is_branch_to_label(instruction: Instruction, operands: Sequence[Operand]) -> bool:
     """True for a direct JMP or Jcc, whose form may grow from short to near."""
-    return (instruction.mnemonic in encode.BRANCHES and encode.has_near_form(instruction.mnemonic)
-            and instruction.mnemonic != "call" and len(operands) == 1 and isinstance(operands[0], Imm)
-            and operands[0].distance == "")
+    return (encode.has_near_form(instruction.mnemonic) and instruction.mnemonic != "call" and len(operands) == 1
+            and isinstance(operands[0], Imm) and operands[0].distance == "")
 
 
 def _for_keystone(mnemonic: str, operands: tuple[Operand, ...], bits: int) -> Recipe:
-    if any(isinstance(operand, Far) for operand in operands):
-        raise ImageError(f"{mnemonic} takes no selector:offset", "only jmp and call do")
     far = encode.is_far(mnemonic, operands)
     patch, texts = None, []
     for operand in operands:
+        if isinstance(operand, Far):
+            raise ImageError(f"{mnemonic} takes no selector:offset", "only jmp and call do")
         if isinstance(operand, Mem) and _needs_patch(operand, bits):
             patch = operand
             relative = Mem(operand.size, operand.segment, "rip", "", 1, 0)

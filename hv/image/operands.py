@@ -85,20 +85,19 @@ class Far:
     offset: int
     size: int = 0
 
-    def text(self) -> str:
-        return f"{self.selector:#x}:{self.offset:#x}"
-
 
 Operand = Reg | Imm | Mem | Far
 
 
 def split_operands(text: str) -> list[str]:
     """*text* at its commas, those in brackets or quotes excepted; [] for ""."""
-    parts, depth, quote, start = [], 0, "", 0
+    parts, depth, quote, start, escaped = [], 0, "", 0, False
     for n, char in enumerate(text):
-        if quote:
-            if char == quote and (text[n - 1] != "\\" or text[n - 2 : n] == "\\\\"):
-                quote = ""
+        if escaped:
+            escaped = False
+        elif quote:
+            escaped = char == "\\"
+            quote = "" if char == quote else quote
         elif char in "\"'":
             quote = char
         elif char in "[(":

@@ -61,7 +61,7 @@ class Assembly:
     defines: dict[str, int]
     items: list[Item] = field(default_factory=list)
     labels: dict[str, tuple[int, Statement]] = field(default_factory=dict)     # name -> index of the item that follows
-    equates: dict[str, tuple[str, str, Statement]] = field(default_factory=dict)
+    equates: dict[str, tuple[str, str, Statement, int]] = field(default_factory=dict)     # the last as in `labels`
     entry: tuple[str, str, Statement] | None = None
     addresses: list[int] = field(default_factory=list)                         # per item, and one for the end
     segments: list[tuple[int, bytearray]] = field(default_factory=list)
@@ -142,7 +142,7 @@ class Assembly:
             raise ImageError("a name was expected", f"write {'.equ NAME, value' if name == '.equ' else '.entry label'}")
         if name == ".equ":
             self._check_name(statement, operands[0])
-            self.equates[operands[0]] = (operands[1], scope, statement)
+            self.equates[operands[0]] = (operands[1], scope, statement, len(self.items))
         elif self.entry:
             raise ImageError(f"the entry is already named at line {self.entry[2].line}")
         else:
@@ -178,10 +178,10 @@ class Assembly:
         if len(self.resolving) > MAX_EQUATES_DEEP:
             raise ImageError(f"{self.resolving[0]} needs more than {MAX_EQUATES_DEEP} constants, one after the other",
                              "define a constant behind those it uses")
-        text, scope, statement = self.equates[name]
+        text, scope, statement, index = self.equates[name]
         self.resolving.append(name)
         try:
-            self.constants[name] = constant(text, self.lookup(scope, 0))
+            self.constants[name] = constant(text, self.lookup(scope, self.addresses[index]))
             return self.constants[name]
         except ImageError as error:
             raise (error if error.line is not None else statement.error(error.message, error.hint)) from None

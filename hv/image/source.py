@@ -120,7 +120,7 @@ def _statement(raw: str, name: str, number: int) -> Statement | None:
 
 
 def _include(statement: Statement, operand: str, folders: tuple[Path, ...], depth: int, into: list[Statement]) -> None:
-    if len(operand) < 3 or operand[0] != '"' or operand[-1] != '"' or "\0" in operand:
+    if len(operand) < 3 or operand[0] != '"' or operand[-1] != '"':
         raise statement.error("the file's name was expected in quotes", 'write .include "lib/serial64.inc"')
     if depth >= MAX_INCLUDE_DEPTH:
         raise statement.error(f"includes are nested deeper than {MAX_INCLUDE_DEPTH}", "does a file include itself?")

@@ -78,8 +78,9 @@ def _check_operands(instruction: Instruction, wanted: Sequence[Operand], found: 
             given = attempt
             break
     loose = instruction.mnemonic in _ANY_WIDTH or any(isinstance(o, Reg) and o.name in SEGMENTS for o in wanted)
-    if instruction.mnemonic in _SWAPS and all(isinstance(o, Reg) for o in wanted):
-        if sorted(o.text() for o in wanted) != sorted(found.reg_name(item.reg) for item in given):
+    registers = [o.name for o in wanted if isinstance(o, Reg)]
+    if instruction.mnemonic in _SWAPS and len(registers) == len(wanted):
+        if sorted(registers) != sorted(found.reg_name(item.reg) for item in given):
             raise _differs(found)
         return
     for operand, item in zip(wanted, given, strict=True):

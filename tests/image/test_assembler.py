@@ -70,6 +70,7 @@ def test_data_is_little_endian_and_aligned(encode: Encode) -> None:
     there: .skip 2, 0xEE
     """
     data = encode(source)
+    assert encode(r'.ascii "a\\\"b, c\\", "d"') == rb'a\"b, c\d'
     assert data.hex() == ("0141ff0a" "3412" "9090" "feffffff" "2910000000000000" "0e01000000000000" "613b62236341"
                           "2f2f2200" "000000" "eeee")
 
@@ -101,6 +102,49 @@ def test_a_constant_is_worked_out_once() -> None:
     assert assemble(doubles + "\na50 = 1\nmov rax, a0").segments == assemble("mov rax, 1 << 50").segments
 
 
+def test_dollar_is_the_address_of_its_statement(encode: Encode) -> None:
+    """In a constant, too, which takes no room: the address of what follows."""
+    assert encode("nop\njmp $\n.long $, $ + 1").hex() == "90ebfe" "03100000" "04100000"
+    source = "jmp there\nSTART: .ascii \"text\"\nLENGTH = $ - START\nthere: mov al, LENGTH\n.skip 200\njmp there"
+    assert encode(source).hex().startswith("eb0474657874" "b004")
+
+
+def test_what_moves_is_right_when_it_has_settled(encode: Encode) -> None:
+    """First the labels are guesses: what is wrong by them only is no error, and nothing keeps what they made of it."""
+    assert encode("mov eax, X\nX = there\njmp over\n.skip 200\nover: there: hlt").hex().startswith("b8d2100000e9c8")
+    program = assemble(".org base - 0x100\nhlt\n.org 0x20000\nbase: .skip base - 0x1FFFF\nnop")
+    assert program.segments == [(0x1FF00, b"\xf4"), (0x20000, b"\0\x90")]
+
+
+@pytest.mark.parametrize(("source", "bits", "places"), [
+    (".bits 16\nhlt", 16, [0x7C00]), ("hlt\n.bits 16\nnop", 64, [0x10000]), (".bits 16\n.bits 32\nhlt", 32, [0x10000]),
+    (".code32\npusha", 32, [0x10000]), (".code16\nhlt", 16, [0x7C00]), (".CODE64\nswapgs", 64, [0x10000]),
+    (".org 0\nhlt", 64, [0]), (f".org {(1 << 52) - 1:#x}\nhlt", 64, [(1 << 52) - 1]),
+    (".bits 16\n.org 0xFFFF\nhlt", 16, [0xFFFF]), (".org 0x1000\nnop\n.org 0x1001\nhlt", 64, [0x1000, 0x1001]),
+])
+def test_a_program_starts_where_its_mode_or_its_org_says(source: str, bits: int, places: list[int]) -> None:
+    program = assemble(source)
+    assert program.bits == bits
+    assert [gpa for gpa, _ in program.segments] == places
+    assert program.entry == places[0]
+
+
+def test_the_caller_names_mode_origin_and_constants() -> None:
+    program = assemble("pusha\n.byte X", defines={"X": 7}, bits=32, origin=0x5000)
+    assert (program.segments, program.bits) == ([(0x5000, b"\x60\x07")], 32)
+    with pytest.raises(ImageError, match="X is already defined by the caller"):
+        assemble("X: hlt", defines={"X": 7})
+    with pytest.raises(ImageError, match="bits is 8"):
+        assemble("hlt", bits=8)
+
+
+def test_a_constant_may_need_sixty_four_others() -> None:
+    chain = [f"a{n} = a{n + 1} + 1" for n in range(65)]
+    assert assemble("\n".join([*chain[1:], "a65 = 1", "mov al, a1"])).segments == [(0x10000, b"\xb0\x41")]
+    with pytest.raises(ImageError, match="a0 needs more than 64 constants"):
+        assemble("\n".join([*chain, "a65 = 1", "mov al, a0"]))
+
+
 BAD = [
     ("", "no instruction and no data"),
     ("; only a comment", "no instruction and no data"),
@@ -116,7 +160,19 @@ BAD = [
     ("hlt\nUNUSED = rax", "source:2: `.equ UNUSED, rax`: `rax` has the register rax where a number was expected"),
     ("hlt\n.equ a, b\n.equ b, a", "is defined by itself"),
     ("hlt\n.equ a, 1 / 0", "source:2: `.equ a, 1 / 0`: division by zero"),
-    ("1: jmp 1b", "labels are not numbers"),
+    (".equ a", "write .equ NAME, value"),
+    (".equ 5, 5", "a name was expected"),
+    (".equ a, 5, 6", "a name was expected"),
+    (".entry", "write .entry label"),
+    (".entry a, b", "a name was expected"),
+    (".entry 5", "a name was expected"),
+    ("a: hlt\n.entry a\n.entry a", "source:3: `.entry a`: the entry is already named at line 2"),
+    ("a: .skip b - a\nnop\nb: jmp nowhere", "source:3: `jmp nowhere`: `nowhere` is not defined"),
+    ("a: .skip b - a\nnop\nb: .byte nowhere", "source:3: `.byte nowhere`: `nowhere` is not defined"),
+    (f".org {1 << 52:#x}\nhlt", "out of range 0..0xfffffffffffff"),
+    ("1: jmp 1b", "source:1: `1: jmp 1b`: labels are not numbers"),
+    ("a:\na:\nhlt", "source:2: `a:`: a is already defined at source:1"),
+    ("nop\nb: .c: d:\n.c: b:\nhlt", "source:3: `.c: b:`: b is already defined at source:2"),
     (".bits 20", "is no mode"),
     (".entry nowhere\nhlt", "`nowhere` is not defined"),
     (".entry a\na: .byte 1\nhlt", "is not the start of an instruction"),
@@ -175,6 +231,20 @@ def test_a_program_has_a_size_limit() -> None:
         assemble("nop\n" * 60_000)
     with pytest.raises(ImageError, match="larger than 1 MiB"):
         assemble(" " * (2 << 20))
+
+
+@pytest.mark.parametrize(("limit", "value", "fits", "message"), [
+    ("assembler.MAX_SOURCE_BYTES", 3, "hlt", "is larger than"),
+    ("passes.MAX_BYTES", 16, ".skip 13\nmov rax, rbx", "the program is larger than"),
+    ("passes.MAX_BYTES", 17, "hlt\n.skip 16", r"\.skip 0x10 is out of range 0\.\.0xf"),
+])
+def test_a_program_may_be_as_large_as_the_limit(monkeypatch: pytest.MonkeyPatch, limit: str, value: int, fits: str,
+                                                message: str) -> None:
+    monkeypatch.setattr(f"hv.image.{limit}", value)
+    assert assemble(fits).segments
+    monkeypatch.setattr(f"hv.image.{limit}", value - 1)
+    with pytest.raises(ImageError, match=message):
+        assemble(fits)
 
 
 WORDS = ["mov", "jmp", "rax", "[", "]", "+", "*", ",", "0x10", "label", "label:", ".byte", ".org", ".skip", ".align",

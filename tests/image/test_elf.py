@@ -27,15 +27,19 @@ NAMES = b"\0start\0data\0"
 
 
 def an_elf(bits: int = 64, header: dict[str, Any] | None = None, program: dict[str, Any] | None = None,
-           second: dict[str, Any] | None = None) -> bytes:
-    """A small executable: one code segment, one data segment with zeroes behind it, two symbols."""
+           second: dict[str, Any] | None = None, symbol: dict[str, Any] | None = None,
+           symtab: dict[str, Any] | None = None) -> bytes:
+    """A small executable: one code segment, one data segment with zeroes behind it, two symbols.
+
+    What is given replaces fields: of the header, of the two segments, of the second symbol, of its table's section.
+    """
     kinds = (Elf64Header, Elf64ProgramHeader, Elf64SectionHeader, Elf64Symbol)
     if bits == 32:
         kinds = (Elf32Header, Elf32ProgramHeader, Elf32SectionHeader, Elf32Symbol)  # type: ignore[assignment]
-    head, segment, section, symbol = kinds
+    head, segment, section, entry = kinds
     code_at = head.SIZE + 2 * segment.SIZE
-    symbols = (symbol() .pack() + symbol(name=1, value=0x100000, info=2, shndx=1).pack()
-               + symbol(name=7, value=0x200000, info=1, shndx=1).pack())
+    symbols = (entry().pack() + entry(name=1, value=0x100000, info=2, shndx=1).pack()
+               + entry(**{"name": 7, "value": 0x200000, "info": 1, "shndx": 1, **(symbol or {})}).pack())
     names_at = code_at + len(CODE) + len(symbols)
     sections_at = names_at + len(NAMES)
     ident = ElfIdent(magic=0x464C457F, file_class=bits // 32, data=1, version=1)
@@ -46,8 +50,8 @@ def an_elf(bits: int = 64, header: dict[str, Any] | None = None, program: dict[s
                      "filesz": len(CODE), "memsz": len(CODE), **(program or {})})
     two = segment(**{"type": 1, "flags": 6, "offset": code_at, "vaddr": 0x200000, "paddr": 0x200000, "filesz": 4,
                      "memsz": 0x1000, **(second or {})})
-    table = (section().pack() + section(type=2, offset=code_at + len(CODE), size=len(symbols), link=2).pack()
-             + section(type=3, offset=names_at, size=len(NAMES)).pack())
+    named = {"type": 2, "offset": code_at + len(CODE), "size": len(symbols), "link": 2, **(symtab or {})}
+    table = (section().pack() + section(**named).pack() + section(type=3, offset=names_at, size=len(NAMES)).pack())
     return top.pack() + one.pack() + two.pack() + CODE + symbols + NAMES + table
 
 
@@ -81,13 +85,69 @@ def test_segments_go_to_physical_addresses_and_the_entry_follows(bits: int) -> N
     ({"program": {"offset": 1 << 62}}, "segment 0 ends at"),
     ({"program": {"filesz": 17, "memsz": 16}}, "0x11 bytes in the file"),
     ({"program": {"paddr": 1 << 63}}, "outside the guest-physical"),
+    ({"second": {"type": 2}}, "dynamically linked"),
+    ({"program": {"paddr": (1 << 52) - 15}}, "segment 0 at 0xffffffffffff1 ends outside the guest-physical"),
+    ({"bits": 32, "program": {"paddr": (1 << 32) - 15}}, "segment 0 at 0xfffffff1 ends outside the guest-physical"),
+    ({"header": {"entry": 0x80100010}}, "the entry 0x80100010 is in no executable segment"),
+    ({"header": {"entry": 0x800FFFFF}}, "in no executable segment"),
+    ({"header": {"phnum": 0, "phentsize": 0}}, "no segment to load"),
+    ({"symtab": {"link": 3}}, "the symbol table names string section 3 of 3"),
+    ({"symbol": {"name": len(NAMES)}}, "the name of symbol 2 does not end inside the string table"),
     ({"second": {"paddr": 0x100008}}, "overlap"),
+    ({"second": {"paddr": 0x10000F}}, "the segments at 0x100000 and 0x10000f overlap"),
 ])
 def test_a_wrong_elf_says_what_is_wrong(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ImageError) as caught:
         load_elf(an_elf(**changes), "a.elf")
     assert message in caught.value.message
     assert caught.value.message.startswith("a.elf: ")
+
+
+@pytest.mark.parametrize(("changes", "places"), [
+    ({"second": {"paddr": 0x100010}}, [0x100000, 0x100010]),
+    ({"second": {"paddr": 0x1000}}, [0x1000, 0x100000]),
+    ({"second": {"memsz": 0, "filesz": 0}}, [0x100000]),
+    ({"second": {"type": 4}}, [0x100000]),
+    ({"program": {"paddr": (1 << 52) - 16}}, [0x200000, (1 << 52) - 16]),
+    ({"bits": 32, "program": {"paddr": (1 << 32) - 16}}, [0x200000, (1 << 32) - 16]),
+], ids=["touching", "sorted", "empty", "a note", "the last bytes of 52 bits", "the last bytes of 32 bits"])
+def test_what_is_loaded_goes_where_the_program_headers_say(changes: dict[str, Any], places: list[int]) -> None:
+    assert [segment.gpa for segment in load_elf(an_elf(**changes), "a.elf").segments] == places
+
+
+@pytest.mark.parametrize("offset", [0, 1, 15])
+def test_the_entry_may_be_any_byte_of_an_executable_segment(offset: int) -> None:
+    assert load_elf(an_elf(header={"entry": 0x80100000 + offset}), "a.elf").entry == 0x100000 + offset
+
+
+@pytest.mark.parametrize("changes", [
+    {"header": {"shnum": 0}}, {"header": {"shoff": 0}}, {"header": {"shnum": 0, "shoff": 0, "shentsize": 0}},
+    {"symtab": {"type": 3}},
+], ids=["no sections", "no table", "stripped of both", "no symbol table"])
+def test_a_file_without_symbols_has_none(changes: dict[str, Any]) -> None:
+    assert load_elf(an_elf(**changes), "a.elf").symbols == {}
+
+
+@pytest.mark.parametrize(("symbol", "named"), [
+    ({"info": 0}, True), ({"info": 0x12}, True), ({"info": 3}, False), ({"info": 4}, False), ({"shndx": 0}, False),
+    ({"name": 0}, False), ({"name": 1}, False),
+], ids=["no type", "global function", "section", "file", "undefined", "no name", "a name that is taken"])
+def test_a_symbol_is_a_name_for_code_or_data(symbol: dict[str, Any], named: bool) -> None:
+    symbols = load_elf(an_elf(symbol=symbol), "a.elf").symbols
+    assert symbols == {"start": 0x100000} | ({"data": 0x200000} if named else {})
+
+
+@pytest.mark.parametrize(("limit", "most", "message"), [
+    ("MAX_LOADED_BYTES", 0x1010, "its segments take 0x1010 bytes, and 0x100f is the most"),
+    ("MAX_SYMBOLS", 3, "it has 3 symbols, and 2 is the most"),
+])
+def test_a_limit_is_the_most_that_is_loaded(monkeypatch: pytest.MonkeyPatch, limit: str, most: int,
+                                            message: str) -> None:
+    monkeypatch.setattr(f"hv.image.elf.{limit}", most)
+    assert load_elf(an_elf(), "a.elf").symbols
+    monkeypatch.setattr(f"hv.image.elf.{limit}", most - 1)
+    with pytest.raises(ImageError, match=message):
+        load_elf(an_elf(), "a.elf")
 
 
 @pytest.mark.parametrize(("offset", "value", "message"), [

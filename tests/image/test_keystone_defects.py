@@ -76,6 +76,38 @@ def test_a_form_keystone_gets_wrong_is_right_here(encode: Encode, bits: int, sou
     assert encode(source, bits).hex() == code
 
 
+PLAIN = [
+    # bits, source, bytes: what Keystone gets right, and we must not spoil
+    (64, "imul eax, 5", "6bc005"), (64, "imul rcx, rdx", "480fafca"), (64, "imul eax, ebx, 5", "6bc305"),
+    (64, "imul rax", "48f7e8"), (64, "mov eax, [rcx*8 + 0x1000]", "8b04cd00100000"), (64, "lgdt [rax]", "0f0110"),
+    (16, "lgdt [0x1000]", "0f01160010"), (16, "mov ds, ax", "8ed8"), (64, "mov ds, word ptr [rax]", "8e18"),
+    (64, "mov ax, ds", "668cd8"), (64, "mov rax, ds", "488cd8"), (64, "str ax", "660f00c8"), (64, "ltr ax", "0f00d8"),
+    (64, "lock add dword ptr [rip + 0x20000], 1", "f08305f8ef010001"), (64, "lock inc byte ptr [rax]", "f0fe00"),
+    (64, "lock xchg eax, [rbx]", "f08703"), (64, "lock xchg [rbx], eax", "f08703"),
+    (64, "lock cmpxchg [rbx], eax", "f00fb103"),
+    (64, "repne scasb", "f2ae"), (64, "repe cmpsq", "f348a7"), (64, "rep stosd", "f3ab"), (64, "repnz cmpsb", "f2a6"),
+    (64, "xchg eax, ebx", "93"), (64, "test eax, [rbx]", "8503"), (64, "test [rbx], eax", "8503"),
+    (64, "test al, 5", "a805"),
+    (64, "cmovz eax, ebx", "0f44c3"), (64, "cmovnae eax, ebx", "0f42c3"), (64, "setnz al", "0f95c0"),
+    (64, "sete [rax]", "0f9400"),
+    (64, "fld st(1)", "d9c1"), (64, "shl eax, cl", "d3e0"), (64, "sal eax, 1", "d1e0"), (64, "mov rax, cr3", "0f20d8"),
+    (64, "mov rax, 0x123456789abcdef0", "48b8f0debc9a78563412"), (64, "movabs rax, 5", "48b80500000000000000"),
+    (64, "movzx eax, byte ptr [rax]", "0fb600"), (64, "movups xmm0, [rax]", "0f1000"), (64, "jmp rax", "ffe0"),
+    (64, "jmp [rip + 0x2000]", "ff25fa0f0000"), (64, "call [rax]", "ff10"), (64, "mov word ptr [rax], 5", "66c7000500"),
+    (64, "vmread [rax], rbx", "0f7818"), (64, "wait", "9b"), (64, "int1", "f1"), (64, "int 0x80", "cd80"),
+    (64, "pause", "f390"),
+    (32, "movaps xmm0, xmm1", "0f28c1"), (32, "jmp far [eax]", "ff28"), (16, "mov eax, [bx]", "668b07"),
+    (16, "push eax", "6650"),
+    (32, "mov eax, [ebx + esi*2 - 4]", "8b4473fc"), (64, "mov eax, fs:[rbx]", "648b03"),
+    (64, "invept rax, [rbx]", "660f388003"),
+]
+
+
+@pytest.mark.parametrize(("bits", "source", "code"), PLAIN, ids=[f"{row[0]}-{row[1][:30]}" for row in PLAIN])
+def test_a_form_keystone_gets_right_stays_right(encode: Encode, bits: int, source: str, code: str) -> None:
+    assert encode(source, bits).hex() == code
+
+
 REFUSED = [
     # bits, source, words of the message, words of the hint
     (64, "iret", "iret does not exist in 64-bit code", "iretq"),
@@ -119,6 +151,20 @@ REFUSED = [
     (16, "mov al, [0x12345]", "does not fit 16 bits", ""),
     (16, "mov al, [rip + 5]", "64-bit code only", ""),
     (16, "iretq", "does not exist in 16-bit code", ""),
+    (64, "mov eax, 8:5", "mov takes no selector:offset", "jmp"),
+    (64, "lea rax, [rip + 0x100000000]", "the target is +0xffffeff8 bytes away, and rip-relative", "register"),
+    (64, "rep rep movsb", "more than one prefix", ""),
+    (64, "rep rep rep rep movsb", "more than one prefix", ""),
+    (64, "repne movsb", "repne goes with cmps and scas only", "write rep"),
+    (64, "rep movsb rax", "string instructions only", ""),
+    (64, "lock inc eax", "lock does not go with this inc", ""),
+    (64, "lock movsb", "lock does not go with this movsb", ""),
+    (64, "mov [rax], fs", "size of the memory operand", "word"),
+    (64, "fadd st, st(1)", "assembled as `fadd st(1)`", ".byte"),
+    (32, "mov eax, [rax]", "rax exists in 64-bit code only, and this is 32-bit code", "eax"),
+    (32, "mov eax, [ebx + r8d]", "r8d exists in 64-bit code only", "eax"),
+    (32, "mov spl, 1", "spl exists in 64-bit code only", "eax"),
+    (16, "mov r8w, 1", "r8w exists in 64-bit code only", "or use ax"),
 ]
 
 

@@ -110,14 +110,15 @@ class Session:
         if line.startswith("!"):
             return self.python(line[1:].strip())
         word, rest = first_word(line)
-        if not rest and word.endswith("()") and word[:-2] in NAMES:
+        arguments = rest.partition("#")[0].strip()
+        if not arguments and word.endswith("()") and word[:-2] in NAMES:
             word = word[:-2]        # as in Python: help(), quit()
         if word not in NAMES and not re.fullmatch(r"[a-z]+", word):
             return self.python(line)
         if word not in NAMES and (word in self.namespace() or re.match(r"\s*(=[^=]|[.\[(+*/|&^<>-])", rest)):
             return self.python(line)
         entry = find(word)
-        return entry.function(self, *entry.arguments(self, rest.partition("#")[0]))
+        return entry.function(self, *entry.arguments(self, arguments))
 
     def number(self, text: str) -> int:
         """The value of an expression over numbers, registers of the VP, and symbols of its program; DebugError."""

@@ -34,6 +34,17 @@ def test_answers_of_every_kind(value, text):
     assert render(value) == text
 
 
+@pytest.mark.parametrize(("value", "text"), [(9, "9"), (10, "0xa"), (-9, "-9"), (-10, "-0xa"), (0, "0")])
+def test_a_number_is_decimal_where_that_reads_the_same(value, text):
+    assert render(value) == text
+
+
+def test_a_class_is_not_inspected_and_its_name_is_told():
+    assert render([Pair, Inspectable]) == "<class 'tests.debug.test_render.Pair'>\n" \
+        "<class 'tests.debug.test_render.Inspectable'>"
+    assert outline(Inspectable) is Inspectable
+
+
 def test_an_event_is_one_line_with_number_time_and_place():
     assert render(Record(3, 1000, 2, 1, MsrRead(0x10, 5))) == "#3              1000  2.1  MsrRead msr=0x10 value=5"
     shown = render([Record(4, 1000, 2, 0, VmExit(ExitReason.HLT, 0, 1))])
@@ -44,6 +55,20 @@ def test_a_long_answer_is_cut():
     lines = render([str(n) for n in range(MOST_LINES + 5)]).split("\n")
     assert len(lines) == MOST_LINES + 1
     assert lines[-1] == "... and 5 lines more"
+
+
+def test_an_answer_of_as_many_lines_as_fit_is_whole():
+    assert len(render([str(n) for n in range(MOST_LINES)]).split("\n")) == MOST_LINES
+    assert "more" not in render([str(n) for n in range(MOST_LINES)])
+
+
+@pytest.mark.parametrize(("value", "shown"), [
+    (list(range(8)), list(range(8))), ("x" * 9, "x" * 9), ({n: n for n in range(8)}, {n: n for n in range(8)}),
+    ({n: n for n in range(9)}, "/ 0 1 2 3 4 5 6 7 8"), ({}, {}), (Inspectable(), "/ one deep reserved_3"),
+])
+def test_what_is_small_is_shown_whole_in_an_outline(value, shown):
+    assert outline({"it": value}) == {"it": shown}
+    assert render({"it": {}}) == "it"
 
 
 def test_an_outline_names_what_lies_deeper():

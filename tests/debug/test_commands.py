@@ -1,0 +1,227 @@
+"""What single commands answer, where a whole session of `test_session.py` would not show it."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from hv.debug.commands.control import chosen
+from hv.debug.commands.memory import ept_lines, rights_text
+from hv.debug.commands.registers import condition, flags
+from hv.debug.session import in_words, linear_rip
+from hv.hypervisor.errors import HypercallError
+from hv.machine.faults import Access, GuestFault, NestedFault
+from hv.spec.ept import EptEntry
+from hv.spec.hv_status import HvStatus
+from hv.spec.vmcs import VmcsField
+from hv.vmx.ept import EptWalk, EptWalkEntry
+from tests.debug.test_session import refused, session_over
+
+
+@pytest.fixture(scope="module")
+def hello():
+    session = session_over(("hello", "hello", 1))
+    yield session
+    session.machine.close()
+
+
+@pytest.fixture
+def timer():
+    session = session_over(("timer", "timer", 1))
+    yield session
+    session.machine.close()
+
+
+@pytest.mark.parametrize(("bits", "rip", "base", "linear"), [
+    (64, 0x10000, 0x500, 0x10000), (64, 1 << 47, 0, 1 << 47), (32, 0x10000, 0x500, 0x10500),
+    (16, 0xFFFF, 0xFFFF0, 0x10FFEF), (32, 0xFFFFFFFF, 2, 1),
+])
+def test_the_base_of_cs_counts_outside_64_bit_mode(bits, rip, base, linear):
+    vp = SimpleNamespace(regs=SimpleNamespace(bits=bits, rip=rip, cs=SimpleNamespace(base=base)))
+    assert linear_rip(vp) == linear
+
+
+@pytest.mark.parametrize(("error", "words"), [
+    (GuestFault(14, 2, 0x5000), "exception 14 at 0x5000, error code 0x2: nothing is mapped"),
+    (GuestFault(6), "exception 6: nothing is mapped"),
+    (NestedFault(0x7000, Access.READ), "guest-physical 0x7000 is not mapped for that access"),
+    (HypercallError(HvStatus.INVALID_PARAMETER, "no"), "no"),
+])
+def test_a_fault_met_by_looking_is_told_in_words(error, words):
+    assert words in in_words(error)
+
+
+@pytest.mark.parametrize(("value", "names"), [
+    (0x2, ""), (0x1, "CF"), (0x246, "PF ZF IF"), (0xFD5, "CF PF AF ZF SF TF IF DF OF"), (0x3000, ""),
+])
+def test_flags_are_told_by_name(value, names):
+    assert flags(value) == names
+
+
+@pytest.mark.parametrize(("rights", "text"), [
+    (Access(0), "---"), (Access.READ, "r--"), (Access.READ | Access.WRITE, "rw-"),
+    (Access.READ | Access.EXECUTE, "r-x"),
+])
+def test_rights_are_three_letters(rights, text):
+    assert rights_text(rights) == text
+
+
+@pytest.mark.parametrize(("spa", "misconfigured", "last"), [
+    (None, "write without read", "EPT misconfiguration: write without read"),
+    (None, "", "gpa 0x5123 is not mapped: an access is an EPT violation"),
+    (0x9123, "", "gpa 0x5123 -> spa 0x9123, page of 0x1000: r--"),
+])
+def test_an_ept_walk_tells_each_entry_and_what_came_of_it(spa, misconfigured, last):
+    steps = tuple(EptWalkEntry(level, 0x1000 * level, EptEntry(level)) for level in (4, 3, 2, 1))
+    assert ept_lines(EptWalk(0x5123, spa, Access.READ, steps, misconfigured, 0x1000)) == [
+        "PML4E  at spa 0x0000004000  0x0000000000000004", "PDPTE  at spa 0x0000003000  0x0000000000000003",
+        "PDE    at spa 0x0000002000  0x0000000000000002", "PTE    at spa 0x0000001000  0x0000000000000001", last]
+
+
+@pytest.mark.parametrize(("which", "some", "none"), [
+    ("", "GUEST_RIP", None), ("GUEST", "GUEST_RIP", "HOST_RIP"), ("host", "HOST_RIP", "GUEST_RIP"),
+    ("exit", "EXIT_REASON", "GUEST_RIP"), ("controls", "PIN_BASED_CONTROLS", "EXIT_REASON"),
+    ("cs_", "GUEST_CS_SELECTOR", "GUEST_SS_SELECTOR"), ("exit_reason", "EXIT_REASON", "GUEST_RIP"),
+])
+def test_vmcs_fields_are_chosen_by_group_or_by_part_of_a_name(which, some, none):
+    names = {field.name for field in chosen(which)}
+    assert some in names
+    assert none not in names
+
+
+def test_a_name_that_is_whole_chooses_itself_alone():
+    for field in VmcsField:
+        assert chosen(field.name.lower()) == [field]
+
+
+def test_few_fields_are_shown_though_they_are_0(timer):
+    assert timer.do("vmcs exit_reason") == "EXIT_REASON (0x4402)  0x0"
+    assert timer.do("vmcs guest_cr").count("\n") == 2
+    assert timer.do("vmcs exit") == ""
+    assert "(0x4402)" not in timer.do("vmcs")
+
+
+def test_a_vp_does_what_it_says():
+    def vp(**fields):
+        return SimpleNamespace(**{"stopped_because": "", "wait_for_sipi": False, "intercept_suspend": False,
+                                  "explicit_suspend": False, "runnable": False, **fields})
+
+    running = SimpleNamespace(ended=None)
+    assert condition(SimpleNamespace(ended="halt"), vp(runnable=True)) == "ended: halt"
+    assert condition(running, vp(stopped_because="error", runnable=True)) == "stopped"
+    assert condition(running, vp(wait_for_sipi=True)) == "waits for SIPI"
+    assert condition(running, vp(intercept_suspend=True)) == "waits for its parent"
+    assert condition(running, vp(explicit_suspend=True, runnable=True)) == "suspended"
+    assert condition(running, vp(runnable=True)) == "runs"
+    assert condition(running, vp()) == "halted"
+
+
+def test_a_guest_in_real_mode_has_no_page_tables(hello):
+    assert "16 bit" in hello.do("regs")
+    lines = hello.do("pagewalk 0x7c00").split("\n")
+    assert lines[0] == "paging is off"
+    assert lines[1].startswith("gva 0x7c00 -> gpa 0x7c00")
+    assert hello.do("disasm").startswith("start:\n=> 00007c00 ")
+
+
+@pytest.mark.parametrize(("line", "part"), [
+    ("mem gpa 0 4097", "4097 bytes are out of range 1..4096"),
+    ("disasm start 0", "0 instructions are out of range 1..200"),
+    ("disasm start 201", "201 instructions are out of range"), ("exits 201", "201 is out of range 1..200"),
+    ("step 100001", "100001 steps are out of range 1..100000"), ("delete 1", "there is no breakpoint 1"),
+    ("delete -1", "there is no breakpoint -1"), ("ept 1<<48", "guest-physical 0x1000000000000 is out of range"),
+    ("inspect vm/hello/id/x", "vm/hello/id has no parts"), ("inspect nothing", "there is no `nothing` in the machine"),
+    ("inspect vm/other", "`other` is no VM"), ("vp 0.0", "`0` is no VM"), ("vp 3.0", "`3` is no VM"),
+    ("vp hello.1", "it has 0"),
+])
+def test_what_is_out_of_range_is_refused(hello, line, part):
+    assert part in refused(hello, line)
+
+
+@pytest.mark.parametrize(("line", "count"), [("mem gpa 0xfff000 4096", 201), ("mem gpa 0 1", 1), ("disasm start 1", 2)])
+def test_what_is_just_in_range_is_shown(hello, line, count):
+    assert len(hello.do(line).split("\n")) == count
+
+
+def test_instructions_are_shown_below_their_labels_with_an_arrow_where_the_vp_is(timer):
+    timer.do("step")
+    lines = timer.do("disasm start 3").split("\n")
+    assert [line[:11] for line in lines] == ["start:", "   00010000", "=> 00010005", "   0001000a"]
+    assert timer.do("disasm start.wait 1").split("\n")[0] == "start.wait:"
+    assert timer.do("disasm") == timer.do("disasm rip 8")
+
+
+def test_objects_are_found_below_their_vm_and_their_first_vp(timer):
+    assert timer.do("inspect vm/timer/id") == timer.do("inspect vm/1/id") == "2"
+    assert timer.do("inspect vm/timer/vp/0/synic") == timer.do("inspect /vm/timer/synic/")
+    assert timer.do("inspect root/id") == "1"
+    assert "timer" in timer.do("inspect vm")
+    assert timer.do("inspect vm/timer/vps/0") == "0"
+    assert "has no parts" in refused(timer, "inspect vm/timer/vps/1")
+
+
+def test_interrupts_in_use_are_shown_and_others_not():
+    session = session_over(("receiver", "receiver", 1))
+    assert "sint" not in session.do("synic")
+    session.do("until 1ms")
+    used = {line.split("/")[0] for line in session.do("synic").split("\n") if line.startswith("sint")}
+    assert used == {"sint2"}
+    session.machine.close()
+
+
+def test_runs_of_pages_end_where_addresses_or_rights_part(timer):
+    """Read-only pages, one of them where another was, and a hole."""
+    space = timer.vm.partition.space
+    base = space.translate(0, Access.READ) >> 12
+    for page, spa_page in ((1, base + 1), (2, base + 2), (3, base + 9)):
+        space.unmap(spa_page - base)
+        space.unmap(page)
+        space.map(page, spa_page, Access.READ)
+    space.unmap(5)
+    assert [f"{line.split()[1]} {line[-3:]}" for line in timer.do("map").split("\n")] == [
+        "0x0000000000..0x0000000fff rwx", "0x0000001000..0x0000002fff r--", "0x0000003000..0x0000003fff r--",
+        "0x0000004000..0x0000004fff rwx", "0x0000006000..0x0000008fff rwx", "0x000000a000..0x0000ffffff rwx"]
+
+
+def test_until_leaves_no_breakpoint_behind(timer):
+    assert timer.do("until start.wait").startswith("reached")
+    assert timer.do("continue").startswith("every VM has ended")
+
+
+def test_a_breakpoint_that_is_removed_stops_nothing(timer):
+    timer.do("break start.wait")
+    timer.do("break on_timer")
+    assert timer.do("delete") == "2 removed"
+    assert timer.do("continue").startswith("every VM has ended")
+
+
+def test_a_run_and_steps_are_interrupted_from_outside(timer):
+    answers = iter([False, True] + [False] * 9)
+    timer.interrupted = lambda: next(answers)
+    assert timer.do("step 5").startswith("interrupted after 2 steps\n=> 0001000a")
+    timer.interrupted = lambda: True
+    assert timer.do("continue").startswith("interrupted\n=> ")
+    timer.interrupted = lambda: False
+    assert timer.do("continue").startswith("every VM has ended")
+
+
+def test_a_vp_that_is_gone_is_told(timer):
+    timer.vp_index = 5
+    assert timer.prompt == "timer.5 gone> "
+    assert "timer has no vp 5 any more" in refused(timer, "regs")
+    assert timer.do("!vp") == ""
+    assert timer.do("!regs is None") == "True"
+
+
+@pytest.mark.parametrize(("line", "answer"), [
+    ("", ""), ("   ", ""), ("# regs", ""), ("!'#'", "#"), ("n = 5", ""), ("regs.bits", "0x10"), ("vp.index", "0"),
+    ("1", "1"),
+    ("[1, 2][1]", "2"), ("vms[0].name", "hello"), ("partition.id", "2"), ("serial() # all of it", "nothing yet"),
+    ("!serial", None), ("n", "5"), ("n + 1", "6"), ("q()", ""),
+])
+def test_a_line_is_a_command_or_python(hello, line, answer):
+    hello.variables["n"] = 5
+    if answer is None:
+        assert "NameError" in refused(hello, line)
+    else:
+        assert hello.do(line) == answer
+    assert "__builtins__" not in hello.variables

@@ -136,7 +136,7 @@ def find(exercises: list[Exercise], wanted: str) -> Exercise:
     for exercise in exercises:
         number, _, title = exercise.name.partition("_")
         by_number = wanted.isdecimal() and number.isdecimal() and int(wanted) == int(number)
-        if wanted in (exercise.name, title) or by_number:
+        if wanted in (exercise.name, title or exercise.name) or by_number:
             return exercise
     names = [exercise.name for exercise in exercises]
     near = difflib.get_close_matches(wanted, names, 3) or names[:3]

@@ -28,6 +28,26 @@ def test_memory_is_compared_in_groups_of_four_bytes():
     assert finding.message == 'expected "abcdefgh" at `here`, found "abcdEFgh"'
 
 
+def test_each_line_of_memory_has_its_address():
+    run = FakeRun(symbols={"here": 0x10}, memory=bytes(16) + b"abcdEFghIJ")
+    assert a_check(kind="memory", symbol="here", text="abcdefghij").judge(run).lines == [
+        (Mark.GOOD, '0x10  61 62 63 64  "abcd"'), (Mark.BAD, '0x14  45 46 67 68  "EFgh"'),
+        (Mark.MISSING, '0x14  65 66 67 68  "efgh"'), (Mark.BAD, '0x18  49 4a        "IJ"'),
+        (Mark.MISSING, '0x18  69 6a        "ij"')]
+
+
+def test_what_passed_needs_no_words():
+    run = FakeRun(symbols={"here": 0}, memory=b"a")
+    mistakes = [{"found": "", "says": "wrong"}]
+    assert a_check(kind="memory", symbol="here", text="a", mistakes=mistakes).judge(run).message == ""
+    assert a_check(kind="memory", symbol="here", text="b", mistakes=mistakes).judge(run).message == "wrong"
+
+
+def test_memory_that_was_never_written_is_told_so():
+    found = a_check(kind="memory", symbol="here", text="a").judge(FakeRun(symbols={"here": 0})).found
+    assert found == "nothing but zeros"
+
+
 def test_memory_may_be_given_in_hexadecimal():
     run = FakeRun(symbols={"here": 0}, memory=b"\x00\x01\xff")
     assert a_check(kind="memory", symbol="here", bytes="00 01 ff").judge(run).passed
@@ -86,6 +106,25 @@ def test_an_event_matches_by_its_fields():
     assert not a_check(kind="event", event="MsrWrite").judge(run).passed
 
 
+def test_of_two_exits_in_a_row_neither_answers_the_other():
+    """What answers an exit is the event behind it; marked is the answer, or the exit when there is none."""
+    happened = [*HLT, *CPUID, Happening("a.asm:3", VmExit(ExitReason.CPUID, 0, 2))]
+    finding = a_check(kind="exit", reason="CPUID", fields={"leaf": 7}).judge(FakeRun(happened=happened))
+    assert marks(finding) == ["", "", "BAD", "MISSING", "BAD"]
+    assert finding.found == "Cpuid leaf=0x40000000 subleaf=0 answer=1,2,3,4; exit CPUID instruction_length=2"
+    finding = a_check(kind="exit", reason="HLT", fields={"qualification": 7}).judge(FakeRun(happened=happened))
+    assert marks(finding) == ["BAD", "MISSING", "", "", ""]
+    finding = a_check(kind="exit", reason="CPUID").judge(FakeRun(happened=happened))
+    assert marks(finding) == ["", "", "GOOD", "GOOD"]
+
+
+def test_at_most_three_of_what_was_found_are_told():
+    happened = [Happening("", MsrWrite(n, 5)) for n in (1, 2, 2, 3, 4)]
+    check = a_check(kind="event", event="MsrWrite", fields={"msr": 9})
+    found = check.judge(FakeRun(happened=happened, left_out=1)).found
+    assert found == "MsrWrite msr=1 value=5; MsrWrite msr=2 value=5 among the first 5 events; 1 more were not looked at"
+
+
 def test_an_event_that_has_a_reason_is_no_exit():
     run = FakeRun(happened=[Happening("", DmaFault(1, 2, True, 3, "no")), *CPUID])
     assert a_check(kind="exit", reason="CPUID", fields={"leaf": 0x40000000}).judge(run).passed
@@ -105,13 +144,18 @@ def test_lines_name_the_source_line_and_hide_what_is_not_the_learners():
 def test_serial_output_is_compared_line_by_line():
     finding = a_check(kind="serial", text="one\ntwo\nthree\n").judge(FakeRun(serial="one\n2\nthree\n"))
     assert marks(finding) == ["GOOD", "BAD", "MISSING", "GOOD", "GOOD"]
+    assert (finding.expected, finding.found) == ('serial output "one\\ntwo\\nthree\\n"', '"one\\n2\\nthree\\n"')
+    assert [text for _, text in finding.lines[1:3]] == ['"2"', '"two"']
     assert a_check(kind="serial", text="one").judge(FakeRun(serial="one")).passed
+    assert a_check(kind="serial", text="one").judge(FakeRun()).found == "no output"
 
 
 def test_registers_are_compared_one_by_one():
     finding = a_check(kind="register", values={"rax": 1, "rbx": 0x20}).judge(FakeRun(registers={"rax": 1, "rbx": 0x21}))
     assert marks(finding) == ["GOOD", "BAD", "MISSING"]
-    assert finding.found == "rax=1 rbx=0x21"
+    assert (finding.passed, finding.expected, finding.found) == (False, "rax=1 rbx=0x20", "rax=1 rbx=0x21")
+    assert finding.lines[1:] == [(Mark.BAD, "rbx=0x21"), (Mark.MISSING, "rbx=0x20")]
+    assert a_check(kind="register", values={"rax": 1}).judge(FakeRun(registers={"rax": 1})).passed
 
 
 def test_the_end_is_compared_with_its_reason_in_view():

@@ -73,9 +73,38 @@ def test_a_lab_is_found_by_name_and_by_number(wanted):
     assert find(read_all(LABS), wanted).name == "01_first_exit"
 
 
-def test_an_unknown_lab_gets_the_nearest_names():
-    with pytest.raises(LabError, match="did you mean 01_first_exit"):
-        find(read_all(LABS), "01_fist_exit")
+@pytest.fixture
+def many(tmp_path):
+    for name in ("01_first_exit", "02_second", "03_third", "04_fourth", "ten"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "lab.toml").write_text(GOOD)
+    return read_all(tmp_path)
+
+
+@pytest.mark.parametrize(("wanted", "name"), [("2", "02_second"), ("003", "03_third"), ("fourth", "04_fourth"),
+("ten", "ten")])
+def test_one_of_many_is_found(many, wanted, name):
+    assert find(many, wanted).name == name
+
+
+@pytest.mark.parametrize(("wanted", "near"), [
+    ("01_fist_exit", "did you mean 01_first_exit?"), ("xyz", "did you mean 01_first_exit or 02_second or 03_third?"),
+    ("5", "did you mean 01_first_exit or"), ("²", "did you mean"), ("", "did you mean"),
+])
+def test_an_unknown_lab_gets_the_nearest_names_or_the_first(many, wanted, near):
+    with pytest.raises(LabError) as caught:
+        find(many, wanted)
+    assert f"there is no lab `{wanted}`" in str(caught.value)
+    assert near in str(caught.value)
+
+
+def test_a_page_that_is_missing_or_no_text_says_so(tmp_path):
+    exercise = read(lab(tmp_path, GOOD))
+    with pytest.raises(LabError, match=r"01_it/why\.md cannot be read: No such file or directory"):
+        exercise.text("why.md")
+    (exercise.folder / "lab.toml").write_bytes(b"\xff")
+    with pytest.raises(LabError, match=r"01_it/lab\.toml cannot be read: it is not UTF-8"):
+        read(exercise.folder)
 
 
 def test_a_section_of_the_page_is_its_text_alone():

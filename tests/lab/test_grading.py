@@ -5,7 +5,9 @@ import os
 
 import pytest
 
-from hv.lab.grading import grade, submissions
+from hv.lab import runner
+from hv.lab.errors import LabError
+from hv.lab.grading import Grade, Submission, grade, is_alone, submissions
 from tests.lab.exercises import SOLUTION, first_exit
 
 FIRST = first_exit()
@@ -108,9 +110,52 @@ def test_a_failing_grader_is_told_apart_and_the_next_one_is_graded(tmp_path):
     assert grade(FIRST, submission).passed
 
 
+def test_a_path_that_holds_nothing_is_an_error(tmp_path):
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "__MACOSX").mkdir()
+    with pytest.raises(LabError, match=f"{tmp_path} is empty; put submissions in it"):
+        submissions([tmp_path], FIRST)
+    with pytest.raises(LabError, match="nosuch cannot be read: No such file"):
+        submissions([tmp_path / "nosuch"], FIRST)
+    with pytest.raises(LabError, match="cannot be read: embedded null byte"):
+        submissions([tmp_path / "a\0b"], FIRST)
+
+
+def test_of_several_paths_each_name_says_where_it_is_from(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        a_file(tmp_path / name, SOLUTION)
+    found = submissions([tmp_path / "two", tmp_path / "one" / "a.asm"], FIRST)
+    assert [one.name for one in found] == [f"{tmp_path}/two: a.asm", f"{tmp_path}/one/a.asm: a.asm"]
+    assert not is_alone(tmp_path / "two", found, FIRST)
+
+
+def test_a_path_is_alone_when_it_is_itself_the_submission(tmp_path):
+    a_file(tmp_path, SOLUTION)
+    assert is_alone(tmp_path / "a.asm", submissions([tmp_path / "a.asm"], FIRST), FIRST)
+    assert not is_alone(tmp_path, submissions([tmp_path], FIRST), FIRST)
+    a_file(tmp_path, SOLUTION, "first_exit.asm")
+    assert is_alone(tmp_path, submissions([tmp_path], FIRST), FIRST)
+
+
+def test_a_submission_may_be_as_large_as_any_source(tmp_path, monkeypatch):
+    monkeypatch.setattr("hv.lab.grading.MAX_SOURCE_BYTES", len(SOLUTION))
+    assert graded(a_file(tmp_path, SOLUTION)).passed
+    assert "a.asm is larger than" in graded(a_file(tmp_path, SOLUTION + "\n")).message
+
+
+@pytest.mark.parametrize(("status", "source", "passed"), [
+    ("graded", SOLUTION, True), ("grader_error", SOLUTION, False), ("graded", "start: hlt\n", False),
+])
+def test_only_what_was_graded_can_pass(tmp_path, status, source, passed):
+    submission = Submission("a", a_file(tmp_path, source))
+    assert Grade(submission, status, "", "", runner.check(FIRST, submission.path)).passed is passed
+
+
 def test_a_folder_with_the_exercises_file_is_one_submission(tmp_path):
     (tmp_path / "alice").mkdir()
     a_file(tmp_path / "alice", SOLUTION, "first_exit.asm")
+    a_file(tmp_path / "alice", SOLUTION, "another.asm")
     a_file(tmp_path, SOLUTION, "bob.asm")
     assert [one.name for one in submissions([tmp_path / "alice"], FIRST)] == ["first_exit.asm"]
     assert [one.name for one in submissions([tmp_path], FIRST)] == ["alice", "bob.asm"]

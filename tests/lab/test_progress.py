@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from hv.lab.progress import FILE, Progress
+from hv.lab.progress import FILE, Progress, state_folder
 
 
 def test_what_is_done_is_remembered(tmp_path):
@@ -62,6 +62,25 @@ def test_a_folder_that_cannot_be_made_is_a_note_and_no_error(tmp_path):
     progress.mark_done("a")
     assert any("HVLAB_STATE" in note for note in progress.notes)
     assert progress.of("a").done
+
+
+def test_a_file_that_cannot_be_read_is_a_note_and_stays(tmp_path):
+    (tmp_path / FILE).mkdir()
+    progress = Progress(tmp_path)
+    assert progress.notes == [f"your progress cannot be read (Is a directory: {tmp_path / FILE}); going on without it"]
+    assert (tmp_path / FILE).is_dir()
+
+
+def test_without_a_folder_of_its_own_progress_is_in_the_users_data(tmp_path, monkeypatch):
+    monkeypatch.delenv("HVLAB_STATE", raising=False)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert state_folder().name == "hvlab"
+    monkeypatch.setenv("HVLAB_STATE", "")
+    assert state_folder().name == "hvlab"
+
+
+def test_a_lab_without_hints_has_hint_0(tmp_path):
+    assert Progress(tmp_path).next_hint("a", 0) == 0
 
 
 def test_hvlab_state_names_the_folder(tmp_path, monkeypatch):

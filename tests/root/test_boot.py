@@ -4,6 +4,7 @@ import pytest
 
 from hv.image.errors import ImageError
 from hv.image.model import Image, Segment
+from hv.machine.registers import Segment as MachineSegment
 from hv.machine.registers import Table
 from hv.platform import Machine
 from hv.root import boot
@@ -54,9 +55,12 @@ def test_segments_are_flat(started):
     regs, bits = started.regs, started.bits
     code, data = {16: (0, 0), 32: (0x18, 0x10), 64: (0x08, 0x10)}[bits]
     assert (regs.cs.selector, regs.cs.base) == (code, 0)
+    assert (regs.cs.limit, regs.cs.rights) == {
+        16: (0xFFFF, 0x9B), 32: (0xFFFF_FFFF, 0xC09B), 64: (0xFFFF_FFFF, 0xA09B)}[bits]
     for name in DATA_SEGMENTS:
         segment = getattr(regs, name)
         assert (segment.selector, segment.base) == (data, 0)
+        assert segment.rights == (0x93 if bits == 16 else 0xC093)
         assert segment.limit == (0xFFFF if bits == 16 else 0xFFFF_FFFF)
 
 
@@ -65,8 +69,8 @@ def test_descriptor_tables(started):
         assert started.regs.idtr == Table(0, 0x3FF)
     else:
         assert started.regs.gdtr == Table(0x70000, 0x2F)
-        assert started.regs.idtr.limit == 0
-        assert started.regs.tr.selector == 0x20
+        assert started.regs.idtr == Table(0, 0)
+        assert started.regs.tr == MachineSegment(0x20, 0x70100, Tss64.SIZE - 1, 0x8B)
 
 
 def test_the_second_vp_waits_for_sipi(started):
@@ -94,6 +98,8 @@ def test_the_gdt_holds_what_the_segments_say(started):
     assert (null, code64, data, code32) == (0, 0x00AF_9B00_0000_FFFF, 0x00CF_9300_0000_FFFF, 0x00CF_9B00_0000_FFFF)
     assert task & 0xFFFF == Tss64.SIZE - 1
     assert task >> 16 & 0xFF_FFFF == 0x70100
+    assert task >> 40 == 0x8B                               # a busy 64-bit TSS
+    assert quads(started, 0x70028, 1) == [0]                # the upper half of its base
     tss = Tss64.parse(started.worker.read(0x70100, Tss64.SIZE))
     assert (tss.rsp0, tss.ist1) == (0x98000, 0x98000)
 
@@ -123,6 +129,25 @@ def test_an_executable_segment_above_2_mib_is_executable():
     entries = [int.from_bytes(directory[n : n + 8], "little") for n in range(0, 8 * 32, 8)]
     assert [n for n, entry in enumerate(entries) if not entry >> 63] == [0, 3]
     assert not any(directory[8 * 32 :])
+
+
+@pytest.mark.parametrize(("gpa", "size", "pages"), [
+    (4 * MIB - 1, 1, [0, 1]), (4 * MIB - 1, 2, [0, 1, 2]), (2 * MIB, 2 * MIB, [0, 1]), (6 * MIB, 0, [0]),
+])
+def test_a_large_page_is_executable_where_any_byte_of_it_is_code(gpa, size, pages):
+    directory = boot.tables(program(64, gpa, size), boot.Information())[boot.LOW_DIRECTORY]
+    assert [n for n in range(32) if not directory[8 * n + 7] >> 7] == pages
+
+
+def test_the_page_tables_have_nothing_else():
+    made = boot.tables(program(64), boot.Information())
+    assert {gpa: len(made[gpa]) for gpa in (0x71000, 0x72000, 0x73000, 0x74000)} == dict.fromkeys(
+        (0x71000, 0x72000, 0x73000, 0x74000), 4096)
+    top = [int.from_bytes(made[0x72000][n : n + 8], "little") for n in range(0, 4096, 8)]
+    assert {n: entry for n, entry in enumerate(top) if entry} == {0: 0x73003, 3: 0x74003}
+    high = [int.from_bytes(made[0x74000][n : n + 8], "little") for n in range(0, 4096, 8)]
+    assert {n: entry for n, entry in enumerate(high) if entry} == {
+        0x180: 1 << 63 | 0xF00000FB, 0x1F7: 1 << 63 | 0xFEE000FB}
 
 
 def test_a_data_segment_is_not_executable():

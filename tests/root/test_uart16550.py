@@ -93,3 +93,27 @@ def test_no_access_is_more_than_a_register_has(steps):
         else:
             assert 0 <= port.read(register, size) < 1 << 8 * size
     assert port.uart.sent == len(port.sent)
+
+
+def test_the_port_begins_at_9600_baud_with_nothing_sent():
+    shown = Port().uart.inspect()
+    assert (shown["divisor"], shown["sent"], shown["line_control"]) == (12, 0, 0)
+    assert Port().read(Register.INTERRUPT_ID) == 0x01
+
+
+@pytest.mark.parametrize(("written", "read"), [(0x01, 0xC1), (0xC7, 0xC1), (0x06, 0x01), (0x00, 0x01)])
+def test_the_fifos_are_on_when_bit_0_says_so(written, read):
+    """PC16550D "FIFO Control Register": bits 7:6 of the IIR tell."""
+    port = Port()
+    port.write(Register.INTERRUPT_ID, written)
+    assert port.read(Register.INTERRUPT_ID) == read
+
+
+def test_each_half_of_the_divisor_leaves_the_other():
+    port = Port()
+    port.write(Register.LINE_CONTROL, DLAB)
+    for register, value in ((0, 0x34), (1, 0x12), (0, 0x56)):
+        port.write(register, value)
+    assert port.uart.inspect()["divisor"] == 0x1256
+    port.write(1, 0)
+    assert port.uart.inspect()["divisor"] == 0x56

@@ -2,7 +2,10 @@
 
 import pytest
 
-from hv.root.vmwp import Worker
+from hv.image.errors import ImageError
+from hv.image.model import Image, Segment
+from hv.root import boot
+from hv.root.vmwp import AssignedDevice, Worker
 from hv.root.winhv import RootMemory
 from hv.spec.hv_registers import HvRegisterName as N
 from hv.spec.hv_registers import PendingInterruptionRegister
@@ -164,6 +167,35 @@ def test_memory_is_read_and_written_across_pages():
     assert worker.read(0x1FE0, 16) == bytes(16)
 
 
+def test_a_program_and_the_loaders_tables_are_written_and_the_first_vp_starts_at_the_entry():
+    bench = Bench()
+    bench.worker.load(Image("flat", [Segment(0x10000, b"code", True, True), Segment(0x200FFE, b"data", True, False)],
+                            0x10002, 64), other_partition_id=9)
+    worker = bench.worker
+    assert (worker.read(0x10000, 4), worker.read(0x200FFE, 4)) == (b"code", b"data")
+    assert worker.read(boot.INFORMATION, 40) == boot.Information(0, 0, 0, PARTITION, 9).pack()
+    assert any(worker.read(boot.GDT, 0x30))
+    assert bench.winhv.registers[N.RIP] == 0x10002
+    with pytest.raises(ImageError, match="reaches up to 0x300001"):
+        worker.load(Image("flat", [Segment(MEMORY, b"x", True, True)], MEMORY, 64))
+
+
+def test_an_assigned_device_is_mapped_told_and_taken_back():
+    bench = Bench()
+    calls = bench.winhv.calls
+    bench.winhv.map_device_interrupt = lambda *arguments: calls.append(("msi", *arguments)) or (0xFEE0, 0x11)
+    bench.worker.assign(AssignedDevice(0x18, 0x4444))
+    assert bench.winhv.calls == [("attach_device", PARTITION, 0x18, 0x18),
+    ("map_gpa_pages", PARTITION, 0xF0000, [0x4444]),
+                                 ("msi", PARTITION, 0x18, 0, 0x50)]
+    bench.worker.load(Image("flat", [Segment(0x10000, b"code", True, True)], 0x10000, 64))
+    assert bench.worker.read(boot.INFORMATION, 24) == b"".join(
+        word.to_bytes(8, "little") for word in (0xF0000000, 0xFEE0, 0x11))
+    bench.worker.destroy()
+    names = bench.winhv.names()
+    assert names.index("detach_device") == names.index("finalize_partition") - 1
+
+
 # --- ports --------------------------------------------------------------------------------------------------------
 
 def test_out_to_com1_is_serial_output_and_rip_moves_on():
@@ -172,6 +204,14 @@ def test_out_to_com1_is_serial_output_and_rip_moves_on():
     bench.worker.on_serial = seen.append
     assert bench.port(0x3F8, 1, WRITE, rax=0x1141) == {N.RIP: 0x1001, N.INTERCEPT_SUSPEND: 0}
     assert (bench.worker.serial, seen, bench.events) == ("A", ["A"], [SerialOutput("A")])
+
+
+@pytest.mark.parametrize(("size", "value"), [(1, 0x88), (2, 0x7788), (4, 0x55667788)])
+def test_out_hands_on_as_much_of_rax_as_the_size_says(size, value):
+    bench, got = Bench(), []
+    bench.worker.motherboard.write = lambda *arguments: got.append(arguments)
+    bench.port(0x604, size, WRITE, rax=0x1122_3344_5566_7788)
+    assert got == [(0x604, size, value)]
 
 
 @pytest.mark.parametrize(("size", "expected"), [

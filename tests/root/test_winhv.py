@@ -121,6 +121,90 @@ def test_pages_come_lowest_first_and_go_back():
     assert memory.allocate(2) == [3, 9]
 
 
+@pytest.mark.parametrize(("free", "count", "run"), [
+    (range(2048), 600, range(1024, 1624)), (range(2048), 512, range(1536, 2048)), (range(2048), 1, range(1536, 1537)),
+    (range(1535), 512, range(512, 1024)), (range(511, 1025), 512, range(512, 1024)), (range(512), 512, range(512)),
+    ([*range(600), *range(700, 1500)], 300, range(1024, 1324)), ([*range(600), *range(700, 1500)], 512, range(512)),
+], ids=["from the top", "to the very end", "one", "aligned", "beside others", "all", "above a gap", "below a gap"])
+def test_a_run_is_the_highest_that_begins_at_a_large_page(free, count, run):
+    memory = RootMemory(lambda gpa, size: b"", lambda gpa, data: None, free)
+    assert memory.allocate_run(count) == list(run)
+    assert memory.allocate(memory.free_count) == sorted({*free} - {*run})
+
+
+@pytest.mark.parametrize(("free", "count"), [([], 1), (range(1, 512), 1), (range(511), 512), (range(100, 1200), 700),
+                                             ([*range(511), 512], 512)])
+def test_without_such_a_run_no_page_is_taken(free, count):
+    memory = RootMemory(lambda gpa, size: b"", lambda gpa, data: None, free)
+    with pytest.raises(OutOfPages, match=f"^{count} consecutive pages are wanted, {len(free)} are free$"):
+        memory.allocate_run(count)
+    assert memory.free_count == len(free)
+
+
+class Scripted:
+    """A door that answers with *answers*, (status, reps completed), one after the other; deposits succeed."""
+
+    def __init__(self, *answers, pages=64):
+        self.answers, self.calls, self.ram = list(answers), [], bytearray(pages << 12)
+        self.memory = RootMemory(lambda gpa, size: bytes(self.ram[gpa : gpa + size]), self.store, range(pages))
+        self.winhv = WinHv(self.door, self.memory)
+
+    def store(self, gpa, data):
+        self.ram[gpa : gpa + len(data)] = data
+
+    def door(self, control, input_gpa, output_gpa):
+        word = HypercallControl(control)
+        self.calls.append((HypercallCode(word.call_code), word.rep_count, word.rep_start))
+        if word.call_code == HypercallCode.DEPOSIT_MEMORY:
+            return HypercallResult(status=0, reps_complete=word.rep_count).raw
+        status, done = self.answers.pop(0)
+        return HypercallResult(status=status, reps_complete=done).raw
+
+
+MAP, DEPOSIT, SHORT = HypercallCode.MAP_GPA_PAGES, HypercallCode.DEPOSIT_MEMORY, HvStatus.INSUFFICIENT_MEMORY
+
+
+def test_a_rep_call_that_runs_out_of_memory_twice_gets_two_batches():
+    script = Scripted((SHORT, 1), (SHORT, 1), (0, 3))
+    script.winhv.map_gpa_pages(2, 0, [40, 41, 42])
+    assert script.calls == [(MAP, 3, 0), (DEPOSIT, 16, 0), (MAP, 3, 1), (DEPOSIT, 16, 0), (MAP, 3, 1)]
+
+
+def test_batches_have_an_end(monkeypatch):
+    monkeypatch.setattr("hv.root.winhv.MAX_DEPOSITS", 2)
+    script = Scripted(*[(SHORT, 0)] * 3)
+    with pytest.raises(HvError, match="MAP_GPA_PAGES: INSUFFICIENT_MEMORY"):
+        script.winhv.map_gpa_pages(2, 0, [40])
+    assert [code for code, _, _ in script.calls] == [MAP, DEPOSIT, MAP, DEPOSIT, MAP]
+    script = Scripted(*[(SHORT, 0)] * 2)
+    with pytest.raises(HvError, match="CREATE_VP: INSUFFICIENT_MEMORY"):
+        script.winhv.create_vp(2, 0)
+
+
+def test_a_rep_call_that_fails_midway_raises_and_one_without_a_pool_gets_no_batch():
+    script = Scripted((HvStatus.INVALID_PARAMETER, 1), (SHORT, 0))
+    with pytest.raises(HvError, match="MAP_GPA_PAGES: INVALID_PARAMETER"):
+        script.winhv.map_gpa_pages(2, 0, [40, 41])
+    with pytest.raises(HvError, match="GET_VP_REGISTERS: INSUFFICIENT_MEMORY"):
+        script.winhv.get_vp_registers(2, 0, [N.RIP])
+    assert len(script.calls) == 2
+
+
+def test_a_pool_is_withdrawn_by_pages_of_512_until_it_has_no_more():
+    script = Scripted((0, 512), (0, 88), pages=1200)
+    free = script.memory.free_count
+    script.ram[0x1000:0x1008] = (1111).to_bytes(8, "little")
+    assert script.winhv.withdraw_memory(2, 600)[:2] == [1111, 0]
+    assert [(count, start) for _, count, start in script.calls] == [(512, 0), (88, 0)]
+    assert script.memory.free_count == free + 600
+    script = Scripted((HvStatus.NO_RESOURCES, 3), (HvStatus.ACCESS_DENIED, 0))
+    script.ram[0x1000:0x1018] = b"".join(page.to_bytes(8, "little") for page in (7, 8, 9))
+    assert script.winhv.withdraw_memory(2) == [7, 8, 9]
+    with pytest.raises(HvError, match="WITHDRAW_MEMORY: ACCESS_DENIED"):
+        script.winhv.withdraw_memory(2)
+    assert script.winhv.withdraw_memory(2, 0) == []
+
+
 ACTS = st.sampled_from(["create", "vp", "map", "unmap", "end"])
 STEPS = st.lists(st.tuples(ACTS, st.integers(0, 3), st.integers(0, 7)), max_size=25)
 

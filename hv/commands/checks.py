@@ -173,7 +173,8 @@ def _dma_refused(story: Story) -> tuple[bool, str]:
     own = set(story.attacker.worker.pages)
     strayed = [event for event in story.of(events.Dma) if event.source_id == device.source_id
                and event.spa // PAGE_SIZE not in own]
-    return len(faults) >= 2 and not strayed, "; ".join(f"{fault.iova:#x}: {fault.text}" for fault in faults)
+    seen = "; ".join(f"{fault.iova:#x}: {fault.text}" for fault in faults) or "no fault"
+    return len(faults) >= 2 and not strayed, f"{seen}; {len(strayed)} went astray" if strayed else seen
 
 
 @claim("B's memory is as it was before the attack")

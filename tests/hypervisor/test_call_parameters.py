@@ -1,0 +1,327 @@
+"""Each parameter that a call cannot have is refused with the status TLFS names, and what is just allowed is not."""
+
+import pytest
+
+from hv.hypervisor.hypercalls.door import hypercall
+from hv.hypervisor.hypercalls.registry import HYPERCALLS
+from hv.machine.faults import Access
+from hv.spec import hypercalls as h
+from hv.spec.cpuid import HvPrivilege
+from hv.spec.hv_registers import HvRegisterName as N
+from hv.spec.hv_status import HvStatus as S
+from hv.spec.hypercalls import HypercallCode as C
+from hv.spec.hypercalls import HypercallControl, HypercallResult, TranslateGvaFlags, TranslateGvaResult
+from hv.spec.intercepts import HvInterceptType as I
+from hv.spec.partition import HvMapGpaFlags as F
+from hv.spec.partition import HvPartitionProperty as P
+from hv.spec.synic import HvConnectionInfo, HvPortInfo, PortType
+from hv.trace import events
+from tests.hypervisor.fakes import Machine
+
+IN, OUT = 0x4000, 0x5000
+GUEST, PCI = 2, 1
+DEVICE, ATTACHED = h.HvDeviceId(rid=9, device_type=PCI).raw, h.HvDeviceId(rid=8, device_type=PCI).raw
+A_PORT = HvPortInfo(port_type=PortType.MESSAGE, target_sint=2)
+
+
+class Bench(Machine):
+    """A guest with device 8 and port 1 to itself; calls are root's, with their parameters in memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.guest = self.child()
+        assert self.guest.id == GUEST
+        self.done(C.ATTACH_DEVICE, partition_id=GUEST, device_id=ATTACHED, logical_device_id=1)
+        self.done(C.CREATE_PORT, port_partition=GUEST, port_id=1, connection_partition=GUEST, port_info=A_PORT)
+
+    def ask(self, code, elements=(), vp=None, **fields):
+        """(status, reps completed)"""
+        declaration, vp = HYPERCALLS[code], vp or self.root_vp
+        vp.partition.space.write(IN, declaration.input(**fields).pack() + b"".join(e.pack() for e in elements))
+        control = HypercallControl(call_code=code, rep_count=len(elements))
+        result = HypercallResult(hypercall(self.hypervisor, vp, control.raw, IN, OUT))
+        return S(result.status), result.reps_complete
+
+    def done(self, code, elements=(), **fields):
+        """The output, or the reps completed, of a call that must succeed."""
+        status, reps = self.ask(code, elements, **fields)
+        assert status == S.SUCCESS
+        output = HYPERCALLS[code].output
+        return output.parse(self.memory.read(OUT, output.SIZE)) if output else reps
+
+
+@pytest.fixture
+def bench():
+    return Bench()
+
+
+def interrupt(**fields):
+    return {"partition_id": GUEST, "device_id": ATTACHED, "vector_count": 1, "target_vector": 0x61, "target_vp_mask": 1,
+            **fields}
+
+
+def port(**fields):
+    return {"port_partition": GUEST, "port_id": 2, "connection_partition": GUEST, "port_info": A_PORT, **fields}
+
+
+def connection(**fields):
+    return {"connection_partition": GUEST, "connection_id": 1, "port_partition": GUEST, "port_id": 1,
+            "connection_info": HvConnectionInfo(port_type=PortType.MESSAGE), **fields}
+
+
+def intercept(kind, parameter, access=3):
+    return {"partition_id": GUEST, "access_type": access, "intercept_type": kind, "intercept_parameter": parameter}
+
+
+def gpa(**fields):
+    return {"partition_id": GUEST, "byte_count": 4, "base_gpa": 0x1000, **fields}
+
+
+def prop(code, value):
+    return {"partition_id": GUEST, "property_code": code, "property_value": value}
+
+
+ATTACH = {"partition_id": GUEST, "device_id": DEVICE, "logical_device_id": 2}
+RAISE = {"partition_id": GUEST, "vector": 0x41}
+WRONG, VTL, NODE = S.INVALID_PARAMETER, S.INVALID_VTL_STATE, S.INVALID_PROXIMITY_DOMAIN_INFO
+RANGE = S.PROPERTY_VALUE_OUT_OF_RANGE
+RULES = [
+    # call, its fields, the status
+    (C.ATTACH_DEVICE, ATTACH, S.SUCCESS),
+    (C.ATTACH_DEVICE, {**ATTACH, "device_id": 9}, S.INVALID_DEVICE_ID),
+    (C.ATTACH_DEVICE, {**ATTACH, "device_id": DEVICE | 1 << 16}, S.INVALID_DEVICE_ID),
+    (C.ATTACH_DEVICE, {**ATTACH, "flags": 1}, WRONG),
+    (C.ATTACH_DEVICE, {**ATTACH, "attach_vtl": 1}, WRONG),
+    (C.ATTACH_DEVICE, {**ATTACH, "logical_device_id": 1}, WRONG),
+    (C.ATTACH_DEVICE, {**ATTACH, "device_id": ATTACHED}, S.DEVICE_ALREADY_IN_DOMAIN),
+    (C.MAP_DEVICE_INTERRUPT, interrupt(), S.SUCCESS),
+    (C.MAP_DEVICE_INTERRUPT, interrupt(interrupt_type=1, trigger_mode=1, target_vector=16), S.SUCCESS),
+    (C.MAP_DEVICE_INTERRUPT, interrupt(target_vector=255), S.SUCCESS),
+    (C.MAP_DEVICE_INTERRUPT, interrupt(device_id=DEVICE), S.INVALID_DEVICE_ID),
+    (C.MAP_DEVICE_INTERRUPT, interrupt(target_flags=1), S.FEATURE_UNAVAILABLE),
+    (C.MAP_DEVICE_INTERRUPT, interrupt(interrupt_type=h.HvInterruptType.NMI), WRONG),
+    (C.MAP_DEVICE_INTERRUPT, interrupt(trigger_mode=2), WRONG),
+    (C.MAP_DEVICE_INTERRUPT, interrupt(vector_count=2), WRONG),
+    (C.MAP_DEVICE_INTERRUPT, interrupt(target_vector=15), WRONG),
+    (C.MAP_DEVICE_INTERRUPT, interrupt(target_vp_mask=0), S.INVALID_VP_INDEX),
+    (C.MAP_DEVICE_INTERRUPT, interrupt(target_vp_mask=3), S.INVALID_VP_INDEX),
+    (C.ASSERT_VIRTUAL_INTERRUPT, {**RAISE, "vector": 16}, S.SUCCESS),
+    (C.ASSERT_VIRTUAL_INTERRUPT, {**RAISE, "vector": 255}, S.SUCCESS),
+    (C.ASSERT_VIRTUAL_INTERRUPT, {**RAISE, "interrupt_control": 1 << 34}, WRONG),
+    (C.ASSERT_VIRTUAL_INTERRUPT, {**RAISE, "target_vtl": 1}, VTL),
+    (C.ASSERT_VIRTUAL_INTERRUPT, {**RAISE, "target_vtl": 0x20}, WRONG),
+    (C.CREATE_PORT, port(), S.SUCCESS),
+    (C.CREATE_PORT, port(port_vtl=1), WRONG), (C.CREATE_PORT, port(min_connection_vtl=1), WRONG),
+    (C.CREATE_PORT, port(proximity_domain_info=1), NODE),
+    (C.CREATE_PORT, port(proximity_domain_info=1 << 32), S.SUCCESS),
+    (C.CONNECT_PORT, connection(), S.SUCCESS),
+    (C.CONNECT_PORT, connection(connection_vtl=1), WRONG), (C.CONNECT_PORT, connection(proximity_domain_info=1), NODE),
+    (C.DISCONNECT_PORT, {"connection_partition": GUEST, "connection_id": 1, "is_doorbell": 1}, WRONG),
+    (C.DISCONNECT_PORT, {"connection_partition": GUEST, "connection_id": 1}, S.INVALID_CONNECTION_ID),
+    (C.INSTALL_INTERCEPT, intercept(I.IO_PORT, 0xFFFF), S.SUCCESS),
+    (C.INSTALL_INTERCEPT, intercept(I.IO_PORT, 1 << 16), WRONG),
+    (C.INSTALL_INTERCEPT, intercept(I.IO_PORT, 1, 1), WRONG),
+    (C.INSTALL_INTERCEPT, intercept(I.IO_PORT, 1, 0), S.SUCCESS),
+    (C.INSTALL_INTERCEPT, intercept(I.IO_PORT_RANGE, 5 | 5 << 16), S.SUCCESS),
+    (C.INSTALL_INTERCEPT, intercept(I.IO_PORT_RANGE, 6 | 5 << 16), WRONG),
+    (C.INSTALL_INTERCEPT, intercept(I.IO_PORT_RANGE, 1 << 32), WRONG),
+    (C.INSTALL_INTERCEPT, intercept(I.EXCEPTION, 32, 4), WRONG),
+    (C.INSTALL_INTERCEPT, intercept(I.CPUID, 0xFFFFFFFF, 4), S.SUCCESS),
+    (C.INSTALL_INTERCEPT, intercept(I.CPUID, 1 << 32, 4), WRONG),
+    (C.INSTALL_INTERCEPT, intercept(I.CPUID, 1, 3), WRONG), (C.INSTALL_INTERCEPT, intercept(0x77, 1), WRONG),
+    (C.CREATE_PARTITION, {"isolation_properties": 1}, WRONG), (C.CREATE_PARTITION, {"proximity_domain_info": 1}, NODE),
+    (C.CREATE_VP, {"partition_id": GUEST, "vp_index": 1, "flags": 1}, WRONG),
+    (C.CREATE_VP, {"partition_id": GUEST, "vp_index": 1, "proximity_domain_info": 7}, NODE),
+    (C.GET_MEMORY_BALANCE, {"partition_id": GUEST, "proximity_domain_info": 1}, NODE),
+    (C.GET_NEXT_CHILD_PARTITION, {"parent_id": 1, "previous_child_id": 9}, S.INVALID_PARTITION_ID),
+    (C.SET_PARTITION_PROPERTY, prop(P.CPU_WEIGHT, 10_000), S.SUCCESS),
+    (C.SET_PARTITION_PROPERTY, prop(P.CPU_WEIGHT, 10_001), RANGE),
+    (C.SET_PARTITION_PROPERTY, prop(P.CPU_WEIGHT, 1), S.SUCCESS),
+    (C.SET_PARTITION_PROPERTY, prop(P.CPU_CAP, 1 << 16), S.SUCCESS),
+    (C.SET_PARTITION_PROPERTY, prop(P.CPU_CAP, (1 << 16) + 1), RANGE),
+    (C.SET_PARTITION_PROPERTY, prop(P.CPU_CAP, 0), S.SUCCESS),
+    (C.SET_PARTITION_PROPERTY, prop(P.CPU_RESERVE, 0), S.SUCCESS),
+    (C.SET_PARTITION_PROPERTY, prop(P.CPU_RESERVE, 1 << 16), S.SUCCESS),
+    (C.SET_PARTITION_PROPERTY, prop(P.CPU_RESERVE, (1 << 16) + 1), RANGE),
+    (C.SET_PARTITION_PROPERTY, prop(P.UNIMPLEMENTED_MSR_ACTION, 1), S.SUCCESS),
+    (C.SET_PARTITION_PROPERTY, prop(P.UNIMPLEMENTED_MSR_ACTION, 2), RANGE),
+    (C.READ_GPA, gpa(byte_count=16), S.SUCCESS), (C.READ_GPA, gpa(byte_count=17), WRONG),
+    (C.READ_GPA, gpa(base_gpa=0x1FFC), S.SUCCESS), (C.READ_GPA, gpa(base_gpa=0x1FFD), WRONG),
+    (C.READ_GPA, gpa(control_flags=0xFF), S.SUCCESS), (C.READ_GPA, gpa(control_flags=0x100), WRONG),
+    (C.WRITE_GPA, gpa(byte_count=17), WRONG), (C.WRITE_GPA, gpa(vp_index=3), S.INVALID_VP_INDEX),
+    (C.TRANSLATE_VIRTUAL_ADDRESS, {"partition_id": GUEST, "control_flags": 1 << 8 | 1}, WRONG),
+]
+
+
+@pytest.mark.parametrize(("code", "fields", "status"), RULES,
+                         ids=[f"{row[0].name}-{row[2].name}-{n}" for n, row in enumerate(RULES)])
+def test_a_call_has_its_status(bench, code, fields, status):
+    assert bench.ask(code, **fields)[0] == status
+
+
+PAGES = [h.GpaPageNumber(page_number=page) for page in (600, 601, 602)]
+MAP = {"target_partition_id": GUEST, "target_gpa_base": 0x100, "map_flags": int(F.READABLE)}
+
+
+@pytest.mark.parametrize(("code", "fields", "elements", "status", "reps"), [
+    (C.MAP_GPA_PAGES, MAP, PAGES, S.SUCCESS, 3),
+    (C.MAP_GPA_PAGES, {**MAP, "target_gpa_base": (1 << 28) - 3}, PAGES, S.SUCCESS, 3),
+    (C.MAP_GPA_PAGES, {**MAP, "target_gpa_base": (1 << 28) - 2}, PAGES, WRONG, 0),
+    (C.MAP_GPA_PAGES, {**MAP, "map_flags": int(F.READABLE | F.LARGE_PAGE)}, PAGES, WRONG, 0),
+    (C.MAP_GPA_PAGES, {**MAP, "target_gpa_base": 0x200, "map_flags": int(F.READABLE | F.LARGE_PAGE)}, PAGES, WRONG, 0),
+    (C.MAP_GPA_PAGES, MAP, [PAGES[0], h.GpaPageNumber(page_number=1 << 30)], S.OPERATION_DENIED, 1),
+    (C.MAP_GPA_PAGES, {**MAP, "map_flags": int(F.NO_ACCESS)}, PAGES[:1], S.SUCCESS, 1),
+    (C.MAP_GPA_PAGES, {**MAP, "map_flags": int(F.NO_ACCESS | F.READABLE)}, PAGES, WRONG, 0),
+    (C.MAP_GPA_PAGES, {**MAP, "map_flags": int(F.WRITABLE)}, PAGES, WRONG, 0),
+    (C.DEPOSIT_MEMORY, {"partition_id": GUEST}, PAGES, S.SUCCESS, 3),
+    (C.DEPOSIT_MEMORY, {"partition_id": GUEST}, [PAGES[0], PAGES[0]], WRONG, 1),
+    (C.GET_VP_REGISTERS, {"partition_id": GUEST, "input_vtl": 1}, [h.RegisterName(name=N.RIP)], VTL, 0),
+    (C.GET_VP_REGISTERS, {"partition_id": GUEST, "vp_index": 4}, [h.RegisterName(name=N.RIP)], S.INVALID_VP_INDEX, 0),
+    (C.SET_VP_REGISTERS, {"partition_id": GUEST}, [h.RegisterAssoc(name=N.RIP), h.RegisterAssoc(name=N.TSC)], WRONG, 1),
+    (C.SET_VP_REGISTERS, {"partition_id": GUEST}, [h.RegisterAssoc(name=N.RIP, padding=b"\1" + bytes(11))], WRONG, 0),
+])
+def test_a_list_ends_at_what_is_refused(bench, code, fields, elements, status, reps):
+    assert bench.ask(code, elements, **fields) == (status, reps)
+
+
+def test_reserved_bytes_in_the_header_of_a_list_are_refused_before_its_first_element(bench):
+    assert bench.ask(C.MAP_GPA_PAGES, PAGES, **MAP, padding=1) == (WRONG, 0)
+    assert bench.guest.space.mapping(0x100) is None
+
+
+def test_what_was_done_is_told_and_nothing_else(bench):
+    bench.ask(C.MAP_GPA_PAGES, [*PAGES[:2], h.GpaPageNumber(page_number=1 << 30)], **MAP)
+    bench.ask(C.MAP_GPA_PAGES, PAGES, **{**MAP, "map_flags": 2})
+    assert bench.events(events.PagesMapped) == [events.PagesMapped(GUEST, 0x100000, 2, 1)]
+    word = HypercallControl(call_code=C.UNMAP_GPA_PAGES, rep_count=3, rep_start=1)
+    bench.memory.write(IN, h.UnmapGpaPagesInput(target_partition_id=GUEST, target_gpa_base=0x100).pack())
+    assert HypercallResult(hypercall(bench.hypervisor, bench.root_vp, word.raw, IN, OUT)).reps_complete == 3
+    assert bench.events(events.PagesUnmapped) == [events.PagesUnmapped(GUEST, 0x101000, 2)]
+    assert bench.guest.space.mapping(0x100) is not None
+    bench.done(C.DEPOSIT_MEMORY, PAGES[2:], partition_id=GUEST)
+    assert bench.events(events.MemoryDeposited)[-1] == events.MemoryDeposited(GUEST, 1)
+    bench.done(C.DETACH_DEVICE, partition_id=GUEST, logical_device_id=1)
+    assert bench.events(events.DeviceAttached) == [events.DeviceAttached(8, GUEST)]
+    assert bench.events(events.DeviceDetached) == [events.DeviceDetached(8, GUEST)]
+
+
+def test_a_device_that_is_detached_keeps_no_interrupt(bench):
+    bench.done(C.MAP_DEVICE_INTERRUPT, **interrupt())
+    assert len(bench.iommu.interrupts) == 1
+    bench.done(C.DETACH_DEVICE, partition_id=GUEST, logical_device_id=1)
+    assert (bench.iommu.interrupts, bench.iommu.attached) == (set(), {})
+
+
+def test_a_device_goes_to_an_active_partition_only(bench):
+    made = bench.done(C.CREATE_PARTITION).partition_id
+    assert bench.ask(C.ATTACH_DEVICE, **{**ATTACH, "partition_id": made})[0] == S.INVALID_PARTITION_STATE
+
+
+def test_a_vector_is_free_again_when_the_iommu_has_no_room(bench, monkeypatch):
+    before = [bench.hypervisor.interrupts.route(vector) for vector in range(256)]
+
+    def full(source_id, vector):
+        raise MemoryError
+
+    monkeypatch.setattr(bench.iommu, "map_interrupt", full)
+    with pytest.raises(MemoryError):
+        bench.ask(C.MAP_DEVICE_INTERRUPT, **interrupt())
+    assert [bench.hypervisor.interrupts.route(vector) for vector in range(256)] == before
+
+
+def test_a_virtual_interrupt_wakes_its_target_and_is_told(bench):
+    bench.hypervisor.create_vp(bench.guest, 1)
+    bench.done(C.ASSERT_VIRTUAL_INTERRUPT, **RAISE, destination=1)
+    assert [vp.kicks for vp in bench.guest.vps.values()] == [0, 1]
+    assert [vp.apic.irr for vp in bench.guest.vps.values()] == [0, 1 << 0x41]
+    assert bench.events(events.InterruptRequested)[-1] == events.InterruptRequested(0x41, "hypercall")
+
+
+def test_children_are_told_one_after_the_other(bench):
+    other = bench.child()
+    after = [bench.done(C.GET_NEXT_CHILD_PARTITION, parent_id=1, previous_child_id=n).partition_id
+             for n in (0, GUEST, other.id)]
+    assert after == [GUEST, other.id, 0]
+
+
+@pytest.mark.parametrize(("code", "privileges", "status"), [
+    (0x7FFF, 0, S.INVALID_HYPERCALL_CODE), (0x8000, 0, S.ACCESS_DENIED),
+    (0x8000, HvPrivilege.ENABLE_EXTENDED_HYPERCALLS, S.INVALID_HYPERCALL_CODE),
+])
+def test_an_extended_code_needs_its_privilege_even_to_be_unknown(bench, code, privileges, status):
+    bench.guest.set_privileges(int(privileges))
+    assert HypercallResult(hypercall(bench.hypervisor, bench.guest.vps[0], code, IN, OUT)).status == status
+
+
+def test_a_call_without_its_privilege_says_which(bench):
+    """In memory and in registers, for a simple call and for a list."""
+    bench.guest.set_privileges(0)
+    for code, fields in ((C.SIGNAL_EVENT, {"fast": 1}), (C.POST_MESSAGE, {}), (C.DEPOSIT_MEMORY, {"rep_count": 1}),
+                         (C.DEPOSIT_MEMORY, {"rep_count": 1, "fast": 1})):
+        word = HypercallControl(call_code=code, **fields).raw
+        assert HypercallResult(hypercall(bench.hypervisor, bench.guest.vps[0], word, IN, OUT)).status == S.ACCESS_DENIED
+        missing = HYPERCALLS[code].privilege
+        assert bench.events(events.Hypercall)[-1].why == f"{code.name} needs privilege {missing:#x}"
+
+
+@pytest.mark.parametrize(("code", "count", "status"), [
+    (C.DEPOSIT_MEMORY, 2, S.INVALID_HYPERCALL_INPUT), (C.GET_VP_REGISTERS, 1, S.INVALID_HYPERCALL_INPUT),
+    (C.WITHDRAW_MEMORY, 1, S.INVALID_HYPERCALL_INPUT), (C.DEPOSIT_MEMORY, 1, S.SUCCESS),
+])
+def test_a_list_is_fast_when_it_fits_two_registers_and_answers_nothing(bench, code, count, status):
+    word = HypercallControl(call_code=code, rep_count=count, fast=1).raw
+    assert HypercallResult(hypercall(bench.hypervisor, bench.root_vp, word, GUEST, 600)).status == status
+
+
+def test_what_is_wider_than_64_bits_is_no_control_word(bench):
+    wide = 1 << 64 | int(HypercallControl(call_code=C.NOTIFY_LONG_SPIN_WAIT, fast=1))
+    assert HypercallResult(hypercall(bench.hypervisor, bench.root_vp, wide, 0, 0)).status == S.INVALID_HYPERCALL_INPUT
+
+
+@pytest.mark.parametrize(("input_gpa", "status"), [(IN + 0xF00, S.INVALID_CONNECTION_ID),
+(IN + 0xF08, S.INVALID_ALIGNMENT)])
+def test_parameters_may_end_with_their_page(bench, input_gpa, status):
+    """PostMessage takes 256 bytes."""
+    bench.guest.space.write(IN + 0xF00, h.PostMessageInput(connection_id=77).pack())
+    vp = bench.guest.vps[0]
+    assert HypercallResult(hypercall(bench.hypervisor, vp, C.POST_MESSAGE, input_gpa, OUT)).status == status
+
+
+def translation(bench, gva, **flags):
+    return bench.done(C.TRANSLATE_VIRTUAL_ADDRESS, partition_id=GUEST, gva_page=gva >> 12,
+                      control_flags=TranslateGvaFlags(**flags).raw)
+
+
+@pytest.mark.parametrize(("gva", "flags", "result"), [
+    (0x1000, {"validate_read": 1}, TranslateGvaResult.SUCCESS),
+    (0x1000, {"validate_read": 1, "user_access": 1}, TranslateGvaResult.PRIVILEGE_VIOLATION),
+    (0x1000, {"validate_read": 1, "user_access": 1, "supervisor_access": 1}, TranslateGvaResult.SUCCESS),
+    (0x1000, {"validate_read": 1, "user_access": 1, "privilege_exempt": 1}, TranslateGvaResult.SUCCESS),
+    (0x2000, {"validate_read": 1, "user_access": 1}, TranslateGvaResult.SUCCESS),
+    (0x3000, {"validate_read": 1}, TranslateGvaResult.INVALID_PAGE_TABLE_FLAGS),
+    (0x4000, {"validate_read": 1}, TranslateGvaResult.SUCCESS),
+    (0x4000, {"validate_write": 1}, TranslateGvaResult.GPA_NO_WRITE_ACCESS),
+    (0x4000, {"validate_execute": 1}, TranslateGvaResult.GPA_NO_READ_ACCESS),
+    (0x5000, {"validate_read": 1}, TranslateGvaResult.GPA_NO_READ_ACCESS),
+    (0x6000, {"validate_read": 1}, TranslateGvaResult.SUCCESS),
+    (0x6000, {"validate_execute": 1}, TranslateGvaResult.GPA_ILLEGAL_OVERLAY_ACCESS),
+    (0x8000, {"validate_read": 1}, TranslateGvaResult.PAGE_NOT_PRESENT),
+])
+def test_a_translation_says_what_is_in_its_way(bench, gva, flags, result):
+    """The guest's tables first (user, supervisor, reserved bits), then the rights of the page itself."""
+    space, regs = bench.guest.space, bench.guest.vps[0].regs
+    regs.cr3 = 0x1000
+    entries = {0x1000: 0x2007, 0x2000: 0x3007, 0x3000: 0x4007, 0x4008: 0x5003, 0x4010: 0x5007, 0x4018: 0x5003 | 1 << 50,
+               0x4020: 0x6003, 0x4028: 0x7003, 0x4030: 0x900003}
+    for at, entry in entries.items():
+        space.write(at, entry.to_bytes(8, "little"))
+    for page, rights in ((6, Access.READ), (7, Access(0))):
+        spa = space.mapping(page).spa >> 12
+        space.unmap(page)
+        space.map(page, spa, rights)
+    space.invept()
+    bench.guest.vps[0].synic.write_msr(0x40000083, 0x900001)
+    found = translation(bench, gva, **flags)
+    assert found.result_code == result
+    if result == TranslateGvaResult.SUCCESS:
+        assert (found.overlay_page, found.gpa_page) == ((1, 0x900) if gva == 0x6000 else (0, found.gpa_page))

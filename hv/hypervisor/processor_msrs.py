@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Reader = Callable[["VirtualProcessor", int], int]
 Writer = Callable[["VirtualProcessor", int, int], None]
 
-_EFER_WRITABLE = Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE
+_EFER_WRITABLE = int(Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE)     # ~ of a flag has its named bits only
 _PAT_TYPES = frozenset({0, 1, 4, 5, 6, 7})
 
 

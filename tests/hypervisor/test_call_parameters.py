@@ -14,6 +14,7 @@ from hv.spec.hypercalls import HypercallControl, HypercallResult, TranslateGvaFl
 from hv.spec.intercepts import HvInterceptType as I
 from hv.spec.partition import HvMapGpaFlags as F
 from hv.spec.partition import HvPartitionProperty as P
+from hv.spec.partition import HvUnmapGpaFlags
 from hv.spec.synic import HvConnectionInfo, HvPortInfo, PortType
 from hv.trace import events
 from tests.hypervisor.fakes import Machine
@@ -325,3 +326,155 @@ def test_a_translation_says_what_is_in_its_way(bench, gva, flags, result):
     assert found.result_code == result
     if result == TranslateGvaResult.SUCCESS:
         assert (found.overlay_page, found.gpa_page) == ((1, 0x900) if gva == 0x6000 else (0, found.gpa_page))
+
+
+# --- pools, messages, registers -----------------------------------------------------------------------------------
+
+def test_a_pool_gives_back_what_it_does_not_use_and_says_when_there_is_no_more(bench):
+    pool, free = bench.guest.pool, bench.guest.pool.available
+    word = HypercallControl(call_code=C.WITHDRAW_MEMORY, rep_count=free + 1)
+    bench.memory.write(IN, h.WithdrawMemoryInput(partition_id=GUEST).pack())
+    result = HypercallResult(hypercall(bench.hypervisor, bench.root_vp, word.raw, IN, OUT))
+    assert (result.status, result.reps_complete, pool.available) == (S.NO_RESOURCES, free, 0)
+    pages = {int.from_bytes(bench.memory.read(OUT + 8 * n, 8), "little") for n in range(free)}
+    assert len(pages) == free
+    assert all(bench.hypervisor.owners.is_root(page) for page in pages)
+    assert bench.events(events.MemoryDeposited)[-1] == events.MemoryDeposited(GUEST, -free)
+    balance = bench.done(C.GET_MEMORY_BALANCE, partition_id=GUEST)
+    assert (balance.pages_available, balance.pages_in_use) == (0, pool.in_use)
+
+
+def test_a_page_that_is_deposited_is_the_pools(bench):
+    before = bench.guest.pool.available
+    bench.done(C.DEPOSIT_MEMORY, PAGES, partition_id=GUEST)
+    assert bench.guest.pool.available == before + 3
+    assert not any(bench.hypervisor.owners.is_root(page) for page in (600, 601, 602))
+    bench.done(C.FINALIZE_PARTITION, partition_id=GUEST)
+    late = [h.GpaPageNumber(page_number=603)]
+    assert bench.ask(C.DEPOSIT_MEMORY, late, partition_id=GUEST) == (S.INVALID_PARTITION_STATE, 0)
+
+
+@pytest.mark.parametrize("code", [C.DEPOSIT_MEMORY, C.WITHDRAW_MEMORY])
+def test_a_child_has_no_page_to_give_or_take_even_with_the_privilege(bench, code):
+    bench.guest.set_privileges(int(HvPrivilege.ACCESS_MEMORY_POOL))
+    elements = [h.GpaPageNumber(page_number=3)]
+    assert bench.ask(code, elements, vp=bench.guest.vps[0], partition_id=GUEST) == (S.OPERATION_DENIED, 0)
+
+
+@pytest.mark.parametrize(("fields", "status"), [
+    ({}, S.SUCCESS), ({"message_type": 0}, WRONG), ({"message_type": (1 << 31) - 1}, S.SUCCESS),
+    ({"message_type": 1 << 31}, WRONG), ({"payload_size": 240}, S.SUCCESS), ({"payload_size": 241}, WRONG),
+    ({"connection_id": 9}, S.INVALID_CONNECTION_ID), ({"connection_id": 2}, S.INVALID_PORT_ID),
+])
+def test_a_message_has_a_type_and_at_most_240_bytes_and_goes_to_a_message_port(bench, fields, status):
+    event_port = HvPortInfo(port_type=PortType.EVENT, target_sint=2, flag_count=2048)
+    bench.done(C.CREATE_PORT, **port(port_info=event_port))
+    for number, kind in ((1, PortType.MESSAGE), (2, PortType.EVENT)):
+        info = HvConnectionInfo(port_type=kind)
+        bench.done(C.CONNECT_PORT, **connection(connection_id=number, port_id=number, connection_info=info))
+    for msr, value in ((0x40000080, 1), (0x40000083, 0x7001), (0x40000092, 0x40)):
+        bench.guest.vps[0].synic.write_msr(msr, value)
+    asked = {"connection_id": 1, "message_type": 5, "payload_size": 8, **fields}
+    assert bench.ask(C.POST_MESSAGE, vp=bench.guest.vps[0], **asked)[0] == status
+    told = [events.MessagePosted(1, asked["message_type"], asked["payload_size"])] if status == S.SUCCESS else []
+    assert bench.events(events.MessagePosted) == told
+
+
+def test_a_signal_is_told_with_its_flag(bench):
+    info = HvPortInfo(port_type=PortType.EVENT, target_sint=2, flag_count=2048)
+    bench.done(C.CREATE_PORT, **port(port_info=info))
+    bench.done(C.CONNECT_PORT, **connection(port_id=2, connection_info=HvConnectionInfo(port_type=PortType.EVENT)))
+    bench.ask(C.SIGNAL_EVENT, vp=bench.guest.vps[0], connection_id=1, flag_number=7)
+    assert bench.events(events.EventSignaled) == [events.EventSignaled(1, 7)]
+
+
+@pytest.mark.parametrize(("fields", "status"), [
+    ({"unmap_flags": 0x20}, WRONG), ({"unmap_flags": int(HvUnmapGpaFlags.KEEP_PRECOMMITTED)}, S.SUCCESS),
+    ({"target_gpa_base": (1 << 28) - 1}, S.SUCCESS),
+    ({"target_gpa_base": 1 << 28}, WRONG),
+])
+def test_unmapping_has_its_range_and_its_flags(bench, fields, status):
+    bench.memory.write(IN, h.UnmapGpaPagesInput(**{"target_partition_id": GUEST, **fields}).pack())
+    word = HypercallControl(call_code=C.UNMAP_GPA_PAGES, rep_count=1)
+    assert HypercallResult(hypercall(bench.hypervisor, bench.root_vp, word.raw, IN, OUT)).status == status
+
+
+def test_a_spinning_vp_is_told_to_the_scheduler(bench):
+    spun = []
+    bench.hypervisor.on_spin = spun.append
+    word = HypercallControl(call_code=C.NOTIFY_LONG_SPIN_WAIT, fast=1).raw
+    hypercall(bench.hypervisor, bench.guest.vps[0], word, 100, 0)
+    assert spun == [bench.guest.vps[0]]
+
+
+def test_own_registers_need_a_privilege_and_own_properties_are_roots(bench):
+    vp = bench.guest.vps[0]
+    names = [h.RegisterName(name=N.RIP)]
+    bench.guest.set_privileges(0)
+    assert bench.ask(C.GET_VP_REGISTERS, names, vp=vp, partition_id=GUEST) == (S.ACCESS_DENIED, 0)
+    bench.guest.set_privileges(int(HvPrivilege.ACCESS_VP_REGISTERS))
+    assert bench.ask(C.GET_VP_REGISTERS, names, vp=vp, partition_id=GUEST) == (S.SUCCESS, 1)
+    asked = {"partition_id": GUEST, "property_code": P.CPU_WEIGHT}
+    assert bench.ask(C.GET_PARTITION_PROPERTY, vp=vp, **asked)[0] == S.ACCESS_DENIED
+    assert bench.ask(C.GET_PARTITION_PROPERTY, partition_id=1, property_code=0x99)[0] == S.UNKNOWN_PROPERTY
+
+
+@pytest.mark.parametrize(("code", "value"), [(P.CPU_CAP, 77), (P.CPU_RESERVE, 78), (P.UNIMPLEMENTED_MSR_ACTION, 1)])
+def test_a_property_keeps_what_is_set(bench, code, value):
+    bench.done(C.SET_PARTITION_PROPERTY, **prop(code, value))
+    assert bench.done(C.GET_PARTITION_PROPERTY, partition_id=GUEST, property_code=code).property_value == value
+
+
+def put(bench, name, value):
+    element = h.RegisterAssoc(name=name, value=value.to_bytes(16, "little"))
+    return bench.ask(C.SET_VP_REGISTERS, [element], partition_id=GUEST)[0]
+
+
+def got(bench, name):
+    bench.done(C.GET_VP_REGISTERS, [h.RegisterName(name=name)], partition_id=GUEST)
+    return int.from_bytes(bench.memory.read(OUT, 16), "little")
+
+
+@pytest.mark.parametrize(("name", "values"), [
+    (N.INTERNAL_ACTIVITY_STATE, (0, 1, 2, 3)), (N.INTERRUPT_STATE, (0, 1)), (N.EXPLICIT_SUSPEND, (0, 1)),
+    (N.INTERCEPT_SUSPEND, (1,)), (N.CR8, (0, 15)), (N.PENDING_INTERRUPTION, (0, 1 | 3 << 1 | 14 << 16)),
+])
+def test_a_register_of_the_vp_reads_back(bench, name, values):
+    vp = bench.guest.vps[0]
+    for value in values:
+        assert put(bench, name, value) == S.SUCCESS
+        assert got(bench, name) == value
+    assert vp.kicks == (0 if name in (N.INTERRUPT_STATE, N.CR8) else len(values))
+
+
+def test_the_activity_state_is_where_a_vp_waits(bench):
+    vp = bench.guest.vps[0]
+    for value, waits in ((1, (True, False)), (2, (False, True)), (0, (False, False))):
+        put(bench, N.INTERNAL_ACTIVITY_STATE, value)
+        assert (vp.wait_for_sipi, vp.halted) == waits
+
+
+@pytest.mark.parametrize(("value", "status"), [
+    (1 | 0 << 1 | 0xFF << 16, S.SUCCESS), (1 | 0 << 1 | 0x100 << 16, S.INVALID_REGISTER_VALUE),
+    (1 | 1 << 1 | 5 << 16, S.INVALID_REGISTER_VALUE), (1 | 2 << 1 | 2 << 16, S.SUCCESS),
+])
+def test_an_event_that_waits_is_one_that_can_be_injected(bench, value, status):
+    assert put(bench, N.PENDING_INTERRUPTION, value) == status
+    assert got(bench, N.PENDING_INTERRUPTION) == (value if status == S.SUCCESS else 0)
+
+
+@pytest.mark.parametrize(("name", "size", "value"), [
+    (N.RAX, 8, 0x1122334455667788), (N.STAR, 8, 0x1122334455667788), (N.SINT3, 8, 0x10034), (N.GUEST_CRASH_P2, 8, 5),
+    (N.IDTR, 16, 0x1234 << 48 | 0x5678 << 64), (N.GDTR, 16, 0xFFFF << 48 | 0x1000 << 64),
+])
+def test_a_register_is_as_wide_as_it_is(bench, name, size, value):
+    assert put(bench, name, value) == S.SUCCESS
+    assert got(bench, name) == value
+    assert put(bench, name, value | 1 << 127 if size == 8 else value) == S.SUCCESS
+    assert got(bench, name) == value
+
+
+def test_a_cpuid_register_is_the_partitions_own_leaf(bench):
+    answer = bench.guest.cpuid.lookup(0x40000003, 0)
+    assert got(bench, N.PRIVILEGES_AND_FEATURES_INFO) == sum(word << 32 * n for n, word in enumerate(answer))
+    assert put(bench, N.PRIVILEGES_AND_FEATURES_INFO, 0) == WRONG

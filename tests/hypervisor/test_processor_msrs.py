@@ -65,6 +65,13 @@ def test_each_byte_of_pat_is_a_memory_type(entries):
             write(Msr.PAT, value)
 
 
+@pytest.mark.parametrize("bit", [bit for bit in range(64) if not 0xD01 >> bit & 1])
+def test_every_other_bit_of_efer_is_reserved(bit):
+    """SDM "IA32_EFER": also those that no processor has a name for."""
+    with pytest.raises(GuestFault):
+        write(Msr.EFER, 1 << bit)
+
+
 @given(value=st.integers(0, (1 << 16) - 1), efer=st.sampled_from([0, 0x100, 0x500, 0xD01]), paging=st.booleans())
 def test_efer_keeps_its_rules(value, efer, paging):
     vp = Vp()

@@ -126,7 +126,7 @@ def unmap_gpa_pages(call: Call, input: UnmapGpaPagesInput, reps: Reps) -> None:
     """Nothing stands at *rep count* pages of a child any more; a page where nothing stood is no error."""
     partition = call.find_child(input.target_partition_id)
     space = partition.space
-    require(not input.unmap_flags & ~HvUnmapGpaFlags.KEEP_PRECOMMITTED, f"unmap flags {input.unmap_flags:#x}")
+    require(not input.unmap_flags & ~int(HvUnmapGpaFlags.KEEP_PRECOMMITTED), f"unmap flags {input.unmap_flags:#x}")
     _check_range(input.target_gpa_base, reps.count)
     try:
         for n in reps:

@@ -147,3 +147,24 @@ def test_no_arrow_without_both_ends(steps):
 def test_arguments_are_readable():
     entry = next(entry for entry in drawn(timeline(*STORY), "i") if entry["name"] == "Cpuid")
     assert entry["args"] == {"leaf": "0x40000000", "subleaf": 0, "answer": ["0x1", "0x2", "0x3", "0x4"], "n": 3}
+
+
+def test_what_an_event_holds_is_shown_as_it_is_read_best():
+    """Addresses and numbers of registers in hexadecimal, counts in decimal, an enumeration by its value."""
+    chrome = timeline((0, 2, 0, events.Cpuid(0x40000000, 1, (1, 2, 3, 4))),
+                      (1, 2, 0, events.MmioAccess(0xFEE00000, 4, True, 0x50)), (2, 2, 0, events.GuestEnded("halt")),
+                      (3, 2, 0, events.VpHalted()), (4, 2, 0, "no event of ours"))
+    shown = [{name: value for name, value in entry["args"].items() if name != "n"} for entry in drawn(chrome, "i")]
+    assert shown == [{"leaf": "0x40000000", "subleaf": 1, "answer": ["0x1", "0x2", "0x3", "0x4"]},
+                     {"gpa": "0xfee00000", "size": 4, "write": True, "value": "0x50"}, {"why": "halt"}, {}, {}]
+    assert [entry["name"] for entry in drawn(chrome, "i")][-1] == "str"
+
+
+def test_partitions_stand_in_order_of_their_ids():
+    order = [(entry["pid"], entry["args"]["sort_index"]) for entry in drawn(timeline(*STORY), "M")
+             if entry["name"] == "process_sort_index"]
+    assert order == [(0, 0), (1, 1), (2, 2)]
+
+
+def test_every_arrow_has_a_number_of_its_own_counted_from_1():
+    assert sorted(entry["id"] for entry in drawn(timeline(*STORY), "f")) == [1, 2, 3, 4]

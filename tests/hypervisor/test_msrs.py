@@ -8,7 +8,7 @@ from hv.machine.clock import TICKS_PER_100NS
 from hv.machine.faults import GuestFault, NestedFault
 from hv.spec.cpuid import FeaturesEcx, HvPrivilege
 from hv.spec.msrs import Msr
-from hv.trace.events import GuestCrashed
+from hv.trace.events import GuestCrashed, OverlayMoved
 from tests.hypervisor.fakes import Machine
 
 
@@ -116,6 +116,26 @@ def test_apic_msrs_go_to_the_virtual_apic(vp):
     assert read_msr(vp, Msr.X2APIC_ID) == 0
 
 
+def test_the_apics_msrs_work_in_x2apic_mode_too():
+    child = Machine().child(vps=2)
+    vp = child.vps[0]
+    for each in child.vps.values():
+        write_msr(each, Msr.APIC_BASE, read_msr(each, Msr.APIC_BASE) | 1 << 10)
+    write_msr(vp, Msr.HV_TPR, 0x30)
+    assert (read_msr(vp, Msr.HV_TPR), read_msr(vp, Msr.X2APIC_TPR)) == (0x30, 0x30)
+    write_msr(vp, Msr.HV_ICR, 1 << 32 | 0x4061)
+    assert read_msr(vp, Msr.HV_ICR) == 1 << 32 | 0x4061
+    assert child.vps[1].apic.irr == 1 << 0x61
+
+
+def test_an_apic_that_is_switched_off_has_no_msrs(vp):
+    write_msr(vp, Msr.APIC_BASE, read_msr(vp, Msr.APIC_BASE) & ~(1 << 11))
+    for index in (Msr.HV_TPR, Msr.HV_ICR, Msr.HV_EOI):
+        refuses(write_msr, vp, index, 0)
+    for index in (Msr.HV_TPR, Msr.HV_ICR):
+        refuses(read_msr, vp, index)
+
+
 def test_an_ipi_by_msr_reaches_the_other_vp():
     child = Machine().child(vps=2)
     write_msr(child.vps[0], Msr.HV_ICR, 1 << 56 | 0x4061)
@@ -139,6 +159,40 @@ def test_a_crash_is_reported_with_its_text():
         write_msr(vp, Msr.HV_CRASH_P0 + n, value)
     write_msr(vp, Msr.HV_CRASH_CTL, 0b11 << 62)
     assert machine.events(GuestCrashed) == [GuestCrashed((1, 2, 3, 0x2000, 4), "oops")]
+
+
+@pytest.mark.parametrize(("control", "gpa", "size", "told"), [
+    (0b10, 0x2000, 4, [""]), (0b11, 0x2000, 2, ["oo"]), (0b11, 0x2000, 0, [""]), (0b11, 1 << 40, 4, [""]),
+    (0b01, 0x2000, 4, []), (0b00, 0x2000, 4, []),
+], ids=["no text", "cut", "empty", "nowhere", "only a text", "nothing"])
+def test_a_crash_is_one_when_it_is_to_be_told(control, gpa, size, told):
+    """Bit 63 CrashNotify, bit 62 CrashMessage."""
+    machine = Machine()
+    vp = machine.child().vps[0]
+    vp.partition.space.write(0x2000, b"oops")
+    write_msr(vp, Msr.HV_CRASH_P3, gpa)
+    write_msr(vp, Msr.HV_CRASH_P4, size)
+    write_msr(vp, Msr.HV_CRASH_CTL, control << 62)
+    assert [event.text for event in machine.events(GuestCrashed)] == told
+
+
+def test_a_crash_text_is_never_longer_than_a_page():
+    machine = Machine()
+    vp = machine.child().vps[0]
+    write_msr(vp, Msr.HV_CRASH_P3, 0x2000)
+    write_msr(vp, Msr.HV_CRASH_P4, 0x3000)
+    write_msr(vp, Msr.HV_CRASH_CTL, 0b11 << 62)
+    assert len(machine.events(GuestCrashed)[0].text) == 4096
+
+
+def test_the_hypercall_page_is_told_when_it_moves_and_when_it_goes():
+    machine = Machine()
+    vp = machine.child().vps[0]
+    for index, value in ((Msr.HV_HYPERCALL, 0x5001), (Msr.HV_GUEST_OS_ID, 1), (Msr.HV_HYPERCALL, 0x5001),
+                         (Msr.HV_HYPERCALL, 0x6001), (Msr.HV_HYPERCALL, 0)):
+        write_msr(vp, index, value)
+    told = [(event.name, event.gpa) for event in machine.events(OverlayMoved)]
+    assert told == [("hypercall page", gpa) for gpa in (None, 0x5000, 0x6000, None)]
 
 
 def test_what_is_ours():

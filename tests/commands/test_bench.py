@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from hv import cli
 from hv.commands import baseline, bench, workloads
 from hv.commands.metrics import METRICS, Metric
@@ -78,3 +80,39 @@ def test_the_device_guest_takes_each_interrupt_once():
     metric = next(metric for metric in METRICS if metric.name == "device_interrupt_us")
     value, _ = metric.measure()
     assert value > 0
+
+
+@pytest.mark.parametrize(("name", "goal", "value", "ok"), [
+    ("x_ratio", 0.7, 0.7, True), ("x_ratio", 0.7, 0.69, False), ("x_us", 2.5, 2.5, True), ("x_us", 2.5, 2.51, False),
+])
+def test_a_goal_is_reached_at_its_very_value(name, goal, value, ok):
+    assert bench.reached(counted([], name, goal), value) is ok
+
+
+@pytest.mark.parametrize(("rounds", "code"), [("0", 2), ("1001", 2), ("-1", 2)])
+def test_rounds_have_a_range(capsys, rounds, code):
+    assert cli.main(["bench", "--rounds", rounds, "--only", "import_ms"]) == code
+    assert f"--rounds is {rounds}; expected 1..1000" in capsys.readouterr().err
+
+
+def test_metrics_are_chosen_by_name_in_their_own_order(capsys):
+    names = [metric.name for metric in bench.choose(["hypercall_us", "cpuid_exit_us"])]
+    assert names == ["cpuid_exit_us", "hypercall_us"]
+    assert len(bench.choose(None)) == len(METRICS)
+    assert cli.main(["bench", "--only", "nosuch"]) == 2
+    assert "`nosuch` is no metric; expected one of guest_integer_ratio" in capsys.readouterr().err
+
+
+def test_each_row_of_the_table_has_value_goal_and_baseline(capsys):
+    metrics = [counted([], "x_ratio", 0.7), counted([], "x_us", 2.0)]
+    results = {"x_ratio": {"value": 0.9, "baseline": 1.0}, "x_us": {"value": 3.0, "baseline": None}}
+    bench.show(metrics, results, plain=True)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "at " in line]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert rows == [["x_ratio", "0.9 us", "at least 0.7", "ok", "1.0"], ["x_us", "3.0 us", "at most 2.0", "missed", ""]]
+
+
+def test_progress_is_shown_where_it_is_asked_for(capsys):
+    metrics = [counted([(1.0, None)] * 2, "x_us"), counted([(1.0, None)] * 2, "y_us")]
+    assert [metric.name for metric in bench.steps(metrics, 2, progress=True)] == ["x_us", "y_us", "x_us", "y_us"]
+    assert capsys.readouterr().out == ""

@@ -2,11 +2,12 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from hv import cli
-from hv.commands import checks, demo, story
+from hv.commands import checks, demo, story, telling
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls import HypercallCode
 from hv.trace import events
@@ -255,3 +256,91 @@ def test_a_and_b_must_have_changed_often_enough(told, turns, ok):
         quiet = plus(quiet, 0, events.VpSwitch((told.a, told.b)[n % 2].partition_id, 0))
         quiet = plus(quiet, 0, events.VpSwitch(1, 0))
     assert checks.CLAIMS["A and B run interleaved"](quiet)[0] is ok
+
+
+# --- the tables ---------------------------------------------------------------------------------------------------
+
+def test_the_way_of_a_letter_is_told_step_by_step_to_bs_handler(told):
+    assert [row[1:3] for row in telling.letter(told)] == [
+        ("device", "Dma"), ("device", "Dma"), ("IOMMU", "InterruptRemapped"), ("hypervisor", "InterruptRouted"),
+        ("A", "Injected"), ("A", "MessagePosted"), ("hypervisor", "MessageDelivered"), ("B", "Injected")]
+    meanings = [row[3] for row in telling.letter(told)]
+    assert [words.split()[0] for words in meanings[:2]] == ["reads", "writes"]
+    assert meanings[3] == "the owner is A, its vector is 0x50"
+    assert meanings[5] == "16 bytes through connection 1"
+    assert meanings[7] == 'vector 0x40: B reads "got message 1 > from A"'
+
+
+@pytest.mark.parametrize(("partition", "event"), [
+    ("B", events.Injected(story.DEVICE_VECTOR + 1, 0)), ("A", events.Injected(story.MESSAGE_VECTOR, 0)),
+    ("B", events.MessageDelivered(story.MESSAGE_SINT + 1, 1, 0)), ("A", events.Dma(0xFFFF, 0, 8, True, 0)),
+])
+def test_what_is_not_on_the_letters_way_is_not_told(told, partition, event):
+    record = replace(told.records[-1], partition={"A": told.a, "B": told.b}[partition].partition_id, event=event)
+    assert telling.step_of_letter(told, record) is None
+
+
+def test_the_first_turns_are_told_with_port_io_in_one_line(told):
+    rows = telling.turns(told)
+    assert len(rows) == telling.TURNS
+    assert {row[1] for row in rows} == {"A", "B"}
+    times = [float(row[0]) for row in rows]
+    assert times == sorted(times)
+    for who in "AB":
+        kinds = [row[2] for row in rows if row[1] == who]
+        assert not any(one == after == "IO_INSTRUCTION" for one, after in pairwise(
+            kind.split()[0] for kind in kinds))
+    assert any(row[2].startswith("IO_INSTRUCTION x ") and "root's worker is asked" in row[3] for row in rows)
+    so = {row[2]: row[3] for row in rows if row[1] == "A"}
+    assert so["CPUID"] == "leaf 0x40000000 answered from the partition's own table"
+    assert so["RDMSR"] == "HV_VP_INDEX is 0x0"
+    assert so["VMCALL"] == "HvCallPostMessage"
+    assert so["HLT"] == "sleeps until an interrupt"
+    assert so["EPT_VIOLATION"] == "the local APIC's page at 0xfee00000, emulated"
+    assert ("B", "WRMSR", "HV_SINT2 = 0x40") in [row[1:] for row in rows]
+
+
+def test_who_ran_is_a_letter_a_turn(told):
+    def ran(*partitions):
+        quiet = without(told, events.VpSwitch)
+        return telling.order(replace(quiet, records=[*quiet.records, *(
+            replace(told.records[-1], partition=0, event=events.VpSwitch(partition, 0)) for partition in partitions)]))
+
+    a, b = told.a.partition_id, told.b.partition_id
+    assert ran(b, 1, a, told.attacker.partition_id, a) == "BAA"
+    assert ran(*[a] * telling.ORDER) == "A" * telling.ORDER
+    assert ran(*[a] * (telling.ORDER + 1)) == "A" * telling.ORDER + " ..."
+
+
+def test_each_partition_is_told_with_the_calls_that_made_it(told):
+    rows = {row[0]: row for row in telling.partitions(told)}
+    assert list(rows) == ["", "1 root", "2 B", "3 A", "4 attacker"]
+    assert [rows[name][2] for name in ("2 B", "3 A", "4 attacker")] == ["4 MiB"] * 3
+    both = [int(rows[name][2].split()[0]) for name in ("", "1 root")]
+    assert sum(both) == story.MACHINE_MIB << 10
+    calls = {name: rows[name][3].split(", ") for name in ("2 B", "3 A", "4 attacker")}
+    assert all(made[0] == "CREATE_PARTITION" and "CREATE_VP" in made for made in calls.values())
+    assert [name for name, made in calls.items() if "ATTACH_DEVICE" in made] == ["3 A", "4 attacker"]
+    assert [name for name, made in calls.items() if "CREATE_PORT" in made] == ["3 A"]
+    assert "MAP_GPA_PAGES 2" in calls["3 A"]
+    assert "MAP_GPA_PAGES" in calls["2 B"]
+
+
+@pytest.mark.parametrize(("outcome", "shown"), [
+    ("refused, status 0x0006", "refused, status 0x6"), ("fault 0x0d, at 0x0000000000001000", "fault 0xd, at 0x1000"),
+    ("nothing there", "nothing there"), ("", ""), ("0x0000, 0x10", "0x0, 0x10"),
+])
+def test_numbers_of_the_attacker_lose_their_zeroes(outcome, shown):
+    assert telling.shorter(outcome) == shown
+
+
+def test_memory_before_and_after_is_told_and_what_changed(told):
+    page = next(page for page in told.before.root if page not in told.hypercall_pages)
+    changed = replace(told, after=replace(told.after, root={**told.after.root, page: b"other"}))
+    assert telling.hashes(told)[2][2].startswith("0 changed")
+    assert telling.hashes(changed)[2][2].startswith("1 changed")
+    assert telling.hashes(told)[0] == ("A", told.before.a[:32], told.after.a[:32])
+
+
+def test_an_msr_without_a_name_is_told_by_its_number():
+    assert [telling.msr_name(number) for number in (0x40000000, 0x4FFF)] == ["HV_GUEST_OS_ID", "MSR 0x4fff"]

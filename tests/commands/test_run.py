@@ -251,6 +251,8 @@ def test_time_is_read_in_units_or_ticks(text, value):
 
 def test_time_is_shown_in_the_unit_that_fits():
     assert [shown_time(count) for count in (3000, 5_000_000, 4_000_000_000)] == ["1.500 us", "2.500 ms", "2.000 s"]
+    assert [shown_time(count) for count in (1_999_999, 2_000_000)] == ["1000.000 us", "1.000 ms"]
+    assert [shown_time(count) for count in (1_999_999_999, 2_000_000_000)] == ["1000.000 ms", "1.000 s"]
 
 
 def test_a_mistake_in_an_exit_handler_is_reported_with_the_events_before_it(capsys, monkeypatch, tmp_path):

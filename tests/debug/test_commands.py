@@ -14,19 +14,12 @@ from hv.spec.ept import EptEntry
 from hv.spec.hv_status import HvStatus
 from hv.spec.vmcs import VmcsField
 from hv.vmx.ept import EptWalk, EptWalkEntry
-from tests.debug.test_session import refused, session_over
+from tests.debug.sessions import refused, session_over
 
 
 @pytest.fixture(scope="module")
 def hello():
     session = session_over(("hello", "hello", 1))
-    yield session
-    session.machine.close()
-
-
-@pytest.fixture
-def timer():
-    session = session_over(("timer", "timer", 1))
     yield session
     session.machine.close()
 

@@ -4,7 +4,6 @@ import pytest
 
 from hv.debug.errors import DebugError
 from hv.debug.looking import dump, instructions, read_spa, readable, text_of
-from tests.debug.test_session import session_over
 
 
 class FakePartition:
@@ -54,14 +53,10 @@ def test_the_first_instruction_is_told_with_its_length(code, bits, text, length)
     assert text_of(bytes.fromhex(code), bits, 0x1000) == (text, length)
 
 
-def test_instructions_follow_one_another_to_the_end_of_memory():
-    session = session_over(("timer", "timer", 1))
-    try:
-        partition = session.vm.partition
-        partition.memory.write(partition.space.translate(0xFFFFFB, 1), bytes.fromhex("89d80e90f4"))
-        assert list(instructions(session.vp, 0xFFFFFB, 9)) == [
-            (0xFFFFFB, b"\x89\xd8", "mov eax, ebx"), (0xFFFFFD, b"\x0e", ".byte 0x0e"), (0xFFFFFE, b"\x90", "nop"),
-            (0xFFFFFF, b"\xf4", "hlt")]
-        assert [gva for gva, _, _ in instructions(session.vp, 0xFFFFFB, 2)] == [0xFFFFFB, 0xFFFFFD]
-    finally:
-        session.machine.close()
+def test_instructions_follow_one_another_to_the_end_of_memory(timer):
+    partition = timer.vm.partition
+    partition.memory.write(partition.space.translate(0xFFFFFB, 1), bytes.fromhex("89d80e90f4"))
+    assert list(instructions(timer.vp, 0xFFFFFB, 9)) == [
+        (0xFFFFFB, b"\x89\xd8", "mov eax, ebx"), (0xFFFFFD, b"\x0e", ".byte 0x0e"), (0xFFFFFE, b"\x90", "nop"),
+        (0xFFFFFF, b"\xf4", "hlt")]
+    assert [gva for gva, _, _ in instructions(timer.vp, 0xFFFFFB, 2)] == [0xFFFFFB, 0xFFFFFD]

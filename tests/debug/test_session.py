@@ -3,26 +3,10 @@
 import pytest
 
 import hv.debug.commands  # noqa: F401      registers them, for the list of their names below
-from hv.commands.building import build, load_image
-from hv.commands.description import ConnectionDescription, MachineDescription, VmDescription
-from hv.commands.files import find_guest
+from hv.commands.description import ConnectionDescription
 from hv.debug.errors import DebugError
 from hv.debug.registry import COMMANDS
-from hv.debug.session import Session
-
-
-def session_over(*vms, connections=()):
-    description = MachineDescription([VmDescription(name, find_guest(guest), vps=vps) for name, guest, vps in vms],
-                                     list(connections), 64)
-    machine, made = build(description)
-    return Session(machine, made, {vm.name: load_image(vm.image) for vm in description.vms})
-
-
-@pytest.fixture
-def timer():
-    session = session_over(("timer", "timer", 1))
-    yield session
-    session.machine.close()
+from tests.debug.sessions import refused, session_over
 
 
 @pytest.fixture
@@ -30,13 +14,6 @@ def pair():
     session = session_over(("receiver", "receiver", 1), ("two", "two_vps", 2))
     yield session
     session.machine.close()
-
-
-def refused(session, line):
-    with pytest.raises(DebugError) as caught:
-        session.do(line)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_the_machine_stands_before_the_first_instruction(timer):

@@ -171,8 +171,6 @@ def _arithmetic(operator: str, left: int, right: int) -> int:
             return left << right
         case ">>":
             return left >> right
-        case "*":
-            return left * right
         case "/":
             return left // right
         case _:

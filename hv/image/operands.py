@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from hv.image.errors import ImageError
 from hv.image.expression import Linear, Lookup, constant, linear
-from hv.image.registers import ADDRESS_REGISTERS, INSTRUCTION_POINTERS, SEGMENTS, SIZES
+from hv.image.registers import ADDRESS_REGISTERS, INSTRUCTION_POINTERS, SIZES
 
 SIZE_WORDS = {"byte": 1, "word": 2, "dword": 4, "fword": 6, "qword": 8, "tbyte": 10, "xmmword": 16, "oword": 16,
               "ymmword": 32}
@@ -172,8 +172,6 @@ def _memory(text: str, size: int, segment: str, far: bool, lookup: Lookup, bits:
         inside = "rip + " + inside[relative.end():]
     value = linear(inside, lookup)
     base, index, scale = _base_and_index(value, text)
-    if segment not in ("", *SEGMENTS):
-        raise ImageError(f"{segment} is no segment register")
     if base in INSTRUCTION_POINTERS and (base != "rip" or index or bits != 64):
         raise ImageError("an address relative to rip is [rip + label], in 64-bit code only", "write [label]")
     displacement = value.constant if base == "rip" else _displacement(value.constant, base or index, bits)

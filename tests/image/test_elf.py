@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from hv.image.elf import (
     load_elf,
 )
 from hv.image.errors import ImageError
+from hv.image.load import load
 
 CODE = b"\x90\xf4" + bytes(14)
 NAMES = b"\0start\0data\0"
@@ -113,6 +115,12 @@ def test_a_wrong_elf_says_what_is_wrong(changes: dict[str, Any], message: str) -
 ], ids=["touching", "sorted", "empty", "a note", "the last bytes of 52 bits", "the last bytes of 32 bits"])
 def test_what_is_loaded_goes_where_the_program_headers_say(changes: dict[str, Any], places: list[int]) -> None:
     assert [segment.gpa for segment in load_elf(an_elf(**changes), "a.elf").segments] == places
+
+
+def test_a_file_is_an_elf_by_its_first_bytes_whatever_it_is_called(tmp_path: Path) -> None:
+    (tmp_path / "kernel.asm").write_bytes(an_elf(32))
+    image = load(tmp_path / "kernel.asm")
+    assert (image.kind, image.bits, image.entry) == ("elf", 32, 0x100001)
 
 
 @pytest.mark.parametrize("offset", [0, 1, 15])

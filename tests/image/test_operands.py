@@ -29,6 +29,12 @@ def test_operands_part_at_commas_outside_brackets_and_quotes(text: str, parts: l
     assert split_operands(text) == parts
 
 
+@pytest.mark.parametrize(("text", "quote"), [("a, 'b", "'"), ('"a, b', '"'), (r'"a\"', '"')])
+def test_a_quote_that_is_not_closed_is_told(text: str, quote: str) -> None:
+    with pytest.raises(ImageError, match=f"a {quote} is not closed"):
+        split_operands(text)
+
+
 @pytest.mark.parametrize(("text", "operand"), [
     ("rax", Reg("rax")), ("R8D", Reg("r8d")), ("(eax)", Reg("eax")), ("st(3)", Reg("st(3)")),
     ("ST ( 0 )", Reg("st(0)")),

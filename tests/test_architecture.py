@@ -1,6 +1,8 @@
 """Who may import whom: the privilege boundary, kept by reading every import in the tree."""
 
 import ast
+import enum
+import importlib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -121,3 +123,27 @@ def test_a_planted_cycle_is_found(tmp_path):
     with pytest.raises(CycleError) as caught:
         TopologicalSorter(rooms_imported(tree)).prepare()
     assert set(caught.value.args[1]) == {"debug", "lab"}
+
+
+def complements_of_flags(tree: Path) -> list[str]:
+    """Each `~X` in which X is an enumeration's flag, by file and line."""
+    found = []
+    for path in sorted(tree.rglob("*.py")):
+        inverted = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path)))
+                    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Invert)]
+        if not inverted:
+            continue
+        names = vars(importlib.import_module(".".join(path.relative_to(tree.parent).with_suffix("").parts)))
+        for node in inverted:
+            first, *rest = ast.unparse(node.operand).split(".")
+            value = names.get(first)
+            for name in rest:
+                value = getattr(value, name, None)
+            if isinstance(value, enum.Flag):
+                found.append(f"{path.relative_to(tree).as_posix()}:{node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+def test_no_mask_is_the_complement_of_a_flag():
+    """It has bits up to the highest named one only, so what lies above passes every check: write `~int(flag)`."""
+    assert complements_of_flags(TREE) == []

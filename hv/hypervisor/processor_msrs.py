@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Reader = Callable[["VirtualProcessor", int], int]
 Writer = Callable[["VirtualProcessor", int, int], None]
 
-_EFER_WRITABLE = int(Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE)     # ~ of a flag has its named bits only
+_EFER_WRITABLE = int(Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE)
 _PAT_TYPES = frozenset({0, 1, 4, 5, 6, 7})
 
 
@@ -59,7 +59,7 @@ def _write_efer(vp: VirtualProcessor, index: int, value: int) -> None:
     old = vp.regs.efer
     if value & ~_EFER_WRITABLE or ((value ^ old) & Efer.LME and vp.regs.cr0 & Cr0.PG):
         raise _refuse()
-    vp.regs.efer = value & ~Efer.LMA | old & Efer.LMA
+    vp.regs.efer = value & ~int(Efer.LMA) | old & Efer.LMA
 
 
 def _write_tsc(vp: VirtualProcessor, index: int, value: int) -> None:

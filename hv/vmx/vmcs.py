@@ -126,7 +126,7 @@ class Vmcs:
             return _EXIT_INFORMATION[field](self.last_exit) if self.last_exit is not None else 0
         if field is VmcsField.VM_ENTRY_CONTROLS:
             ia32e = EntryControls.IA32E_MODE_GUEST if self.state.efer & Efer.LMA else 0
-            return self._kept[field] & ~EntryControls.IA32E_MODE_GUEST | ia32e
+            return self._kept[field] & ~int(EntryControls.IA32E_MODE_GUEST) | ia32e
         return self._kept.get(field, 0)
 
     def write(self, field: VmcsField, value: int) -> None:

@@ -77,6 +77,13 @@ def test_the_entry_control_for_long_mode_says_what_efer_says(vmcs, efer):
     assert bool(vmcs.read(F.VM_ENTRY_CONTROLS) & EntryControls.IA32E_MODE_GUEST) is bool(efer)
 
 
+@pytest.mark.parametrize("efer", [0, 0x500])
+def test_every_other_entry_control_is_kept_named_or_not(vmcs, efer):
+    vmcs.state.efer = efer
+    vmcs.write(F.VM_ENTRY_CONTROLS, 0xFFFF_FFFF)
+    assert vmcs.read(F.VM_ENTRY_CONTROLS) == 0xFFFF_FDFF | (0x200 if efer else 0)
+
+
 def test_exit_fields_are_zero_before_the_first_exit_and_then_the_exits(vmcs):
     assert all(vmcs.read(field) == 0 for field in _EXIT_INFORMATION)
     exit = VmExit(ExitReason.EPT_VIOLATION, 0x181, 3)

@@ -96,6 +96,7 @@ def send(vp: VirtualProcessor, message_type: HvMessageType, payload: Layout) -> 
     parent = vp.partition.parent
     assert parent is not None, "root has nobody to ask"
     vp.intercept_suspend = True
+    vp.asked_at = vp.regs.rip
     vp.partition.awaiting[vp.index] = message_type
     receiver = parent.vps[min(parent.vps)]
     receiver.synic.post(SINT_INTERCEPT, QueuedMessage(message_type, payload.pack(), vp.partition.id))
@@ -105,9 +106,14 @@ def send(vp: VirtualProcessor, message_type: HvMessageType, payload: Layout) -> 
 
 
 def complete(vp: VirtualProcessor) -> None:
-    """The parent has answered (InterceptSuspend was cleared): *vp* may run on."""
+    """The parent has answered (InterceptSuspend was cleared): *vp* may run on.
+
+    When the parent moved RIP it did an instruction, which a guest may have been stepping over.
+    """
     message_type = vp.partition.awaiting.pop(vp.index, 0)
     vp.intercept_suspend = False
+    if message_type and vp.regs.single_steps and vp.regs.rip != vp.asked_at and vp.pending_event is None:
+        vp.owe_single_step()
     vp.kick()
     if vp.partition.trace.listening:
         vp.partition.trace.emit(InterceptCompleted(message_type, vp.partition.id, vp.index))

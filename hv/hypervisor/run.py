@@ -66,7 +66,8 @@ def obey(vp: VirtualProcessor, exit: VmExit) -> bool:
     except NestedFault as fault:
         verdict = ask_about_memory(vp, fault.gpa, fault.access, fault.gva)
     if verdict is ADVANCE:
-        vp.regs.complete_instruction(exit.instruction_length)
+        if vp.regs.complete_instruction(exit.instruction_length):
+            vp.owe_single_step()
         return not vp.event_pending or vp.deliver_pending()
     return _obey_other(vp, exit, verdict)
 
@@ -75,11 +76,13 @@ def _obey_other(vp: VirtualProcessor, exit: VmExit, verdict: Verdict) -> bool:
     """The verdicts that are not the common one."""
     match verdict:
         case Advance():
-            vp.regs.complete_instruction(exit.instruction_length)
+            if vp.regs.complete_instruction(exit.instruction_length):
+                vp.owe_single_step()
             return vp.deliver_pending()
         case Yield():
-            if exit.instruction_length:         # an interrupt comes between two: the shadow of STI stays
-                vp.regs.complete_instruction(exit.instruction_length)
+            length = exit.instruction_length    # 0: an interrupt comes between two, and the shadow of STI stays
+            if length and vp.regs.complete_instruction(length):
+                vp.owe_single_step()
             return False
         case Retry():
             return vp.deliver_pending()

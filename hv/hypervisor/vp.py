@@ -11,7 +11,7 @@ from hv.machine.apic import LocalApic
 from hv.machine.idt import Event, EventKind
 from hv.machine.state import ProcessorState
 from hv.spec.vmcs import VmcsField
-from hv.spec.x86 import Vector
+from hv.spec.x86 import Dr6, Vector
 from hv.trace import events
 from hv.vmx.reset import init_registers, startup_registers
 from hv.vmx.vcpu import Vcpu
@@ -46,6 +46,7 @@ class VirtualProcessor:
         self.nmi_pending = self.init_pending = False
         self.event_pending = False              # something may be deliverable: look before going on
         self.pending_event: Event | None = None  # what the parent asked to be injected at the next entry
+        self.asked_at = 0                       # RIP of the last intercept message
         self.stopped_because = ""               # why it can never run again
         self.caller: Call | None = None         # who it is to the hypercalls, since its first one
         self.call_site: CallSite | None = None  # of the last VMCALL
@@ -154,6 +155,15 @@ class VirtualProcessor:
         if vector in self.synic.auto_eoi_vectors:
             self.apic.eoi()
         return vector
+
+    def owe_single_step(self) -> None:
+        """An instruction was done for a guest with RFLAGS.TF set: #DB before the next one, as a trap behind its own.
+
+        SDM "Single-Step Exception Condition".
+        """
+        self.regs.dr6 |= Dr6.BS.value
+        self.pending_event = Event(Vector.DB, EventKind.EXCEPTION)
+        self.event_pending = True
 
     def _inject(self, event: Event) -> bool:
         if self.trace.listening:

@@ -23,7 +23,7 @@ _FLAGS_KEPT = 0x3F_7300 | 2     # what the engine keeps beside the arithmetic fl
 _DF = Rflags.DF.value
 # Plain integers: `&` with an IntFlag would build an enum member every time.
 _EFER_LMA, _CR4_OSFXSR, _CR4_SMAP, _VM = Efer.LMA.value, Cr4.OSFXSR.value, Cr4.SMAP.value, Rflags.VM.value
-_IF, _SVME_BIT = Rflags.IF.value, Efer.SVME.value
+_IF, _TF, _SVME_BIT = Rflags.IF.value, Rflags.TF.value, Efer.SVME.value
 _TR = 7                         # place of TR among the segments
 _BUSY = 2                       # type bit of a TSS
 
@@ -271,12 +271,21 @@ class ProcessorState:
         """64-bit code at privilege level 0 is running."""
         return bool(self.dwords[_HFLAGS] & (3 | _CS64) == _CS64)
 
-    def complete_instruction(self, length: int) -> None:
-        """The instruction of *length* bytes at RIP is done: RIP moves on, and a shadow of STI or MOV SS ends."""
+    def complete_instruction(self, length: int) -> bool:
+        """The instruction of *length* bytes at RIP is done: RIP moves on, and a shadow of STI or MOV SS ends.
+
+        True when the guest is single-stepping, and the #DB behind this instruction is due.
+        """
         words, dwords = self.words, self.dwords
         words[_RIP] = words[_RIP] + length & _U64
         if dwords[_HFLAGS] & _INHIBIT:
             dwords[_HFLAGS] &= ~_INHIBIT
+        return bool(words[_EFLAGS] & _TF)
+
+    @property
+    def single_steps(self) -> bool:
+        """RFLAGS.TF, without computing the arithmetic flags."""
+        return bool(self.words[_EFLAGS] & _TF)
 
     @property
     def bits(self) -> int:

@@ -59,9 +59,14 @@ class ExitState(FakeState):
     def interrupts_enabled(self) -> bool:
         return bool(self.rflags & 0x200)
 
-    def complete_instruction(self, length: int) -> None:
+    @property
+    def single_steps(self) -> bool:
+        return bool(self.rflags & 0x100)
+
+    def complete_instruction(self, length: int) -> bool:
         self.rip += length
         self.interrupt_shadow = False
+        return self.single_steps
 
 
 class FakeVcpu:

@@ -36,6 +36,10 @@ class FakeRegs:
     def paging_registers(self):
         return self.cr0, self.cr3, self.cr4, self.efer
 
+    @property
+    def single_steps(self):
+        return bool(self.rflags & 0x100)
+
 
 class FakeVp:
     """A VirtualProcessor as the hypercalls, the MSRs and the SynIC see it."""
@@ -53,6 +57,7 @@ class FakeVp:
         self.vcpu = SimpleNamespace(state_written=False)
         self.kicks = 0
         self.caller = None
+        self.asked_at = 0
 
     def kick(self) -> None:
         self.kicks += 1

@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING
 
 from hv.machine.control_registers import check_cr0, check_cr4
 from hv.machine.decode import ControlAccess, ControlRegisterAccess, Decoded, MemoryOperand
+from hv.machine.faults import GuestFault
 from hv.spec.exits import CrQualification, DrQualification, ExitReason
 from hv.spec.vmcs import PrimaryControls
-from hv.spec.x86 import Cr0
+from hv.spec.x86 import DR6_RESET, DR6_WRITABLE, DR7_RESET, DR7_WRITABLE, Cr0, Cr4, Vector
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import advance, decoded_at, read_operand, write_operand
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
+
+_DR_ALIASES = {4: 6, 5: 7}      # with CR4.DE they are none
+_DR_BITS = {6: (DR6_WRITABLE, DR6_RESET), 7: (DR7_WRITABLE, DR7_RESET)}
 
 
 def cr_read(vcpu: Vcpu, detail: int) -> VmExit | None:
@@ -81,14 +85,23 @@ def write_control_register(vcpu: Vcpu, register: int, value: int) -> None:
 
 
 def dr_write(vcpu: Vcpu, detail: int) -> VmExit | None:
+    """MOV to DR0..DR7; SDM "MOV - Move to/from Debug Registers"."""
     decoded = decoded_at(vcpu)
     access = decoded.debug_register
     assert access is not None, f"{decoded.text} trapped as a debug-register access"
+    if access.register in _DR_ALIASES and vcpu.state.cr4 & Cr4.DE:
+        raise GuestFault(Vector.UD)
     if vcpu.primary & PrimaryControls.MOV_DR_EXITING:
         return VmExit(ExitReason.MOV_DR, DrQualification(number=access.register, from_dr=0, register=access.gpr).raw,
                       decoded.length)
     # Simplified: the registers are kept, but no address is watched yet.
-    number = {4: 6, 5: 7}.get(access.register, access.register)
-    setattr(vcpu.state, f"dr{number}", vcpu.state.gpr[access.gpr])
+    number = _DR_ALIASES.get(access.register, access.register)
+    value = vcpu.state.gpr[access.gpr]
+    if number in _DR_BITS:
+        if value >> 32:
+            raise GuestFault(Vector.GP, 0)
+        writable, fixed = _DR_BITS[number]
+        value = value & writable | fixed
+    setattr(vcpu.state, f"dr{number}", value)
     advance(vcpu, decoded.length)
     return None

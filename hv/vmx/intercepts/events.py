@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 _UD = Vector.UD.value
 _VMCALL = VmExit(ExitReason.VMCALL, 0, 3)       # always the same, and never changed: made once
 _VMCALL_CODE = 0xC1010F         # the instruction's bytes, little-endian
+_INT1_CODE = 0xF1
 
+_EXCEPTIONS_ON_DEMAND = {
+    "int1": (Vector.DB, EventKind.PRIVILEGED_SOFTWARE_EXCEPTION), "int3": (Vector.BP, EventKind.SOFTWARE_EXCEPTION),
+    "into": (Vector.OF, EventKind.SOFTWARE_EXCEPTION),
+}
 _VMX_REASONS = {
     "vmcall": ExitReason.VMCALL, "vmclear": ExitReason.VMCLEAR, "vmlaunch": ExitReason.VMLAUNCH,
     "vmptrld": ExitReason.VMPTRLD, "vmptrst": ExitReason.VMPTRST, "vmread": ExitReason.VMREAD,
@@ -33,11 +38,14 @@ _VMX_REASONS = {
 def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
     """A fault the guest met: an exit when the exception bitmap says so, else its own affair.
 
-    To the engine the VMX instructions are undefined ones.
+    To the engine the VMX instructions are undefined ones, and so is INT1.
     """
     if vector == _UD:
-        if vcpu.engine.code_head() & 0xFF_FFFF == _VMCALL_CODE:
+        head = vcpu.engine.code_head()
+        if head & 0xFF_FFFF == _VMCALL_CODE:
             return _VMCALL
+        if head & 0xFF == _INT1_CODE:
+            return software_interrupt(vcpu, 0)
         found = _vmx_instruction(vcpu)
         if found is not None:
             return found
@@ -89,11 +97,10 @@ def _vmx_instruction(vcpu: Vcpu) -> VmExit | None:
 
 
 def software_interrupt(vcpu: Vcpu, detail: int) -> VmExit | None:
-    """INT n never exits; INT3 and INTO do when the exception bitmap says so. The delivery of each may."""
+    """INT n never exits; INT1, INT3 and INTO do when the exception bitmap says so. The delivery of each may."""
     decoded = decoded_at(vcpu)
-    if decoded.mnemonic in ("int3", "into"):
-        event = Event(Vector.BP if decoded.mnemonic == "int3" else Vector.OF, EventKind.SOFTWARE_EXCEPTION,
-                      None, decoded.length)
+    if decoded.mnemonic in _EXCEPTIONS_ON_DEMAND:
+        event = Event(*_EXCEPTIONS_ON_DEMAND[decoded.mnemonic], None, decoded.length)
         if vcpu.exception_bitmap >> event.vector & 1:
             return _exception_exit(event, 0, decoded.length)
     else:

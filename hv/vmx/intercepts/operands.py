@@ -18,7 +18,7 @@ from hv.machine.decode import (
     write_register,
 )
 from hv.machine.faults import GuestFault
-from hv.spec.x86 import Vector
+from hv.spec.x86 import Dr6, Vector
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
@@ -46,8 +46,10 @@ def decoded_at(vcpu: Vcpu) -> Decoded:
 
 
 def advance(vcpu: Vcpu, length: int) -> None:
-    vcpu.state.rip += length
-    vcpu.state.interrupt_shadow = False
+    """The instruction of *length* bytes is done; the #DB of a guest that steps over it, as the last thing of all."""
+    if vcpu.state.complete_instruction(length):
+        vcpu.state.dr6 |= Dr6.BS.value
+        raise GuestFault(Vector.DB)
 
 
 def read_operand(vcpu: Vcpu, decoded: Decoded) -> int:

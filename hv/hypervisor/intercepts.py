@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hv.hypervisor.string_io import complete_element
 from hv.hypervisor.synic.synic import QueuedMessage
 from hv.machine.faults import Access
 from hv.machine.registers import Segment
@@ -112,6 +113,9 @@ def complete(vp: VirtualProcessor) -> None:
     """
     message_type = vp.partition.awaiting.pop(vp.index, 0)
     vp.intercept_suspend = False
+    element, vp.string_element = vp.string_element, None
+    if element is not None:
+        complete_element(vp, element)
     if message_type and vp.regs.single_steps and vp.regs.rip != vp.asked_at and vp.pending_event is None:
         vp.owe_single_step()
     vp.kick()
@@ -119,16 +123,16 @@ def complete(vp: VirtualProcessor) -> None:
         vp.partition.trace.emit(InterceptCompleted(message_type, vp.partition.id, vp.index))
 
 
-def send_io_port(vp: VirtualProcessor, port: int, size: int, write: bool, length: int, *, string: bool = False,
-                 rep: bool = False, instruction: bytes = b"") -> None:
-    """IN or OUT of *size* bytes; *length* is the instruction's, in bytes."""
+def send_io_port(vp: VirtualProcessor, port: int, size: int, write: bool, length: int, *, rax: int | None = None,
+                 string: bool = False, rep: bool = False, instruction: bytes = b"") -> None:
+    """IN or OUT of *size* bytes; *length* is the instruction's, in bytes. *rax* is shown instead of the VP's own."""
     regs = vp.regs
     info = HvIoPortAccessInfo(access_size=size, string_op=int(string), rep_prefix=int(rep))
     send(vp, HvMessageType.X64_IO_PORT_INTERCEPT, IoPortIntercept(
         header=_header(vp, InterceptAccess.WRITE if write else InterceptAccess.READ, length), port=port,
         access_info=info.raw, instruction_byte_count=len(instruction),
-        instruction_bytes=instruction[:MAX_INSTRUCTION], rax=regs.rax, ds=segment_register(regs.ds),
-        es=segment_register(regs.es), rcx=regs.rcx, rsi=regs.rsi, rdi=regs.rdi))
+        instruction_bytes=instruction[:MAX_INSTRUCTION], rax=regs.rax if rax is None else rax,
+        ds=segment_register(regs.ds), es=segment_register(regs.es), rcx=regs.rcx, rsi=regs.rsi, rdi=regs.rdi))
 
 
 def send_msr(vp: VirtualProcessor, index: int, write: bool, length: int) -> None:

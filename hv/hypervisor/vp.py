@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hv.hypervisor.run import obey
+from hv.hypervisor.string_io import StringElement
 from hv.machine.apic import LocalApic
 from hv.machine.idt import Event, EventKind
 from hv.machine.state import ProcessorState
@@ -47,6 +48,7 @@ class VirtualProcessor:
         self.event_pending = False              # something may be deliverable: look before going on
         self.pending_event: Event | None = None  # what the parent asked to be injected at the next entry
         self.asked_at = 0                       # RIP of the last intercept message
+        self.string_element: StringElement | None = None    # of INS or OUTS, that the parent was asked about
         self.stopped_because = ""               # why it can never run again
         self.caller: Call | None = None         # who it is to the hypercalls, since its first one
         self.call_site: CallSite | None = None  # of the last VMCALL
@@ -188,7 +190,7 @@ class VirtualProcessor:
         self.apic.init()
         init_registers(self.regs)
         self.vcpu.state_written = True
-        self.halted, self.nmi_pending, self.pending_event = False, False, None
+        self.halted, self.nmi_pending, self.pending_event, self.string_element = False, False, None, None
         self.wait_for_sipi = not self.apic.bsp
         self.kick()
 

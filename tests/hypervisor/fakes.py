@@ -53,7 +53,7 @@ class FakeVp:
         self.intercept_suspend = self.halted = False
         self.wait_for_sipi = index != 0
         self.runtime_100ns = 0
-        self.pending_event = None
+        self.pending_event = self.string_element = None
         self.vcpu = SimpleNamespace(state_written=False)
         self.kicks = 0
         self.caller = None

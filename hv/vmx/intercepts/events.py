@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.machine.decode import ImmediateOperand, Undecodable, decode, decode_at
-from hv.machine.faults import GuestFault
+from hv.machine.decode import ImmediateOperand, Undecodable, decode, decode_at, linear_address
+from hv.machine.faults import GuestFault, NestedFault
 from hv.machine.idt import Event, EventKind
+from hv.machine.paging import LINEAR_64, is_canonical
 from hv.spec.exits import ExitReason, InterruptionInfo, InterruptionType
 from hv.spec.x86 import Vector
 from hv.vmx.entry import info_of
@@ -18,10 +19,11 @@ if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
 # Looked up once: naming a member of an enumeration costs a call.
-_UD = Vector.UD.value
+_UD, _GP = Vector.UD.value, Vector.GP.value
 _VMCALL = VmExit(ExitReason.VMCALL, 0, 3)       # always the same, and never changed: made once
 _VMCALL_CODE = 0xC1010F         # the instruction's bytes, little-endian
 _INT1_CODE = 0xF1
+_PUSHES, _POPS = ("push", "call", "enter"), ("pop", "ret", "iret", "leave")
 
 _EXCEPTIONS_ON_DEMAND = {
     "int1": (Vector.DB, EventKind.PRIVILEGED_SOFTWARE_EXCEPTION), "int3": (Vector.BP, EventKind.SOFTWARE_EXCEPTION),
@@ -56,6 +58,8 @@ def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
     address = engine.fault_address() if vector == Vector.PF else None
     if vector == Vector.PF:
         error_code = _page_fault_code(error_code or 0)
+    if vector == _GP and not error_code and state.bits == 64 and _leaves_the_stack(vcpu):
+        vector = Vector.SS
     if _bitmap_exits(vcpu, vector, error_code or 0):
         return _exception_exit(Event(vector, EventKind.EXCEPTION, error_code), address or 0)
     raise GuestFault(vector, error_code, address)
@@ -67,6 +71,27 @@ WITH_ERROR_CODE = frozenset({Vector.DF, Vector.TS, Vector.NP, Vector.SS, Vector.
 def _page_fault_code(code: int) -> int:
     """The engine leaves P out of the code of a reserved-bit fault."""
     return code | 1 if code & 8 else code
+
+
+def _leaves_the_stack(vcpu: Vcpu) -> bool:
+    """A reference by way of SS is not canonical, of which the engine makes #GP; SDM "Canonical Addressing"."""
+    state = vcpu.state
+    try:
+        decoded = decode_at(state, vcpu.memory)
+    except (Undecodable, GuestFault, NestedFault):      # RIP is what is not canonical
+        return False
+    memory = decoded.memory
+    if memory is not None and not _is_reachable(linear_address(decoded, state), memory.size):
+        return memory.segment == "ss"
+    if decoded.mnemonic.startswith(_PUSHES):
+        return not _is_reachable(state.rsp - 8, 8)
+    if decoded.mnemonic.startswith(_POPS):
+        return not _is_reachable(state.rbp if decoded.mnemonic == "leave" else state.rsp, 8)
+    return False
+
+
+def _is_reachable(gva: int, size: int) -> bool:
+    return is_canonical(gva & LINEAR_64) and is_canonical(gva + size - 1 & LINEAR_64)
 
 
 def _bitmap_exits(vcpu: Vcpu, vector: int, error_code: int) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hv.hypervisor.string_io import complete_element
 from hv.hypervisor.synic.synic import QueuedMessage
 from hv.machine.faults import Access
 from hv.machine.registers import Segment
@@ -96,6 +97,7 @@ def send(vp: VirtualProcessor, message_type: HvMessageType, payload: Layout) -> 
     parent = vp.partition.parent
     assert parent is not None, "root has nobody to ask"
     vp.intercept_suspend = True
+    vp.asked_at = vp.regs.rip
     vp.partition.awaiting[vp.index] = message_type
     receiver = parent.vps[min(parent.vps)]
     receiver.synic.post(SINT_INTERCEPT, QueuedMessage(message_type, payload.pack(), vp.partition.id))
@@ -105,24 +107,32 @@ def send(vp: VirtualProcessor, message_type: HvMessageType, payload: Layout) -> 
 
 
 def complete(vp: VirtualProcessor) -> None:
-    """The parent has answered (InterceptSuspend was cleared): *vp* may run on."""
+    """The parent has answered (InterceptSuspend was cleared): *vp* may run on.
+
+    When the parent moved RIP it did an instruction, which a guest may have been stepping over.
+    """
     message_type = vp.partition.awaiting.pop(vp.index, 0)
     vp.intercept_suspend = False
+    element, vp.string_element = vp.string_element, None
+    if element is not None:
+        complete_element(vp, element)
+    if message_type and vp.regs.single_stepping and vp.regs.rip != vp.asked_at and vp.pending_event is None:
+        vp.owe_single_step()
     vp.kick()
     if vp.partition.trace.listening:
         vp.partition.trace.emit(InterceptCompleted(message_type, vp.partition.id, vp.index))
 
 
-def send_io_port(vp: VirtualProcessor, port: int, size: int, write: bool, length: int, *, string: bool = False,
-                 rep: bool = False, instruction: bytes = b"") -> None:
-    """IN or OUT of *size* bytes; *length* is the instruction's, in bytes."""
+def send_io_port(vp: VirtualProcessor, port: int, size: int, write: bool, length: int, *, rax: int | None = None,
+                 string: bool = False, rep: bool = False, instruction: bytes = b"") -> None:
+    """IN or OUT of *size* bytes; *length* is the instruction's, in bytes. *rax* is shown instead of the VP's own."""
     regs = vp.regs
     info = HvIoPortAccessInfo(access_size=size, string_op=int(string), rep_prefix=int(rep))
     send(vp, HvMessageType.X64_IO_PORT_INTERCEPT, IoPortIntercept(
         header=_header(vp, InterceptAccess.WRITE if write else InterceptAccess.READ, length), port=port,
         access_info=info.raw, instruction_byte_count=len(instruction),
-        instruction_bytes=instruction[:MAX_INSTRUCTION], rax=regs.rax, ds=segment_register(regs.ds),
-        es=segment_register(regs.es), rcx=regs.rcx, rsi=regs.rsi, rdi=regs.rdi))
+        instruction_bytes=instruction[:MAX_INSTRUCTION], rax=regs.rax if rax is None else rax,
+        ds=segment_register(regs.ds), es=segment_register(regs.es), rcx=regs.rcx, rsi=regs.rsi, rdi=regs.rdi))
 
 
 def send_msr(vp: VirtualProcessor, index: int, write: bool, length: int) -> None:

@@ -61,7 +61,7 @@ class RootVirtualProcessor:
         self.apic = LocalApic(index, partition.clock, bsp=True)
         self.apic.write(ApicRegister.SVR, 0x1FF)
         self.explicit_suspend = self.intercept_suspend = self.halted = self.wait_for_sipi = False
-        self.pending_event = None
+        self.pending_event = self.string_element = None
         self.runtime_100ns = 0
         self.caller = None
         self.stopped_because = ""

@@ -7,11 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hv.hypervisor.run import obey
+from hv.hypervisor.string_io import StringElement
 from hv.machine.apic import LocalApic
 from hv.machine.idt import Event, EventKind
 from hv.machine.state import ProcessorState
 from hv.spec.vmcs import VmcsField
-from hv.spec.x86 import Vector
+from hv.spec.x86 import Dr6, Vector
 from hv.trace import events
 from hv.vmx.reset import init_registers, startup_registers
 from hv.vmx.vcpu import Vcpu
@@ -46,6 +47,8 @@ class VirtualProcessor:
         self.nmi_pending = self.init_pending = False
         self.event_pending = False              # something may be deliverable: look before going on
         self.pending_event: Event | None = None  # what the parent asked to be injected at the next entry
+        self.asked_at = 0                       # RIP of the last intercept message
+        self.string_element: StringElement | None = None    # of INS or OUTS, that the parent was asked about
         self.stopped_because = ""               # why it can never run again
         self.caller: Call | None = None         # who it is to the hypercalls, since its first one
         self.call_site: CallSite | None = None  # of the last VMCALL
@@ -164,6 +167,15 @@ class VirtualProcessor:
             self.apic.eoi()
         return vector
 
+    def owe_single_step(self) -> None:
+        """An instruction was done for a guest with RFLAGS.TF set: #DB before the next one, as a trap behind its own.
+
+        SDM "Single-Step Exception Condition".
+        """
+        self.regs.dr6 |= Dr6.BS.value
+        self.pending_event = Event(Vector.DB, EventKind.EXCEPTION)
+        self.event_pending = True
+
     def _inject(self, event: Event) -> bool:
         if self.trace.listening:
             self.trace.emit(events.Injected(event.vector, event.kind))
@@ -187,7 +199,7 @@ class VirtualProcessor:
         self.apic.init()
         init_registers(self.regs)
         self.vcpu.state_written = True
-        self.halted, self.nmi_pending, self.pending_event = False, False, None
+        self.halted, self.nmi_pending, self.pending_event, self.string_element = False, False, None, None
         self.wait_for_sipi = not self.apic.bsp
         self.kick()
 

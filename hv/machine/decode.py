@@ -5,7 +5,7 @@ ours: registers by name, memory operands as base + index * scale + displacement,
 VM-exit qualifications (control registers, debug registers, ports). `memory_operations.py` carries out what a
 `MemoryAccess` describes.
 
-# Simplified: linear_address checks no segment limits; the engine has done so before anything exits.
+# Simplified: linear_address checks no segment limits, and neither does the engine.
 """
 
 from __future__ import annotations

@@ -21,9 +21,12 @@ class GuestFault(Exception):
     """An exception the guest must get. *address* is the linear address of a page fault (CR2)."""
 
     def __init__(self, vector: int, error_code: int | None = None, address: int | None = None) -> None:
+        super().__init__()
         self.vector, self.error_code, self.address = vector, error_code, address
-        shown = "" if error_code is None else f"({error_code:#x})"
-        super().__init__(f"exception {vector}{shown}" + ("" if address is None else f" at {address:#x}"))
+
+    def __str__(self) -> str:           # rarely asked for, and a guest may fault a million times
+        shown = "" if self.error_code is None else f"({self.error_code:#x})"
+        return f"exception {self.vector}{shown}" + ("" if self.address is None else f" at {self.address:#x}")
 
 
 class TripleFault(Exception):
@@ -39,8 +42,11 @@ class NestedFault(Exception):
     delivering: Event | None = None     # the event whose delivery it interrupts
 
     def __init__(self, gpa: int, access: Access, gva: int | None = None, during_walk: bool = False) -> None:
+        super().__init__()
         self.gpa, self.access, self.gva, self.during_walk = gpa, access, gva, during_walk
-        super().__init__(f"guest-physical {gpa:#x}: {access!r} refused")
+
+    def __str__(self) -> str:
+        return f"guest-physical {self.gpa:#x}: {self.access!r} refused"
 
 
 class BusError(Exception):

@@ -99,7 +99,7 @@ def perform(state: Registers, access: MemoryAccess, read: Callable[[], int], wri
     else:
         _modify(state, access, memory, write)
     if access.operation in ("stos", "lods"):
-        return _step(state, access)
+        return next_element(state, access.memory, access.repeat)
     return True
 
 
@@ -186,16 +186,21 @@ _COUNT = {16: "cx", 32: "ecx", 64: "rcx"}
 
 
 def _count(state: Registers, access: MemoryAccess) -> int:
-    return read_register(state, _COUNT[access.memory.address_bits])
+    return elements_left(state, access.memory)
 
 
-def _step(state: Registers, access: MemoryAccess) -> bool:
-    """Move the string pointer by one element and count down; True when the last one is done."""
-    assert access.memory.base is not None
-    step = -access.size if state.rflags & _DF else access.size
-    write_register(state, access.memory.base, read_register(state, access.memory.base) + step)
-    if not access.repeat:
+def elements_left(state: Registers, memory: MemoryOperand) -> int:
+    """What the counter of a REP string instruction with this memory operand says."""
+    return read_register(state, _COUNT[memory.address_bits])
+
+
+def next_element(state: Registers, memory: MemoryOperand, repeat: bool) -> bool:
+    """Move the string pointer by one element and, under REP, count down; True when that was the last one."""
+    assert memory.base is not None
+    step = -memory.size if state.rflags & _DF else memory.size
+    write_register(state, memory.base, read_register(state, memory.base) + step)
+    if not repeat:
         return True
-    left = _count(state, access) - 1
-    write_register(state, _COUNT[access.memory.address_bits], left)
+    left = elements_left(state, memory) - 1
+    write_register(state, _COUNT[memory.address_bits], left)
     return left == 0

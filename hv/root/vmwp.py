@@ -28,7 +28,7 @@ from hv.spec.synic import (
     IoPortIntercept,
     MemoryIntercept,
 )
-from hv.spec.x86 import LARGE_PAGES, PAGE_SIZE, Dr6, Rflags, Vector
+from hv.spec.x86 import LARGE_PAGES, PAGE_SIZE, Vector
 from hv.trace.bus import Trace
 from hv.trace.events import GuestEnded, SerialOutput
 
@@ -206,18 +206,9 @@ class Worker:
             value = self.motherboard.read(intercept.port, size)
             keep = ~((1 << 8 * size) - 1) & (1 << 64) - 1 if size < 4 else 0
             answer[N.RAX] = intercept.rax & keep | value
-        if header.rflags & Rflags.TF:
-            answer |= self._single_step(header.vp_index)
         self._complete(header.vp_index, answer)
         if self._ending is not None:
             self.end(self._ending)
-
-    def _single_step(self, vp_index: int) -> dict[HvRegisterName, int]:
-        """The #DB that comes behind an instruction with RFLAGS.TF set."""
-        dr6 = self.winhv.get_vp_register(self.partition_id, vp_index, N.DR6)
-        event = PendingInterruptionRegister(interruption_pending=1, interruption_type=_HARDWARE_EXCEPTION,
-                                            interruption_vector=Vector.DB)
-        return {N.DR6: dr6 | Dr6.BS, N.PENDING_INTERRUPTION: event.raw}
 
     def _on_memory(self, intercept: MemoryIntercept) -> None:
         """Nothing of this VM is at that address: the guest gets #GP(0).

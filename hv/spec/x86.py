@@ -478,6 +478,8 @@ class Dr6(IntFlag):
 
 DR6_RESET = 0xFFFF0FF0
 DR7_RESET = 0x400
+DR6_WRITABLE = 0xE00F   # the other bits are as after reset, whatever is written
+DR7_WRITABLE = 0xFFFF23FF
 
 
 class Dr7(Register):

@@ -154,11 +154,6 @@ def test_a_huge_rep_that_touches_nothing_ends_with_its_budget():
     assert result.ended == "budget"
 
 
-def test_string_io_ends_in_an_error_that_says_what_to_do():
-    result = run_guest("mov edx, 0x3F8; mov esi, 0x1000; mov ecx, 4; rep outsb")
-    assert (result.ended, result.why) == ("error", "vp 0: string I/O on port 0x3f8 is not supported; use IN and OUT")
-
-
 def test_a_guest_that_moves_its_apic_over_its_code_lives_with_it():
     """Nothing emulates a fetch: code on the APIC page is not there."""
     result = run_guest("mov ecx, 0x1B; mov eax, 0x10900; xor edx, edx; wrmsr; nop; cli; hlt", budget=1_000_000)

@@ -339,3 +339,22 @@ def test_cpuid_exits_in_virtual_8086_mode():
     result = virtual_8086("cpuid; ud2")
     assert (result.rbx, result.rcx) == (6, 2)
     assert any(exit.reason is ExitReason.CPUID for exit in result.of(VmExit))
+
+
+FAR = "mov r15, 0x8000000000000000; mov r14, rsp; mov rbp, r15"
+STACK_1 = {"v12": f"mov rsp, r14; mov ebx, 12; {OFF}", "v13": f"mov rsp, r14; mov ebx, 13; {OFF}"}
+
+
+@pytest.mark.parametrize(("source", "vector"), [
+    ("mov rax, [rbp]", 12), ("mov [rbp + 8], rax", 12), ("mov rsp, r15; push rax", 12), ("mov rsp, r15; pop rax", 12),
+    ("mov rsp, r15; call next; next:", 12), ("mov rsp, r15; ret", 12), ("leave", 12), ("mov rsp, r15; pushfq", 12),
+    ("mov rsp, r15; mov rax, [rsp]", 12), ("mov rax, [r15]", 13), ("mov rbp, r14; mov rax, [r15 + rbp]", 13),
+    ("mov rsp, r15; mov rax, [r15]", 13), ("push qword ptr [r15]", 13), ("jmp r15", 13),
+    ("mov ecx, 0xC0000082; mov edx, 0x80000000; wrmsr", 13)])
+def test_a_stack_that_is_not_canonical_is_a_stack_fault(source, vector):
+    """SDM "Canonical Addressing": #SS for what goes by way of SS, #GP for everything else."""
+    data = handlers(64, **STACK_1)
+    table = bytearray(data[IDT])
+    table[12 * 16 + 4] = table[13 * 16 + 4] = 1         # IST 1: the guest's own stack is of no use
+    result = run_guest(f"{LOAD}; {FAR}; {source}; {OFF}", data=data | {IDT: bytes(table)})
+    assert (result.ended, result.rbx) == ("shutdown", vector)

@@ -63,9 +63,10 @@ class ExitState(FakeState):
     def interrupts_enabled(self) -> bool:
         return bool(self.rflags & 0x200)
 
-    def complete_instruction(self, length: int) -> None:
+    def complete_instruction(self, length: int) -> bool:
         self.rip += length
         self.interrupt_shadow = False
+        return self.single_stepping
 
 
 class FakeVcpu:

@@ -36,6 +36,10 @@ class FakeRegs:
     def paging_registers(self):
         return self.cr0, self.cr3, self.cr4, self.efer, self.rflags & 1 << 18
 
+    @property
+    def single_stepping(self):
+        return bool(self.rflags & 0x100)
+
 
 class FakeVp:
     """A VirtualProcessor as the hypercalls, the MSRs and the SynIC see it."""
@@ -49,10 +53,11 @@ class FakeVp:
         self.intercept_suspend = self.halted = False
         self.wait_for_sipi = index != 0
         self.runtime_100ns = 0
-        self.pending_event = None
+        self.pending_event = self.string_element = None
         self.vcpu = SimpleNamespace(state_written=False)
         self.kicks = 0
         self.caller = None
+        self.asked_at = 0
 
     def kick(self) -> None:
         self.kicks += 1

@@ -194,8 +194,8 @@ def test_a_partition_may_ignore_unknown_msrs():
 
 # --- ports -------------------------------------------------------------------------------------------------------
 
-def io(port, size, *, read, string=0):
-    return IoQualification(size_minus_1=size - 1, in_=int(read), string=string, port=port).raw
+def io(port, size, *, read):
+    return IoQualification(size_minus_1=size - 1, in_=int(read), port=port).raw
 
 
 @pytest.mark.parametrize(("size", "expected"), [
@@ -223,11 +223,6 @@ def test_a_port_is_asked_for_when_its_access_is_intercepted(access, read, asked)
     verdict, _ = handle(vp, ExitReason.IO_INSTRUCTION, io(0x3F8, 1, read=read))
     assert verdict is (ASK_PARENT if asked else ADVANCE)
     assert sent(vp) == ([HvMessageType.X64_IO_PORT_INTERCEPT] if asked else [])
-
-
-def test_string_io_stops_with_a_clear_word():
-    verdict, _ = handle(a_vp(), ExitReason.IO_INSTRUCTION, io(0x3F8, 1, read=False, string=1))
-    assert verdict == Halt("string I/O on port 0x3f8 is not supported; use IN and OUT")
 
 
 # --- HLT, PAUSE, interrupts --------------------------------------------------------------------------------------

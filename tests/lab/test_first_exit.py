@@ -68,7 +68,7 @@ ENDS = {
     "one-endless-instruction": ("start: mov rcx, -1\n    mov rsi, 0x200000\n    rep lodsb\n", "budget"),
     "garbage": ("start: ud2\n", "triple-fault"),
     "outside-of-memory": ("start: mov rax, 0x123456789\n    jmp rax\n", "triple-fault"),
-    "string-output": ("start: mov dx, 0x3f8\n    mov ecx, 9\n    mov rsi, 0x200000\n    rep outsb\n", "error"),
+    "string-output": ("start: mov dx, 0x3f8\n    mov rcx, -1\n    mov rsi, 0x200000\n    rep outsb\n", "budget"),
 }
 
 

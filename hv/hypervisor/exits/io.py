@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hv.hypervisor import intercepts
 from hv.hypervisor.run import on_exit
-from hv.hypervisor.verdicts import ADVANCE, ASK_PARENT, Halt, Verdict
+from hv.hypervisor.string_io import element_at, finish_element
+from hv.hypervisor.verdicts import ADVANCE, ASK_PARENT, Verdict
 from hv.hypervisor.vp import VirtualProcessor
 from hv.spec.exits import ExitReason, IoQualification
 from hv.spec.intercepts import HvInterceptType
@@ -19,15 +20,34 @@ _READ, _WRITE = 1, 2
 def handle_io(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     """TLFS "Intercepts": without an intercept OUT is dropped and IN gives all ones."""
     io = IoQualification(exit.qualification)
+    if io.string:
+        return _string_io(vp, exit, io)
     if vp.trace.listening:
         value = 0 if io.in_ else vp.regs.rax & (1 << 8 * io.size) - 1
         vp.trace.emit(PortIo(io.port, io.size, not io.in_, value))
-    if io.string:
-        # Simplified: INS and OUTS would need the guest's memory on both sides.
-        return Halt(f"string I/O on port {io.port:#x} is not supported; use IN and OUT")
-    if vp.partition.intercepts.wants(_IO_PORT, io.port, _READ if io.in_ else _WRITE):
+    if _parent_wants(vp, io):
         intercepts.send_io_port(vp, io.port, io.size, not io.in_, exit.instruction_length)
         return ASK_PARENT
     if io.in_:
         vp.regs.rax = vp.regs.rax | (1 << 8 * io.size) - 1 if io.size < 4 else 0xFFFF_FFFF
     return ADVANCE
+
+
+def _string_io(vp: VirtualProcessor, exit: VmExit, io: IoQualification) -> Verdict:
+    """INS or OUTS: its next element."""
+    element = element_at(vp, bool(io.in_))
+    if vp.trace.listening:
+        vp.trace.emit(PortIo(io.port, io.size, not io.in_, element.value))
+    length = exit.instruction_length if element.last else 0
+    if _parent_wants(vp, io):
+        rax = element.rax if io.in_ else element.value
+        intercepts.send_io_port(vp, io.port, io.size, not io.in_, length, rax=rax)
+        vp.string_element = element
+        return ASK_PARENT
+    finish_element(vp, element, (1 << 8 * io.size) - 1)
+    exit.instruction_length = length
+    return ADVANCE
+
+
+def _parent_wants(vp: VirtualProcessor, io: IoQualification) -> bool:
+    return vp.partition.intercepts.wants(_IO_PORT, io.port, _READ if io.in_ else _WRITE)

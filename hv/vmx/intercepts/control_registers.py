@@ -9,16 +9,12 @@ from hv.machine.decode import ControlAccess, ControlRegisterAccess, Decoded, Mem
 from hv.machine.faults import GuestFault
 from hv.spec.exits import CrQualification, DrQualification, ExitReason
 from hv.spec.vmcs import PrimaryControls
-from hv.spec.x86 import DR6_RESET, DR7_RESET, Cr0, Cr4, Dr6, Dr7, Vector
+from hv.spec.x86 import DR6_RESET, DR6_WRITABLE, DR7_RESET, DR7_WRITABLE, Cr0, Cr4, Dr6, Dr7, Vector
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import advance, decoded_at, read_operand, write_operand
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
-
-
-_DR6_WRITABLE = (Dr6.B0 | Dr6.B1 | Dr6.B2 | Dr6.B3 | Dr6.BD | Dr6.BS | Dr6.BT).value
-_DR7_WRITABLE = 0xFFFF_23FF         # bits 11, 12, 14 and 15 read 0
 
 
 def cr_read(vcpu: Vcpu, detail: int) -> VmExit | None:
@@ -118,5 +114,5 @@ def _write_debug_register(vcpu: Vcpu, number: int, value: int) -> None:
     if number >= 6:
         if value >> 32:
             raise GuestFault(Vector.GP, 0)
-        value = value & _DR6_WRITABLE | DR6_RESET if number == 6 else value & _DR7_WRITABLE | DR7_RESET
+        value = value & DR6_WRITABLE | DR6_RESET if number == 6 else value & DR7_WRITABLE | DR7_RESET
     setattr(vcpu.state, f"dr{number}", value)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.machine.decode import ImmediateOperand, Undecodable, decode, decode_at
-from hv.machine.faults import GuestFault
+from hv.machine.decode import Decoded, ImmediateOperand, Undecodable, decode, decode_at, linear_address
+from hv.machine.faults import GuestFault, NestedFault
 from hv.machine.idt import Event, EventKind
+from hv.machine.paging import LINEAR_64, is_canonical
 from hv.spec.exits import DebugQualification, ExitReason, InterruptionInfo, InterruptionType
 from hv.spec.x86 import Dr6, Vector
 from hv.vmx.entry import info_of
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 _UD, _GP = Vector.UD.value, Vector.GP.value
 _VMCALL = VmExit(ExitReason.VMCALL, 0, 3)       # always the same, and never changed: made once
 _VMCALL_CODE = 0xC1010F         # the instruction's bytes, little-endian
+_PUSHES, _POPS = ("push", "call", "enter"), ("pop", "ret", "iret", "leave")
 
+_EXCEPTIONS_ON_DEMAND = {
+    "int1": (Vector.DB, EventKind.PRIVILEGED_SOFTWARE_EXCEPTION), "int3": (Vector.BP, EventKind.SOFTWARE_EXCEPTION),
+    "into": (Vector.OF, EventKind.SOFTWARE_EXCEPTION),
+}
 _VMX_REASONS = {
     "vmcall": ExitReason.VMCALL, "vmclear": ExitReason.VMCLEAR, "vmlaunch": ExitReason.VMLAUNCH,
     "vmptrld": ExitReason.VMPTRLD, "vmptrst": ExitReason.VMPTRST, "vmread": ExitReason.VMREAD,
@@ -34,14 +40,17 @@ _VMX_REASONS = {
 def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
     """A fault the guest met: an exit when the exception bitmap says so, else its own affair.
 
-    To the engine the VMX instructions are undefined ones.
+    To the engine the VMX instructions are undefined ones, and so is INT1.
     """
     if vcpu.state.ignore_code_base():       # of a far transfer: the engine fetched elsewhere
         return None
     if vector == _UD:
         if vcpu.engine.code_head() & 0xFF_FFFF == _VMCALL_CODE:
             return _VMCALL
-        found = _vmx_instruction(vcpu)
+        decoded = _undefined_here(vcpu)
+        if decoded is not None and decoded.mnemonic == "int1":
+            return software_interrupt(vcpu, 0)
+        found = _vmx_instruction(vcpu, decoded) if decoded is not None else None
         if found is not None:
             return found
         if fast_call_in_long_mode(vcpu):
@@ -57,6 +66,8 @@ def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
         error_code = _page_fault_code(error_code or 0)
         if not address & 0xFFF and _may_be_later(vcpu, address) and engine.run_alone(state):
             return None
+    if vector == _GP and not error_code and state.bits == 64 and _leaves_the_stack(vcpu):
+        vector = Vector.SS
     if _bitmap_exits(vcpu, vector, error_code or 0):
         return _exception_exit(Event(vector, EventKind.EXCEPTION, error_code), address or 0)
     raise GuestFault(vector, error_code, address)
@@ -89,6 +100,27 @@ def _may_be_later(vcpu: Vcpu, address: int) -> bool:
         return False
 
 
+def _leaves_the_stack(vcpu: Vcpu) -> bool:
+    """A reference by way of SS is not canonical, of which the engine makes #GP; SDM "Canonical Addressing"."""
+    state = vcpu.state
+    try:
+        decoded = decode_at(state, vcpu.memory)
+    except (Undecodable, GuestFault, NestedFault):      # RIP is what is not canonical
+        return False
+    memory = decoded.memory
+    if memory is not None and not _is_reachable(linear_address(decoded, state), memory.size):
+        return memory.segment == "ss"
+    if decoded.mnemonic.startswith(_PUSHES):
+        return not _is_reachable(state.rsp - 8, 8)
+    if decoded.mnemonic.startswith(_POPS):
+        return not _is_reachable(state.rbp if decoded.mnemonic == "leave" else state.rsp, 8)
+    return False
+
+
+def _is_reachable(gva: int, size: int) -> bool:
+    return is_canonical(gva & LINEAR_64) and is_canonical(gva + size - 1 & LINEAR_64)
+
+
 def _bitmap_exits(vcpu: Vcpu, vector: int, error_code: int) -> bool:
     wanted = bool(vcpu.exception_bitmap >> vector & 1)
     if vector == Vector.PF:
@@ -103,13 +135,17 @@ def _exception_exit(event: Event, qualification: int, length: int = 0) -> VmExit
     return exit
 
 
-def _vmx_instruction(vcpu: Vcpu) -> VmExit | None:
-    """The exit of a VMX instruction, which the engine does not know; None when the bytes are none."""
+def _undefined_here(vcpu: Vcpu) -> Decoded | None:
+    """The instruction that is undefined to the engine; None when it is none to anybody."""
     code = vcpu.engine.code_bytes()
     try:
-        decoded = decode(code, vcpu.state.bits) if code else decode_at(vcpu.state, vcpu.memory)
+        return decode(code, vcpu.state.bits) if code else decode_at(vcpu.state, vcpu.memory)
     except Undecodable:
         return None
+
+
+def _vmx_instruction(vcpu: Vcpu, decoded: Decoded) -> VmExit | None:
+    """The exit of a VMX instruction, which the engine does not know; None for any other."""
     reason = _VMX_REASONS.get(decoded.mnemonic)
     if reason is None or (reason is not ExitReason.VMCALL and not vcpu.state.protected):
         return None
@@ -117,11 +153,10 @@ def _vmx_instruction(vcpu: Vcpu) -> VmExit | None:
 
 
 def software_interrupt(vcpu: Vcpu, detail: int) -> VmExit | None:
-    """INT n never exits; INT3 and INTO do when the exception bitmap says so. The delivery of each may."""
+    """INT n never exits; INT1, INT3 and INTO do when the exception bitmap says so. The delivery of each may."""
     decoded = decoded_at(vcpu)
-    if decoded.mnemonic in ("int3", "into"):
-        event = Event(Vector.BP if decoded.mnemonic == "int3" else Vector.OF, EventKind.SOFTWARE_EXCEPTION,
-                      None, decoded.length)
+    if decoded.mnemonic in _EXCEPTIONS_ON_DEMAND:
+        event = Event(*_EXCEPTIONS_ON_DEMAND[decoded.mnemonic], None, decoded.length)
         if vcpu.exception_bitmap >> event.vector & 1:
             return _exception_exit(event, 0, decoded.length)
     else:

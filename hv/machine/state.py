@@ -340,7 +340,7 @@ class ProcessorState:
 
         SDM "Segmentation in IA-32e Mode".
         """
-        if self.dwords[_HFLAGS] & _CS64 and self.words[_CS_BASE]:
+        if self.words[_CS_BASE] and self.dwords[_HFLAGS] & _CS64:
             self.words[_CS_BASE] = 0
             return True
         return False

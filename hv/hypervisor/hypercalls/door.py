@@ -54,8 +54,9 @@ def hypercall(hypervisor: Hypervisor, vp: VirtualProcessor, control: int, input_
             _simple_call(call, declaration, control & _FAST, input_gpa, output_gpa)
     except HypercallError as error:
         refusal = error
-    status, why = (_SUCCESS, "") if refusal is None else (refusal.status, refusal.text)
+    status = _SUCCESS if refusal is None else refusal.status
     if hypervisor.trace.listening:
+        why = "" if refusal is None else refusal.text
         hypervisor.trace.emit(Hypercall(control & _CODE, control, input_gpa, output_gpa, status, reps, why))
     return status | reps << _REP_SHIFT
 

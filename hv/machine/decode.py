@@ -279,6 +279,7 @@ def linear_address(decoded: Decoded, state: Registers, operand: MemoryOperand | 
 # --- From Capstone's words to ours ---------------------------------------------------------------
 
 _INS, _OUTS = frozenset({"insb", "insw", "insd"}), frozenset({"outsb", "outsw", "outsd"})
+_NO_INDEX = frozenset({"riz", "eiz"})       # a SIB byte without one, but with a scale
 _STRING_OPCODES = frozenset({*range(0x6C, 0x70), *range(0xA4, 0xA8), *range(0xAA, 0xB0)})     # MOVSD is SSE's too
 
 
@@ -301,6 +302,8 @@ def _operand(found: Any, raw: Any, string: bool) -> Operand:
         return ImmediateOperand(raw.imm & (1 << 8 * raw.size) - 1, raw.size)
     name = found.reg_name
     base, index, override = name(raw.mem.base), name(raw.mem.index), name(raw.mem.segment)
+    if index in _NO_INDEX:
+        index = None
     segment = override or ("ss" if base in ("rsp", "esp", "sp", "rbp", "ebp", "bp") else "ds")
     if string and base in ("rdi", "edi", "di"):
         segment = "es"      # no prefix overrides the destination of a string instruction

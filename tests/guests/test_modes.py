@@ -349,6 +349,8 @@ STACK_1 = {"v12": f"mov rsp, r14; mov ebx, 12; {OFF}", "v13": f"mov rsp, r14; mo
     ("mov rax, [rbp]", 12), ("mov [rbp + 8], rax", 12), ("mov rsp, r15; push rax", 12), ("mov rsp, r15; pop rax", 12),
     ("mov rsp, r15; call next; next:", 12), ("mov rsp, r15; ret", 12), ("leave", 12), ("mov rsp, r15; pushfq", 12),
     ("mov rsp, r15; mov rax, [rsp]", 12), ("mov rax, [r15]", 13), ("mov rbp, r14; mov rax, [r15 + rbp]", 13),
+    (".byte 0x4d, 0x89, 0xfc; .byte 0x49, 0x8b, 0x04, 0x64", 13), ("mov rsp, r15; .byte 0x48, 0x8b, 0x04, 0x64", 12),
+    (".byte 0xc4, 0xc2, 0x71, 0x92, 0x04, 0x17", 6),      # VGATHERDPS, whose index is a vector
     ("mov rsp, r15; mov rax, [r15]", 13), ("push qword ptr [r15]", 13), ("jmp r15", 13),
     ("mov ecx, 0xC0000082; mov edx, 0x80000000; wrmsr", 13)])
 def test_a_stack_that_is_not_canonical_is_a_stack_fault(source, vector):

@@ -105,11 +105,11 @@ def _leaves_the_stack(vcpu: Vcpu) -> bool:
     state = vcpu.state
     try:
         decoded = decode_at(state, vcpu.memory)
-    except (Undecodable, GuestFault, NestedFault):      # RIP is what is not canonical
+        memory = decoded.memory
+        if memory is not None and not _is_reachable(linear_address(decoded, state), memory.size):
+            return memory.segment == "ss"
+    except (Undecodable, GuestFault, NestedFault):      # RIP is what is not canonical, or an index is a vector
         return False
-    memory = decoded.memory
-    if memory is not None and not _is_reachable(linear_address(decoded, state), memory.size):
-        return memory.segment == "ss"
     if decoded.mnemonic.startswith(_PUSHES):
         return not _is_reachable(state.rsp - 8, 8)
     if decoded.mnemonic.startswith(_POPS):

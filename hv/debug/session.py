@@ -65,13 +65,13 @@ class Session:
     @property
     def linear_rip(self) -> int:
         """The linear address of the next instruction."""
-        return linear_rip(self.vp)
+        return self.vp.regs.linear_rip
 
     @property
     def prompt(self) -> str:
         """Who is looked at, and where it is: `timer.0 start+0x12> `."""
         vp = self.vm.partition.vps.get(self.vp_index)
-        where = self.places.name(self.vm.name, linear_rip(vp)) if vp is not None else "gone"
+        where = self.places.name(self.vm.name, vp.regs.linear_rip) if vp is not None else "gone"
         return f"{printable(self.vm.name)}.{self.vp_index} {printable(where)}> "
 
     def vm_called(self, name: str) -> Any:
@@ -164,12 +164,6 @@ class Session:
         self.variables.update({name: value for name, value in names.items()
                                if name != "__builtins__" and before.get(name) is not value})
         return None
-
-
-def linear_rip(vp: Any) -> int:
-    """The linear address of *vp*'s next instruction: the base of CS counts outside 64-bit mode."""
-    state = vp.regs
-    return int(state.rip if state.bits == 64 else state.cs.base + state.rip & 0xFFFF_FFFF)
 
 
 def in_words(error: Exception) -> str:

@@ -40,7 +40,7 @@ from hv.machine.half_made_flags import overwrites_operand
 from hv.machine.hooks import EVERY_INSTRUCTION, PythonHooks
 from hv.machine.nested import LARGE
 from hv.machine.paging import LINEAR_32, LINEAR_64, PagingMode, translate
-from hv.machine.ram import PhysicalMemory
+from hv.machine.ram import PhysicalMemory, pages_of
 from hv.machine.state import ProcessorState
 from hv.machine.traps import BY_NUMBER, INSTRUCTION_TRAPS, MSR_NUMBER, UNDEFINED, Trap
 from hv.spec.x86 import MAX_INSTRUCTION_LENGTH, PAGE_SIZE, Vector
@@ -423,15 +423,10 @@ class Engine:
     def _block_before(self) -> bytes | None:
         """The code of the block that runs, up to RIP."""
         assert self.current is not None, "a trap without a running VP"
-        start, parts = self.counter.block, []
-        left = self.current.linear_rip - start
-        if not 0 <= left <= PAGE_SIZE:
+        size = self.current.linear_rip - self.counter.block
+        if not 0 <= size <= PAGE_SIZE:
             return None
-        while left:
-            count = min(left, PAGE_SIZE - start % PAGE_SIZE)
-            parts.append(self._fetch(self.current, start, count))
-            start, left = start + count, left - count
-        return b"".join(parts)
+        return b"".join(self._fetch(self.current, at, count) for at, count in pages_of(self.counter.block, size))
 
     def _code_in_ram(self) -> bytes:
         """The bytes at RIP up to the end of the page, where the engine's own fetch could be refused too."""

@@ -21,6 +21,7 @@ from hv.machine.paging import (
     translate,
     walk,
 )
+from hv.machine.ram import pages_of
 from hv.machine.registers import Registers
 from hv.spec.x86 import PAGE_SIZE
 
@@ -122,12 +123,7 @@ class LinearMemory:
         wrap = LINEAR_64 if mode.format is PagingFormat.LONG else LINEAR_32
         if (gva & _OFFSET) + size <= PAGE_SIZE and size:
             return [(self.gpa_of(mode, gva & wrap, int(access), cpl, implicit), size)]
-        pieces, end, wanted = [], gva + size, int(access)
-        while gva < end:
-            count = min(end - gva, PAGE_SIZE - (gva & _OFFSET))
-            pieces.append((self.gpa_of(mode, gva & wrap, wanted, cpl, implicit), count))
-            gva += count
-        return pieces
+        return [(self.gpa_of(mode, at & wrap, int(access), cpl, implicit), count) for at, count in pages_of(gva, size)]
 
     @property
     def mode(self) -> PagingMode:

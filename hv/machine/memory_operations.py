@@ -87,7 +87,7 @@ def perform(state: Registers, access: MemoryAccess, read: Callable[[], int], wri
 
     True when the instruction is complete and RIP may advance; False when a REP has more to do. RIP is not touched.
     """
-    if access.repeat and not _count(state, access):
+    if access.repeat and not elements_left(state, access.memory):
         return True
     memory = read() if access.read else 0
     if access.operation in _COPIES or access.operation in ("stos", "lods"):
@@ -183,10 +183,6 @@ def _value(state: Registers, operand: Operand) -> int:
 
 
 _COUNT = {16: "cx", 32: "ecx", 64: "rcx"}
-
-
-def _count(state: Registers, access: MemoryAccess) -> int:
-    return elements_left(state, access.memory)
 
 
 def elements_left(state: Registers, memory: MemoryOperand) -> int:

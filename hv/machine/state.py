@@ -208,14 +208,14 @@ class ProcessorState:
 
     @property
     def linear_rip(self) -> int:
-        """The linear address of the instruction at CS:RIP."""
+        """The linear address of the instruction at CS:RIP: the base of CS counts outside 64-bit mode."""
         if self.dwords[_HFLAGS] & _CS64:
             return int(self.words[_RIP])
         return self.words[_CS_BASE] + self.words[_RIP] & 0xFFFF_FFFF
 
     @property
     def location(self) -> tuple[int, int, int]:
-        """Where code is fetched from, and as what: RIP, CR3, and CPL with the code size. Equal ones mean the same."""
+        """Where code is fetched from, and as what: RIP, CR3, and CPL with the code size; not the base of CS."""
         words = self.words
         return words[_RIP], words[_CR3], self.dwords[_HFLAGS] & _CODE_MODE
 

@@ -7,7 +7,7 @@ import pytest
 from hv.debug.commands.control import chosen
 from hv.debug.commands.memory import ept_lines, rights_text
 from hv.debug.commands.registers import condition, flags
-from hv.debug.session import in_words, linear_rip
+from hv.debug.session import in_words
 from hv.hypervisor.errors import HypercallError
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.spec.ept import EptEntry
@@ -22,15 +22,6 @@ def hello():
     session = session_over(("hello", "hello", 1))
     yield session
     session.machine.close()
-
-
-@pytest.mark.parametrize(("bits", "rip", "base", "linear"), [
-    (64, 0x10000, 0x500, 0x10000), (64, 1 << 47, 0, 1 << 47), (32, 0x10000, 0x500, 0x10500),
-    (16, 0xFFFF, 0xFFFF0, 0x10FFEF), (32, 0xFFFFFFFF, 2, 1),
-])
-def test_the_base_of_cs_counts_outside_64_bit_mode(bits, rip, base, linear):
-    vp = SimpleNamespace(regs=SimpleNamespace(bits=bits, rip=rip, cs=SimpleNamespace(base=base)))
-    assert linear_rip(vp) == linear
 
 
 @pytest.mark.parametrize(("error", "words"), [

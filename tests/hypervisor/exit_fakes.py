@@ -52,6 +52,10 @@ class ExitState(FakeState):
         return self.bits == 64 and not self.cpl
 
     @property
+    def linear_rip(self) -> int:
+        return self.rip if self.bits == 64 else self.cs.base + self.rip & 0xFFFF_FFFF
+
+    @property
     def location(self) -> tuple[int, int, int]:
         return self.rip, self.cr3, self.cpl | self.bits << 2 | (self.cr0 & 1) << 9
 

@@ -241,6 +241,16 @@ def test_a_segment_base_counts_in_16_and_32_bit_code_and_not_in_64(box):
         assert state.eax == wanted
 
 
+@pytest.mark.parametrize(("bits", "rip", "base", "linear"), [
+    (64, 0x10000, 0x500, 0x10000), (64, 1 << 47, 0, 1 << 47), (32, 0x10000, 0x500, 0x10500),
+    (16, 0xFFFF, 0xFFFF0, 0x10FFEF), (32, 0xFFFFFFFF, 2, 1),
+])
+def test_the_base_of_cs_counts_outside_64_bit_mode(box, bits, rip, base, linear):
+    state = box.state(bits)
+    state.cs, state.rip = state.cs._replace(base=base), rip
+    assert state.linear_rip == linear
+
+
 def test_the_interrupt_shadow_ends_with_its_instruction(box):
     state = box.state()
     state.interrupt_shadow = True

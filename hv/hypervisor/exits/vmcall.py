@@ -13,7 +13,7 @@ from hv.vmx.exit import VmExit
 
 _RAX, _RCX, _RDX, _RBX = range(4)
 _RSI, _RDI, _R8 = 6, 7, 8
-_LOW, _ALL = 0xFFFF_FFFF, 0xFFFF_FFFF_FFFF_FFFF
+_LOW = 0xFFFF_FFFF
 
 
 @on_exit(ExitReason.VMCALL)
@@ -44,7 +44,7 @@ def _checked_call_site(vp: VirtualProcessor) -> CallSite:
     wide = regs.is_kernel_64
     if not page.enable or not (wide or _may_call_from_32_bits(vp)):
         raise GuestFault(Vector.UD)
-    walk = vp.vcpu.memory.walk((regs.cs.base + regs.rip) & (_ALL if wide else _LOW), Access.EXECUTE)
+    walk = vp.vcpu.memory.walk(regs.linear_rip, Access.EXECUTE)
     if walk.gpa >> PAGE_SHIFT != page.gpfn:
         raise GuestFault(Vector.UD)
     return regs.location, page.raw, wide

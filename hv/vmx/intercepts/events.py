@@ -91,7 +91,7 @@ def _page_fault_code(code: int) -> int:
 
 def _may_be_later(vcpu: Vcpu, address: int) -> bool:
     """A page fault at *address*, where a page begins, may be that of fetching an instruction behind the one at RIP."""
-    linear = vcpu.state.rip if vcpu.state.bits == 64 else vcpu.state.cs.base + vcpu.state.rip & 0xFFFF_FFFF
+    linear = vcpu.state.linear_rip
     if not 0 < address - linear <= 0x1000:
         return False
     try:

@@ -33,8 +33,7 @@ def fast_call_in_long_mode(vcpu: Vcpu) -> bool:
     if not state.in_long_mode:
         return False
     try:
-        code = vcpu.engine.code_bytes() or vcpu.memory.fetch(
-            state.rip if state.bits == 64 else state.cs.base + state.rip & 0xFFFF_FFFF, MAX_INSTRUCTION_LENGTH)
+        code = vcpu.engine.code_bytes() or vcpu.memory.fetch(state.linear_rip, MAX_INSTRUCTION_LENGTH)
         if b"\x0f" not in code[:14]:
             return False
         decoded = decode(code, state.bits)

@@ -41,7 +41,7 @@ def far_transfer(vcpu: Vcpu) -> VmExit | bool:
     """After a #GP of the engine: do the far JMP or CALL that it refused. False when it was none, or is refused."""
     state = vcpu.state
     decoded = decoded_at(vcpu)
-    code = vcpu.memory.fetch(state.cs.base + state.rip & 0xFFFF_FFFF, decoded.length)
+    code = vcpu.memory.fetch(state.linear_rip, decoded.length)
     opcode = next((n for n, byte in enumerate(code) if byte not in _PREFIXES), 0)
     source = _DIRECT.get(code[opcode])
     if source is None and code[opcode] == 0xFF and decoded.memory is not None:

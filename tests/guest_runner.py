@@ -92,7 +92,7 @@ def observe(machine: Machine, vm: VirtualMachine, events: list[Any] | None = Non
     """What can be seen of *vm* now."""
     vp = vm.partition.vps[0]
     counts = Counter({reason: count for reason, count in enumerate(vp.vcpu.exits) if count})
-    return GuestRun(vm.ended, vm.why, vm.serial, registers_of(vp.regs), {str(k): v for k, v in counts.items()},
+    return GuestRun(vm.ended, vm.why, vm.serial, registers_of(vp.guest_regs), {str(k): v for k, v in counts.items()},
                     machine.clock.tsc, memory_of(machine, vm), events or [])
 
 

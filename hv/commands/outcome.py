@@ -62,7 +62,7 @@ def of_vm(vm: Any) -> dict[str, Any]:
     vps = vps_of(vm)
     return {
         "name": vm.name, "ended": ended(vm), "why": vm.why or "", "serial": vm.serial,
-        "vps": [{"index": vp.index, "registers": registers(vp.regs)} for vp in vps],
+        "vps": [{"index": vp.index, "registers": registers(vp.guest_regs)} for vp in vps],
         "exits": exits_by_reason(vps), "retired_work": sum(map(retired_work, vps)),
     }
 

@@ -132,7 +132,7 @@ class Session:
         names = dict(self.places.symbols(self.vm.name))
         vp = self.vm.partition.vps.get(self.vp_index)
         if vp is not None:
-            names |= {name: getattr(vp.regs, name) for name in REGISTERS}
+            names |= {name: getattr(vp.guest_regs, name) for name in REGISTERS}
         return names
 
     def namespace(self) -> dict[str, Any]:
@@ -140,8 +140,8 @@ class Session:
         vp = self.vm.partition.vps.get(self.vp_index)
         machine, vm = self.machine, self.vm
         live = {"machine": machine, "session": self, "vm": vm, "vms": self.vms, "partition": vm.partition, "vp": vp,
-                "regs": vp.regs if vp is not None else None, "trace": machine.trace, "hypervisor": machine.hypervisor,
-                "root": machine.root}
+                "regs": vp.guest_regs if vp is not None else None, "trace": machine.trace,
+                "hypervisor": machine.hypervisor, "root": machine.root}
         return {**live, **self.variables}
 
     def python(self, source: str) -> Any:

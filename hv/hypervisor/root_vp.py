@@ -58,6 +58,7 @@ class RootVirtualProcessor:
         self.partition, self.index = partition, index
         self.trace = partition.trace
         self.regs: Any = RootRegisters()
+        self.guest_regs = self.regs
         self.apic = LocalApic(index, partition.clock, bsp=True)
         self.apic.write(ApicRegister.SVR, 0x1FF)
         self.explicit_suspend = self.intercept_suspend = self.halted = self.wait_for_sipi = False

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from hv.hypervisor.guest_registers import GuestRegisters
 from hv.hypervisor.run import obey
 from hv.hypervisor.string_io import StringElement
 from hv.machine.apic import LocalApic
@@ -57,7 +58,8 @@ class VirtualProcessor:
         self._since = 0                         # when that was, later by what it slept
         vcpu.on_exit = partial(obey, self)
         self.hypervisor = hypervisor
-        init_registers(self.regs)
+        self.guest_regs = GuestRegisters(self.regs, vcpu.vmcs)
+        self._reset_registers()
         self.show_exceptions()
 
     @property
@@ -197,11 +199,15 @@ class VirtualProcessor:
         """Back to the reset state; all but the first processor then wait for SIPI."""
         self.init_pending = False
         self.apic.init()
-        init_registers(self.regs)
+        self._reset_registers()
         self.vcpu.state_written = True
         self.halted, self.nmi_pending, self.pending_event, self.string_element = False, False, None, None
         self.wait_for_sipi = not self.apic.bsp
         self.kick()
+
+    def _reset_registers(self) -> None:
+        init_registers(self.regs)
+        self.guest_regs.cr0, self.guest_regs.cr4 = self.regs.cr0, self.regs.cr4
 
     def _on_sipi(self, vector: int) -> None:
         """SIPI: start in real mode at page *vector*, if it waits for that."""

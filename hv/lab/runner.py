@@ -68,7 +68,7 @@ class FinishedRun:
         except BaseException:
             self.machine.close()
             raise
-        self.state = self.vm.partition.vps[0].regs
+        self.state = self.vm.partition.vps[0].guest_regs
 
     def go(self) -> None:
         """Run the program to its end, or to the end of its budget."""

@@ -54,7 +54,7 @@ def template(uc: Uc, nested_root: int) -> bytes:
     put = struct.pack_into
     put("<Q", image, at.VMCB, PRIVATE_BASE)
     put("<Q", image, at.INTERCEPT, svm.ALWAYS)
-    put("<4H", image, at.INTERCEPT_CR_READ, 0x100, 0x111, 0xFF, 0xFF)
+    put("<2H", image, at.INTERCEPT_DR_READ, 0xFF, 0xFF)
     put("<I", image, at.INTERCEPT_EXCEPTIONS, 0xFFFF_FFFF)
     put("<QI", image, at.NESTED_CR3, nested_root, 7)
     put("<I", image, at.HFLAGS, struct.unpack_from("<I", image, at.HFLAGS)[0] & ~at.HFLAG_LMA)

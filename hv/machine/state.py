@@ -15,6 +15,7 @@ from typing import Any
 from hv.machine import context as at
 from hv.machine.registers import Segment, Table
 from hv.machine.svm import Intercept
+from hv.machine.watched import CONTROL_REGISTERS
 from hv.spec.msrs import Msr
 from hv.spec.x86 import Cr4, Efer, Rflags
 
@@ -36,12 +37,15 @@ _CS32, _SS32, _ADDSEG = 1 << 4, 1 << 5, 1 << 6
 _PE, _LMA, _CS64, _OSFXSR, _SMAP = 1 << 7, at.HFLAG_LMA, at.HFLAG_CS64, 1 << 22, 1 << 23
 _SVME, _GUEST = 1 << 20, 1 << 21
 _CODE_MODE = 3 | _CS32 | _PE | _CS64        # CPL, code size, CR0.PE
+_CR_ALWAYS = 1 << 8 | (1 << 0 | 1 << 4 | 1 << 8) << 16      # CR8; writes of CR0 and CR4, for their rules
+_WATCHED_CR = CONTROL_REGISTERS.value
 _SIZES = 1 << 21 | 1 << 22      # L and D/B, on which hidden flags depend
 _RIGHTS = 0xF0FF                # rights bits the engine keeps, 8 to the left
 
 # Places in a context as 64-bit words, then as 32-bit ones. Looked up once: every exit needs them.
 _RIP, _EFLAGS, _CC_SRC, _CR0, _EFER = at.RIP // 8, at.EFLAGS // 8, at.CC_SRC // 8, at.CR // 8, at.EFER // 8
 _CR3, _CR4, _INTERCEPT = _CR0 + 3, _CR0 + 4, at.INTERCEPT // 8
+_CR_SWITCHES = at.INTERCEPT_CR_READ // 4     # reads in the low half, writes in the high one
 _CC_OP, _DF_WORD, _HFLAGS = at.CC_OP // 4, at.DF // 4, at.HFLAGS // 4
 _ES_BASE, _CS_BASE, _SS_BASE, _DS_BASE = ((at.SEGMENTS + 24 * n + 8) // 8 for n in range(4))
 _CS_FLAGS, _SS_FLAGS = (at.SEGMENTS + 24 + 20) // 4, (at.SEGMENTS + 48 + 20) // 4
@@ -308,6 +312,15 @@ class ProcessorState:
         """The mode that code at RIP is decoded in: 16, 32 or 64."""
         hidden = self.dwords[_HFLAGS]
         return 64 if hidden & _CS64 else 32 if hidden & _CS32 else 16
+
+    def watch(self, instructions: int) -> None:
+        """Let *instructions*, a sum of `Watched`, leave the guest from now on, and no others of them."""
+        self.dwords[_CR_SWITCHES] = _CR_ALWAYS | instructions & _WATCHED_CR
+
+    @property
+    def watched(self) -> int:
+        """What `watch` was told last."""
+        return int(self.dwords[_CR_SWITCHES]) & _WATCHED_CR
 
     def refresh_hidden_flags(self) -> None:
         """Recompute the engine's derived bits from CR0, CR4, VM, CS, SS, DS and ES. CPL and LMA stay as they are.

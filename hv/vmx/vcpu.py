@@ -20,6 +20,7 @@ from hv.spec.vmcs import PinControls, PrimaryControls, VmcsField
 from hv.vmx.entry import broken_rules, info_of
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts import BY_TRAP
+from hv.vmx.intercepts.controls import InstructionControls
 from hv.vmx.intercepts.events import external_interrupt, single_step, task_gate
 from hv.vmx.intercepts.memory import nested_fault
 from hv.vmx.remembered import RememberingMemory
@@ -58,11 +59,11 @@ class Vcpu:
         read = self.vmcs.read
         primary = read(VmcsField.PRIMARY_PROC_CONTROLS)
         self.primary = primary
+        self.controls = InstructionControls(read)
+        self.state.watch(self.controls.watched)
         self.exception_bitmap = read(VmcsField.EXCEPTION_BITMAP)
         self.pf_mask = read(VmcsField.PAGE_FAULT_ERROR_CODE_MASK)
         self.pf_match = read(VmcsField.PAGE_FAULT_ERROR_CODE_MATCH)
-        self.cr_masks = {0: read(VmcsField.CR0_GUEST_HOST_MASK), 4: read(VmcsField.CR4_GUEST_HOST_MASK)}
-        self.cr_shadows = {0: read(VmcsField.CR0_READ_SHADOW), 4: read(VmcsField.CR4_READ_SHADOW)}
         self.msr_bitmap = read(VmcsField.MSR_BITMAP) if primary & PrimaryControls.USE_MSR_BITMAPS else None
         self.io_bitmaps = ((read(VmcsField.IO_BITMAP_A), read(VmcsField.IO_BITMAP_B))
                            if primary & PrimaryControls.USE_IO_BITMAPS else None)

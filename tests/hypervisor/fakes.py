@@ -59,6 +59,10 @@ class FakeVp:
         self.caller = None
         self.asked_at = 0
 
+    @property
+    def guest_regs(self):
+        return self.regs
+
     def kick(self) -> None:
         self.kicks += 1
 

@@ -301,7 +301,7 @@ def test_cr8_is_the_task_priority_of_the_virtual_apic():
 
 
 @pytest.mark.parametrize(("number", "value"), [
-    pytest.param(8, 16, id="cr8-has-four-bits"), pytest.param(0, 0, id="a-bit-that-is-not-offered")])
+    pytest.param(8, 16, id="cr8-has-four-bits"), pytest.param(4, 0x2020, id="vmxe-is-not-offered")])
 def test_a_control_register_write_that_is_refused_is_gp(number, value):
     vp = a_vp()
     vp.regs.rax = value

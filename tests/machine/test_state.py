@@ -9,6 +9,7 @@ import pytest
 from hv.machine import context as at
 from hv.machine.engine import Trap
 from hv.machine.registers import Segment, Table
+from hv.machine.watched import Watched
 from hv.spec.msrs import Msr
 from tests.machine.engine_box import CODE, FLAT_CODE_32, FLAT_CODE_64, FLAT_DATA, USER_DATA
 
@@ -266,3 +267,32 @@ def test_writing_ss_sets_the_privilege(box):
     assert state.cpl == 3
     state.ss = FLAT_DATA
     assert state.cpl == 0
+
+
+# --- what leaves a guest only when it is watched -----------------------------------------------------------
+
+@pytest.mark.parametrize(("source", "bit", "trap"), [
+    ("mov rax, cr0", Watched.READ_CR0, Trap.CR_READ), ("smsw ax", Watched.READ_CR0, Trap.CR_READ),
+    ("mov rax, cr3", Watched.READ_CR3, Trap.CR_READ), ("mov rax, cr4", Watched.READ_CR4, Trap.CR_READ),
+    ("mov cr3, rbx", Watched.WRITE_CR3, Trap.CR_WRITE)])
+@pytest.mark.parametrize("watched", [False, True])
+def test_an_instruction_leaves_the_guest_only_while_it_is_watched(box, source, bit, trap, watched):
+    state = box.state()
+    state.rbx = state.cr3
+    state.watch(bit if watched else every_other(bit))
+    assert state.watched == (bit if watched else every_other(bit))
+    box.put(f"{source}; hlt")
+    box.run(state)
+    assert box.traps[0][0] is (trap if watched else Trap.HLT)
+
+
+def every_other(bit: Watched) -> int:
+    return sum(Watched) & ~bit
+
+
+def test_an_image_of_the_registers_says_nothing_of_what_is_watched(box):
+    state = box.state()
+    image = box.engine.save_image(state)
+    state.watch(Watched.READ_CR3)
+    box.engine.load_image(state, image)
+    assert state.watched == Watched.READ_CR3

@@ -29,7 +29,7 @@ def started(request):
     """A VM that has not run yet, in each mode."""
     machine = Machine(memory_mib=8)
     vm = machine.create_vm("test", program(request.param), memory_mib=4, vps=2)
-    vm.bits, vm.regs = request.param, vm.partition.vps[0].regs
+    vm.bits, vm.regs = request.param, vm.partition.vps[0].guest_regs
     yield vm
     machine.close()
 

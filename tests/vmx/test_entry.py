@@ -35,7 +35,7 @@ def part(segment: str, **parts: int) -> Callable[[ProcessorState], None]:
 BREAKS: dict[str, list[tuple[int, Callable[[ProcessorState], None]]]] = {
     "CR0.PG needs CR0.PE": [(16, change(cr0=0x80000010))],
     "CR0 bits 63:32 are 0": [(32, change(cr0=0x1_0000_0031))],
-    "CR4 has no reserved bit": [(32, change(cr4=1 << 13)), (32, change(cr4=1 << 22)), (32, change(cr4=1 << 63))],
+    "CR4 has no reserved bit": [(32, change(cr4=1 << 11)), (32, change(cr4=1 << 22)), (32, change(cr4=1 << 63))],
     "IA-32e mode needs CR0.PG": [(64, change(cr0=0x33))],
     "IA-32e mode needs CR4.PAE": [(64, change(cr4=0x600))],
     "EFER.LMA equals EFER.LME while CR0.PG": [(64, change(efer=0x400)), (32, change(cr0=0x80000031, efer=0x100))],

@@ -209,59 +209,6 @@ def test_the_task_priority_exits_with_its_register(box, source, access, gpr):
     assert CrQualification(exit.qualification) == CrQualification(number=8, access=access, register=gpr)
 
 
-@pytest.mark.parametrize(("register", "mask", "value", "exits"), [
-    (0, 0, 0x80010033 | 8, False), (0, 8, 0x80010033 | 8, True), (0, 8, 0x80010033, False), (4, 0, 0x620 | 4, False),
-    (4, 4, 0x620 | 4, True), (4, 4, 0x620, False)])
-def test_a_bit_that_the_mask_owns_and_the_shadow_differs_in_exits(box, register, mask, value, exits):
-    """SDM "Guest/Host Masks and Read Shadows for CR0 and CR4"."""
-    field = F.CR0_GUEST_HOST_MASK if register == 0 else F.CR4_GUEST_HOST_MASK
-    vcpu, exit = box.exit_of(f"mov cr{register}, rbx; cpuid", fields={field: mask}, rbx=value)
-    assert exit.reason is (R.CR_ACCESS if exits else R.CPUID)
-    if exits:
-        assert CrQualification(exit.qualification) == CrQualification(number=register, access=0, register=3)
-        assert exit.instruction_length == 3
-    else:
-        assert getattr(vcpu.state, f"cr{register}") == value
-
-
-def test_a_masked_bit_keeps_its_real_value_and_shows_its_shadow(box):
-    fields = {F.CR0_GUEST_HOST_MASK: 0x20, F.CR0_READ_SHADOW: 0}
-    vcpu, exit = box.exit_of("mov cr0, rbx; cpuid", fields=fields, rbx=0x80010013 | 8)
-    assert exit.reason is R.CPUID
-    assert vcpu.state.cr0 == 0x80010033 | 8
-
-
-@pytest.mark.parametrize("source", ["clts", "lmsw ax", "lmsw [rbx]"])
-def test_clts_and_lmsw_exit_by_the_mask(box, source):
-    box.memory.write(0x20000, b"\x3b\0")
-    fields = {F.CR0_GUEST_HOST_MASK: 8, F.CR0_READ_SHADOW: 8 if source == "clts" else 0}
-    _, exit = box.exit_of(source, fields=fields, rax=0x3B, rbx=0x20000)
-    assert exit.reason is R.CR_ACCESS
-    assert CrQualification(exit.qualification) == (
-        CrQualification(number=0, access=2) if source == "clts"
-        else CrQualification(number=0, access=3, lmsw_memory=int("[" in source), lmsw_source=0x3B))
-
-
-@pytest.mark.parametrize(("source", "before", "after"), [
-    ("clts", 0x8001003B, 0x80010033), ("lmsw ax", 0x80010033, 0x8001003F), ("lmsw ax", 0x80010031, 0x8001003F)])
-def test_clts_and_lmsw_without_a_mask_change_cr0(box, source, before, after):
-    vcpu, exit = box.exit_of(f"{source}; cpuid", cr0=before, rax=0xF)
-    assert (exit.reason, vcpu.state.cr0) == (R.CPUID, after)
-
-
-def test_lmsw_cannot_leave_protected_mode(box):
-    vcpu, _ = box.exit_of("lmsw ax; cpuid", rax=0)
-    assert vcpu.state.cr0 & 0xF == 1
-
-
-@pytest.mark.parametrize(("register", "value"), [(0, 0x33), (0, 0x80000032), (0, 1 << 40), (4, 0), (4, 1 << 13),
-                                                 (4, 1 << 40)])
-def test_an_illegal_value_is_general_protection_and_changes_nothing(box, register, value):
-    vcpu, exit = box.exit_of(f"mov cr{register}, rbx", rbx=value)
-    assert (exit.reason, vector_at(vcpu)) == (HLT_HANDLER, GP)
-    assert (vcpu.state.cr0, vcpu.state.cr4) == (0x80010033, 0x620)
-
-
 @pytest.mark.parametrize(("source", "register", "kept"), [
     ("mov dr0, rbx", 0, 0x2401), ("mov dr7, rbx", 7, 0x2401), ("mov dr5, rbx", 7, 0x2401),
     ("mov dr4, rbx", 6, 0xFFFF2FF1)])

@@ -10,6 +10,7 @@ from hv.machine.ram import PhysicalMemory
 from hv.machine.registers import Segment, Table
 from hv.spec.exits import ExitReason
 from hv.spec.vmcs import VmcsField
+from hv.spec.x86 import Cr0, Cr4
 from hv.vmx.ept import EptTables
 from hv.vmx.exit import VmExit
 from hv.vmx.second_level import SecondLevel
@@ -61,6 +62,7 @@ class VcpuBox(EngineBox):
         vcpu = Vcpu(self.engine, self.clock, self.second)
         source = self.state(bits, user)
         self.engine.load_image(vcpu.state, self.engine.save_image(source))
+        self.fix(vcpu)
         vcpu.on_exit = self._on_exit
         self.memory.write(HANDLERS, (b"\xf4" + b"\x90" * 15) * 256)
         if bits != 16:
@@ -75,6 +77,12 @@ class VcpuBox(EngineBox):
                 self.memory.write_u32(vector * 4, (HANDLERS >> 4) << 16 | vector * 16)
             vcpu.state.idtr = Table(0, 0x3FF)
         return vcpu
+
+    @staticmethod
+    def fix(vcpu: Vcpu) -> None:
+        """Set the bits of CR0 and CR4 that are 1 in VMX operation."""
+        vcpu.state.cr0 |= Cr0.NE.value
+        vcpu.state.cr4 |= Cr4.VMXE.value
 
     def gate(self, vector: int, bits: int, kind: int = 0xEE, offset: int | None = None, ist: int = 0) -> None:
         """An interrupt gate of DPL 3 unless said otherwise."""
@@ -95,6 +103,7 @@ class VcpuBox(EngineBox):
             vcpu.vmcs.write(field, value)
         for name, value in registers.items():
             setattr(vcpu.state, name, value)
+        self.fix(vcpu)
         self.put(source, bits)
         self.exits.clear()
         self.go(vcpu)

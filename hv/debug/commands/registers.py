@@ -16,7 +16,7 @@ _FLAGS = ("CF", "PF", "AF", "ZF", "SF", "TF", "IF", "DF", "OF")
 @command("regs", "r", "registers")
 def regs(session: Session) -> str:
     """Show the registers of the VP looked at."""
-    state = session.vp.regs
+    state = session.vp.guest_regs
     rows = [("rax", "rbx", "rcx", "rdx"), ("rsi", "rdi", "rbp", "rsp"), ("r8", "r9", "r10", "r11"),
             ("r12", "r13", "r14", "r15")]
     lines = ["  ".join(f"{name:<3} {getattr(state, name):016x}" for name in row) for row in rows]

@@ -27,6 +27,7 @@ from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls import HypercallCode, RegisterAssoc, RegisterName, RegisterValue, VpRegistersInput
 from hv.spec.msrs import Msr
 from hv.spec.synic import HvSegmentRegister, HvTableRegister
+from hv.spec.x86 import Cr4
 from hv.vmx.entry import is_injectable
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ VALUE_SIZE = 16
 _UNCHECKED = frozenset({HvRegisterName.EXPLICIT_SUSPEND, HvRegisterName.INTERCEPT_SUSPEND,
                         HvRegisterName.PENDING_INTERRUPTION, *range(HvRegisterName.RAX, HvRegisterName.RIP + 1)})
 _U64 = (1 << 64) - 1
+_VMXE = Cr4.VMXE.value
 Get = Callable[["VirtualProcessor"], bytes]
 Set = Callable[["VirtualProcessor", bytes], None]
 N = HvRegisterName
@@ -148,6 +150,15 @@ def _cpuid_leaf(leaf: CpuidLeaf) -> tuple[Get, None]:
     return get, None
 
 
+def _as_the_guest_knows_it(name: str) -> tuple[Get, Set]:
+    """CR0 or CR4; VMX is not offered to guests, so no CR4 has VMXE."""
+    def put(vp: VirtualProcessor, value: bytes) -> None:
+        if name == "cr4" and _integer(value) & _VMXE:
+            raise HypercallError(HvStatus.INVALID_REGISTER_VALUE, f"CR4 {_integer(value):#x} has VMXE")
+        setattr(vp.guest_regs, name, _integer(value))
+    return lambda vp: _bytes(getattr(vp.guest_regs, name)), put
+
+
 # Registers that are the VP's, not the processor's.
 
 def _set_explicit_suspend(vp: VirtualProcessor, value: bytes) -> None:
@@ -214,7 +225,7 @@ def _set_cr8(vp: VirtualProcessor, value: bytes) -> None:
 
 
 _GENERAL = [N(number) for number in range(N.RAX, N.RFLAGS + 1)]
-_CONTROL = (N.CR0, N.CR2, N.CR3, N.CR4, N.EFER, N.DR0, N.DR1, N.DR2, N.DR3, N.DR6, N.DR7)
+_CONTROL = (N.CR2, N.CR3, N.EFER, N.DR0, N.DR1, N.DR2, N.DR3, N.DR6, N.DR7)
 _SEGMENTS = [N(number) for number in range(N.ES, N.TR + 1)]
 _KEPT = {N.KERNEL_GS_BASE: Msr.KERNEL_GS_BASE, N.PAT: Msr.PAT, N.SYSENTER_CS: Msr.SYSENTER_CS,
          N.SYSENTER_EIP: Msr.SYSENTER_EIP, N.SYSENTER_ESP: Msr.SYSENTER_ESP, N.STAR: Msr.STAR, N.LSTAR: Msr.LSTAR,
@@ -235,6 +246,7 @@ _INJECTED = frozenset(int(kind) for kind in EventKind)
 _UNKNOWN: tuple[Get | None, Set | None] = (None, None)
 _REGISTERS: dict[int, tuple[Get | None, Set | None]] = {
     **{name: _attribute(name.name.lower()) for name in (*_GENERAL, *_CONTROL)},
+    **{name: _as_the_guest_knows_it(name.name.lower()) for name in (N.CR0, N.CR4)},
     **{name: _segment(name.name.lower()) for name in _SEGMENTS},
     N.IDTR: _table("idtr"), N.GDTR: _table("gdtr"),
     **{name: _kept_msr(msr) for name, msr in _KEPT.items()},

@@ -16,15 +16,17 @@ from hv.vmx.intercepts.operands import advance, decoded_at, read_operand, write_
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
+_PE, _TS, _MACHINE_STATUS, _ALL = Cr0.PE.value, Cr0.TS.value, int(Cr0.MP | Cr0.EM | Cr0.TS), (1 << 64) - 1
+
 
 def cr_read(vcpu: Vcpu, detail: int) -> VmExit | None:
-    """MOV from CR8 (CR0 and CR4 are read as they are while no mask hides a bit)."""
+    """MOV from CR8; MOV from CR0 and CR4 and SMSW while they have a mask, which may hide a bit."""
     decoded = decoded_at(vcpu)
     access = decoded.control_register
     assert access is not None, f"{decoded.text} trapped as a control-register read"
     if access.register == 8:
         return _cr_exit(access, decoded.length)
-    write_operand(vcpu, decoded, _visible(vcpu, access.register))
+    write_operand(vcpu, decoded, visible(vcpu, access.register))
     advance(vcpu, decoded.length)
     return None
 
@@ -34,15 +36,15 @@ def cr_write(vcpu: Vcpu, detail: int) -> VmExit | None:
     decoded = decoded_at(vcpu)
     access = decoded.control_register
     assert access is not None, f"{decoded.text} trapped as a control-register write"
-    if access.kind is ControlAccess.SMSW:
-        return cr_read(vcpu, detail)
     if access.register == 8:
         return _cr_exit(access, decoded.length)
-    value = _new_value(vcpu, decoded, access)
-    mask = vcpu.cr_masks[access.register]
-    if (value ^ vcpu.cr_shadows[access.register]) & mask:
-        return _cr_exit(access, decoded.length, value)
-    write_control_register(vcpu, access.register, _real(vcpu, access.register) & mask | value & ~mask)
+    register, controls = access.register, vcpu.controls
+    source, asked = _wanted(vcpu, decoded, access)
+    mask, real = controls.cr_masks[register] & asked, _real(vcpu, register)
+    if (source ^ controls.cr_shadows[register]) & mask:
+        return _cr_exit(access, decoded.length, source)
+    changed = asked & ~mask
+    write_control_register(vcpu, register, real & ~changed | source & changed)
     advance(vcpu, decoded.length)
     return None
 
@@ -60,23 +62,26 @@ def _real(vcpu: Vcpu, register: int) -> int:
     return int(vcpu.state.cr0 if register == 0 else vcpu.state.cr4)
 
 
-def _visible(vcpu: Vcpu, register: int) -> int:
-    mask = vcpu.cr_masks[register]
-    return _real(vcpu, register) & ~mask | vcpu.cr_shadows[register] & mask
+def visible(vcpu: Vcpu, register: int) -> int:
+    """CR0 or CR4 as the guest reads it: the bits that the mask owns are those of the read shadow."""
+    mask = vcpu.controls.cr_masks[register]
+    return _real(vcpu, register) & ~mask | vcpu.controls.cr_shadows[register] & mask
 
 
-def _new_value(vcpu: Vcpu, decoded: Decoded, access: ControlRegisterAccess) -> int:
-    """What the instruction wants the control register to be."""
+def _wanted(vcpu: Vcpu, decoded: Decoded, access: ControlRegisterAccess) -> tuple[int, int]:
+    """A value for the control register, and which of its bits the instruction asks to have."""
     if access.kind is ControlAccess.CLTS:
-        return int(vcpu.state.cr0) & ~Cr0.TS.value
+        return 0, _TS
     source = read_operand(vcpu, decoded)
     if access.kind is ControlAccess.LMSW:       # can set PE, never clear it
-        return int(vcpu.state.cr0) & ~0xE | source & 0xF
-    return source
+        return source, _MACHINE_STATUS | source & _PE
+    return source, _ALL
 
 
 def write_control_register(vcpu: Vcpu, register: int, value: int) -> None:
-    """Write CR0 or CR4 as MOV does, or raise its #GP."""
+    """Write CR0 or CR4 as MOV does in VMX operation, or raise its #GP; SDM "Restrictions on VMX Operation"."""
+    if ~value & vcpu.controls.cr_fixed[register]:
+        raise GuestFault(Vector.GP, 0)
     (check_cr0 if register == 0 else check_cr4)(vcpu.state, value)
     vcpu.engine.write_control_register(vcpu.state, register, value)
 

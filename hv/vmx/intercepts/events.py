@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.machine.decode import Decoded, ImmediateOperand, Undecodable, decode, decode_at, linear_address
+from hv.machine.decode import ImmediateOperand, Undecodable, decode_at, linear_address
 from hv.machine.faults import GuestFault, NestedFault
 from hv.machine.idt import Event, EventKind
 from hv.machine.paging import LINEAR_64, is_canonical
@@ -13,8 +13,8 @@ from hv.spec.x86 import Dr6, Vector
 from hv.vmx.entry import info_of
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import decoded_at
-from hv.vmx.intercepts.system_calls import fast_call_in_long_mode
-from hv.vmx.intercepts.tasks import far_transfer
+from hv.vmx.intercepts.refused import refused
+from hv.vmx.intercepts.undefined import carry_out, undefined_here
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
@@ -29,12 +29,6 @@ _EXCEPTIONS_ON_DEMAND = {
     "int1": (Vector.DB, EventKind.PRIVILEGED_SOFTWARE_EXCEPTION), "int3": (Vector.BP, EventKind.SOFTWARE_EXCEPTION),
     "into": (Vector.OF, EventKind.SOFTWARE_EXCEPTION),
 }
-_VMX_REASONS = {
-    "vmcall": ExitReason.VMCALL, "vmclear": ExitReason.VMCLEAR, "vmlaunch": ExitReason.VMLAUNCH,
-    "vmptrld": ExitReason.VMPTRLD, "vmptrst": ExitReason.VMPTRST, "vmread": ExitReason.VMREAD,
-    "vmresume": ExitReason.VMRESUME, "vmwrite": ExitReason.VMWRITE, "vmxoff": ExitReason.VMXOFF,
-    "vmxon": ExitReason.VMXON, "invept": ExitReason.INVEPT, "invvpid": ExitReason.INVVPID,
-}
 
 
 def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
@@ -47,16 +41,14 @@ def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
     if vector == _UD:
         if vcpu.engine.code_head() & 0xFF_FFFF == _VMCALL_CODE:
             return _VMCALL
-        decoded = _undefined_here(vcpu)
+        decoded = undefined_here(vcpu)
         if decoded is not None and decoded.mnemonic == "int1":
             return software_interrupt(vcpu, 0)
-        found = _vmx_instruction(vcpu, decoded) if decoded is not None else None
-        if found is not None:
-            return found
-        if fast_call_in_long_mode(vcpu):
-            return None
-    elif vector == _GP and vcpu.state.transfers_in_software:
-        done = far_transfer(vcpu)
+        done = carry_out(vcpu, decoded)
+        if done is not False:
+            return done if isinstance(done, VmExit) else None
+    elif vector == _GP:
+        done = refused(vcpu)
         if done is not False:
             return done if isinstance(done, VmExit) else None
     state, engine = vcpu.state, vcpu.engine
@@ -133,23 +125,6 @@ def _exception_exit(event: Event, qualification: int, length: int = 0) -> VmExit
     exit.interruption_info = info_of(event)
     exit.interruption_error_code = event.error_code or 0
     return exit
-
-
-def _undefined_here(vcpu: Vcpu) -> Decoded | None:
-    """The instruction that is undefined to the engine; None when it is none to anybody."""
-    code = vcpu.engine.code_bytes()
-    try:
-        return decode(code, vcpu.state.bits) if code else decode_at(vcpu.state, vcpu.memory)
-    except Undecodable:
-        return None
-
-
-def _vmx_instruction(vcpu: Vcpu, decoded: Decoded) -> VmExit | None:
-    """The exit of a VMX instruction, which the engine does not know; None for any other."""
-    reason = _VMX_REASONS.get(decoded.mnemonic)
-    if reason is None or (reason is not ExitReason.VMCALL and not vcpu.state.protected):
-        return None
-    return VmExit(reason, decoded.memory.displacement & (1 << 64) - 1 if decoded.memory else 0, decoded.length)
 
 
 def software_interrupt(vcpu: Vcpu, detail: int) -> VmExit | None:

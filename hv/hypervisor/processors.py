@@ -30,7 +30,7 @@ class ProcessorFactory:
             return RootVirtualProcessor(partition, index, lambda vp: self.hypervisor.on_wake(vp))
         engine, second_level = self._engine_of(partition)
         vcpu = Vcpu(engine, self.processor.clock, second_level)
-        vcpu.external_interrupt = self.processor.acknowledge
+        vcpu.external_interrupt, vcpu.interrupt_waits = self.processor.acknowledge, self.processor.interrupt_waits
         return VirtualProcessor(self.hypervisor, partition, index, vcpu)
 
     def _engine_of(self, partition: Partition) -> tuple[Engine, SecondLevel]:

@@ -18,11 +18,18 @@ class Access(IntFlag):
 
 
 class GuestFault(Exception):
-    """An exception the guest must get. *address* is the linear address of a page fault (CR2)."""
+    """An exception the guest must get. *address* is the linear address of a page fault (CR2), *debug_bits* what a #DB
+    sets in DR6."""
 
-    def __init__(self, vector: int, error_code: int | None = None, address: int | None = None) -> None:
+    def __init__(self, vector: int, error_code: int | None = None, address: int | None = None,
+                 debug_bits: int = 0) -> None:
         super().__init__()
-        self.vector, self.error_code, self.address = vector, error_code, address
+        self.vector, self.error_code, self.address, self.debug_bits = vector, error_code, address, debug_bits
+
+    @property
+    def qualification(self) -> int:
+        """What a VM exit records beside vector and error code; SDM "Basic VM-Exit Information"."""
+        return self.debug_bits or self.address or 0
 
     def __str__(self) -> str:           # rarely asked for, and a guest may fault a million times
         shown = "" if self.error_code is None else f"({self.error_code:#x})"

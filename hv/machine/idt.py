@@ -11,6 +11,7 @@ first; each mode checks, pushes its frame, and ends in `enter`, the only functio
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from enum import IntEnum
 from functools import lru_cache
 from typing import NamedTuple
@@ -60,7 +61,7 @@ class EventKind(IntEnum):
 
 _BY_PROGRAM = frozenset({EventKind.SOFTWARE_INTERRUPT, EventKind.SOFTWARE_EXCEPTION})
 _EXCEPTION = EventKind.EXCEPTION                # looked up once: naming a member of an enumeration costs a call
-_BY_INSTRUCTION = _BY_PROGRAM | {EventKind.PRIVILEGED_SOFTWARE_EXCEPTION}
+BY_INSTRUCTION = _BY_PROGRAM | {EventKind.PRIVILEGED_SOFTWARE_EXCEPTION}
 
 
 class Event(NamedTuple):
@@ -91,23 +92,36 @@ def exception(fault: GuestFault) -> Event:
     return Event(fault.vector, EventKind.EXCEPTION, fault.error_code, address=fault.address)
 
 
-def deliver(state: Registers, memory: LinearMemory, event: Event) -> None:
+class Intercepted(Exception):
+    """Exception *event*, of *fault*, came up while *delivering* was being delivered, and is not to be delivered."""
+
+    def __init__(self, event: Event, fault: GuestFault, delivering: Event) -> None:
+        super().__init__()
+        self.event, self.fault, self.delivering = event, fault, delivering
+
+
+def deliver(state: Registers, memory: LinearMemory, event: Event, injected: bool = False) -> None:
     """Enter the handler of *event*: push the frame, load CS:RIP and the stack, adjust RFLAGS and CPL.
+
+    *injected* events, those of VM entry, push RFLAGS as they are, and INT n asks for no IOPL in virtual-8086 mode.
 
     Raises GuestFault when delivery itself faults, TaskGate, or the NestedFault of *memory*; registers are then as
     before. Neither CR2 nor DR6 is written: that belongs to raising an exception, not to delivering it.
     """
     memory = memory.fixed()
     if memory.mode.format is PagingFormat.LONG:
-        _deliver_long(state, memory, event)
+        _deliver_long(state, memory, event, injected)
     elif state.cr0 & _PE:
-        _deliver_protected(state, memory, event)
+        _deliver_protected(state, memory, event, injected)
     else:
         _deliver_real(state, memory, event)
 
 
-def deliver_combined(state: Registers, memory: LinearMemory, event: Event) -> Event:
+def deliver_combined(state: Registers, memory: LinearMemory, event: Event,
+                     intercepts: Callable[[Event], bool] = lambda event: False, injected: bool = False) -> Event:
     """Deliver *event*, or what its delivery turns into, and return what was delivered.
+
+    *intercepts* is asked about each exception that comes up on the way, and about the #DF it makes: Intercepted.
 
     CR2 is written for *event* when it carries an address, and for each page fault on the way. Raises TripleFault when a
     double fault cannot be delivered; SDM "Interrupt 8 - Double Fault Exception". A TaskGate or NestedFault says which
@@ -117,15 +131,30 @@ def deliver_combined(state: Registers, memory: LinearMemory, event: Event) -> Ev
         state.cr2 = event.address
     while True:
         try:
-            deliver(state, memory, event)
+            deliver(state, memory, event, injected)
             return event
         except GuestFault as fault:
-            if fault.address is not None:
-                state.cr2 = fault.address
-            event = combine(event, fault)
+            event, injected = _next(state, event, fault, intercepts), False
         except NestedFault as nested:
             nested.delivering = event
             raise
+
+
+def _next(state: Registers, event: Event, fault: GuestFault, intercepts: Callable[[Event], bool]) -> Event:
+    """What to deliver after delivering *event* met *fault*.
+
+    The fault's own intercept comes before it is combined: a hypervisor that fills page tables on demand must see a #PF
+    within a #PF as such.
+    """
+    found = exception(fault)
+    if intercepts(found):
+        raise Intercepted(found, fault, event)
+    if fault.address is not None:
+        state.cr2 = fault.address
+    combined = combine(event, fault)
+    if combined.vector != found.vector and intercepts(combined):
+        raise Intercepted(combined, fault, event)
+    return combined
 
 
 def combine(first: Event, fault: GuestFault) -> Event:
@@ -206,7 +235,7 @@ def _image(rflags: int, event: Event) -> int:
 
 
 def _return_rip(state: Registers, event: Event) -> int:
-    return state.rip + event.instruction_length if event.kind in _BY_INSTRUCTION else state.rip
+    return state.rip + event.instruction_length if event.kind in BY_INSTRUCTION else state.rip
 
 
 def _error_words(event: Event) -> list[int]:
@@ -235,10 +264,10 @@ def _deliver_real(state: Registers, memory: LinearMemory, event: Event) -> None:
 
 # --- Protected mode ------------------------------------------------------------------------------
 
-def _deliver_protected(state: Registers, memory: LinearMemory, event: Event) -> None:
+def _deliver_protected(state: Registers, memory: LinearMemory, event: Event, injected: bool) -> None:
     ext, rflags, old_cpl = 0 if event.by_program else 1, state.rflags, state.cpl
     v86 = bool(rflags & _VM)
-    if v86 and event.kind is EventKind.SOFTWARE_INTERRUPT and rflags & _IOPL != _IOPL:
+    if v86 and event.kind is EventKind.SOFTWARE_INTERRUPT and rflags & _IOPL != _IOPL and not injected:
         raise GuestFault(Vector.GP, 0)
     gate, code, cpl = _gate(state, memory, event, ext, long=False)
     if v86 and cpl != 0:
@@ -253,7 +282,8 @@ def _deliver_protected(state: Registers, memory: LinearMemory, event: Event) -> 
         frame += [state.ss.selector, state.rsp]
     else:
         stack = Stack(state.ss, state.rsp, stack_wrap(state.ss), ext)
-    frame += [_image(rflags, event), state.cs.selector, _return_rip(state, event), *_error_words(event)]
+    image = rflags if injected else _image(rflags, event)
+    frame += [image, state.cs.selector, _return_rip(state, event), *_error_words(event)]
     rsp = push(state, memory, stack, frame, width, cpl)
     enter(state, code, cpl, rip, _entry_flags(rflags, gate), stack.segment if cpl != old_cpl else None, rsp)
     if v86:
@@ -290,7 +320,7 @@ def _entry_flags(rflags: int, gate: _Gate) -> int:
 
 # --- Long mode -----------------------------------------------------------------------------------
 
-def _deliver_long(state: Registers, memory: LinearMemory, event: Event) -> None:
+def _deliver_long(state: Registers, memory: LinearMemory, event: Event, injected: bool) -> None:
     """SDM "Exception and Interrupt Handling in 64-bit Mode": SS:RSP is always pushed, on a 16-byte boundary."""
     ext, rflags, old_cpl, old_rsp = 0 if event.by_program else 1, state.rflags, state.cpl, state.rsp
     gate, code, cpl = _gate(state, memory, event, ext, long=True)
@@ -301,8 +331,8 @@ def _deliver_long(state: Registers, memory: LinearMemory, event: Event) -> None:
         pointer = _tss64_pointer(state, memory, _RSP0 + 8 * cpl, ext)
     if not is_canonical(gate.offset):
         raise GuestFault(Vector.GP, ext)
-    words = [*_error_words(event), _return_rip(state, event) & LINEAR_64, state.cs.selector, _image(rflags, event),
-             old_rsp, state.ss.selector]
+    words = [*_error_words(event), _return_rip(state, event) & LINEAR_64, state.cs.selector,
+             rflags if injected else _image(rflags, event), old_rsp, state.ss.selector]
     frame = _FRAMES[len(words)].pack(*words)
     rsp = (pointer & ~0xF) - len(frame) & LINEAR_64
     if not is_canonical(rsp) or not is_canonical(rsp + len(frame) - 1 & LINEAR_64):

@@ -44,6 +44,10 @@ class LogicalProcessor:
         counter.deadline = tsc
         counter.limit = 0 if counter.window or counter.skip else tsc
 
+    def interrupt_waits(self) -> bool:
+        """A physical interrupt may be taken."""
+        return bool(self.apic.irr) and self.apic.deliverable() is not None
+
     def acknowledge(self) -> int | None:
         """The physical interrupt that waits, acknowledged and ended; None when there is none.
 

@@ -29,7 +29,7 @@ _AC = Rflags.AC.value
 _IF, _SVME_BIT, _IRET = Rflags.IF.value, Efer.SVME.value, Intercept.IRET.value
 _TR = 7                         # place of TR among the segments
 _BUSY = 2                       # type bit of a TSS
-_TF = Rflags.TF.value
+_TF, _RF = Rflags.TF.value, Rflags.RF.value
 
 # Hidden flags of the engine.
 _INHIBIT = 1 << 3
@@ -186,6 +186,7 @@ class ProcessorState:
         self.msrs = ProcessorMsrs(self.words)
         self._resolve_flags = resolve_flags
         self.translation_changed = translation_changed
+        self._iret_watched = False
 
     rax, rcx, rdx, rbx = (_word(at.REGS + 8 * n) for n in range(4))
     rsp, rbp, rsi, rdi = (_word(at.REGS + 8 * n) for n in range(4, 8))
@@ -196,7 +197,8 @@ class ProcessorState:
     cr0, cr4, efer_raw = _flagged(at.CR), _flagged(at.CR + 32), _flagged(at.EFER)
     cr2 = _word(at.CR + 16)
     dr0, dr1, dr2, dr3 = (_word(at.DR + 8 * n) for n in range(4))
-    dr6, dr7 = _word(at.DR + 48), _word(at.DR + 56)
+    # The engine sets BS in its own DR6 before anybody knows whether there will be a #DB: the guest's has DR4's place.
+    dr6, dr7 = _word(at.DR + 32), _word(at.DR + 56)
     es, cs, ss, ds, fs, gs = (_segment(n) for n in range(6))
     ldtr, tr = _segment(6), _segment(7)
     gdtr, idtr = _table(8), _table(9)
@@ -346,7 +348,17 @@ class ProcessorState:
         efer, intercepts = words[_EFER] & ~_EFER_LMA, words[_INTERCEPT] & ~_IRET
         in_software = hidden & (_PE | _LMA) == _PE
         words[_EFER] = efer | _EFER_LMA if in_software or lma else efer
-        words[_INTERCEPT] = intercepts | _IRET if self.transfers_in_software else intercepts
+        words[_INTERCEPT] = intercepts | _IRET if self.transfers_in_software or self._iret_watched else intercepts
+
+    def watch_iret(self, wanted: bool) -> None:
+        """IRET is to trap, whatever the mode."""
+        if wanted is not self._iret_watched:
+            self._iret_watched = wanted
+            self.refresh_hidden_flags()
+
+    def set_resume_flag(self) -> None:
+        """RFLAGS.RF is 1, without computing the arithmetic flags."""
+        self.words[_EFLAGS] |= _RF
 
     def ignore_code_base(self) -> bool:
         """In 64-bit mode the base of CS is nothing, but the engine would add it: True when it was there, and is 0 now.

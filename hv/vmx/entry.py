@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hv.machine.control_registers import CR4_SUPPORTED
-from hv.machine.idt import Event, EventKind
+from hv.machine.idt import BY_INSTRUCTION, Event, EventKind
 from hv.machine.paging import PHYSICAL_BITS, is_canonical
 from hv.machine.registers import Segment
 from hv.machine.state import ProcessorState
@@ -122,10 +122,11 @@ def is_injectable(event: Event) -> bool:
 
 
 def event_of(info: int, error_code: int, instruction_length: int) -> Event:
-    """The event that the VM-entry interruption-information fields ask for."""
+    """The event that interruption-information fields ask for, of a type that is delivered (not `OTHER_EVENT`)."""
     fields = InterruptionInfo(info)
     wanted = error_code if fields.error_code_valid else None
-    return Event(fields.vector, EventKind(fields.type), wanted, instruction_length)
+    kind = EventKind(fields.type)
+    return Event(fields.vector, kind, wanted, instruction_length if kind in BY_INSTRUCTION else 0)
 
 
 def info_of(event: Event) -> int:

@@ -12,29 +12,44 @@ from collections.abc import Callable
 from hv.machine.clock import EXIT_TICKS, VirtualClock
 from hv.machine.engine import Engine
 from hv.machine.faults import GuestFault, NestedFault, TripleFault
-from hv.machine.idt import Event, TaskGate, deliver_combined, exception
+from hv.machine.idt import Event, EventKind, Intercepted, TaskGate, deliver_combined, exception
 from hv.machine.state import ProcessorState
 from hv.machine.traps import Trap
-from hv.spec.exits import ExitReason
-from hv.spec.vmcs import PinControls, PrimaryControls, VmcsField
-from hv.vmx.entry import broken_rules, info_of
+from hv.spec.exits import ExitReason, InterruptionType
+from hv.spec.vmcs import ExitControls, PinControls, PrimaryControls, VmcsField
+from hv.spec.x86 import PUSHES_RF, Vector
+from hv.vmx import watchful
+from hv.vmx.entry import broken_rules, event_of, info_of
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts import BY_TRAP
 from hv.vmx.intercepts.controls import InstructionControls
-from hv.vmx.intercepts.events import external_interrupt, single_step, task_gate
+from hv.vmx.intercepts.events import bitmap_exits, debug_trap, exception_exit, external_interrupt, raised, task_gate
 from hv.vmx.intercepts.memory import nested_fault
+from hv.vmx.non_register import ACTIVE, MOV_SS, PENDING, SHUTDOWN, SINGLE_STEP, WAIT_FOR_SIPI, NonRegisterState
+from hv.vmx.preemption_timer import PreemptionTimer
 from hv.vmx.remembered import RememberingMemory
 from hv.vmx.second_level import SecondLevel
 from hv.vmx.vmcs import Vmcs
 
 ExitHandler = Callable[[VmExit], bool]
 
+# Plain integers: naming a member of an enumeration costs a call.
+_PIN, _PRIMARY = VmcsField.PIN_BASED_CONTROLS, VmcsField.PRIMARY_PROC_CONTROLS
+_EXIT_CONTROLS, _TIMER = VmcsField.VM_EXIT_CONTROLS, VmcsField.VMX_PREEMPTION_TIMER_VALUE
+_EVENT, _EVENT_ERROR, _EVENT_LENGTH = (VmcsField.VM_ENTRY_INTERRUPTION_INFO, VmcsField.VM_ENTRY_EXCEPTION_ERROR_CODE,
+                                       VmcsField.VM_ENTRY_INSTRUCTION_LENGTH)
+_WINDOW, _NMI_WINDOW = PrimaryControls.INTERRUPT_WINDOW_EXITING.value, PrimaryControls.NMI_WINDOW_EXITING.value
+_VALID, _OTHER_EVENT = 1 << 31, InterruptionType.OTHER_EVENT.value
+_NMI = EventKind.NMI
+_NMI_UNBLOCKING = 1 << 12
+_QUALIFIED = frozenset({ExitReason.EPT_VIOLATION, ExitReason.PAGE_MODIFICATION_LOG_FULL})
+
 
 class Vcpu:
     """One virtual processor as the processor sees it.
 
-    *on_exit* gets each VM exit and answers whether to enter again. *external_interrupt* says whether a physical
-    interrupt waits (it exits when the controls want that); *exits* counts by reason.
+    *on_exit* gets each VM exit and answers whether to enter again. *interrupt_waits* says whether a physical interrupt
+    waits, *external_interrupt* acknowledges it and gives its vector. *exits* counts by reason.
     """
 
     def __init__(self, engine: Engine, clock: VirtualClock, second_level: SecondLevel) -> None:
@@ -44,20 +59,39 @@ class Vcpu:
         self.vmcs = Vmcs(self.state, self._read_controls)
         self.on_exit: ExitHandler = lambda exit: False
         self.external_interrupt: Callable[[], int | None] = lambda: None
+        self.interrupt_waits: Callable[[], bool] = lambda: False
+        self.virtual_interrupt_waits: Callable[[], bool] = lambda: False    # recognized: it waits for RFLAGS.IF at most
+        self.take_virtual_interrupt: Callable[[], int] = lambda: 0          # deliver it: its vector
         self.exits = [0] * 128
         self._work = engine.counter.words       # word 0 is the clock
         self.state_written = True               # by software: the next entry checks it
         self.broken_rules: list[str] = []       # what the last failed entry found
         self.window_wanted = False
-        self.step_pending = False               # an instruction that was done in software has a #DB coming
-        self._interrupted = False
+        self.interrupted = False                # a trap ended the engine's run only so that the loop looks
+        self._prepare_events()
         self._read_controls()
+
+    def _prepare_events(self) -> None:
+        """What `boundary.py` asks for."""
+        self.non_register = NonRegisterState(self.state, self.memory)
+        self.timer = PreemptionTimer(self.clock)
+        self.watchful = False                   # the run is that of `watchful.py`
+        self.outside = True                     # VMX root operation: the next thing is a VM entry
+        self.look_first = False                 # before anything the guest does
+        self.mtf_pending = self.nmi_pending = self.init_pending = False
+        self.sipi_vector: int | None = None
+        self.trap_like: VmExit | None = None    # the exit behind the instruction that has just been done
+        self.vmcs.provide(VmcsField.GUEST_INTERRUPTIBILITY_STATE, lambda: self.non_register.interruptibility,
+                          self._write_interruptibility)
+        self.vmcs.provide(VmcsField.GUEST_ACTIVITY_STATE, lambda: self.non_register.activity, self._write_activity)
+        self.vmcs.provide(VmcsField.GUEST_PENDING_DEBUG_EXCEPTIONS, lambda: self.non_register.pending_debug,
+                          self._write_pending_debug)
 
     # --- controls --------------------------------------------------------------------------------------
 
     def _read_controls(self) -> None:
         read = self.vmcs.read
-        primary = read(VmcsField.PRIMARY_PROC_CONTROLS)
+        primary = read(_PRIMARY)
         self.primary = primary
         self.controls = InstructionControls(read)
         self.state.watch(self.controls.watched)
@@ -68,7 +102,40 @@ class Vcpu:
         self.io_bitmaps = ((read(VmcsField.IO_BITMAP_A), read(VmcsField.IO_BITMAP_B))
                            if primary & PrimaryControls.USE_IO_BITMAPS else None)
         self.tsc_offset = read(VmcsField.TSC_OFFSET) if primary & PrimaryControls.USE_TSC_OFFSETTING else 0
-        self.interrupts_exit = bool(read(VmcsField.PIN_BASED_CONTROLS) & PinControls.EXTERNAL_INTERRUPT_EXITING)
+        self._read_event_controls(primary)
+
+    def _read_event_controls(self, primary: int) -> None:
+        pin, exit_controls = self.vmcs.read(_PIN), self.vmcs.read(_EXIT_CONTROLS)
+        self.interrupts_exit = bool(pin & PinControls.EXTERNAL_INTERRUPT_EXITING)
+        self.acknowledges = bool(exit_controls & ExitControls.ACKNOWLEDGE_INTERRUPT)
+        self.interrupts_taken = self.interrupts_exit and self.acknowledges      # at once, with their vector
+        self.nmis_exit, self.virtual_nmis = bool(pin & PinControls.NMI_EXITING), bool(pin & PinControls.VIRTUAL_NMIS)
+        self.timer_runs = bool(pin & PinControls.ACTIVATE_PREEMPTION_TIMER)
+        self._timer_saved = bool(exit_controls & ExitControls.SAVE_PREEMPTION_TIMER)
+        self.monitor_trap_flag = bool(primary & PrimaryControls.MONITOR_TRAP_FLAG)
+        self.nmi_window_wanted = bool(primary & _NMI_WINDOW)
+        self.event_waits = bool(self.vmcs.read(_EVENT) & _VALID)
+        self._want_window(bool(primary & _WINDOW))
+        self.block_nmis(self.non_register.nmi_blocked)
+        self.outside = True
+        if self.event_waits or self.timer_runs or self.monitor_trap_flag or self.nmi_window_wanted:
+            self.look()
+
+    def _write_interruptibility(self, value: int) -> None:
+        self.non_register.interruptibility = value
+        self.block_nmis(self.non_register.nmi_blocked)
+        self.outside = True
+        self.look()
+
+    def _write_activity(self, value: int) -> None:
+        self.non_register.activity = value
+        self.outside = True
+        self.look()
+
+    def _write_pending_debug(self, value: int) -> None:
+        self.non_register.pending_debug = value
+        self.outside = True
+        self.look()
 
     @property
     def tsc(self) -> int:
@@ -83,38 +150,105 @@ class Vcpu:
     def want_window(self, wanted: bool) -> None:
         """Set or clear interrupt-window exiting, at once, also inside an exit; SDM "Interrupt-Window Exiting"."""
         if wanted is not self.window_wanted:
+            self.primary ^= _WINDOW
+            self.vmcs.store(_PRIMARY, self.primary)
+            self._want_window(wanted)
+
+    def _want_window(self, wanted: bool) -> None:
+        if wanted is not self.window_wanted:
             self.window_wanted = wanted
             if self.engine.current is self.state:
                 self.engine.watch_interrupt_flag(wanted)
+
+    def want_nmi_window(self, wanted: bool) -> None:
+        """Set or clear NMI-window exiting; SDM "NMI-Window Exiting"."""
+        if wanted is not self.nmi_window_wanted:
+            self.vmcs.write(_PRIMARY, self.primary ^ _NMI_WINDOW)
+
+    # --- signals ---------------------------------------------------------------------------------------
+
+    def signal_nmi(self) -> None:
+        """A physical NMI reaches the processor."""
+        self.nmi_pending = True
+        self.look()
+
+    def signal_init(self) -> None:
+        """An INIT signal reaches the processor."""
+        self.init_pending = True
+        self.look()
+
+    def signal_sipi(self, vector: int) -> None:
+        """A start-up IPI reaches the processor; it is dropped unless the guest waits for one."""
+        if self.non_register.activity == WAIT_FOR_SIPI:
+            self.sipi_vector = vector & 0xFF
+            self.look()
+
+    def look(self) -> None:
+        """Something may be due: a guest that runs is stopped before its next instruction, and `boundary.py` asked."""
+        self.watchful = self.look_first = True
+        engine = self.engine
+        if engine.current is self.state:
+            engine.on_trap = self.on_trap_watchfully
+            engine.counter.limit = engine.counter.deadline = engine.counter.skip = 0
+
+    def unblock_nmis(self) -> bool:
+        """An IRET is about to run; True when it unblocks NMIs, and is to be run again to do the rest of its work."""
+        if not self.non_register.nmi_blocked:
+            return False
+        self.block_nmis(False)
+        self.non_register.returning = self.state.rip, self.state.rsp
+        self.look()
+        return True
+
+    def block_nmis(self, blocked: bool) -> None:
+        """NMIs are blocked or not; while they are, and IRET unblocks them, it is watched for."""
+        self.non_register.nmi_blocked = blocked
+        self.state.watch_iret(blocked and (self.virtual_nmis or not self.nmis_exit))
 
     # --- the loop --------------------------------------------------------------------------------------
 
     def run(self, until: int) -> None:
         """Run the guest until the clock reaches *until*, a timer is due, or the exit handler says stop."""
+        while watchful.run(self, until) if self.watchful else self._run_freely(until):
+            pass
+
+    def _run_freely(self, until: int) -> bool:
+        """Run a guest of which nothing rare is asked; True when something is now."""
         engine, clock = self.engine, self.clock
         engine.on_trap = self._on_trap
         while not self.state_written or self._check_entry():
-            vector = self.external_interrupt() if self.interrupts_exit else None
+            if self.interrupt_is_held():
+                self.watchful = True
+            if self.watchful:
+                return True
+            vector = self.external_interrupt() if self.interrupts_taken else None
             if vector is not None:
                 if not self.exit(external_interrupt(vector)):
-                    return
+                    return False
             elif clock.tsc >= until:
-                return
+                return False
             elif engine.run(self.state, until, self.window_wanted):
-                if not self._interrupted:
-                    return
-                self._interrupted = False
+                if not self.interrupted:
+                    return False
+                self.interrupted = False
             elif engine.counter.deadline and not self._window_is_open():
                 clock.counter.done = max(clock.tsc, engine.counter.deadline)     # the block that would pass it waits
-                return
+                return False
             elif engine.counter.deadline and not self._pass_window():
-                return
+                return False
+        return False
+
+    def interrupt_is_held(self) -> bool:
+        """A physical interrupt waits, and is not simply taken: by the controls, or in the shadow of STI or MOV SS."""
+        return self.interrupt_waits() and (not self.interrupts_taken or self.state.interrupt_shadow)
 
     def _window_is_open(self) -> bool:
         return self.window_wanted and self.state.interrupts_enabled
 
     def step(self) -> bool:
         """Run one instruction; True when an exit handler said stop. An exit counts as its instruction."""
+        if self.watchful:
+            return watchful.step(self)
         self.engine.on_trap = self._on_trap
         if self.state_written and not self._check_entry():
             return True
@@ -127,6 +261,34 @@ class Vcpu:
             return True
         return self.exit(VmExit(ExitReason.INTERRUPT_WINDOW))
 
+    # --- VM entry and VM exit --------------------------------------------------------------------------
+
+    def enter(self) -> bool:
+        """VM entry of a guest that is watched; False when something exited and the handler said stop."""
+        if self.state_written and not self._check_entry():
+            return False
+        self.outside = False
+        self.non_register.entered()
+        if self.timer_runs:
+            self.timer.load(self.vmcs.read(_TIMER))
+        if self.event_waits:
+            return self._inject_from_fields()
+        now = self.non_register
+        if now.activity in (SHUTDOWN, WAIT_FOR_SIPI) or not now.pending_debug & PENDING:
+            now.pending_debug = 0
+        return True
+
+    def _inject_from_fields(self) -> bool:
+        """SDM "Event Injection". Any VM exit clears the valid bit, and software sees the field after one only."""
+        read, store = self.vmcs.read, self.vmcs.store
+        info = read(_EVENT)
+        self.event_waits = False
+        store(_EVENT, info & ~_VALID)
+        if info >> 8 & 7 == _OTHER_EVENT:
+            self.mtf_pending = True
+            return True
+        return self.inject(event_of(info, read(_EVENT_ERROR), read(_EVENT_LENGTH)))
+
     def _check_entry(self) -> bool:
         self.state_written = False
         self.broken_rules = broken_rules(self.state)
@@ -135,16 +297,27 @@ class Vcpu:
 
     def exit(self, exit: VmExit) -> bool:
         """Record a VM exit and ask the handler; True to enter again."""
+        if self.watchful:
+            self._leave_guest()
         self.vmcs.last_exit = exit
         self.exits[exit.reason] += 1
         self._work[0] += EXIT_TICKS
         return self.on_exit(exit)
 
+    def _leave_guest(self) -> None:
+        if self.timer_runs and not self.outside:
+            if self._timer_saved:
+                self.vmcs.store(_TIMER, self.timer.value)
+            self.timer.stop()
+        self.outside, self.mtf_pending, self.non_register.returning = True, False, None
+
+    # --- traps -----------------------------------------------------------------------------------------
+
     def _on_trap(self, trap: Trap, detail: int) -> bool:
         try:
             exit = BY_TRAP[trap](self, detail)
         except GuestFault as fault:
-            return self.inject(exception(fault)) and self._time_is_left()
+            return self.fault(fault) and self._time_is_left()
         except NestedFault as fault:
             exit = nested_fault(self, fault)
         if exit is not None:
@@ -152,49 +325,108 @@ class Vcpu:
             self.exits[exit.reason] += 1
             self._work[0] += EXIT_TICKS
             return self.on_exit(exit)
-        if self.step_pending:
-            self.step_pending = False
-            return self.single_step() and self._time_is_left()
+        if self.non_register.pending_debug & PENDING:
+            return debug_trap(self) and self._time_is_left()
         return self._time_is_left()
 
-    def single_step(self) -> bool:
-        """An instruction that software completed was single-stepped: #DB; False when an exit said stop."""
+    def on_trap_watchfully(self, trap: Trap, detail: int) -> bool:
+        """The same for a guest that is watched: it is always left, and what pends waits for its turn."""
+        self.interrupted = self.outside or self.look_first or self._handle_trap(trap, detail)
+        return False
+
+    def _handle_trap(self, trap: Trap, detail: int) -> bool:
         try:
-            return self.exit(single_step(self))
+            exit = BY_TRAP[trap](self, detail)
         except GuestFault as fault:
-            return self.inject(exception(fault))
+            return self.fault(fault)
+        except NestedFault as fault:
+            exit = nested_fault(self, fault)
+        if exit is None:
+            return True
+        if self._iret_faulted and exit.reason in _QUALIFIED and not exit.idt_vectoring_info:
+            exit.qualification |= _NMI_UNBLOCKING
+        return self.exit(exit)
+
+    @property
+    def _iret_faulted(self) -> bool:
+        """The instruction at RIP is an IRET that has just unblocked NMIs."""
+        return self.non_register.returning == (self.state.rip, self.state.rsp)
 
     def _time_is_left(self) -> bool:
         """A guest whose every instruction faults runs no block of code, so nobody else would stop it."""
         deadline = int(self.engine.counter.deadline)
-        self._interrupted = not deadline        # the processor's APIC has something: look, and go on
+        self.interrupted = not deadline         # the processor's APIC has something: look, and go on
         return self.clock.tsc < deadline
 
     # --- events ----------------------------------------------------------------------------------------
 
+    def fault(self, fault: GuestFault) -> bool:
+        """The guest's instruction met an exception: an exit by the exception bitmap, or the guest's own affair."""
+        event = exception(fault)
+        if event.error_code is not None and not self.state.protected:
+            event = event._replace(error_code=None)
+        if not bitmap_exits(self, event.vector, event.error_code or 0):
+            raised(self, fault)
+            return self.take(event)
+        exit = exception_exit(event, fault.qualification)
+        if event.vector in PUSHES_RF:
+            self.state.set_resume_flag()
+        if self._iret_faulted and event.vector != Vector.DB:
+            exit.interruption_info |= _NMI_UNBLOCKING
+        return self.exit(exit)
+
+    def single_step(self) -> bool:
+        """An instruction that software completed was single-stepped: #DB; False when an exit said stop."""
+        self.non_register.pending_debug |= SINGLE_STEP
+        return debug_trap(self)
+
     def inject(self, event: Event) -> bool:
-        """Deliver *event* and do what the handler says if that exits; False when it said stop."""
+        """VM entry with *event*: deliver it and do what the handler says if that exits; False when it said stop.
+
+        The fields of the VMCS come here too. SDM "Event Injection".
+        """
+        now = self.non_register
+        if now.pending_debug and not (event.by_program and now.shadow & MOV_SS):
+            now.pending_debug = 0
+        exit = self.deliver(event, True)
+        return exit is None or self.exit(exit)
+
+    def take(self, event: Event) -> bool:
+        """Deliver what came to the guest by itself; False when that exited, and the handler said stop."""
         exit = self.deliver(event)
         return exit is None or self.exit(exit)
 
-    def deliver(self, event: Event) -> VmExit | None:
+    def deliver(self, event: Event, injected: bool = False) -> VmExit | None:
         """Deliver *event* through the guest's IDT now, with all that can come of it; the exit, if that is one.
 
         It costs as much time as an exit: a guest whose handler faults again for ever must come to its end.
         """
         self._work[0] += EXIT_TICKS
         self.engine.clear_in_flight(self.state)
+        self.non_register.activity = ACTIVE
+        self.non_register.instruction_done()
+        if event.kind is _NMI:
+            self.block_nmis(True)
         try:
-            deliver_combined(self.state, self.memory, event)
-            self.state.ignore_code_base()
+            deliver_combined(self.state, self.memory, event, self._intercepts, injected)
         except TripleFault:
             return VmExit(ExitReason.TRIPLE_FAULT)
         except NestedFault as fault:
-            exit = nested_fault(self, fault)
-            met = fault.delivering or event
-            exit.idt_vectoring_info, exit.idt_vectoring_error_code = info_of(met), met.error_code or 0
-            exit.instruction_length = met.instruction_length
-            return exit
+            return self._during(fault.delivering or event, nested_fault(self, fault))
+        except Intercepted as stop:
+            exit = exception_exit(stop.event, stop.fault.qualification)
+            return exit if stop.event.vector == Vector.DF else self._during(stop.delivering, exit)
         except TaskGate as gate:
             return task_gate(gate.selector, gate.event)
+        self.state.ignore_code_base()
+        self.mtf_pending = self.monitor_trap_flag
         return None
+
+    def _intercepts(self, event: Event) -> bool:
+        return bitmap_exits(self, event.vector, event.error_code or 0)
+
+    def _during(self, event: Event, exit: VmExit) -> VmExit:
+        """*exit* came while *event* was being delivered."""
+        exit.idt_vectoring_info, exit.idt_vectoring_error_code = info_of(event), event.error_code or 0
+        exit.instruction_length = event.instruction_length
+        return exit

@@ -116,10 +116,21 @@ class Vmcs:
         self.last_exit: VmExit | None = None
         self._controls_changed = controls_changed
         self._kept: dict[VmcsField, int] = dict(DEFAULT_CONTROLS)
+        self._provided: dict[VmcsField, tuple[Callable[[], int], Callable[[int], None]]] = {}
+
+    def provide(self, field: VmcsField, get: Callable[[], int], put: Callable[[int], None]) -> None:
+        """*field* is somebody else's to keep."""
+        self._provided[field] = get, put
+
+    def store(self, field: VmcsField, value: int) -> None:
+        """What the processor itself puts into a control field; nobody is told."""
+        self._kept[field] = value & field.mask
 
     def read(self, field: VmcsField) -> int:
         """The field's value; VmcsError when *field* is no encoding of one."""
         field = self._known(field)
+        if field in self._provided:
+            return self._provided[field][0]()
         if field in _GUEST:
             return _GUEST[field][0](self.state)
         if field in _EXIT_INFORMATION:
@@ -136,6 +147,9 @@ class Vmcs:
         if encoding.kind == FieldKind.READ_ONLY_DATA:
             raise VmcsError(f"{field.name} is read-only")
         value &= field.mask
+        if field in self._provided:
+            self._provided[field][1](value)
+            return
         if field in _GUEST:
             _GUEST[field][1](self.state, value)
             return

@@ -267,11 +267,11 @@ def returned(box: VcpuBox, vcpu: Vcpu) -> tuple[object, ...]:
         return False
 
     box.exits.clear()
-    inject = vcpu.inject
-    vcpu.inject = lambda event: found.extend((Trap.EXCEPTION, event.vector, event.error_code)) or False
+    inject = vcpu.take
+    vcpu.take = lambda event: found.extend((Trap.EXCEPTION, event.vector, event.error_code)) or False
     box.engine.on_trap = on_trap
     box.run(vcpu.state)
-    vcpu.inject = inject
+    vcpu.take = inject
     state = vcpu.state
     return (*found, state.rip, state.rsp, state.rflags, state.cpl, state.cs, state.ss, state.ds.usable)
 

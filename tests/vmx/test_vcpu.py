@@ -161,7 +161,7 @@ def test_a_physical_interrupt_reaches_a_guest_that_only_faults(box):
 
     vcpu.external_interrupt = interrupt
     box.put("ud2")
-    inject = vcpu.inject
+    inject = vcpu.take
 
     def counted(event) -> bool:
         nonlocal count
@@ -171,7 +171,7 @@ def test_a_physical_interrupt_reaches_a_guest_that_only_faults(box):
             box.counter.limit = box.counter.deadline = 0
         return inject(event)
 
-    vcpu.inject = counted
+    vcpu.take = counted
     box.go(vcpu, 20_000)
     assert reasons(box)[0] is R.EXTERNAL_INTERRUPT
 

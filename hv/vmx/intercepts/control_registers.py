@@ -100,12 +100,8 @@ def dr_access(vcpu: Vcpu, detail: int) -> VmExit | None:
     state, number = vcpu.state, {4: 6, 5: 7}.get(access.register, access.register)
     if number != access.register and state.cr4 & Cr4.DE:
         raise GuestFault(Vector.UD)
-    dr7 = Dr7(state.dr7)
-    if dr7.gd:
-        state.dr6 |= Dr6.BD.value
-        dr7.gd = 0
-        state.dr7 = dr7.raw
-        raise GuestFault(Vector.DB)
+    if Dr7(state.dr7).gd:
+        raise GuestFault(Vector.DB, debug_bits=Dr6.BD.value)
     wide = state.bits == 64
     if access.write:
         _write_debug_register(vcpu, number, state.gpr[access.gpr] & (1 << 64 if wide else 1 << 32) - 1)

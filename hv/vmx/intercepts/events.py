@@ -8,19 +8,21 @@ from hv.machine.decode import ImmediateOperand, Undecodable, decode_at, linear_a
 from hv.machine.faults import GuestFault, NestedFault
 from hv.machine.idt import Event, EventKind
 from hv.machine.paging import LINEAR_64, is_canonical
-from hv.spec.exits import DebugQualification, ExitReason, InterruptionInfo, InterruptionType
-from hv.spec.x86 import Dr6, Vector
+from hv.spec.exits import ExitReason, InterruptionInfo, InterruptionType
+from hv.spec.x86 import Dr6, Dr7, Vector
 from hv.vmx.entry import info_of
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import decoded_at
 from hv.vmx.intercepts.refused import refused
 from hv.vmx.intercepts.undefined import carry_out, undefined_here
+from hv.vmx.non_register import MOV_SS, SINGLE_STEP
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
 # Looked up once: naming a member of an enumeration costs a call.
-_UD, _GP = Vector.UD.value, Vector.GP.value
+_UD, _GP, _DB = Vector.UD.value, Vector.GP.value, Vector.DB.value
+_BREAKPOINTS, _BD = 0xF, Dr6.BD.value
 _VMCALL = VmExit(ExitReason.VMCALL, 0, 3)       # always the same, and never changed: made once
 _VMCALL_CODE = 0xC1010F         # the instruction's bytes, little-endian
 _PUSHES, _POPS = ("push", "call", "enter"), ("pop", "ret", "iret", "leave")
@@ -36,6 +38,9 @@ def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
 
     To the engine the VMX instructions are undefined ones, and so is INT1.
     """
+    if vector == _DB:
+        _single_stepped(vcpu)
+        return None
     if vcpu.state.ignore_code_base():       # of a far transfer: the engine fetched elsewhere
         return None
     if vector == _UD:
@@ -60,17 +65,37 @@ def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
             return None
     if vector == _GP and not error_code and state.bits == 64 and _leaves_the_stack(vcpu):
         vector = Vector.SS
-    if _bitmap_exits(vcpu, vector, error_code or 0):
-        return _exception_exit(Event(vector, EventKind.EXCEPTION, error_code), address or 0)
     raise GuestFault(vector, error_code, address)
 
 
-def single_step(vcpu: Vcpu) -> VmExit:
-    """The #DB behind an instruction that was done in software; the engine has its own behind the others."""
-    if _bitmap_exits(vcpu, Vector.DB, 0):
-        return _exception_exit(Event(Vector.DB, EventKind.EXCEPTION), DebugQualification(bs=1).raw)
-    vcpu.state.dr6 |= Dr6.BS.value
-    raise GuestFault(Vector.DB)
+def _single_stepped(vcpu: Vcpu) -> None:
+    """RFLAGS.TF was set when the instruction before RIP began: #DB pends. MOV SS and POP SS are not stopped behind.
+
+    SDM "Single-Step Exception Condition", "Masking Exceptions and Interrupts When Switching Stacks".
+    """
+    vcpu.state.ignore_code_base()
+    if not vcpu.non_register.shadow & MOV_SS:
+        vcpu.non_register.pending_debug |= SINGLE_STEP
+
+
+def debug_trap(vcpu: Vcpu) -> bool:
+    """What pends becomes #DB now: an exit, or the guest's own; False when the exit handler said stop."""
+    now = vcpu.non_register
+    bits, now.pending_debug = now.pending_debug & (SINGLE_STEP | _BREAKPOINTS), 0
+    event = Event(Vector.DB, EventKind.EXCEPTION)
+    if bitmap_exits(vcpu, _DB, 0):
+        return vcpu.exit(exception_exit(event, bits))
+    vcpu.state.dr6 |= bits
+    return vcpu.take(event)
+
+
+def raised(vcpu: Vcpu, fault: GuestFault) -> None:
+    """*fault* goes to the guest itself: the debug registers tell why. With a VM exit they stay as they are."""
+    if fault.vector == _DB:
+        state = vcpu.state
+        state.dr6 |= fault.debug_bits
+        if fault.debug_bits & _BD:
+            state.dr7 = Dr7(state.dr7, gd=0).raw
 
 
 WITH_ERROR_CODE = frozenset({Vector.DF, Vector.TS, Vector.NP, Vector.SS, Vector.GP, Vector.PF, Vector.AC})
@@ -113,14 +138,16 @@ def _is_reachable(gva: int, size: int) -> bool:
     return is_canonical(gva & LINEAR_64) and is_canonical(gva + size - 1 & LINEAR_64)
 
 
-def _bitmap_exits(vcpu: Vcpu, vector: int, error_code: int) -> bool:
+def bitmap_exits(vcpu: Vcpu, vector: int, error_code: int) -> bool:
+    """Exception *vector* exits; SDM "Exception Bitmap", and for #PF "Page-Fault Exceptions" in "VM Exits"."""
     wanted = bool(vcpu.exception_bitmap >> vector & 1)
     if vector == Vector.PF:
         return wanted == (error_code & vcpu.pf_mask == vcpu.pf_match)
     return wanted
 
 
-def _exception_exit(event: Event, qualification: int, length: int = 0) -> VmExit:
+def exception_exit(event: Event, qualification: int, length: int = 0) -> VmExit:
+    """The exit of an exception."""
     exit = VmExit(ExitReason.EXCEPTION_OR_NMI, qualification, length)
     exit.interruption_info = info_of(event)
     exit.interruption_error_code = event.error_code or 0
@@ -133,7 +160,7 @@ def software_interrupt(vcpu: Vcpu, detail: int) -> VmExit | None:
     if decoded.mnemonic in _EXCEPTIONS_ON_DEMAND:
         event = Event(*_EXCEPTIONS_ON_DEMAND[decoded.mnemonic], None, decoded.length)
         if vcpu.exception_bitmap >> event.vector & 1:
-            return _exception_exit(event, 0, decoded.length)
+            return exception_exit(event, 0, decoded.length)
     else:
         operand = decoded.operands[0]
         assert isinstance(operand, ImmediateOperand), decoded.text
@@ -145,6 +172,18 @@ def external_interrupt(vector: int) -> VmExit:
     """A physical interrupt while a guest runs, acknowledged on exit."""
     exit = VmExit(ExitReason.EXTERNAL_INTERRUPT)
     exit.interruption_info = InterruptionInfo(vector=vector, type=InterruptionType.EXTERNAL_INTERRUPT, valid=1).raw
+    return exit
+
+
+def interrupt_pending() -> VmExit:
+    """A physical interrupt that the exit does not acknowledge."""
+    return VmExit(ExitReason.EXTERNAL_INTERRUPT)
+
+
+def nmi() -> VmExit:
+    """A physical NMI while a guest runs."""
+    exit = VmExit(ExitReason.EXCEPTION_OR_NMI)
+    exit.interruption_info = InterruptionInfo(vector=Vector.NMI, type=InterruptionType.NMI, valid=1).raw
     return exit
 
 

@@ -19,6 +19,7 @@ from hv.machine.decode import (
 )
 from hv.machine.faults import GuestFault
 from hv.spec.x86 import Vector
+from hv.vmx.non_register import SINGLE_STEP
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
@@ -46,8 +47,14 @@ def decoded_at(vcpu: Vcpu) -> Decoded:
 
 
 def advance(vcpu: Vcpu, length: int) -> None:
-    """The instruction was done here; its #DB comes before the next one when it was single-stepped."""
-    vcpu.step_pending = bool(vcpu.state.complete_instruction(length))
+    """The instruction was done here; its #DB pends when it was single-stepped."""
+    if vcpu.state.complete_instruction(length):
+        single_stepped(vcpu)
+
+
+def single_stepped(vcpu: Vcpu) -> None:
+    """An instruction was done here while RFLAGS.TF was set."""
+    vcpu.non_register.pending_debug |= SINGLE_STEP
 
 
 def read_operand(vcpu: Vcpu, decoded: Decoded) -> int:

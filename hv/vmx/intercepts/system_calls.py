@@ -9,7 +9,7 @@ from hv.machine.decode import Undecodable, decode
 from hv.machine.faults import GuestFault, NestedFault
 from hv.spec.x86 import MAX_INSTRUCTION_LENGTH
 from hv.vmx.exit import VmExit
-from hv.vmx.intercepts.operands import advance, decoded_at, length_of, read_operand
+from hv.vmx.intercepts.operands import advance, decoded_at, length_of, read_operand, single_stepped
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
@@ -17,14 +17,19 @@ if TYPE_CHECKING:
 
 def syscall(vcpu: Vcpu, detail: int) -> VmExit | None:
     system_instructions.syscall(vcpu.state, vcpu.state.rip + length_of(vcpu))
-    vcpu.step_pending = vcpu.state.single_stepping      # by the TF that IA32_FMASK left
+    _step(vcpu)         # by the TF that IA32_FMASK left
     return None
 
 
 def sysenter(vcpu: Vcpu, detail: int) -> VmExit | None:
     system_instructions.sysenter(vcpu.state, vcpu.state.rip + length_of(vcpu))
-    vcpu.step_pending = vcpu.state.single_stepping
+    _step(vcpu)
     return None
+
+
+def _step(vcpu: Vcpu) -> None:
+    if vcpu.state.single_stepping:
+        single_stepped(vcpu)
 
 
 def fast_call_in_long_mode(vcpu: Vcpu) -> bool:
@@ -45,7 +50,7 @@ def fast_call_in_long_mode(vcpu: Vcpu) -> bool:
         else:
             wide = vcpu.state.bits == 64 and code[decoded.length - 3] & 0xF8 == 0x48
             system_instructions.sysexit(vcpu.state, wide)
-        vcpu.step_pending = vcpu.state.single_stepping
+        _step(vcpu)
         return True
     return False
 

@@ -9,7 +9,7 @@ from hv.machine.far_transfer import interrupt_return, through_system_descriptor
 from hv.machine.tasks import TaskSwitch
 from hv.spec.exits import ExitReason, TaskSwitchQualification, TaskSwitchSource
 from hv.vmx.exit import VmExit
-from hv.vmx.intercepts.operands import decoded_at
+from hv.vmx.intercepts.operands import decoded_at, single_stepped
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
@@ -27,13 +27,19 @@ def task_switch(switch: TaskSwitch, length: int) -> VmExit:
 
 
 def iret(vcpu: Vcpu, detail: int) -> VmExit | None:
-    """IRET outside IA-32e mode, which the engine leaves to us: it would switch tasks when NT is set."""
+    """IRET: it unblocks NMIs, even if it faults; SDM "IRET/IRETD/IRETQ - Interrupt Return".
+
+    In protected mode outside IA-32e mode the engine leaves it to us: it would switch tasks when NT is set.
+    """
+    if vcpu.unblock_nmis() or not vcpu.state.transfers_in_software:
+        return None             # the second time it is done
     decoded, stepped = decoded_at(vcpu), vcpu.state.single_stepping
     try:
         interrupt_return(vcpu.state, vcpu.memory, 2 if decoded.mnemonic == "iret" else 4)
     except TaskSwitch as switch:
         return task_switch(switch, decoded.length)
-    vcpu.step_pending = stepped         # by the TF it began with
+    if stepped:                 # by the TF it began with
+        single_stepped(vcpu)
     return None
 
 
@@ -53,7 +59,8 @@ def far_transfer(vcpu: Vcpu) -> VmExit | bool:
         done = through_system_descriptor(state, vcpu.memory, selector, source, state.rip + decoded.length)
     except TaskSwitch as switch:
         return task_switch(switch, decoded.length)
-    vcpu.step_pending = done and state.single_stepping
+    if done and state.single_stepping:
+        single_stepped(vcpu)
     return done
 
 

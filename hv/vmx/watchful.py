@@ -1,0 +1,146 @@
+"""The loop of a guest that is watched: VM entry, what is due at the boundary, a piece of guest code, and again.
+
+`Vcpu.run` comes here while `Vcpu.watchful` is set. Everything rare is in it, so that the usual loop asks for none of
+it: each trap ends the piece of code that runs, and what is due (`boundary.py`) is looked for before the next one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hv.machine.decode import Undecodable, decode_at
+from hv.machine.faults import GuestFault, NestedFault
+from hv.spec.x86 import MAX_INSTRUCTION_LENGTH
+from hv.vmx.boundary import at_boundary, something_could_be_due
+from hv.vmx.non_register import ACTIVE
+
+if TYPE_CHECKING:
+    from hv.vmx.vcpu import Vcpu
+
+_FOR_EVER = 1 << 62
+_ADDRESS_SIZES = {16: 0xFFFF, 32: 0xFFFF_FFFF, 64: (1 << 64) - 1}
+
+
+def run(vcpu: Vcpu, until: int) -> bool:
+    """Run *vcpu* as `Vcpu.run` does; True when nothing needs to be watched any more, False when the run ends."""
+    vcpu.engine.on_trap = vcpu.on_trap_watchfully
+    while something_could_be_due(vcpu) or vcpu.outside:
+        vcpu.look_first = False
+        if vcpu.outside and not vcpu.enter():
+            return False
+        if not _returning(vcpu) and not at_boundary(vcpu):
+            return False
+        if vcpu.clock.tsc >= until:
+            return False
+        if not vcpu.outside and not _piece(vcpu, until):
+            return False
+    vcpu.watchful = False
+    return True
+
+
+def step(vcpu: Vcpu) -> bool:
+    """One instruction, or what was due before it; True when an exit handler said stop."""
+    vcpu.engine.on_trap = vcpu.on_trap_watchfully
+    before = vcpu.clock.tsc
+    if (vcpu.outside and not vcpu.enter()) or (not _returning(vcpu) and not at_boundary(vcpu)):
+        return True
+    if vcpu.clock.tsc != before or vcpu.outside or vcpu.non_register.activity != ACTIVE:
+        return False            # an exit and a delivery take time
+    return not _one_instruction(vcpu)
+
+
+def _returning(vcpu: Vcpu) -> bool:
+    """An IRET has unblocked NMIs and is not done yet: this is no boundary."""
+    state = vcpu.state
+    if vcpu.non_register.returning == (state.rip, state.rsp):
+        return True
+    vcpu.non_register.returning = None
+    return False
+
+
+def _piece(vcpu: Vcpu, until: int) -> bool:
+    """Run the guest up to the next moment at which something may be due; False when the run ends."""
+    if vcpu.non_register.activity != ACTIVE:
+        return _sleep(vcpu, until)
+    if vcpu.monitor_trap_flag:
+        return _one_instruction(vcpu)
+    if vcpu.state.interrupt_shadow or vcpu.non_register.returning:
+        return _one_block(vcpu)
+    return _run_to(vcpu, min(until, vcpu.timer.deadline))
+
+
+def _run_to(vcpu: Vcpu, deadline: int) -> bool:
+    engine, counter = vcpu.engine, vcpu.engine.counter
+    if engine.run(vcpu.state, deadline, _interrupts_wait(vcpu)):
+        return _goes_on(vcpu)
+    vcpu.non_register.instruction_done()
+    opened = counter.window and vcpu.state.interrupts_enabled
+    if counter.deadline and not opened:
+        counter.done = max(counter.done, counter.deadline)      # the block that would pass it waits
+    return True
+
+
+def _one_block(vcpu: Vcpu) -> bool:
+    """The instruction in the shadow of STI or MOV SS, and an IRET, are blocks of their own."""
+    vcpu.engine.pass_one_block()
+    trapped = vcpu.engine.run(vcpu.state, vcpu.clock.tsc)
+    vcpu.engine.counter.skip = 0
+    if trapped:
+        return _goes_on(vcpu)
+    vcpu.non_register.instruction_done()
+    return True
+
+
+def _one_instruction(vcpu: Vcpu) -> bool:
+    """Run one instruction, or one iteration of a string instruction, and let the monitor trap come behind it."""
+    state, now, clock = vcpu.state, vcpu.non_register, vcpu.clock
+    rip, pending, began = state.rip, now.pending_debug, clock.tsc
+    if vcpu.engine.run(state, _FOR_EVER, instructions=1):
+        if not _goes_on(vcpu):
+            return False
+        done = state.rip != rip or now.pending_debug != pending or now.activity != ACTIVE
+    else:
+        clock.counter.done = began + _length(state.rip - rip)    # the engine has counted the block it is part of
+        done = not _is_finished_repetition(vcpu)
+    if done and not vcpu.outside:
+        now.instruction_done()
+        vcpu.mtf_pending = vcpu.mtf_pending or vcpu.monitor_trap_flag
+    return True
+
+
+def _length(moved: int) -> int:
+    return moved if 0 < moved <= MAX_INSTRUCTION_LENGTH else 2
+
+
+def _is_finished_repetition(vcpu: Vcpu) -> bool:
+    """The engine needs one look more to see that the count of REP is 0; to the processor that is no iteration."""
+    state = vcpu.state
+    try:
+        decoded = decode_at(state, vcpu.memory)
+        code = vcpu.memory.fetch(state.linear_rip, decoded.length)
+    except (Undecodable, GuestFault, NestedFault):
+        return False
+    if not decoded.repeat:
+        return False
+    size = state.bits if 0x67 not in code[:-1] else {16: 32, 32: 16, 64: 32}[state.bits]
+    return not state.rcx & _ADDRESS_SIZES[size]
+
+
+def _goes_on(vcpu: Vcpu) -> bool:
+    """A trap ended the piece: True when the loop is to look and go on."""
+    goes_on, vcpu.interrupted = vcpu.interrupted, False
+    return goes_on
+
+
+def _interrupts_wait(vcpu: Vcpu) -> bool:
+    """Something waits for RFLAGS.IF."""
+    return (vcpu.window_wanted or vcpu.virtual_interrupt_waits()
+            or (not vcpu.interrupts_exit and vcpu.interrupt_waits()))
+
+
+def _sleep(vcpu: Vcpu, until: int) -> bool:
+    """Nothing is due, and no instruction runs: time jumps to the next moment at which that may change."""
+    timer = vcpu.clock.next_deadline()
+    wake = min(until, vcpu.timer.deadline, until if timer is None else timer)
+    vcpu.clock.counter.done = max(vcpu.clock.tsc, wake)
+    return timer is None or timer > vcpu.clock.tsc

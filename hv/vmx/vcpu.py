@@ -15,7 +15,7 @@ from hv.machine.faults import GuestFault, NestedFault, TripleFault
 from hv.machine.idt import Event, TaskGate, deliver_combined, exception
 from hv.machine.state import ProcessorState
 from hv.machine.traps import Trap
-from hv.spec.exits import ExitReason
+from hv.spec.exits import ENTRY_FAILURES, ExitReason
 from hv.spec.vmcs import PinControls, PrimaryControls, VmcsField
 from hv.vmx.entry import broken_rules, info_of
 from hv.vmx.exit import VmExit
@@ -37,11 +37,12 @@ class Vcpu:
     interrupt waits (it exits when the controls want that); *exits* counts by reason.
     """
 
-    def __init__(self, engine: Engine, clock: VirtualClock, second_level: SecondLevel) -> None:
+    def __init__(self, engine: Engine, clock: VirtualClock, second_level: SecondLevel,
+                 vmcs: Vmcs | None = None) -> None:
         self.engine, self.clock, self.second_level = engine, clock, second_level
         self.state: ProcessorState = engine.new_state()
         self.memory = RememberingMemory(self.state, second_level)
-        self.vmcs = Vmcs(self.state, self._read_controls)
+        self.vmcs = vmcs or Vmcs()
         self.on_exit: ExitHandler = lambda exit: False
         self.external_interrupt: Callable[[], int | None] = lambda: None
         self.exits = [0] * 128
@@ -51,7 +52,17 @@ class Vcpu:
         self.window_wanted = False
         self.step_pending = False               # an instruction that was done in software has a #DB coming
         self._interrupted = False
+        self.attach(self.vmcs)
+
+    def attach(self, vmcs: Vmcs) -> None:
+        """Work with *vmcs* from now on: its controls are obeyed, its guest-state fields are the registers."""
+        self.vmcs = vmcs
+        vmcs.attach(self.state, self._read_controls, self._guest_state_changed)
+        self.state_written = True
         self._read_controls()
+
+    def _guest_state_changed(self) -> None:
+        self.state_written = True
 
     # --- controls --------------------------------------------------------------------------------------
 
@@ -131,11 +142,17 @@ class Vcpu:
         self.state_written = False
         self.broken_rules = broken_rules(self.state)
         self.state.ignore_code_base()
-        return not self.broken_rules or self.exit(VmExit(ExitReason.ENTRY_FAILURE_GUEST_STATE))
+        if self.broken_rules:
+            return self.exit(VmExit(ExitReason.ENTRY_FAILURE_GUEST_STATE))
+        self.vmcs.entered()
+        return True
 
     def exit(self, exit: VmExit) -> bool:
         """Record a VM exit and ask the handler; True to enter again."""
-        self.vmcs.last_exit = exit
+        if exit.reason in ENTRY_FAILURES:
+            self.vmcs.record_entry_failure(exit)
+        else:
+            self.vmcs.last_exit = exit
         self.exits[exit.reason] += 1
         self._work[0] += EXIT_TICKS
         return self.on_exit(exit)

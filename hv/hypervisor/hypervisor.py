@@ -18,10 +18,12 @@ from hv.hypervisor.synic.synic import Synic
 from hv.machine.clock import VirtualClock
 from hv.machine.ram import PhysicalMemory
 from hv.spec.hv_status import HvStatus
+from hv.spec.msrs import FeatureControl, Msr
 from hv.spec.partition import PARTITION_ID_SELF, ROOT_PARTITION_ID, VP_INDEX_SELF
 from hv.spec.x86 import PAGE_SIZE
 from hv.trace import events
 from hv.trace.bus import Trace
+from hv.vmx.operation import VmxOperation
 
 if TYPE_CHECKING:
     from hv.hypervisor.vp import VirtualProcessor
@@ -61,6 +63,7 @@ class Hypervisor:
         self.interrupts = InterruptRouting(trace)
         self.partitions: dict[int, Partition] = {}
         self._next_id = ROOT_PARTITION_ID
+        self.operation = VmxOperation(memory)       # of the one logical processor
         self.region = (memory.size - region_pages * PAGE_SIZE, memory.size)
         self.root = self._boot()
 
@@ -71,8 +74,15 @@ class Hypervisor:
             self.owners.take(spa // PAGE_SIZE)
         for spa in reversed(range(*self.region, PAGE_SIZE)):
             root.pool.deposit(spa)
+        self._enter_vmx_operation(root.pool.allocate())
         root.initialize()
         return root
+
+    def _enter_vmx_operation(self, region: int) -> None:
+        """VMXON, with a page of the hypervisor's own; the firmware has allowed it."""
+        self.operation.write_msr(Msr.FEATURE_CONTROL, FeatureControl(lock=1, vmxon_outside_smx=1).raw)
+        self.memory.write_u32(region, self.operation.processor.basic.revision_id)
+        self.operation.vmxon(region)
 
     def _new_partition(self, parent: Partition | None, privileges: int) -> Partition:
         partition = Partition(self._next_id, parent, self.memory, self.owners, self.clock, self.trace, privileges)
@@ -184,6 +194,7 @@ class Hypervisor:
         vp.kick()
         self.interrupts.free_vp(vp, self.iommu)
         partition.interconnect.apics.remove(vp.apic)
+        vp.vmcs.clear()
         del partition.vps[index]
         partition.free_vp_pages(index)
         if self.trace.listening:

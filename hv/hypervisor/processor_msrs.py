@@ -64,7 +64,8 @@ def _write_efer(vp: VirtualProcessor, index: int, value: int) -> None:
 
 def _write_tsc(vp: VirtualProcessor, index: int, value: int) -> None:
     """The guest's counter is the clock plus an offset; SDM "Time-Stamp Counter"."""
-    vp.vcpu.set_tsc(value)
+    with vp.vmcs.current():
+        vp.vcpu.set_tsc(value)
 
 
 def _ignore(vp: VirtualProcessor, index: int, value: int) -> None:

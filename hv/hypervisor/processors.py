@@ -10,6 +10,7 @@ from hv.hypervisor.hypervisor import Hypervisor
 from hv.hypervisor.partition import Partition
 from hv.hypervisor.root_vp import RootVirtualProcessor
 from hv.hypervisor.vp import VirtualProcessor
+from hv.hypervisor.vp_vmcs import VpVmcs
 from hv.machine.engine import Engine
 from hv.machine.lp import LogicalProcessor
 from hv.machine.mmio import MmioBus
@@ -24,14 +25,17 @@ class ProcessorFactory:
         self.hypervisor, self.memory = hypervisor, hypervisor.memory
         self.processor, self.mmio = processor, mmio
         self._engines: dict[int, tuple[Engine, SecondLevel]] = {}
+        self._structures: dict[int, list[VpVmcs]] = {}
 
     def __call__(self, partition: Partition, index: int) -> VirtualProcessor | RootVirtualProcessor:
         if partition.is_root:
             return RootVirtualProcessor(partition, index, lambda vp: self.hypervisor.on_wake(vp))
         engine, second_level = self._engine_of(partition)
-        vcpu = Vcpu(engine, self.processor.clock, second_level)
+        vmcs = VpVmcs(self.hypervisor.operation, partition.vp_pages[index].vmcs)
+        self._structures.setdefault(partition.id, []).append(vmcs)
+        vcpu = Vcpu(engine, self.processor.clock, second_level, vmcs.fields)
         vcpu.external_interrupt, vcpu.interrupt_waits = self.processor.acknowledge, self.processor.interrupt_waits
-        return VirtualProcessor(self.hypervisor, partition, index, vcpu)
+        return VirtualProcessor(self.hypervisor, partition, index, vcpu, vmcs)
 
     def _engine_of(self, partition: Partition) -> tuple[Engine, SecondLevel]:
         if partition.id not in self._engines:
@@ -56,6 +60,8 @@ class ProcessorFactory:
         if found is not None:
             if partition.space.tables is not None:
                 partition.space.tables.on_invept = lambda changed: None
+            for vmcs in self._structures.pop(partition.id, ()):
+                vmcs.clear()                    # while there are registers to be written back
             self.mmio.detach(found[0])
             found[0].close()
 

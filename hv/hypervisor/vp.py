@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hv.hypervisor.guest_registers import GuestRegisters
 from hv.hypervisor.run import obey
 from hv.hypervisor.string_io import StringElement
+from hv.hypervisor.vp_vmcs import VpVmcs
 from hv.machine.apic import LocalApic
 from hv.machine.idt import Event, EventKind
 from hv.machine.state import ProcessorState
@@ -34,8 +35,8 @@ class VirtualProcessor:
 
     synic: Synic
 
-    def __init__(self, hypervisor: Hypervisor, partition: Partition, index: int, vcpu: Vcpu) -> None:
-        self.partition, self.index, self.vcpu = partition, index, vcpu
+    def __init__(self, hypervisor: Hypervisor, partition: Partition, index: int, vcpu: Vcpu, vmcs: VpVmcs) -> None:
+        self.partition, self.index, self.vcpu, self.vmcs = partition, index, vcpu, vmcs
         self.trace = partition.trace
         self.regs: ProcessorState = vcpu.state
         self.apic = LocalApic(index, partition.clock, bsp=index == 0)
@@ -108,6 +109,7 @@ class VirtualProcessor:
         self.halted = False
         self._running = True
         try:
+            self.vmcs.enter()
             if self.deliver_pending():
                 run(*limit)
         finally:
@@ -124,7 +126,7 @@ class VirtualProcessor:
 
     def show_exceptions(self) -> None:
         """What the parent asked for is what exits; SDM "Exception Bitmap"."""
-        self.vcpu.vmcs.write(VmcsField.EXCEPTION_BITMAP, self.partition.intercepts.exceptions)
+        self.vmcs.write(VmcsField.EXCEPTION_BITMAP, self.partition.intercepts.exceptions)
 
     def stop(self, why: str) -> None:
         """It can never run again."""

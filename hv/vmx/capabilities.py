@@ -16,7 +16,6 @@ from hv.spec.msrs import Msr
 from hv.spec.vmcs import (
     ENTRY_DEFAULT1,
     EXIT_DEFAULT1,
-    HIGHEST_INDEX,
     PIN_DEFAULT1,
     PRIMARY_DEFAULT1,
     TRUE_ENTRY_DEFAULT1,
@@ -37,6 +36,7 @@ from hv.spec.vmcs import (
     VmxMisc,
 )
 from hv.spec.x86 import PAGE_SIZE, Cr0, Cr4, MemoryType
+from hv.vmx.fields import existing_fields
 
 _U32 = (1 << 32) - 1
 _CR0_FIXED, _CR4_FIXED = int(Cr0.PE | Cr0.NE | Cr0.PG), int(Cr4.VMXE)
@@ -84,7 +84,7 @@ class Capabilities:
             index: AllowedSettings(allowed_0=default1, allowed_1=(offered | default1) & _U32).raw
             for index, (offered, default1) in settings.items()}
         msrs |= {
-            Msr.VMX_BASIC: self.basic.raw, Msr.VMX_MISC: self.misc.raw, Msr.VMX_VMCS_ENUM: HIGHEST_INDEX << 1,
+            Msr.VMX_BASIC: self.basic.raw, Msr.VMX_MISC: self.misc.raw, Msr.VMX_VMCS_ENUM: self._highest_index << 1,
             Msr.VMX_CR0_FIXED0: self.cr0_fixed, Msr.VMX_CR0_FIXED1: _U32,
             Msr.VMX_CR4_FIXED0: self.cr4_fixed, Msr.VMX_CR4_FIXED1: self.cr4 | self.cr4_fixed,
         }
@@ -97,6 +97,10 @@ class Capabilities:
         if self.exit & ExitControls.ACTIVATE_SECONDARY_CONTROLS:
             msrs[Msr.VMX_EXIT_CTLS2] = self.secondary_exit
         return msrs
+
+    @property
+    def _highest_index(self) -> int:
+        return max(field.index for field in existing_fields(self))
 
     def settings(self, field: VmcsField) -> AllowedSettings:
         """What VM entry accepts in a field of 32 control bits."""

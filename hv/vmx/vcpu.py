@@ -15,7 +15,7 @@ from hv.machine.faults import GuestFault, NestedFault, TripleFault
 from hv.machine.idt import Event, EventKind, Intercepted, TaskGate, deliver_combined, exception
 from hv.machine.state import ProcessorState
 from hv.machine.traps import Trap
-from hv.spec.exits import ExitReason, InterruptionType
+from hv.spec.exits import ENTRY_FAILURES, ExitReason, InterruptionType
 from hv.spec.vmcs import ExitControls, PinControls, PrimaryControls, VmcsField
 from hv.spec.x86 import PUSHES_RF, Vector
 from hv.vmx import watchful
@@ -52,11 +52,12 @@ class Vcpu:
     waits, *external_interrupt* acknowledges it and gives its vector. *exits* counts by reason.
     """
 
-    def __init__(self, engine: Engine, clock: VirtualClock, second_level: SecondLevel) -> None:
+    def __init__(self, engine: Engine, clock: VirtualClock, second_level: SecondLevel,
+                 vmcs: Vmcs | None = None) -> None:
         self.engine, self.clock, self.second_level = engine, clock, second_level
         self.state: ProcessorState = engine.new_state()
         self.memory = RememberingMemory(self.state, second_level)
-        self.vmcs = Vmcs(self.state, self._read_controls)
+        self.vmcs = vmcs or Vmcs()
         self.on_exit: ExitHandler = lambda exit: False
         self.external_interrupt: Callable[[], int | None] = lambda: None
         self.interrupt_waits: Callable[[], bool] = lambda: False
@@ -69,7 +70,7 @@ class Vcpu:
         self.window_wanted = False
         self.interrupted = False                # a trap ended the engine's run only so that the loop looks
         self._prepare_events()
-        self._read_controls()
+        self.attach(self.vmcs)
 
     def _prepare_events(self) -> None:
         """What `boundary.py` asks for."""
@@ -81,11 +82,21 @@ class Vcpu:
         self.mtf_pending = self.nmi_pending = self.init_pending = False
         self.sipi_vector: int | None = None
         self.trap_like: VmExit | None = None    # the exit behind the instruction that has just been done
-        self.vmcs.provide(VmcsField.GUEST_INTERRUPTIBILITY_STATE, lambda: self.non_register.interruptibility,
-                          self._write_interruptibility)
-        self.vmcs.provide(VmcsField.GUEST_ACTIVITY_STATE, lambda: self.non_register.activity, self._write_activity)
-        self.vmcs.provide(VmcsField.GUEST_PENDING_DEBUG_EXCEPTIONS, lambda: self.non_register.pending_debug,
-                          self._write_pending_debug)
+
+    def attach(self, vmcs: Vmcs) -> None:
+        """Work with *vmcs* from now on: its controls are obeyed, its guest-state fields are the registers."""
+        self.vmcs = vmcs
+        vmcs.attach(self.state, self._read_controls, self._guest_state_changed)
+        vmcs.provide(VmcsField.GUEST_INTERRUPTIBILITY_STATE, lambda: self.non_register.interruptibility,
+                     self._write_interruptibility)
+        vmcs.provide(VmcsField.GUEST_ACTIVITY_STATE, lambda: self.non_register.activity, self._write_activity)
+        vmcs.provide(VmcsField.GUEST_PENDING_DEBUG_EXCEPTIONS, lambda: self.non_register.pending_debug,
+                     self._write_pending_debug)
+        self.state_written = True
+        self._read_controls()
+
+    def _guest_state_changed(self) -> None:
+        self.state_written = True
 
     # --- controls --------------------------------------------------------------------------------------
 
@@ -293,13 +304,19 @@ class Vcpu:
         self.state_written = False
         self.broken_rules = broken_rules(self.state)
         self.state.ignore_code_base()
-        return not self.broken_rules or self.exit(VmExit(ExitReason.ENTRY_FAILURE_GUEST_STATE))
+        if self.broken_rules:
+            return self.exit(VmExit(ExitReason.ENTRY_FAILURE_GUEST_STATE))
+        self.vmcs.entered()
+        return True
 
     def exit(self, exit: VmExit) -> bool:
         """Record a VM exit and ask the handler; True to enter again."""
         if self.watchful:
             self._leave_guest()
-        self.vmcs.last_exit = exit
+        if exit.reason in ENTRY_FAILURES:
+            self.vmcs.record_entry_failure(exit)
+        else:
+            self.vmcs.last_exit = exit
         self.exits[exit.reason] += 1
         self._work[0] += EXIT_TICKS
         return self.on_exit(exit)

@@ -1,16 +1,19 @@
-"""The VMCS of one vcpu. Guest-state fields are not copied: reading one reads the register, writing one writes it.
+"""A VMCS that a processor works with: its fields, and its launch state.
 
-SDM "Virtual Machine Control Structures". Control and host fields are kept here, and each write to one is announced, so
-that the vcpu can look again; exit-information fields are those of the last exit.
+SDM "Virtual Machine Control Structures". While a vcpu is *attached*, guest-state fields are not copied: reading one
+reads the register, writing one writes it. Of a VMCS without one all fields are plain data. Control and host fields are
+kept here, and each write to one is announced, so that the vcpu can look again; exit-information fields are those of the
+last exit. `region.py` is where a VMCS lies when no processor works with it, `operation.py` says who may write what.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import IntEnum
 from typing import Any
 
 from hv.machine.state import ProcessorState
-from hv.spec.exits import ExitReason
+from hv.spec.exits import ENTRY_FAILURES, ExitReason, ExitReasonField
 from hv.spec.msrs import Msr
 from hv.spec.vmcs import (
     ENTRY_DEFAULT1,
@@ -20,8 +23,6 @@ from hv.spec.vmcs import (
     TRUE_PRIMARY_DEFAULT1,
     EntryControls,
     ExitControls,
-    FieldEncoding,
-    FieldKind,
     PinControls,
     PrimaryControls,
     SecondaryControls,
@@ -35,7 +36,15 @@ Setter = Callable[[ProcessorState, int], None]
 
 
 class VmcsError(Exception):
-    """A field that does not exist, or that software may not write; VM-instruction errors 12 and 13."""
+    """A field that does not exist."""
+
+
+class LaunchState(IntEnum):
+    """SDM "Software Use of Virtual-Machine Control Structures". VMCLEAR makes a VMCS clear, VMLAUNCH launched."""
+
+    CLEAR = 0
+    LAUNCHED = 1
+    ORPHANED = 2        # launched, and not cleared before VMXOFF: VMRESUME fails with error 6
 
 
 def _register(name: str) -> tuple[Getter, Setter]:
@@ -82,8 +91,16 @@ def _guest_fields() -> dict[VmcsField, tuple[Getter, Setter]]:
 
 
 _GUEST = _guest_fields()
+_REASONS = frozenset(ExitReason)
+
+
+def _exit_reason(exit: VmExit) -> int:
+    """The exit-reason field; bit 31 tells a VM-entry failure."""
+    return ExitReasonField(basic=exit.reason, entry_failure=int(exit.reason in ENTRY_FAILURES)).raw
+
+
 _EXIT_INFORMATION: dict[VmcsField, Callable[[VmExit], int]] = {
-    VmcsField.EXIT_REASON: lambda exit: exit.reason,
+    VmcsField.EXIT_REASON: _exit_reason,
     VmcsField.EXIT_QUALIFICATION: lambda exit: exit.qualification,
     VmcsField.EXIT_INSTRUCTION_LENGTH: lambda exit: exit.instruction_length,
     VmcsField.EXIT_INTERRUPTION_INFO: lambda exit: exit.interruption_info,
@@ -108,53 +125,124 @@ DEFAULT_CONTROLS: dict[VmcsField, int] = {
 }
 
 
-class Vmcs:
-    """The fields of one VMCS, by encoding."""
+def _nothing() -> None:
+    pass
 
-    def __init__(self, state: ProcessorState, controls_changed: Callable[[], None]) -> None:
+
+class Vmcs:
+    """The fields of one VMCS, by encoding. *address* is that of its region, NO_VMCS when it has none.
+
+    *controls_changed* and *guest_state_changed* are called after a write of such a field.
+    """
+
+    def __init__(self, state: ProcessorState | None = None, controls_changed: Callable[[], None] = _nothing,
+                 fields: dict[VmcsField, int] | None = None, address: int = NO_VMCS,
+                 launch_state: LaunchState = LaunchState.CLEAR, shadow: bool = False) -> None:
         self.state = state
         self.last_exit: VmExit | None = None
-        self._controls_changed = controls_changed
-        self._kept: dict[VmcsField, int] = dict(DEFAULT_CONTROLS)
+        self.address, self.launch_state, self.shadow = address, launch_state, shadow
+        self.controls_changed, self.guest_state_changed = controls_changed, _nothing
+        self._kept: dict[VmcsField, int] = dict(DEFAULT_CONTROLS) if fields is None else fields
+        self._unheld: dict[VmcsField, tuple[int, int]] = {}     # field -> (what the register holds, what was written)
         self._provided: dict[VmcsField, tuple[Callable[[], int], Callable[[int], None]]] = {}
-
-    def provide(self, field: VmcsField, get: Callable[[], int], put: Callable[[int], None]) -> None:
-        """*field* is somebody else's to keep."""
-        self._provided[field] = get, put
-
-    def store(self, field: VmcsField, value: int) -> None:
-        """What the processor itself puts into a control field; nobody is told."""
-        self._kept[field] = value & field.mask
 
     def read(self, field: VmcsField) -> int:
         """The field's value; VmcsError when *field* is no encoding of one."""
         field = self._known(field)
         if field in self._provided:
             return self._provided[field][0]()
-        if field in _GUEST:
-            return _GUEST[field][0](self.state)
-        if field in _EXIT_INFORMATION:
-            return _EXIT_INFORMATION[field](self.last_exit) if self.last_exit is not None else 0
-        if field is VmcsField.VM_ENTRY_CONTROLS:
-            ia32e = EntryControls.IA32E_MODE_GUEST if self.state.efer & Efer.LMA else 0
-            return self._kept[field] & ~int(EntryControls.IA32E_MODE_GUEST) | ia32e
+        if self.state is not None:
+            if field in _GUEST:
+                return self._read_register(self.state, field)
+            if field is VmcsField.VM_ENTRY_CONTROLS:
+                ia32e = EntryControls.IA32E_MODE_GUEST if self.state.efer & Efer.LMA else 0
+                return self._kept.get(field, 0) & ~int(EntryControls.IA32E_MODE_GUEST) | ia32e
+        if self.last_exit is not None and field in _EXIT_INFORMATION:
+            return _EXIT_INFORMATION[field](self.last_exit)
         return self._kept.get(field, 0)
 
     def write(self, field: VmcsField, value: int) -> None:
-        """Write a field, cut to its width; VmcsError when it is unknown or read-only."""
+        """Write a field, cut to its width; VmcsError when it is unknown. Whether software may is not asked here."""
         field = self._known(field)
-        encoding = FieldEncoding(field)
-        if encoding.kind == FieldKind.READ_ONLY_DATA:
-            raise VmcsError(f"{field.name} is read-only")
         value &= field.mask
         if field in self._provided:
             self._provided[field][1](value)
+            self.guest_state_changed()
             return
-        if field in _GUEST:
-            _GUEST[field][1](self.state, value)
+        if self.state is not None and field in _GUEST:
+            self._write_register(self.state, field, value)
+            self.guest_state_changed()
             return
+        if field.read_only:
+            self._keep_exit_information()
         self._kept[field] = value
-        self._controls_changed()
+        if not field.read_only:
+            self.controls_changed()
+
+    def provide(self, field: VmcsField, get: Callable[[], int], put: Callable[[int], None]) -> None:
+        """The guest-state *field* is, while the registers are attached, somebody else's to keep."""
+        self._provided[field] = get, put
+
+    def store(self, field: VmcsField, value: int) -> None:
+        """What the processor itself puts into a control field; nobody is told."""
+        self._kept[field] = value & field.mask
+
+    def _read_register(self, state: ProcessorState, field: VmcsField) -> int:
+        held = _GUEST[field][0](state)
+        if field in self._unheld and self._unheld[field][0] == held:
+            return self._unheld[field][1]
+        return held
+
+    def _write_register(self, state: ProcessorState, field: VmcsField, value: int) -> None:
+        """A value that no register can hold, which VM entry will refuse, is remembered until then."""
+        get, put = _GUEST[field]
+        put(state, value)
+        held = get(state)
+        if held != value:
+            self._unheld[field] = (held, value)
+        else:
+            self._unheld.pop(field, None)
+
+    # --- who works with it ------------------------------------------------------------------------------
+
+    def attach(self, state: ProcessorState, controls_changed: Callable[[], None] = _nothing,
+               guest_state_changed: Callable[[], None] = _nothing) -> None:
+        """From now on the registers of *state* are the guest-state fields."""
+        self.state = state
+        self._unheld.clear()
+        self.controls_changed, self.guest_state_changed = controls_changed, guest_state_changed
+
+    def detach(self) -> None:
+        """The guest-state fields become plain data: what the registers held."""
+        if self.state is not None:
+            values = {field: self.read(field) for field in (*_GUEST, *self._provided, VmcsField.VM_ENTRY_CONTROLS)}
+            self._provided.clear()
+            self._kept.update(values)
+            self.state = None
+        self.controls_changed = self.guest_state_changed = _nothing
+
+    def entered(self) -> None:
+        """A VM entry succeeded; SDM "VM Entries", the last step of VMLAUNCH."""
+        self.launch_state = LaunchState.LAUNCHED
+        self._unheld.clear()
+
+    def record_entry_failure(self, exit: VmExit) -> None:
+        """A VM entry failed in or after the checks of guest state: only two fields tell; SDM "VM-Entry Failures"."""
+        self._keep_exit_information()
+        self._kept[VmcsField.EXIT_REASON] = _exit_reason(exit)
+        self._kept[VmcsField.EXIT_QUALIFICATION] = exit.qualification
+
+    def _keep_exit_information(self) -> None:
+        """What the last exit recorded becomes plain data."""
+        if self.last_exit is not None:
+            self._kept.update({field: get(self.last_exit) for field, get in _EXIT_INFORMATION.items()})
+            self.last_exit = None
+
+    def values(self) -> dict[VmcsField, int]:
+        """Every field that was ever written or is a register; any other is 0."""
+        fields = {*self._kept, *_GUEST, *_EXIT_INFORMATION} if self.state is not None else {*self._kept,
+                                                                                            *_EXIT_INFORMATION}
+        return {field: self.read(field) for field in sorted(fields)}
 
     @staticmethod
     def _known(field: int) -> VmcsField:
@@ -165,6 +253,7 @@ class Vmcs:
 
     def inspect(self) -> dict[str, Any]:
         """Every field that is not zero, by name."""
+        basic = self.read(VmcsField.EXIT_REASON) & 0xFFFF
+        reason = ExitReason(basic).name if basic in _REASONS else f"{basic:#x}"
         values = {field.name: self.read(field) for field in VmcsField}
-        reason = self.last_exit.reason.name if self.last_exit is not None else ExitReason.EXCEPTION_OR_NMI.name
         return {name: value for name, value in values.items() if value} | {"EXIT_REASON_NAME": reason}

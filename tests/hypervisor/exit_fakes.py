@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
+from hv.hypervisor.vp import VirtualProcessor
 from hv.machine.registers import Segment, Table
 from hv.spec.msrs import Msr
 from hv.vmx.vmcs import Vmcs
@@ -109,6 +111,32 @@ class FakeVcpu:
         self.ran.append(-1)
 
 
+class FakeVpVmcs:
+    """What a VP asks of its VMCS; *entered* counts its turns."""
+
+    def __init__(self, fields: Vmcs) -> None:
+        self.fields = fields
+        self.entered = 0
+
+    def current(self):
+        return nullcontext()
+
+    def write(self, field, value: int) -> None:
+        self.fields.write(field, value)
+
+    def enter(self) -> None:
+        self.entered += 1
+
+    def clear(self) -> None:
+        self.fields.detach()
+
+
+def new_vp(hypervisor, partition, index: int) -> VirtualProcessor:
+    """The hypervisor's own VP over a fake vcpu."""
+    vcpu = FakeVcpu(ExitState())
+    return VirtualProcessor(hypervisor, partition, index, vcpu, FakeVpVmcs(vcpu.vmcs))
+
+
 class ExitVp(FakeVp):
     """A VP that handlers and the run loop work on."""
 
@@ -116,6 +144,7 @@ class ExitVp(FakeVp):
         super().__init__(partition, index)
         self.regs = ExitState()
         self.vcpu = FakeVcpu(self.regs)
+        self.vmcs = FakeVpVmcs(self.vcpu.vmcs)
         self.trace = partition.trace
         self.hypervisor = None
         self.stopped_because = ""

@@ -55,6 +55,7 @@ class FakeVp:
         self.runtime_100ns = 0
         self.pending_event = self.string_element = None
         self.vcpu = SimpleNamespace(state_written=False)
+        self.vmcs = SimpleNamespace(clear=lambda: None)
         self.kicks = 0
         self.caller = None
         self.asked_at = 0

@@ -5,11 +5,10 @@ import pytest
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.hypercalls.intercepts import install_intercept
 from hv.hypervisor.hypercalls.registry import Call
-from hv.hypervisor.vp import VirtualProcessor
 from hv.spec.hv_status import HvStatus
 from hv.spec.intercepts import HvInterceptType, InstallInterceptInput
 from hv.spec.vmcs import VmcsField
-from tests.hypervisor.exit_fakes import ExitState, FakeVcpu
+from tests.hypervisor.exit_fakes import new_vp
 from tests.hypervisor.fakes import Machine
 
 T = HvInterceptType
@@ -21,8 +20,7 @@ class Bench:
     def __init__(self):
         self.machine = Machine()
         hypervisor = self.machine.hypervisor
-        hypervisor.vp_factory = lambda partition, index: VirtualProcessor(
-            hypervisor, partition, index, FakeVcpu(ExitState()))
+        hypervisor.vp_factory = lambda partition, index: new_vp(hypervisor, partition, index)
         self.child = self.machine.child(vps=2)
 
     @property

@@ -2,12 +2,11 @@
 
 import pytest
 
-from hv.hypervisor.vp import VirtualProcessor
 from hv.machine.idt import Event, EventKind
 from hv.spec.apic import Icr
 from hv.spec.msrs import HvSynicSint, Msr
 from hv.trace.events import Injected, VpEnded
-from tests.hypervisor.exit_fakes import ExitState, FakeVcpu
+from tests.hypervisor.exit_fakes import new_vp
 from tests.hypervisor.fakes import Machine
 
 STI = 0x202
@@ -21,8 +20,7 @@ class Bench:
         self.woken = []
         hypervisor = self.machine.hypervisor
         hypervisor.on_wake = self.woken.append
-        hypervisor.vp_factory = lambda partition, index: VirtualProcessor(
-            hypervisor, partition, index, FakeVcpu(ExitState()))
+        hypervisor.vp_factory = lambda partition, index: new_vp(hypervisor, partition, index)
         self.vps = [vp for _, vp in sorted(self.machine.child(vps=count).vps.items())]
         for vp in self.vps:
             vp.explicit_suspend = False
@@ -44,7 +42,7 @@ def a_vp():
 
 def test_a_new_vp_waits_for_its_parents_word():
     bench = Bench()
-    vp = VirtualProcessor(bench.machine.hypervisor, bench.vps[0].partition, 5, FakeVcpu(ExitState()))
+    vp = new_vp(bench.machine.hypervisor, bench.vps[0].partition, 5)
     assert vp.explicit_suspend
     assert not vp.runnable
 

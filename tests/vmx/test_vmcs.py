@@ -9,6 +9,7 @@ from hv.spec.exits import ExitReason
 from hv.spec.vmcs import EntryControls, FieldEncoding, FieldKind, FieldWidth, VmcsField
 from hv.vmx.exit import VmExit
 from hv.vmx.vmcs import _EXIT_INFORMATION, _GUEST, DEFAULT_CONTROLS, Vmcs, VmcsError
+from tests.proves import proves
 
 F = VmcsField
 NATURAL = {F.GUEST_CR0: "cr0", F.GUEST_CR3: "cr3", F.GUEST_CR4: "cr4", F.GUEST_DR7: "dr7", F.GUEST_RSP: "rsp",
@@ -37,13 +38,72 @@ def test_the_parts_of_a_segment_are_fields(vmcs, segment):
     assert getattr(vmcs.state, segment) == Segment(0x2B, 0x5000, 0xFFFFF, 0x40F3)
 
 
-@pytest.mark.parametrize("field",
-                         [field for field in VmcsField if FieldEncoding(field).kind == FieldKind.READ_ONLY_DATA],
-                         ids=lambda field: field.name)
-def test_a_read_only_field_refuses_to_be_written(vmcs, field):
-    """SDM "VM-Instruction Error Numbers", 13."""
-    with pytest.raises(VmcsError, match=f"{field.name} is read-only"):
-        vmcs.write(field, 0)
+@pytest.mark.parametrize("field", [field for field in VmcsField if field.read_only], ids=lambda field: field.name)
+@pytest.mark.parametrize("after", [None, VmExit(ExitReason.CPUID, 0, 2)])
+def test_a_read_only_field_keeps_what_is_written_until_the_next_exit(vmcs, field, after):
+    """Who may write it is VMWRITE's business."""
+    vmcs.last_exit = after
+    vmcs.write(field, (1 << 80) - 1)
+    assert vmcs.read(field) == field.mask
+    vmcs.last_exit = VmExit(ExitReason.HLT, 0, 1)
+    if field in _EXIT_INFORMATION:
+        assert vmcs.read(field) == {F.EXIT_REASON: 12, F.EXIT_INSTRUCTION_LENGTH: 1}.get(field, 0)
+
+
+def test_writing_one_exit_field_leaves_the_others_of_the_last_exit(vmcs):
+    vmcs.last_exit = VmExit(ExitReason.CPUID, 0x77, 2)
+    vmcs.write(F.EXIT_REASON, 5)
+    assert [vmcs.read(f) for f in (F.EXIT_REASON, F.EXIT_QUALIFICATION, F.EXIT_INSTRUCTION_LENGTH)] == [5, 0x77, 2]
+
+
+@proves("event/GUEST_STATE")
+@pytest.mark.parametrize("reason", [ExitReason.ENTRY_FAILURE_GUEST_STATE, ExitReason.ENTRY_FAILURE_MSR_LOADING])
+def test_a_failed_entry_writes_reason_and_qualification_only(vmcs, reason):
+    """SDM "VM-Entry Failures During or After Loading Guest State": bit 31, and all other fields stay."""
+    vmcs.last_exit = VmExit(ExitReason.EPT_VIOLATION, 0x181, 3)
+    vmcs.record_entry_failure(VmExit(reason, 4))
+    assert vmcs.read(F.EXIT_REASON) == 1 << 31 | reason
+    assert vmcs.read(F.EXIT_QUALIFICATION) == 4
+    assert vmcs.read(F.EXIT_INSTRUCTION_LENGTH) == 3
+    assert vmcs.inspect()["EXIT_REASON_NAME"] == reason.name
+
+
+@pytest.mark.parametrize(("field", "value"), [(F.GUEST_RFLAGS, 0), (F.GUEST_TR_ACCESS_RIGHTS, 0x1FFFF),
+                                              (F.GUEST_CS_ACCESS_RIGHTS, 0xF00), (F.GUEST_RFLAGS, (1 << 64) - 1)])
+def test_a_value_that_no_register_holds_is_seen_until_entry_or_until_the_register_changes(vmcs, field, value):
+    """VM entry shall refuse what was written, not what became of it."""
+    before = vmcs.read(field)
+    vmcs.write(field, value)
+    assert vmcs.read(field) == value
+    vmcs.entered()
+    assert vmcs.read(field) != value
+    vmcs.write(field, value)
+    vmcs.write(field, before)
+    assert vmcs.read(field) == before
+
+
+def test_a_vmcs_without_a_vcpu_is_plain_data(box):
+    vmcs = Vmcs(fields={})
+    for field in VmcsField:
+        vmcs.write(field, int(field) * 0x1_0001_0001_0001)
+    assert all(vmcs.read(field) == int(field) * 0x1_0001_0001_0001 & field.mask for field in VmcsField)
+
+
+def test_what_the_registers_held_stays_when_the_vcpu_goes(vmcs):
+    vmcs.state.rip, vmcs.state.efer = 0x1234, 0xD00
+    vmcs.write(F.GUEST_RFLAGS, 0)
+    state = vmcs.state
+    vmcs.detach()
+    state.rip, state.efer = 0, 0
+    assert (vmcs.read(F.GUEST_RIP), vmcs.read(F.GUEST_RFLAGS)) == (0x1234, 0)
+    assert vmcs.read(F.VM_ENTRY_CONTROLS) & EntryControls.IA32E_MODE_GUEST
+    vmcs.detach()
+    assert vmcs.read(F.GUEST_RIP) == 0x1234
+
+
+def test_a_random_exit_reason_can_be_shown(vmcs):
+    vmcs.write(F.EXIT_REASON, 0xFFFF)
+    assert vmcs.inspect()["EXIT_REASON_NAME"] == "0xffff"
 
 
 @pytest.mark.parametrize("number", [0x1, 0xFFFF, 0x7777, 0x123456])

@@ -170,6 +170,7 @@ class Decoded(NamedTuple):
     control_register: ControlRegisterAccess | None
     debug_register: DebugRegisterAccess | None
     port: PortAccess | None
+    operand_override: bool = False  # the prefix 66
 
     @property
     def memory(self) -> MemoryOperand | None:
@@ -202,6 +203,8 @@ def instruction_length(code: bytes, bits: int) -> int:
 def decode(code: bytes, bits: int) -> Decoded:
     """The instruction that *code* (15 bytes are enough) begins with, for *bits* 16, 32 or 64; Undecodable if none."""
     found = next(_disassembler(bits).disasm(code[:MAX_INSTRUCTION_LENGTH], 0, 1), None)
+    if bits == 16 and _OPERAND_SIZE in code[:MAX_INSTRUCTION_LENGTH] and _needs_prefix(code):
+        return _as_32_bit_code(code)
     if found is None:
         raise Undecodable(f"{code.hex(' ') or 'nothing'} is no instruction of {bits}-bit code")
     mnemonic, prefixes = str(found.insn_name()), bytes(found.prefix)
@@ -210,7 +213,26 @@ def decode(code: bytes, bits: int) -> Decoded:
     repeat = {0xF3: "rep", 0xF2: "repne"}.get(prefixes[0], "") if string else ""
     return Decoded(found.size, mnemonic, f"{found.mnemonic} {found.op_str}".strip(), bits, operands,
                    repeat, lock=prefixes[0] == 0xF0, control_register=_control_register(mnemonic, operands),
-                   debug_register=_debug_register(mnemonic, operands), port=_port(mnemonic, operands, repeat))
+                   debug_register=_debug_register(mnemonic, operands), port=_port(mnemonic, operands, repeat),
+                   operand_override=prefixes[2] == _OPERAND_SIZE)
+
+
+def _needs_prefix(code: bytes) -> bool:
+    """*code* is an instruction that prefix 66 makes another one, of those that begin 0F 38, 0F 78, 0F 79 and 0F C7."""
+    at = _opcode_at(code)
+    return code[at : at + 1] == b"\x0f" and code[at + 1 : at + 2] in (b"\x38", b"\x78", b"\x79", b"\xc7")
+
+
+def _opcode_at(code: bytes) -> int:
+    return next((at for at, byte in enumerate(code) if byte not in _PREFIXES), len(code))
+
+
+def _as_32_bit_code(code: bytes) -> Decoded:
+    """*code*, which is 16-bit code: in that, Capstone takes the prefix for an operand size and nothing else."""
+    at = _opcode_at(code)
+    same = code[:at].replace(b"\x67", b"") if 0x67 in code[:at] else b"\x67" + code[:at]
+    decoded = decode(same + code[at:], 32)
+    return decoded._replace(length=decoded.length + at - len(same), bits=16)
 
 
 class Listed(NamedTuple):
@@ -278,6 +300,8 @@ def linear_address(decoded: Decoded, state: Registers, operand: MemoryOperand | 
 
 # --- From Capstone's words to ours ---------------------------------------------------------------
 
+_OPERAND_SIZE = 0x66
+_PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
 _INS, _OUTS = frozenset({"insb", "insw", "insd"}), frozenset({"outsb", "outsw", "outsd"})
 _NO_INDEX = frozenset({"riz", "eiz"})       # a SIB byte without one, but with a scale
 _STRING_OPCODES = frozenset({*range(0x6C, 0x70), *range(0xA4, 0xA8), *range(0xAA, 0xB0)})     # MOVSD is SSE's too

@@ -161,7 +161,6 @@ class Engine:
         uclib.uc_context_save(self._handle, context)        # fills the API's header
         at.view(context)[:] = self._template
         state = ProcessorState(context, self._resolve_flags, self.flush_tlb)
-        state.watch(0)
         self._states.append(state)
         return state
 
@@ -183,9 +182,8 @@ class Engine:
 
     def load_image(self, state: ProcessorState, image: bytes) -> None:
         """Put back what `save_image` gave, on the same engine. What is watched stays as it is."""
-        watched = state.watched
         at.view(state.context)[:] = image
-        state.watch(watched)
+        state.watch(state.watched)
         self._held = None
         self.flush_tlb()
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from hv.machine import context as at
 from hv.machine.registers import Segment, Table
-from hv.machine.svm import Intercept
-from hv.machine.watched import CONTROL_REGISTERS
+from hv.machine.svm import DESCRIPTOR_TABLES, Intercept
+from hv.machine.watched import CONTROL_REGISTERS, Watched
 from hv.spec.msrs import Msr
 from hv.spec.x86 import Cr4, Efer, Rflags
 
@@ -39,6 +39,8 @@ _SVME, _GUEST = 1 << 20, 1 << 21
 _CODE_MODE = 3 | _CS32 | _PE | _CS64        # CPL, code size, CR0.PE
 _CR_ALWAYS = 1 << 8 | (1 << 0 | 1 << 4 | 1 << 8) << 16      # CR8; writes of CR0 and CR4, for their rules
 _WATCHED_CR = CONTROL_REGISTERS.value
+_SWITCHES = ((Watched.INVLPG.value, Intercept.INVLPG.value),
+             (Watched.DESCRIPTOR_TABLES.value, DESCRIPTOR_TABLES.value))
 _SIZES = 1 << 21 | 1 << 22      # L and D/B, on which hidden flags depend
 _RIGHTS = 0xF0FF                # rights bits the engine keeps, 8 to the left
 
@@ -187,6 +189,7 @@ class ProcessorState:
         self._resolve_flags = resolve_flags
         self.translation_changed = translation_changed
         self._iret_watched = False
+        self.watch(0)
 
     rax, rcx, rdx, rbx = (_word(at.REGS + 8 * n) for n in range(4))
     rsp, rbp, rsi, rdi = (_word(at.REGS + 8 * n) for n in range(4, 8))
@@ -317,12 +320,12 @@ class ProcessorState:
 
     def watch(self, instructions: int) -> None:
         """Let *instructions*, a sum of `Watched`, leave the guest from now on, and no others of them."""
+        self.watched = int(instructions)
         self.dwords[_CR_SWITCHES] = _CR_ALWAYS | instructions & _WATCHED_CR
-
-    @property
-    def watched(self) -> int:
-        """What `watch` was told last."""
-        return int(self.dwords[_CR_SWITCHES]) & _WATCHED_CR
+        intercepts = self.words[_INTERCEPT]
+        for watched, switch in _SWITCHES:
+            intercepts = intercepts | switch if instructions & watched else intercepts & ~switch
+        self.words[_INTERCEPT] = intercepts
 
     def refresh_hidden_flags(self) -> None:
         """Recompute the engine's derived bits from CR0, CR4, VM, CS, SS, DS and ES. CPL and LMA stay as they are.
@@ -387,13 +390,14 @@ class ProcessorState:
         return bool(self.dwords[_HFLAGS] & _LMA)
 
     @property
-    def _virtual_8086(self) -> bool:
+    def virtual_8086(self) -> bool:
+        """RFLAGS.VM."""
         return bool(self.words[_EFLAGS] & _VM)
 
     @property
     def transfers_in_software(self) -> bool:
         """Protected mode outside IA-32e and virtual-8086 mode: `far_transfer.py` does what the engine refuses."""
-        return self.dwords[_HFLAGS] & (_PE | _LMA) == _PE and not self._virtual_8086
+        return self.dwords[_HFLAGS] & (_PE | _LMA) == _PE and not self.virtual_8086
 
     @property
     def protected(self) -> bool:

@@ -18,6 +18,13 @@ MSRPM_SIZE = 0x2000
 class Intercept(IntFlag):
     """Intercept words 3 and 4 of the control block as one 64-bit mask; bit n is exit code 0x60 + n."""
 
+    IDTR_READ = 1 << 6
+    GDTR_READ = 1 << 7
+    LDTR_READ = 1 << 8
+    TR_READ = 1 << 9
+    IDTR_WRITE = 1 << 10
+    GDTR_WRITE = 1 << 11
+    LDTR_WRITE = 1 << 12
     TR_WRITE = 1 << 13
     RDTSC = 1 << 14
     RDPMC = 1 << 15
@@ -51,6 +58,13 @@ class SvmExit(IntEnum):
     DR_READ = 0x20
     DR_WRITE = 0x30
     EXCEPTION = 0x40
+    IDTR_READ = 0x66
+    GDTR_READ = 0x67
+    LDTR_READ = 0x68
+    TR_READ = 0x69
+    IDTR_WRITE = 0x6A
+    GDTR_WRITE = 0x6B
+    LDTR_WRITE = 0x6C
     TR_WRITE = 0x6D
     RDTSC = 0x6E
     RDPMC = 0x6F
@@ -76,6 +90,11 @@ class SvmExit(IntEnum):
     MWAIT = 0x8B
     NESTED_FAULT = 0x400
 
+
+DESCRIPTOR_TABLES = (
+    Intercept.IDTR_READ | Intercept.GDTR_READ | Intercept.LDTR_READ | Intercept.TR_READ | Intercept.IDTR_WRITE
+    | Intercept.GDTR_WRITE | Intercept.LDTR_WRITE
+)
 
 # What every guest is watched for, whatever the VMCS says: the layer above decides which of these become VM exits.
 # IRET comes and goes with the mode: see `ProcessorState.refresh_hidden_flags`.

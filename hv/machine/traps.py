@@ -36,6 +36,7 @@ class Trap(IntEnum):
     UNDEFINED = 23              # instructions of the engine's own guest mode, which no guest has
     LTR = 24
     IRET = 25                   # in protected mode outside IA-32e mode
+    DESCRIPTOR_TABLE = 26       # while it is watched: LGDT, LIDT, LLDT, SGDT, SIDT, SLDT, STR
 
 
 # The instructions that the engine tells of by a hook of their own.
@@ -43,7 +44,7 @@ INSTRUCTION_TRAPS = {stubs.KIND_IN: Trap.IN, stubs.KIND_OUT: Trap.OUT, stubs.KIN
                      stubs.KIND_SYSENTER: Trap.SYSENTER}
 
 # What the engine's hook is called with -> (trap, detail). MSR_NUMBER stands for several: the engine looks closer.
-_BY_EXIT = {
+_BY_EXIT: dict[int, Trap] = {
     svm.SvmExit.CPUID: Trap.CPUID, svm.SvmExit.HLT: Trap.HLT,
     svm.SvmExit.RDTSC: Trap.RDTSC, svm.SvmExit.RDTSCP: Trap.RDTSCP,
     svm.SvmExit.RDPMC: Trap.RDPMC, svm.SvmExit.INVLPG: Trap.INVLPG, svm.SvmExit.PAUSE: Trap.PAUSE,
@@ -52,6 +53,7 @@ _BY_EXIT = {
     svm.SvmExit.NESTED_FAULT: Trap.NESTED_FAULT, svm.SvmExit.TR_WRITE: Trap.LTR,
     svm.SvmExit.IRET: Trap.IRET,
 }
+_BY_EXIT |= dict.fromkeys(range(svm.SvmExit.IDTR_READ, svm.SvmExit.TR_WRITE), Trap.DESCRIPTOR_TABLE)
 BY_NUMBER: dict[int, tuple[Trap, int]] = {svm.EXIT_BASE + code: (trap, 0) for code, trap in _BY_EXIT.items()}
 for _n in range(16):
     BY_NUMBER[svm.EXIT_BASE + svm.SvmExit.CR_READ + _n] = (Trap.CR_READ, _n)

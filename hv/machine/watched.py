@@ -15,6 +15,8 @@ class Watched(IntFlag):
     READ_CR3 = 1 << 3
     READ_CR4 = 1 << 4
     WRITE_CR3 = 1 << 19
+    INVLPG = 1 << 32
+    DESCRIPTOR_TABLES = 1 << 33     # LGDT, LIDT, LLDT, SGDT, SIDT, SLDT, STR; LTR always leaves
 
 
 CONTROL_REGISTERS = Watched.READ_CR0 | Watched.READ_CR3 | Watched.READ_CR4 | Watched.WRITE_CR3

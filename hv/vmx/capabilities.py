@@ -146,7 +146,7 @@ LEFT_OUT: dict[type[IntFlag], dict[IntFlag, str]] = {
         SecondaryControls.PASID_TRANSLATION: "there is no ENQCMD",
         SecondaryControls.MODE_BASED_EXECUTE_CONTROL: "the engine's tables know one right to execute for all modes",
         SecondaryControls.SUB_PAGE_WRITE_PERMISSIONS: "the engine's tables know pages only",
-        SecondaryControls.ENABLE_USER_WAIT_AND_PAUSE: "there is no UMWAIT and TPAUSE",
+        SecondaryControls.ENABLE_USER_WAIT_AND_PAUSE: "the engine takes UMWAIT and TPAUSE for MFENCE",
         SecondaryControls.ENABLE_PCONFIG: "there is no memory encryption",
         SecondaryControls.BUS_LOCK_DETECTION: _NO_BUS_TIME,
         SecondaryControls.INSTRUCTION_TIMEOUT: _NO_BUS_TIME,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from hv.machine.decode import Decoded
 from hv.spec.exits import ExitReason
+from hv.vmx.instruction_information import displacement, instruction_information
 
 
 class VmExit:
@@ -21,11 +23,20 @@ class VmExit:
     interruption_error_code = 0
     idt_vectoring_info = 0
     idt_vectoring_error_code = 0
+    instruction: Decoded | None = None      # where the instruction-information field tells of it
 
     def __init__(self, reason: ExitReason, qualification: int = 0, instruction_length: int = 0) -> None:
         self.reason = reason
         self.qualification = qualification
         self.instruction_length = instruction_length
+
+    @property
+    def instruction_info(self) -> int:
+        """The VM-exit instruction-information field, a raw `InstructionInfo` or `StringIoInfo`; 0 if undefined.
+
+        It is made when it is read.
+        """
+        return instruction_information(self.instruction) if self.instruction is not None else 0
 
     def inspect(self) -> dict[str, Any]:
         """Plain data; what is not valid is left out."""
@@ -35,7 +46,7 @@ class VmExit:
         for name in ("guest_physical_address", "guest_linear_address"):
             if getattr(self, name) is not None:
                 shown[name] = getattr(self, name)
-        for name in ("interruption_info", "idt_vectoring_info"):
+        for name in ("interruption_info", "idt_vectoring_info", "instruction_info"):
             if getattr(self, name):
                 shown[name] = getattr(self, name)
         return shown
@@ -43,3 +54,10 @@ class VmExit:
     def __repr__(self) -> str:
         shown = {name: value if isinstance(value, str) else f"{value:#x}" for name, value in self.inspect().items()}
         return f"VmExit({' '.join(f'{name}={value}' for name, value in shown.items())})"
+
+
+def operand_exit(reason: ExitReason, decoded: Decoded, rip: int) -> VmExit:
+    """The exit of the instruction at *rip*, with its displacement and the description of its operands."""
+    exit = VmExit(reason, displacement(decoded, rip), decoded.length)
+    exit.instruction = decoded
+    return exit

@@ -25,6 +25,7 @@ from hv.vmx.intercepts import BY_TRAP
 from hv.vmx.intercepts.controls import InstructionControls
 from hv.vmx.intercepts.events import bitmap_exits, debug_trap, exception_exit, external_interrupt, raised, task_gate
 from hv.vmx.intercepts.memory import nested_fault
+from hv.vmx.intercepts.waiting import Waiting
 from hv.vmx.non_register import ACTIVE, MOV_SS, PENDING, SHUTDOWN, SINGLE_STEP, WAIT_FOR_SIPI, NonRegisterState
 from hv.vmx.preemption_timer import PreemptionTimer
 from hv.vmx.remembered import RememberingMemory
@@ -69,6 +70,7 @@ class Vcpu:
         self.broken_rules: list[str] = []       # what the last failed entry found
         self.window_wanted = False
         self.interrupted = False                # a trap ended the engine's run only so that the loop looks
+        self.waiting = Waiting()
         self._prepare_events()
         self.attach(self.vmcs)
 
@@ -104,7 +106,7 @@ class Vcpu:
         read = self.vmcs.read
         primary = read(_PRIMARY)
         self.primary = primary
-        self.controls = InstructionControls(read)
+        self.controls = InstructionControls(read)        # of the VMCS, which decide about instructions
         self.state.watch(self.controls.watched)
         self.exception_bitmap = read(VmcsField.EXCEPTION_BITMAP)
         self.pf_mask = read(VmcsField.PAGE_FAULT_ERROR_CODE_MASK)

@@ -103,6 +103,7 @@ _EXIT_INFORMATION: dict[VmcsField, Callable[[VmExit], int]] = {
     VmcsField.EXIT_REASON: _exit_reason,
     VmcsField.EXIT_QUALIFICATION: lambda exit: exit.qualification,
     VmcsField.EXIT_INSTRUCTION_LENGTH: lambda exit: exit.instruction_length,
+    VmcsField.EXIT_INSTRUCTION_INFO: lambda exit: exit.instruction_info,
     VmcsField.EXIT_INTERRUPTION_INFO: lambda exit: exit.interruption_info,
     VmcsField.EXIT_INTERRUPTION_ERROR_CODE: lambda exit: exit.interruption_error_code,
     VmcsField.IDT_VECTORING_INFO: lambda exit: exit.idt_vectoring_info,
@@ -116,7 +117,8 @@ DEFAULT_CONTROLS: dict[VmcsField, int] = {
     VmcsField.PIN_BASED_CONTROLS: PIN_DEFAULT1 | PinControls.EXTERNAL_INTERRUPT_EXITING | PinControls.NMI_EXITING,
     VmcsField.PRIMARY_PROC_CONTROLS: TRUE_PRIMARY_DEFAULT1 | PrimaryControls.HLT_EXITING
     | PrimaryControls.UNCONDITIONAL_IO_EXITING | PrimaryControls.CR8_LOAD_EXITING | PrimaryControls.CR8_STORE_EXITING
-    | PrimaryControls.PAUSE_EXITING | PrimaryControls.ACTIVATE_SECONDARY_CONTROLS,
+    | PrimaryControls.PAUSE_EXITING | PrimaryControls.MONITOR_EXITING | PrimaryControls.MWAIT_EXITING
+    | PrimaryControls.ACTIVATE_SECONDARY_CONTROLS,
     VmcsField.SECONDARY_PROC_CONTROLS: SecondaryControls.ENABLE_EPT | SecondaryControls.UNRESTRICTED_GUEST,
     VmcsField.VM_ENTRY_CONTROLS: ENTRY_DEFAULT1 | EntryControls.LOAD_EFER,
     VmcsField.VM_EXIT_CONTROLS: EXIT_DEFAULT1 | ExitControls.HOST_ADDRESS_SPACE_SIZE

@@ -11,7 +11,7 @@ from hv.machine.engine import Trap
 from hv.machine.registers import Segment, Table
 from hv.machine.watched import Watched
 from hv.spec.msrs import Msr
-from tests.machine.engine_box import CODE, FLAT_CODE_32, FLAT_CODE_64, FLAT_DATA, USER_DATA
+from tests.machine.engine_box import CODE, FLAT_CODE_32, FLAT_CODE_64, FLAT_DATA, GDT, USER_DATA
 
 WORDS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
          "rip",
@@ -274,11 +274,14 @@ def test_writing_ss_sets_the_privilege(box):
 @pytest.mark.parametrize(("source", "bit", "trap"), [
     ("mov rax, cr0", Watched.READ_CR0, Trap.CR_READ), ("smsw ax", Watched.READ_CR0, Trap.CR_READ),
     ("mov rax, cr3", Watched.READ_CR3, Trap.CR_READ), ("mov rax, cr4", Watched.READ_CR4, Trap.CR_READ),
-    ("mov cr3, rbx", Watched.WRITE_CR3, Trap.CR_WRITE)])
+    ("mov cr3, rbx", Watched.WRITE_CR3, Trap.CR_WRITE), ("invlpg [rbx]", Watched.INVLPG, Trap.INVLPG),
+    *((f"{name} [rbp]", Watched.DESCRIPTOR_TABLES, Trap.DESCRIPTOR_TABLE) for name in ("lgdt", "lidt", "sgdt", "sidt")),
+    *((f"{name} cx", Watched.DESCRIPTOR_TABLES, Trap.DESCRIPTOR_TABLE) for name in ("lldt", "sldt", "str"))])
 @pytest.mark.parametrize("watched", [False, True])
 def test_an_instruction_leaves_the_guest_only_while_it_is_watched(box, source, bit, trap, watched):
     state = box.state()
-    state.rbx = state.cr3
+    state.rbx, state.rbp = state.cr3, 0x20000
+    box.memory.write(0x20000, (0x3F).to_bytes(2, "little") + GDT.to_bytes(8, "little"))
     state.watch(bit if watched else every_other(bit))
     assert state.watched == (bit if watched else every_other(bit))
     box.put(f"{source}; hlt")

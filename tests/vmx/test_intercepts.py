@@ -76,9 +76,9 @@ def test_a_control_decides_whether_an_instruction_exits(box, source, control, re
     assert exit.reason is (HLT_HANDLER if source == "rdpmc" else R.CPUID)
 
 
-@pytest.mark.parametrize("source", ["rdtscp", "monitor", "mwait", "vmmcall", "vmrun", "stgi", "ud2", "invlpga"])
+@pytest.mark.parametrize("source", ["rdtscp", "vmmcall", "vmrun", "stgi", "ud2", "invlpga"])
 def test_what_the_processor_does_not_offer_is_an_invalid_opcode(box, source):
-    code = {"rdtscp": "0f01f9", "monitor": "0f01c8", "mwait": "0f01c9", "vmmcall": "0f01d9", "vmrun": "0f01d8",
+    code = {"rdtscp": "0f01f9", "vmmcall": "0f01d9", "vmrun": "0f01d8",
             "stgi": "0f01dc", "ud2": "0f0b", "invlpga": "0f01df"}[source]
     vcpu, exit = box.exit_of(bytes.fromhex(code))
     assert (exit.reason, vector_at(vcpu)) == (HLT_HANDLER, UD)

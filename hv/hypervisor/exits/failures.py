@@ -40,13 +40,13 @@ def handle_ept_misconfiguration(vp: VirtualProcessor, exit: VmExit) -> Verdict:
 
 
 def _not_offered(vp: VirtualProcessor, exit: VmExit) -> Verdict:
-    """VMX is not offered to guests, so its instructions are undefined, as without CR4.VMXE."""
+    """VMX, MONITOR and MWAIT are not offered to guests, so their instructions are undefined, as CPUID says."""
     raise GuestFault(Vector.UD)
 
 
 for _reason in (ExitReason.VMCLEAR, ExitReason.VMLAUNCH, ExitReason.VMPTRLD, ExitReason.VMPTRST, ExitReason.VMREAD,
                 ExitReason.VMRESUME, ExitReason.VMWRITE, ExitReason.VMXOFF, ExitReason.VMXON, ExitReason.INVEPT,
-                ExitReason.INVVPID):
+                ExitReason.INVVPID, ExitReason.MONITOR, ExitReason.MWAIT):
     on_exit(_reason)(_not_offered)
 
 

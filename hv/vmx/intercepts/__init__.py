@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 from hv.machine.traps import Trap
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.control_registers import cr_read, cr_write, dr_access
+from hv.vmx.intercepts.descriptor_tables import descriptor_table, ltr
 from hv.vmx.intercepts.events import exception, software_interrupt
-from hv.vmx.intercepts.instructions import cpuid, hlt, pause, rdmsr, rdpmc, rdtsc, undefined, wbinvd, wrmsr
+from hv.vmx.intercepts.instructions import cpuid, hlt, rdmsr, rdpmc, rdtsc, undefined, wbinvd, wrmsr
+from hv.vmx.intercepts.invalidation import invlpg
 from hv.vmx.intercepts.memory import nested
 from hv.vmx.intercepts.ports import port_in, port_out
-from hv.vmx.intercepts.system_calls import ltr, syscall, sysenter
+from hv.vmx.intercepts.system_calls import syscall, sysenter
 from hv.vmx.intercepts.tasks import iret
+from hv.vmx.intercepts.waiting import pause
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
@@ -27,10 +30,10 @@ Intercept = Callable[["Vcpu", int], VmExit | None]
 
 _BY_NAME: dict[Trap, Intercept] = {
     Trap.CPUID: cpuid, Trap.HLT: hlt, Trap.RDMSR: rdmsr, Trap.WRMSR: wrmsr, Trap.RDTSC: rdtsc, Trap.RDTSCP: undefined,
-    Trap.RDPMC: rdpmc, Trap.INVLPG: undefined, Trap.PAUSE: pause, Trap.WBINVD: wbinvd, Trap.MONITOR: undefined,
+    Trap.RDPMC: rdpmc, Trap.INVLPG: invlpg, Trap.PAUSE: pause, Trap.WBINVD: wbinvd, Trap.MONITOR: undefined,
     Trap.MWAIT: undefined, Trap.CR_READ: cr_read, Trap.CR_WRITE: cr_write, Trap.DR_READ: dr_access,
     Trap.DR_WRITE: dr_access, Trap.EXCEPTION: exception, Trap.SOFTWARE_INTERRUPT: software_interrupt,
     Trap.NESTED_FAULT: nested, Trap.IN: port_in, Trap.OUT: port_out, Trap.SYSCALL: syscall, Trap.SYSENTER: sysenter,
-    Trap.UNDEFINED: undefined, Trap.LTR: ltr, Trap.IRET: iret,
+    Trap.UNDEFINED: undefined, Trap.LTR: ltr, Trap.IRET: iret, Trap.DESCRIPTOR_TABLE: descriptor_table,
 }
 BY_TRAP: tuple[Intercept, ...] = tuple(_BY_NAME[trap] for trap in Trap)

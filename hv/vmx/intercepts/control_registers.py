@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hv.machine.control_registers import check_cr0, check_cr4
-from hv.machine.decode import ControlAccess, ControlRegisterAccess, Decoded, MemoryOperand
+from hv.machine.decode import ControlAccess, ControlRegisterAccess, DebugRegisterAccess, Decoded, MemoryOperand
 from hv.machine.faults import GuestFault
+from hv.machine.paging import PHYSICAL_BITS
 from hv.spec.exits import CrQualification, DrQualification, ExitReason
 from hv.spec.vmcs import PrimaryControls
 from hv.spec.x86 import DR6_RESET, DR6_WRITABLE, DR7_RESET, DR7_WRITABLE, Cr0, Cr4, Dr6, Dr7, Vector
@@ -23,8 +24,9 @@ def cr_read(vcpu: Vcpu, detail: int) -> VmExit | None:
     """MOV from CR8; MOV from CR0 and CR4 and SMSW while they have a mask, which may hide a bit."""
     decoded = decoded_at(vcpu)
     access = decoded.control_register
-    assert access is not None, f"{decoded.text} trapped as a control-register read"
-    if access.register == 8:
+    if access is None:
+        return _not_there_any_more(vcpu)
+    if access.register in (3, 8):           # of CR3 only to exit
         return _cr_exit(access, decoded.length)
     write_operand(vcpu, decoded, visible(vcpu, access.register))
     advance(vcpu, decoded.length)
@@ -35,9 +37,12 @@ def cr_write(vcpu: Vcpu, detail: int) -> VmExit | None:
     """MOV to CR0, CR4 and CR8, LMSW, CLTS; SDM "Guest/Host Masks and Read Shadows for CR0 and CR4"."""
     decoded = decoded_at(vcpu)
     access = decoded.control_register
-    assert access is not None, f"{decoded.text} trapped as a control-register write"
+    if access is None:
+        return _not_there_any_more(vcpu)
     if access.register == 8:
         return _cr_exit(access, decoded.length)
+    if access.register == 3:
+        return _load_cr3(vcpu, decoded, access)
     register, controls = access.register, vcpu.controls
     source, asked = _wanted(vcpu, decoded, access)
     mask, real = controls.cr_masks[register] & asked, _real(vcpu, register)
@@ -45,6 +50,24 @@ def cr_write(vcpu: Vcpu, detail: int) -> VmExit | None:
         return _cr_exit(access, decoded.length, source)
     changed = asked & ~mask
     write_control_register(vcpu, register, real & ~changed | source & changed)
+    advance(vcpu, decoded.length)
+    return None
+
+
+def _not_there_any_more(vcpu: Vcpu) -> VmExit | None:
+    """What the engine executed is not what stands at RIP."""
+    vcpu.engine.distrust_code()
+    return None
+
+
+def _load_cr3(vcpu: Vcpu, decoded: Decoded, access: ControlRegisterAccess) -> VmExit | None:
+    """MOV to CR3 under CR3-load exiting: a value among the CR3 targets does not exit; SDM "CR3-Target Controls"."""
+    value = read_operand(vcpu, decoded)
+    if value not in vcpu.controls.cr3_targets:
+        return _cr_exit(access, decoded.length)
+    if value >> PHYSICAL_BITS:
+        raise GuestFault(Vector.GP, 0)
+    vcpu.state.cr3 = value
     advance(vcpu, decoded.length)
     return None
 
@@ -93,10 +116,10 @@ def dr_access(vcpu: Vcpu, detail: int) -> VmExit | None:
     """
     decoded = decoded_at(vcpu)
     access = decoded.debug_register
-    assert access is not None, f"{decoded.text} trapped as a debug-register access"
+    if access is None:
+        return _not_there_any_more(vcpu)
     if vcpu.primary & PrimaryControls.MOV_DR_EXITING:
-        return VmExit(ExitReason.MOV_DR, DrQualification(number=access.register, from_dr=int(not access.write),
-                                                         register=access.gpr).raw, decoded.length)
+        return dr_exit(access, decoded.length)
     state, number = vcpu.state, {4: 6, 5: 7}.get(access.register, access.register)
     if number != access.register and state.cr4 & Cr4.DE:
         raise GuestFault(Vector.UD)
@@ -109,6 +132,12 @@ def dr_access(vcpu: Vcpu, detail: int) -> VmExit | None:
         state.gpr[access.gpr] = getattr(state, f"dr{number}")
     advance(vcpu, decoded.length)
     return None
+
+
+def dr_exit(access: DebugRegisterAccess, length: int) -> VmExit:
+    """SDM "Exit Qualification for MOV DR"."""
+    return VmExit(ExitReason.MOV_DR, DrQualification(number=access.register, from_dr=int(not access.write),
+                                                     register=access.gpr).raw, length)
 
 
 def _write_debug_register(vcpu: Vcpu, number: int, value: int) -> None:

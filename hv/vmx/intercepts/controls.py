@@ -9,8 +9,9 @@ from hv.spec.vmcs import PrimaryControls, SecondaryControls, VmcsField
 from hv.spec.x86 import Cr0
 from hv.vmx.capabilities import PROCESSOR
 
-_READ_CR0, _READ_CR4 = Watched.READ_CR0.value, Watched.READ_CR4.value
 _EXEMPT = int(Cr0.PE | Cr0.PG)      # from the fixed bits, by "unrestricted guest"
+_REFUSED = int(PrimaryControls.MOV_DR_EXITING | PrimaryControls.RDPMC_EXITING)
+_TARGETS = tuple(VmcsField(VmcsField.CR3_TARGET_VALUE0 + 2 * n) for n in range(PROCESSOR.misc.cr3_target_count))
 
 
 class InstructionControls:
@@ -22,10 +23,21 @@ class InstructionControls:
         self.secondary = secondary = read(VmcsField.SECONDARY_PROC_CONTROLS) if active else 0
         self.cr_masks = {0: read(VmcsField.CR0_GUEST_HOST_MASK), 4: read(VmcsField.CR4_GUEST_HOST_MASK)}
         self.cr_shadows = {0: read(VmcsField.CR0_READ_SHADOW), 4: read(VmcsField.CR4_READ_SHADOW)}
+        self.cr3_targets = tuple(map(read, _TARGETS[: read(VmcsField.CR3_TARGET_COUNT)]))
         exempt = _EXEMPT if secondary & SecondaryControls.UNRESTRICTED_GUEST else 0
         self.cr_fixed = {0: PROCESSOR.cr0_fixed & ~exempt, 4: PROCESSOR.cr4_fixed}
+        self.pause_loops = ((read(VmcsField.PLE_GAP), read(VmcsField.PLE_WINDOW))
+                            if secondary & SecondaryControls.PAUSE_LOOP_EXITING else None)
+        self.refused_exit = bool(primary & _REFUSED)    # what the engine answers with #GP may be an exit
 
     @property
     def watched(self) -> int:
         """What must leave the guest, as `ProcessorState.watch` takes it: reads too, where a mask may hide a bit."""
-        return (_READ_CR0 if self.cr_masks[0] else 0) | (_READ_CR4 if self.cr_masks[4] else 0)
+        wanted = {
+            Watched.READ_CR0: self.cr_masks[0], Watched.READ_CR4: self.cr_masks[4],
+            Watched.READ_CR3: self.primary & PrimaryControls.CR3_STORE_EXITING,
+            Watched.WRITE_CR3: self.primary & PrimaryControls.CR3_LOAD_EXITING,
+            Watched.INVLPG: self.primary & PrimaryControls.INVLPG_EXITING,
+            Watched.DESCRIPTOR_TABLES: self.secondary & SecondaryControls.DESCRIPTOR_TABLE_EXITING,
+        }
+        return sum(instructions for instructions, asked in wanted.items() if asked)

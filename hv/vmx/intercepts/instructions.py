@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hv.machine.clock import EXIT_TICKS
+from hv.machine.decode import Decoded
 from hv.machine.faults import GuestFault
 from hv.spec.exits import ExitReason
-from hv.spec.vmcs import PrimaryControls
+from hv.spec.msrs import Msr
+from hv.spec.vmcs import PrimaryControls, SecondaryControls
 from hv.spec.x86 import Cr4, Vector
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import advance, decoded_at, length_of
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 # The most frequent exits have always the same fields, unless the instruction has prefixes: made once, never changed.
 _CPUID, _RDMSR, _WRMSR = (VmExit(reason, 0, 2) for reason in (ExitReason.CPUID, ExitReason.RDMSR, ExitReason.WRMSR))
+_RDTSC_EXITING, _RDTSCP_ENABLED = PrimaryControls.RDTSC_EXITING.value, SecondaryControls.ENABLE_RDTSCP.value
+_TSD, _PCE = Cr4.TSD.value, Cr4.PCE.value
 _CPUID_CODE, _RDMSR_CODE, _WRMSR_CODE = 0xA20F, 0x320F, 0x300F      # the bytes, little-endian
 
 
@@ -70,39 +74,55 @@ def _use_msr(vcpu: Vcpu, write: bool) -> None:
 
 
 def rdtsc(vcpu: Vcpu, detail: int) -> VmExit | None:
-    if vcpu.state.cr4 & Cr4.TSD and vcpu.state.cpl:
-        raise GuestFault(Vector.GP, 0)
-    if vcpu.primary & PrimaryControls.RDTSC_EXITING:
+    _may_read_tsc(vcpu)
+    if vcpu.primary & _RDTSC_EXITING:
         return VmExit(ExitReason.RDTSC, 0, length_of(vcpu))
-    vcpu.clock.advance(EXIT_TICKS)        # a guest that polls the counter must see it move
-    tsc = vcpu.tsc
-    vcpu.state.rax, vcpu.state.rdx = tsc & 0xFFFF_FFFF, tsc >> 32
-    advance(vcpu, length_of(vcpu))
+    _read_tsc(vcpu, length_of(vcpu))
     return None
 
 
+def rdtscp(vcpu: Vcpu, decoded: Decoded) -> VmExit | bool:
+    """Undefined without "enable RDTSCP"; the engine has none."""
+    if not vcpu.controls.secondary & _RDTSCP_ENABLED:
+        return False
+    _may_read_tsc(vcpu)
+    if vcpu.primary & _RDTSC_EXITING:
+        return VmExit(ExitReason.RDTSCP, 0, decoded.length)
+    vcpu.state.rcx = vcpu.state.msrs[Msr.TSC_AUX] & 0xFFFF_FFFF
+    _read_tsc(vcpu, decoded.length)
+    return True
+
+
+def _may_read_tsc(vcpu: Vcpu) -> None:
+    if vcpu.state.cpl and vcpu.state.cr4 & _TSD:
+        raise GuestFault(Vector.GP, 0)
+
+
+def _read_tsc(vcpu: Vcpu, length: int) -> None:
+    vcpu.clock.advance(EXIT_TICKS)        # a guest that polls the counter must see it move
+    tsc = vcpu.tsc
+    vcpu.state.rax, vcpu.state.rdx = tsc & 0xFFFF_FFFF, tsc >> 32
+    advance(vcpu, length)
+
+
 def undefined(vcpu: Vcpu, detail: int) -> VmExit | None:
-    """Not an instruction of this processor: RDTSCP, MONITOR, MWAIT and AMD's virtualization are not offered."""
+    """Not an instruction of this processor, but one that the engine has: AMD's virtualization."""
     raise GuestFault(Vector.UD)
 
 
 def rdpmc(vcpu: Vcpu, detail: int) -> VmExit | None:
-    if vcpu.primary & PrimaryControls.RDPMC_EXITING:
+    """There are no counters, so reading one without an exit is #GP for everybody."""
+    if vcpu.primary & PrimaryControls.RDPMC_EXITING and (not vcpu.state.cpl or vcpu.state.cr4 & _PCE):
         return VmExit(ExitReason.RDPMC, 0, length_of(vcpu))
     raise GuestFault(Vector.GP, 0)
 
 
-def pause(vcpu: Vcpu, detail: int) -> VmExit | None:
-    if vcpu.primary & PrimaryControls.PAUSE_EXITING:
-        return VmExit(ExitReason.PAUSE, 0, length_of(vcpu))
-    advance(vcpu, length_of(vcpu))
-    return None
-
-
 def wbinvd(vcpu: Vcpu, detail: int) -> VmExit | None:
-    """INVD exits always; WBINVD by a secondary control that is off here, and does nothing: there is no cache."""
+    """INVD exits always; WBINVD and WBNOINVD by a control, and else they do nothing: there is no cache."""
     decoded = decoded_at(vcpu)
     if decoded.mnemonic == "invd":
         return VmExit(ExitReason.INVD, 0, decoded.length)
+    if vcpu.controls.secondary & SecondaryControls.WBINVD_EXITING:
+        return VmExit(ExitReason.WBINVD, 0, decoded.length)
     advance(vcpu, decoded.length)
     return None

@@ -4,13 +4,38 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hv.machine.decode import Undecodable, decode_at
+from hv.machine.faults import GuestFault, NestedFault
+from hv.spec.exits import ExitReason
+from hv.spec.vmcs import PrimaryControls
+from hv.spec.x86 import Cr4
 from hv.vmx.exit import VmExit
+from hv.vmx.intercepts.control_registers import dr_exit
 from hv.vmx.intercepts.tasks import far_transfer
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
+_MOV_DR_EXITING, _RDPMC_EXITING = PrimaryControls.MOV_DR_EXITING.value, PrimaryControls.RDPMC_EXITING.value
+_PCE = Cr4.PCE.value
+
 
 def refused(vcpu: Vcpu) -> VmExit | bool:
     """After a #GP of the engine: the exit, True when the instruction is done now, False when the fault stands."""
+    exit = _exit_before_the_fault(vcpu) if vcpu.controls.refused_exit else None
+    if exit is not None:
+        return exit
     return far_transfer(vcpu) if vcpu.state.transfers_in_software else False
+
+
+def _exit_before_the_fault(vcpu: Vcpu) -> VmExit | None:
+    """MOV DR exits at any privilege level, and RDPMC by a user whom CR4.PCE lets read, which the engine does not."""
+    try:
+        decoded = decode_at(vcpu.state, vcpu.memory)
+    except (Undecodable, GuestFault, NestedFault):
+        return None
+    if decoded.debug_register is not None and vcpu.primary & _MOV_DR_EXITING:
+        return dr_exit(decoded.debug_register, decoded.length)
+    if decoded.mnemonic == "rdpmc" and vcpu.primary & _RDPMC_EXITING and vcpu.state.cr4 & _PCE:
+        return VmExit(ExitReason.RDPMC, 0, decoded.length)
+    return None

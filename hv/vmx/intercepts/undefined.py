@@ -1,46 +1,40 @@
-"""Instructions of this processor that are undefined to the engine: they are decoded at its #UD, and done here.
-
-SDM "Instructions That Cause VM Exits Unconditionally".
-"""
+"""Instructions of this processor that are undefined to the engine: they are decoded at its #UD, and done here."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.machine.decode import Decoded, Undecodable, decode, decode_at
-from hv.spec.exits import ExitReason
+from hv.machine.decode import Decoded, Undecodable, decode
+from hv.spec.x86 import MAX_INSTRUCTION_LENGTH
 from hv.vmx.exit import VmExit
+from hv.vmx.intercepts.instructions import rdtscp
+from hv.vmx.intercepts.invalidation import invpcid
 from hv.vmx.intercepts.system_calls import fast_call_in_long_mode
+from hv.vmx.intercepts.vmx_instructions import VMX_INSTRUCTIONS
+from hv.vmx.intercepts.waiting import monitor, mwait
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
-_VMX_REASONS = {
-    "vmcall": ExitReason.VMCALL, "vmclear": ExitReason.VMCLEAR, "vmlaunch": ExitReason.VMLAUNCH,
-    "vmptrld": ExitReason.VMPTRLD, "vmptrst": ExitReason.VMPTRST, "vmread": ExitReason.VMREAD,
-    "vmresume": ExitReason.VMRESUME, "vmwrite": ExitReason.VMWRITE, "vmxoff": ExitReason.VMXOFF,
-    "vmxon": ExitReason.VMXON, "invept": ExitReason.INVEPT, "invvpid": ExitReason.INVVPID,
-}
+_CARRY_OUT = {**VMX_INSTRUCTIONS, "rdtscp": rdtscp, "invpcid": invpcid, "monitor": monitor, "mwait": mwait}
 
 
 def undefined_here(vcpu: Vcpu) -> Decoded | None:
     """The instruction that is undefined to the engine; None when it is none to anybody."""
-    code = vcpu.engine.code_bytes()
+    state, code = vcpu.state, vcpu.engine.code_bytes()
     try:
-        return decode(code, vcpu.state.bits) if code else decode_at(vcpu.state, vcpu.memory)
+        return decode(code, state.bits)
+    except Undecodable:
+        if len(code) == MAX_INSTRUCTION_LENGTH:
+            return None
+    try:        # the engine has fetched it from two pages
+        return decode(vcpu.memory.fetch(state.linear_rip, MAX_INSTRUCTION_LENGTH), state.bits)
     except Undecodable:
         return None
 
 
 def carry_out(vcpu: Vcpu, decoded: Decoded | None) -> VmExit | bool:
     """Do what is undefined to the engine alone: the exit, True when it is done, False when it is undefined here too."""
-    found = _vmx_instruction(vcpu, decoded) if decoded is not None else None
-    return found if found is not None else fast_call_in_long_mode(vcpu)
-
-
-def _vmx_instruction(vcpu: Vcpu, decoded: Decoded) -> VmExit | None:
-    """The exit of a VMX instruction, which the engine does not know; None for any other."""
-    reason = _VMX_REASONS.get(decoded.mnemonic)
-    if reason is None or (reason is not ExitReason.VMCALL and not vcpu.state.protected):
-        return None
-    return VmExit(reason, decoded.memory.displacement & (1 << 64) - 1 if decoded.memory else 0, decoded.length)
+    instruction = _CARRY_OUT.get(decoded.mnemonic) if decoded is not None else None
+    return instruction(vcpu, decoded) if instruction is not None and decoded is not None \
+        else fast_call_in_long_mode(vcpu)

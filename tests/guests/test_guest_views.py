@@ -1,4 +1,4 @@
-"""What a guest of the hypervisor sees of CR0 and CR4: what it wrote, though the processor has NE and VMXE set."""
+"""What a guest of the hypervisor sees of its processor: CR0 and CR4 as it wrote them, and no more than CPUID offers."""
 
 from __future__ import annotations
 
@@ -88,3 +88,11 @@ def test_the_view_of_a_vps_registers_reads_and_writes_the_others_through():
         assert (vp.regs.rbx, vp.guest_regs.rbx, vp.guest_regs.cr0, vp.regs.cr0) == (7, 7, 0x11, 0x31)
     finally:
         machine.close()
+
+
+@pytest.mark.parametrize("code", ["0f01c8", "0f01c9", "0f01f9", "660f388200"],
+                         ids=["monitor", "mwait", "rdtscp", "invpcid"])
+def test_what_cpuid_does_not_offer_is_undefined_to_a_guest(code):
+    """The processor has them; the hypervisor keeps them from guests by its controls, and its CPUID says so."""
+    handler = {6 * 4: (0x5000).to_bytes(4, "little"), 0x5000: bytes.fromhex("bb0600 ba0406 b80020 ef")}
+    assert run_guest(bytes.fromhex(code) + b"\xf4", 16, data=handler).rbx & 0xFFFF == 6

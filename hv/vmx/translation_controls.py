@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from hv.spec.vmcs import PrimaryControls, SecondaryControls, VmcsField
+from hv.spec.vmcs import SecondaryControls, VmcsField
 from hv.spec.x86 import PAGE_SIZE
 
 if TYPE_CHECKING:
@@ -17,14 +17,12 @@ if TYPE_CHECKING:
 
 _EPT, _VPID = SecondaryControls.ENABLE_EPT.value, SecondaryControls.ENABLE_VPID.value
 _PML, _VE = SecondaryControls.ENABLE_PML.value, SecondaryControls.EPT_VIOLATION_VE.value
-_SECONDARY = PrimaryControls.ACTIVATE_SECONDARY_CONTROLS.value
 _LOG_ENTRIES = PAGE_SIZE // 8
 
 
 def read_translation_controls(vcpu: Vcpu) -> None:
     """A control was written: translate by what the VMCS says now."""
-    read = vcpu.vmcs.read
-    secondary = read(VmcsField.SECONDARY_PROC_CONTROLS) if vcpu.primary & _SECONDARY else 0
+    read, secondary = vcpu.vmcs.read, vcpu.controls.secondary
     ept = secondary & _EPT
     vcpu.violations_convert = bool(ept and secondary & _VE)
     vcpu.second_level.select(read(VmcsField.EPT_POINTER) if ept else None,

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.paging import Walk, walk
 from hv.spec.exits import ExitReason
+from hv.spec.x86 import Vector
 from hv.vmx.ept_walk import violation_qualification
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.accesses import Met, meeting
 from hv.vmx.second_level import PageModificationLogFull
+from hv.vmx.virtualization_exception import converts
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
+_VIOLATION = ExitReason.EPT_VIOLATION
 _BOTH = Access.READ | Access.WRITE
 _WRITE = Access.WRITE.value
 
@@ -22,8 +25,10 @@ _WRITE = Access.WRITE.value
 def nested(vcpu: Vcpu, detail: int) -> VmExit | None:
     """The engine was refused an address: find out what the guest did, and do what the processor does about it."""
     gpa, access = vcpu.engine.nested_fault()
-    met = meeting(vcpu, gpa, access)
-    return refused(vcpu, _fault(vcpu, gpa, access, met))
+    exit = refused(vcpu, _fault(vcpu, gpa, access, meeting(vcpu, gpa, access)))
+    if exit is None:
+        raise GuestFault(Vector.VE)
+    return exit
 
 
 def _fault(vcpu: Vcpu, gpa: int, access: int, met: Met | None) -> NestedFault:
@@ -46,8 +51,12 @@ def _tried(vcpu: Vcpu, access: int, met: Met) -> Access:
 
 
 def refused(vcpu: Vcpu, fault: NestedFault) -> VmExit | None:
-    """What becomes of an access of the guest's own, outside event delivery."""
-    return nested_fault(vcpu, fault)
+    """What becomes of an access of the guest's own, outside event delivery: an exit, or None for #VE."""
+    exit = nested_fault(vcpu, fault)
+    if exit.reason is _VIOLATION and vcpu.violations_convert \
+            and converts(vcpu, vcpu.second_level.walk(fault.gpa), exit):
+        return None
+    return exit
 
 
 def nested_fault(vcpu: Vcpu, fault: NestedFault) -> VmExit:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from hv.machine.decode import Decoded, Undecodable, decode, decode_at
 from hv.spec.exits import ExitReason
 from hv.vmx.exit import VmExit
+from hv.vmx.intercepts.operands import advance
 from hv.vmx.intercepts.system_calls import fast_call_in_long_mode
+from hv.vmx.vm_functions import vmfunc
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
@@ -34,8 +36,19 @@ def undefined_here(vcpu: Vcpu) -> Decoded | None:
 
 def carry_out(vcpu: Vcpu, decoded: Decoded | None) -> VmExit | bool:
     """Do what is undefined to the engine alone: the exit, True when it is done, False when it is undefined here too."""
+    if decoded is not None and decoded.mnemonic == "vmfunc":
+        return _vmfunc(vcpu, decoded)
     found = _vmx_instruction(vcpu, decoded) if decoded is not None else None
     return found if found is not None else fast_call_in_long_mode(vcpu)
+
+
+def _vmfunc(vcpu: Vcpu, decoded: Decoded) -> VmExit | bool:
+    exit = vmfunc(vcpu, vcpu.state.eax, vcpu.state.ecx)
+    if exit is None:
+        advance(vcpu, decoded.length)
+        return True
+    exit.instruction_length = decoded.length
+    return exit
 
 
 def _vmx_instruction(vcpu: Vcpu, decoded: Decoded) -> VmExit | None:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from hv.hypervisor.pages import PageOwners
 from hv.machine.faults import Access, NestedFault
 from hv.machine.ram import PhysicalMemory, pages_of
-from hv.spec.x86 import LARGE_PAGES, PAGE_SIZE
+from hv.spec.x86 import LARGE_PAGE_SIZE, LARGE_PAGES, PAGE_SIZE
 from hv.vmx.ept import EptTables
 
 GPA_SPACE_BITS = 40             # bits of a guest-physical address, as CPUID leaf 0x80000008 says
@@ -101,7 +101,7 @@ class GpaSpace:
         self.owners.lend_all(range(spa_page, spa_page + LARGE_PAGES), self.partition_id)
         try:
             self._tell(new)
-            self.tables.map(page << 12, spa_page << 12, rights, large=True)
+            self.tables.map(page << 12, spa_page << 12, rights, LARGE_PAGE_SIZE)
         except Exception:
             self._tell(dict.fromkeys(new))
             for mapping in new.values():

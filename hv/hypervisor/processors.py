@@ -6,6 +6,9 @@ the partition is finalized.
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import cycle
+
 from hv.hypervisor.hypervisor import Hypervisor
 from hv.hypervisor.partition import Partition
 from hv.hypervisor.root_vp import RootVirtualProcessor
@@ -14,6 +17,9 @@ from hv.hypervisor.vp_vmcs import VpVmcs
 from hv.machine.engine import Engine
 from hv.machine.lp import LogicalProcessor
 from hv.machine.mmio import MmioBus
+from hv.spec.ept import InveptType
+from hv.spec.vmcs import SecondaryControls, VmcsField
+from hv.vmx.cached import CachedMappings
 from hv.vmx.second_level import SecondLevel
 from hv.vmx.vcpu import Vcpu
 
@@ -24,42 +30,43 @@ class ProcessorFactory:
     def __init__(self, hypervisor: Hypervisor, processor: LogicalProcessor, mmio: MmioBus) -> None:
         self.hypervisor, self.memory = hypervisor, hypervisor.memory
         self.processor, self.mmio = processor, mmio
-        self._engines: dict[int, tuple[Engine, SecondLevel]] = {}
+        self._engines: dict[int, tuple[Engine, CachedMappings]] = {}
         self._structures: dict[int, list[VpVmcs]] = {}
+        self._vpids = cycle(range(1, 1 << 16))
 
     def __call__(self, partition: Partition, index: int) -> VirtualProcessor | RootVirtualProcessor:
         if partition.is_root:
             return RootVirtualProcessor(partition, index, lambda vp: self.hypervisor.on_wake(vp))
-        engine, second_level = self._engine_of(partition)
+        engine, cached = self._engine_of(partition)
         vmcs = VpVmcs(self.hypervisor.operation, partition.vp_pages[index].vmcs)
         self._structures.setdefault(partition.id, []).append(vmcs)
-        vcpu = Vcpu(engine, self.processor.clock, second_level, vmcs.fields)
+        vcpu = Vcpu(engine, self.processor.clock, SecondLevel(cached), vmcs.fields)
         vcpu.external_interrupt, vcpu.interrupt_waits = self.processor.acknowledge, self.processor.interrupt_waits
+        assert partition.space.tables is not None, "a child has second-level tables"
+        write, read = vcpu.vmcs.write, vcpu.vmcs.read
+        write(VmcsField.EPT_POINTER, partition.space.tables.eptp.raw)
+        write(VmcsField.VPID, next(self._vpids))
+        write(VmcsField.SECONDARY_PROC_CONTROLS,
+              read(VmcsField.SECONDARY_PROC_CONTROLS) | SecondaryControls.ENABLE_VPID)
         return VirtualProcessor(self.hypervisor, partition, index, vcpu, vmcs)
 
-    def _engine_of(self, partition: Partition) -> tuple[Engine, SecondLevel]:
+    def _engine_of(self, partition: Partition) -> tuple[Engine, CachedMappings]:
         if partition.id not in self._engines:
             tables = partition.space.tables
             assert tables is not None, "a child has second-level tables"
             engine = Engine(self.memory, self.processor.counter)
-            second_level = SecondLevel(tables, self.memory, self.mmio)
-            engine.second_level = second_level.answer
-
-            def invept(changed: frozenset[int]) -> None:
-                second_level.invept()
-                engine.invept()
-
-            tables.on_invept = invept
+            cached = CachedMappings(self.memory, self.mmio, engine)
+            tables.on_invept = partial(cached.invept, InveptType.SINGLE_CONTEXT, tables.eptp.raw)
             self.mmio.attach(engine)
             partition.on_teardown.append(self._forget)
-            self._engines[partition.id] = engine, second_level
+            self._engines[partition.id] = engine, cached
         return self._engines[partition.id]
 
     def _forget(self, partition: Partition) -> None:
         found = self._engines.pop(partition.id, None)
         if found is not None:
             if partition.space.tables is not None:
-                partition.space.tables.on_invept = lambda changed: None
+                partition.space.tables.on_invept = lambda: None
             for vmcs in self._structures.pop(partition.id, ()):
                 vmcs.clear()                    # while there are registers to be written back
             self.mmio.detach(found[0])

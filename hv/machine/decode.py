@@ -11,7 +11,7 @@ VM-exit qualifications (control registers, debug registers, ports). `memory_oper
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
@@ -111,6 +111,7 @@ class MemoryOperand:
     displacement: int       # signed
     size: int               # bytes of data
     address_bits: int       # 16, 32 or 64
+    access: int = field(default=0, compare=False)       # bits of `Access`, as far as the disassembler knows
 
 
 Operand = RegisterOperand | ImmediateOperand | MemoryOperand
@@ -304,6 +305,7 @@ _OPERAND_SIZE = 0x66
 _PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
 _INS, _OUTS = frozenset({"insb", "insw", "insd"}), frozenset({"outsb", "outsw", "outsd"})
 _NO_INDEX = frozenset({"riz", "eiz"})       # a SIB byte without one, but with a scale
+_DATA_ACCESS = 3                # Capstone's CS_AC_READ and CS_AC_WRITE, which are those of `Access`
 _STRING_OPCODES = frozenset({*range(0x6C, 0x70), *range(0xA4, 0xA8), *range(0xAA, 0xB0)})     # MOVSD is SSE's too
 
 
@@ -331,7 +333,8 @@ def _operand(found: Any, raw: Any, string: bool) -> Operand:
     segment = override or ("ss" if base in ("rsp", "esp", "sp", "rbp", "ebp", "bp") else "ds")
     if string and base in ("rdi", "edi", "di"):
         segment = "es"      # no prefix overrides the destination of a string instruction
-    return MemoryOperand(segment, base, index, raw.mem.scale, raw.mem.disp, raw.size, found.addr_size * 8)
+    return MemoryOperand(segment, base, index, raw.mem.scale, raw.mem.disp, raw.size, found.addr_size * 8,
+                         raw.access & _DATA_ACCESS)
 
 
 def _control_register(mnemonic: str, operands: tuple[Operand, ...]) -> ControlRegisterAccess | None:

@@ -38,6 +38,7 @@ class LinearMemory:
 
     def __init__(self, registers: Registers, load: Load, store: Store, physical_bits: int = PHYSICAL_BITS) -> None:
         self.registers, self.load, self.store, self.physical_bits = registers, load, store, physical_bits
+        self.load_entry = self.load_code = load         # for paging-structure entries, and for instructions
         self._fixed_mode: PagingMode | None = None
         self._fixed: LinearMemory | None = None         # what `fixed` gave last
 
@@ -51,19 +52,20 @@ class LinearMemory:
 
     def gpa_of(self, mode: PagingMode, gva: int, access: int, cpl: int, implicit: bool) -> int:
         """Where *gva* leads, checked and marked as used; every translation of this object comes through here."""
-        return translate(mode, gva, access, cpl, self.load, self.store, implicit)
+        return translate(mode, gva, access, cpl, self.load_entry, self.store, implicit)
 
     def walk(self, gva: int, access: Access = Access.READ, cpl: int | None = None, implicit: bool = False) -> Walk:
         """Translate one address, setting accessed and dirty flags; *cpl* is the processor's unless given."""
-        return walk(self.mode, gva, access, self._cpl(cpl), self.load, self.store, implicit)
+        return walk(self.mode, gva, access, self._cpl(cpl), self.load_entry, self.store, implicit)
 
     def read(self, gva: int, size: int, access: Access = Access.READ, cpl: int | None = None,
              implicit: bool = False) -> bytes:
         """*size* bytes at *gva*."""
         parts: list[bytes] = []
+        load = self.load_code if access is Access.EXECUTE else self.load
         for gpa, count in self._translate(gva, size, access, self._cpl(cpl), implicit):
             try:
-                parts.append(self.load(gpa, count).to_bytes(count, "little"))
+                parts.append(load(gpa, count).to_bytes(count, "little"))
             except NestedFault as fault:
                 fault.gva, fault.access = gva, access
                 raise

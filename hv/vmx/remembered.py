@@ -28,16 +28,17 @@ class RememberingMemory(LinearMemory):
 
     def __init__(self, registers: Registers, second_level: SecondLevel) -> None:
         super().__init__(registers, second_level.load, second_level.store)
-        self._second_level, self._ram = second_level, second_level.memory.view
+        self.load_entry, self.load_code = second_level.load_entry, second_level.fetch
+        self._second_level, self._cached, self._ram = second_level, second_level.cached, second_level.memory.view
         self._known: dict[tuple[int, int, bool, bool], tuple[int, Chain]] = {}
-        self._known_for: list[object] = [None, 0]       # the paging mode and the generation of the second level
+        self._known_for: list[object] = [None, 0]       # the paging mode and the generation of what is cached
 
     def gpa_of(self, mode: PagingMode, gva: int, access: int, cpl: int, implicit: bool) -> int:
         if mode.entry_size != _ENTRY_SIZE:
             return super().gpa_of(mode, gva, access, cpl, implicit)
-        if self._known_for[0] is not mode or self._known_for[1] != self._second_level.generation:
+        if self._known_for[0] is not mode or self._known_for[1] != self._cached.generation:
             self._known.clear()
-            self._known_for[:] = mode, self._second_level.generation
+            self._known_for[:] = mode, self._cached.generation
         key = (gva >> 12, access, cpl == 3, implicit)
         found = self._known.get(key)
         if found is not None:
@@ -51,7 +52,7 @@ class RememberingMemory(LinearMemory):
 
     def _walk_and_remember(self, key: tuple[int, int, bool, bool], mode: PagingMode, gva: int, access: int, cpl: int,
                            implicit: bool) -> int:
-        found = walk(mode, gva, access, cpl, self.load, self.store, implicit)
+        found = walk(mode, gva, access, cpl, self.load_entry, self.store, implicit)
         chain = tuple((self._second_level.translate(level.gpa, _READ), level.raw) for level in found.levels)
         if all(spa + _ENTRY_SIZE <= self._second_level.memory.size for spa, _ in chain):
             if len(self._known) >= _MOST:

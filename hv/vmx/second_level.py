@@ -1,76 +1,116 @@
-"""Guest-physical memory as a processor sees it: through the EPT, and through what was cached of it.
+"""Guest-physical memory as a virtual processor sees it: through the EPT of its VMCS, and through what was cached of it.
 
-Translations used once are kept until INVEPT, here for the accesses that the processor makes in software (event
-delivery, page walks) and in the engine for those of guest code. So both see the same stale translation, as on silicon;
-SDM "Invalidating Cached Translation Information".
+Translations used once are kept (`cached.py`) until INVEPT, here for the accesses that the processor makes in software
+(event delivery, page walks) and in the engine for those of guest code. So both see the same stale translation, as on
+silicon; SDM "Invalidating Cached Translation Information". An access that a cached translation refuses goes by the
+tables once more: what became more permissive needs no INVEPT.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Protocol
+from collections.abc import Callable
 
 from hv.machine.engine import Translation
 from hv.machine.faults import Access, NestedFault
-from hv.machine.ram import PhysicalMemory
-from hv.vmx.ept import EptTables, EptWalk
+from hv.spec.x86 import LARGE_PAGE_SIZE, PAGE_SIZE
+from hv.vmx.cached import CachedMappings
+from hv.vmx.ept_walk import EptWalk, is_dirty, keeps_flags, mark_used, walk
 
 _PAGE = 0xFFF
 _READ, _WRITE, _EXECUTE = Access.READ.value, Access.WRITE.value, Access.EXECUTE.value
+_ALL = Access.READ | Access.WRITE | Access.EXECUTE
 _U64 = struct.Struct("<Q")
 
 
-class MmioPort(Protocol):
-    """System-physical addresses that are not RAM."""
-
-    def contains(self, spa: int) -> bool: ...
-    def read(self, spa: int, size: int) -> int: ...
-    def write(self, spa: int, size: int, value: int) -> None: ...
+class PageModificationLogFull(NestedFault):
+    """A page is about to become dirty, and its address has no place in the log; SDM "Page-Modification Logging"."""
 
 
 class SecondLevel:
-    """*ept* as an access path: `load` and `store` for software, `answer` for the engine."""
+    """An access path: `load` and `store` for software, `answer` for the engine.
 
-    def __init__(self, ept: EptTables, memory: PhysicalMemory, mmio: MmioPort) -> None:
-        self.ept, self.memory, self.mmio = ept, memory, mmio
-        self._ram, self._last_page = memory.view, memory.size - _PAGE
-        self._cache: dict[int, tuple[int, int]] = {}        # gpa page -> (spa of the page, rights)
-        self.generation = 0                                 # of what is cached: counts the calls of `invept`
-        self._large: set[int] = set()                       # gpa pages in the cache that belong to a 2 MiB page
+    *eptp* is the EPT pointer, None without EPT; *vpid* is 0 without VPID. *log* takes the address of each page that
+    becomes dirty, and False when it is full.
+    """
 
-    def invept(self) -> None:
-        """Forget what was cached."""
-        self.generation += 1
-        self._cache.clear()
-        self._large.clear()
+    def __init__(self, cached: CachedMappings, eptp: int | None = None) -> None:
+        self.cached, self.memory, self.mmio = cached, cached.memory, cached.mmio
+        self._ram, self._last_page = self.memory.view, self.memory.size - _PAGE
+        self.vpid = 0
+        self.log: Callable[[int], bool] | None = None
+        self.eptp = eptp
+        self._use(eptp)
+
+    def _use(self, eptp: int | None) -> None:
+        self.eptp = eptp
+        self.keeps_flags = eptp is not None and keeps_flags(eptp)
+        self._cache, self._large = self.cached.of(eptp)
+
+    def select(self, eptp: int | None, vpid: int, log: Callable[[int], bool] | None = None) -> None:
+        """What the VMCS says now; in force at once, also in the middle of an exit."""
+        self.log = log
+        if eptp == self.eptp and vpid == self.vpid:
+            return
+        if vpid != self.vpid and self.cached.is_entered(self):
+            self.cached.flush_linear()
+        self.vpid = vpid
+        self._use(eptp)
+        if self.cached.is_entered(self):
+            self.cached.enter(self)
+
+    def enter(self) -> None:
+        """The processor is about to run."""
+        if not self.cached.is_entered(self):
+            self.cached.enter(self)
 
     def walk(self, gpa: int) -> EptWalk:
         """What the tables say now, whatever is cached."""
-        return self.ept.walk(gpa)
+        if self.eptp is None:
+            return EptWalk(gpa, gpa, _ALL, (), "", PAGE_SIZE)
+        return walk(self.memory, self.eptp, gpa, self.cached.capabilities)
 
     def translate(self, gpa: int, access: int) -> int:
         """The spa behind *gpa*; NestedFault when *access* (bits of `Access`) is refused."""
         found = self._cache.get(gpa >> 12)
-        if found is None:
-            walk = self.ept.walk(gpa)
-            if walk.spa is None:
-                raise NestedFault(gpa, Access(access))
-            found = self._cache[gpa >> 12] = (walk.spa & ~_PAGE, int(walk.rights))
-            if walk.page_size > _PAGE + 1:
-                self._large.add(gpa >> 12)
-        if access & ~found[1]:
-            raise NestedFault(gpa, Access(access))
+        if found is None or access & ~found[1]:
+            found = self._look(gpa, access)
         return found[0] | gpa & _PAGE
+
+    def _look(self, gpa: int, access: int) -> tuple[int, int]:
+        """Go by the tables, and keep what they say."""
+        found = self.walk(gpa)
+        rights = int(found.rights)
+        if found.spa is None or access & ~rights:
+            self.cached.drop(self.eptp, gpa)
+            raise NestedFault(gpa, Access(access))
+        if self.keeps_flags and not self._mark(found, access):
+            rights &= ~_WRITE               # the first write comes here again
+        if found.page_size > PAGE_SIZE:
+            self._large.add(gpa >> 12)
+        else:
+            self._large.discard(gpa >> 12)
+        entry = self._cache[gpa >> 12] = found.spa & ~_PAGE, rights
+        return entry
+
+    def _mark(self, found: EptWalk, access: int) -> bool:
+        """Keep the accessed and dirty flags of what *found* used; True when the page is dirty now."""
+        write, dirty = bool(access & _WRITE), is_dirty(found)
+        if write and not dirty and self.log is not None and not self.log(found.gpa & ~_PAGE):
+            raise PageModificationLogFull(found.gpa, Access(access))
+        mark_used(self.memory, found, write)
+        return write or dirty
 
     def answer(self, gpa: int, access: int) -> Translation | None:
         """For the engine: the spa of the page, whether it may be written and executed, and whether all of its 2 MiB may
         be entered at once; None when *access* is refused."""
         try:
-            spa = self.translate(gpa, access)
+            spa = self.translate(gpa, access) & ~_PAGE
         except NestedFault:
             return None
         rights = self._cache[gpa >> 12][1]
-        return spa & ~_PAGE, bool(rights & _WRITE), bool(rights & _EXECUTE), gpa >> 12 in self._large
+        large = gpa >> 12 in self._large and spa | LARGE_PAGE_SIZE - 1 < self.memory.size
+        return spa, bool(rights & _WRITE), bool(rights & _EXECUTE), large
 
     def load(self, gpa: int, size: int) -> int:
         """The little-endian integer of *size* bytes at *gpa*, which do not cross a page."""
@@ -81,10 +121,27 @@ class SecondLevel:
                 entry: int = _U64.unpack_from(self._ram, spa)[0]
                 return entry
             return int.from_bytes(self._ram[spa : spa + size], "little")
-        spa = self.translate(gpa, _READ)
+        return self._read(self.translate(gpa, _READ), size)
+
+    def _read(self, spa: int, size: int) -> int:
         if spa + size <= self.memory.size:
-            return self.memory.read_u64(spa) if size == 8 else int.from_bytes(self.memory.read(spa, size), "little")
+            return int.from_bytes(self.memory.read(spa, size), "little")
         return self.mmio.read(spa, size)
+
+    def load_entry(self, gpa: int, size: int) -> int:
+        """`load` for a guest's paging-structure entry, which counts as a write when accessed and dirty flags are kept.
+
+        SDM "Accessed and Dirty Flags for EPT".
+        """
+        if self.keeps_flags:
+            found = self._cache.get(gpa >> 12)
+            if found is None or not found[1] & _WRITE:
+                self.translate(gpa, _READ | _WRITE)
+        return self.load(gpa, size)
+
+    def fetch(self, gpa: int, size: int) -> int:
+        """`load` for code: an execute-only page may be fetched from."""
+        return self._read(self.translate(gpa, _EXECUTE), size)
 
     def store(self, gpa: int, value: int, size: int) -> None:
         """Store *size* bytes at *gpa*, which do not cross a page."""

@@ -24,12 +24,13 @@ from hv.vmx.exit import VmExit
 from hv.vmx.intercepts import BY_TRAP
 from hv.vmx.intercepts.controls import InstructionControls
 from hv.vmx.intercepts.events import bitmap_exits, debug_trap, exception_exit, external_interrupt, raised, task_gate
-from hv.vmx.intercepts.memory import nested_fault
+from hv.vmx.intercepts.memory import nested_fault, refused
 from hv.vmx.intercepts.waiting import Waiting
 from hv.vmx.non_register import ACTIVE, MOV_SS, PENDING, SHUTDOWN, SINGLE_STEP, WAIT_FOR_SIPI, NonRegisterState
 from hv.vmx.preemption_timer import PreemptionTimer
 from hv.vmx.remembered import RememberingMemory
 from hv.vmx.second_level import SecondLevel
+from hv.vmx.translation_controls import read_translation_controls
 from hv.vmx.vmcs import Vmcs
 
 ExitHandler = Callable[[VmExit], bool]
@@ -71,6 +72,7 @@ class Vcpu:
         self.window_wanted = False
         self.interrupted = False                # a trap ended the engine's run only so that the loop looks
         self.waiting = Waiting()
+        self.violations_convert = False         # EPT violations may be #VE
         self._prepare_events()
         self.attach(self.vmcs)
 
@@ -115,6 +117,10 @@ class Vcpu:
         self.io_bitmaps = ((read(VmcsField.IO_BITMAP_A), read(VmcsField.IO_BITMAP_B))
                            if primary & PrimaryControls.USE_IO_BITMAPS else None)
         self.tsc_offset = read(VmcsField.TSC_OFFSET) if primary & PrimaryControls.USE_TSC_OFFSETTING else 0
+        read_translation_controls(self)
+        self._trap_handler = self._on_trap if self.second_level.vpid else self._on_trap_without_vpid
+        if not self.watchful and self.engine.current is self.state:
+            self.engine.on_trap = self._trap_handler
         self._read_event_controls(primary)
 
     def _read_event_controls(self, primary: int) -> None:
@@ -222,13 +228,14 @@ class Vcpu:
 
     def run(self, until: int) -> None:
         """Run the guest until the clock reaches *until*, a timer is due, or the exit handler says stop."""
+        self.second_level.enter()
         while watchful.run(self, until) if self.watchful else self._run_freely(until):
             pass
 
     def _run_freely(self, until: int) -> bool:
         """Run a guest of which nothing rare is asked; True when something is now."""
         engine, clock = self.engine, self.clock
-        engine.on_trap = self._on_trap
+        engine.on_trap = self._trap_handler
         while not self.state_written or self._check_entry():
             if self.interrupt_is_held():
                 self.watchful = True
@@ -260,9 +267,10 @@ class Vcpu:
 
     def step(self) -> bool:
         """Run one instruction; True when an exit handler said stop. An exit counts as its instruction."""
+        self.second_level.enter()
         if self.watchful:
             return watchful.step(self)
-        self.engine.on_trap = self._on_trap
+        self.engine.on_trap = self._trap_handler
         if self.state_written and not self._check_entry():
             return True
         return self.engine.run(self.state, 1 << 62, False, instructions=1)
@@ -321,6 +329,8 @@ class Vcpu:
             self.vmcs.last_exit = exit
         self.exits[exit.reason] += 1
         self._work[0] += EXIT_TICKS
+        if not self.second_level.vpid:
+            self.engine.flush_tlb()
         return self.on_exit(exit)
 
     def _leave_guest(self) -> None:
@@ -332,13 +342,22 @@ class Vcpu:
 
     # --- traps -----------------------------------------------------------------------------------------
 
+    def _on_trap_without_vpid(self, trap: Trap, detail: int) -> bool:
+        """VM exits and VM entries end all linear and combined mappings of VPID 0; SDM "Operations that Invalidate
+        Cached Mappings"."""
+        again = self._on_trap(trap, detail)
+        self.engine.flush_tlb()
+        return again
+
     def _on_trap(self, trap: Trap, detail: int) -> bool:
         try:
             exit = BY_TRAP[trap](self, detail)
         except GuestFault as fault:
             return self.fault(fault) and self._time_is_left()
         except NestedFault as fault:
-            exit = nested_fault(self, fault)
+            exit = refused(self, fault)
+            if exit is None:
+                return self.fault(GuestFault(Vector.VE)) and self._time_is_left()
         if exit is not None:
             self.vmcs.last_exit = exit          # `exit`, without its call: this is the way of every exit
             self.exits[exit.reason] += 1
@@ -359,7 +378,9 @@ class Vcpu:
         except GuestFault as fault:
             return self.fault(fault)
         except NestedFault as fault:
-            exit = nested_fault(self, fault)
+            exit = refused(self, fault)
+            if exit is None:
+                return self.fault(GuestFault(Vector.VE))
         if exit is None:
             return True
         if self._iret_faulted and exit.reason in _QUALIFIED and not exit.idt_vectoring_info:

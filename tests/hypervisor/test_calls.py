@@ -124,9 +124,9 @@ def test_unmapping_what_is_not_there_is_no_error(machine):
 
 def test_the_engine_hears_of_one_invept_for_a_list(machine):
     seen = []
-    machine.guest.space.tables.on_invept = seen.append
+    machine.guest.space.tables.on_invept = lambda: seen.append(None)
     machine.winhv.map_gpa_pages(machine.guest.id, 0x100, list(range(700, 720)))
-    assert seen == [frozenset(range(0x100, 0x114))]
+    assert len(seen) == 1
 
 
 def test_a_page_goes_into_a_pool_once(machine):

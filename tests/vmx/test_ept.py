@@ -8,7 +8,8 @@ from hv.machine.faults import Access, NestedFault
 from hv.machine.ram import PhysicalMemory
 from hv.spec.ept import EptEntry
 from hv.spec.x86 import LARGE_PAGE_SIZE, PAGE_SIZE
-from hv.vmx.ept import EptTables, misconfiguration, violation_qualification
+from hv.vmx.ept import EptTables
+from hv.vmx.ept_walk import misconfiguration, violation_qualification
 
 READ, WRITE, EXECUTE = Access.READ, Access.WRITE, Access.EXECUTE
 ALL = READ | WRITE | EXECUTE
@@ -85,8 +86,9 @@ def test_the_rights_of_a_walk_are_the_and_of_all_levels():
 
 MISCONFIGURATIONS = [
     ("write-only", EptEntry(write=1), 1), ("write-execute", EptEntry(write=1, execute=1), 2),
-    ("execute-only", EptEntry(execute=1), 1), ("address-above-maxphyaddr", EptEntry(read=1, frame=1 << 39), 4),
-    ("1g-page", EptEntry(read=1, large=1, memory_type=6), 3), ("bit-7-of-pml4e", EptEntry(read=1, large=1), 4),
+    ("address-above-maxphyaddr", EptEntry(read=1, frame=1 << 39), 4),
+    ("1g-address", EptEntry(read=1, large=1, memory_type=6, frame=512), 3),
+    ("bit-7-of-pml4e", EptEntry(read=1, large=1), 4),
     ("memory-type-2", EptEntry(read=1, memory_type=2), 1), ("memory-type-3", EptEntry(read=1, memory_type=3), 1),
     ("memory-type-7", EptEntry(read=1, memory_type=7), 1), ("type-in-table-entry", EptEntry(read=1, memory_type=6), 3),
     ("ipat-in-table-entry", EptEntry(read=1, ignore_pat=1), 2),
@@ -116,7 +118,7 @@ def test_a_misconfiguration_stops_the_walk():
     step = tables.walk(0x3000).entries[2]
     pool.memory.write_u64(step.spa, EptEntry(write=1, frame=step.entry.frame).raw)
     walk = tables.walk(0x3000)
-    assert (walk.spa, walk.misconfigured, len(walk.entries)) == (None, "write or execute without read", 3)
+    assert (walk.spa, walk.misconfigured, len(walk.entries)) == (None, "write without read", 3)
 
 
 def test_the_qualification_tells_what_was_tried_and_what_was_allowed():
@@ -131,7 +133,7 @@ def test_the_qualification_tells_what_was_tried_and_what_was_allowed():
 
 def test_a_large_page_is_split_when_one_page_of_it_changes():
     pool, tables = some_tables()
-    tables.map(LARGE_PAGE_SIZE, 0, ALL, large=True)
+    tables.map(LARGE_PAGE_SIZE, 0, ALL, LARGE_PAGE_SIZE)
     assert tables.walk(LARGE_PAGE_SIZE + 0x3210).spa == 0x3210
     assert tables.walk(LARGE_PAGE_SIZE).page_size == LARGE_PAGE_SIZE
     assert tables.unmap(LARGE_PAGE_SIZE + 0x3000)
@@ -139,7 +141,7 @@ def test_a_large_page_is_split_when_one_page_of_it_changes():
     assert tables.walk(LARGE_PAGE_SIZE + 0x3000).spa is None
     assert tables.walk(LARGE_PAGE_SIZE + 0x4000).rights == READ
     assert tables.walk(LARGE_PAGE_SIZE + 0x5008).spa == 0x5008
-    tables.map(LARGE_PAGE_SIZE, 0, READ, large=True)
+    tables.map(LARGE_PAGE_SIZE, 0, READ, LARGE_PAGE_SIZE)
     assert tables.table_pages == len(pool.out) == 3
     tables.free()
     assert not pool.out
@@ -148,14 +150,14 @@ def test_a_large_page_is_split_when_one_page_of_it_changes():
 def test_nothing_is_announced_before_invept():
     _, tables = some_tables()
     seen = []
-    tables.on_invept = seen.append
+    tables.on_invept = lambda: seen.append(None)
     tables.map(0x3000, 0x7000, ALL)
     tables.unmap(0x3000)
     tables.map(0x5000, 0x7000, ALL)
     assert (seen, tables.generation) == ([], 0)
     tables.invept()
     tables.invept()
-    assert (seen, tables.generation) == ([frozenset({3, 5})], 1)
+    assert (len(seen), tables.generation) == (1, 1)
 
 
 def test_a_map_without_memory_for_tables_leaves_nothing_behind():

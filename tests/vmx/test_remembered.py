@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from hv.machine.faults import Access, GuestFault
 from hv.machine.linear import LinearMemory
 from hv.machine.ram import PhysicalMemory
+from hv.spec.ept import InveptType
+from hv.vmx.cached import CachedMappings
 from hv.vmx.ept import EptTables
 from hv.vmx.remembered import RememberingMemory
 from hv.vmx.second_level import SecondLevel
@@ -25,7 +27,8 @@ class Box:
         self.ept = EptTables(self.ram, lambda: next(pool), lambda spa: None)
         for page in range(64):
             self.ept.map(page << 12, 0x100000 + (page << 12), ALL)
-        self.second_level = SecondLevel(self.ept, self.ram, None)
+        self.cached = CachedMappings(self.ram, None)
+        self.second_level = SecondLevel(self.cached, self.ept.eptp.raw)
         self.state = FakeState(cr0=0x80010001, cr3=PML4, cr4=0x20, efer=0x500)
         self.poke(PML4, PDPT | 3)
         self.poke(PDPT, PD | 3)
@@ -86,7 +89,7 @@ def test_what_the_second_level_forgets_is_forgotten_here_too():
     box = Box()
     box.memory.read(0, 1)
     box.ept.map(PML4, 0x121000, ALL)        # another frame, with a PML4 that maps nothing
-    box.ept.on_invept = lambda changed: box.second_level.invept()
+    box.ept.on_invept = lambda: box.cached.invept(InveptType.ALL_CONTEXT)
     box.ept.invept()
     with pytest.raises(GuestFault):
         box.memory.read(0, 1)

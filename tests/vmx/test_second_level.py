@@ -5,15 +5,21 @@ from __future__ import annotations
 import pytest
 
 from hv.machine.faults import Access, NestedFault
+from hv.vmx.second_level import SecondLevel
 from tests.vmx.vcpu_box import ALL
 
 DATA, OTHER = 0x20000, 0x21000
 
 
+def software(box) -> SecondLevel:
+    """The processor's own accesses."""
+    return SecondLevel(box.cached, box.ept.eptp.raw)
+
+
 def both(box, gpa: int = DATA) -> tuple[int, int]:
     """What software and a guest read at *gpa*."""
     vcpu, _ = box.exit_of("mov rax, [rbx]; cpuid", rbx=gpa)
-    return box.second.load(gpa, 8), vcpu.state.rax
+    return software(box).load(gpa, 8), vcpu.state.rax
 
 
 def test_a_change_is_seen_by_neither_until_invept(box):
@@ -32,7 +38,7 @@ def test_a_page_that_was_taken_away_is_there_until_invept(box):
     assert both(box) == (1, 1)
     box.ept.invept()
     with pytest.raises(NestedFault):
-        box.second.load(DATA, 8)
+        software(box).load(DATA, 8)
     _, exit = box.exit_of("mov rax, [rbx]; cpuid", rbx=DATA)
     assert exit.guest_physical_address == DATA
 
@@ -40,7 +46,7 @@ def test_a_page_that_was_taken_away_is_there_until_invept(box):
 def test_a_page_that_was_never_used_is_seen_at_once(box):
     box.ept.map(0x3000000, OTHER, ALL)
     box.memory.write_u64(OTHER, 2)
-    assert box.second.load(0x3000000, 8) == 2
+    assert software(box).load(0x3000000, 8) == 2
 
 
 @pytest.mark.parametrize(("rights", "access", "refused"), [
@@ -50,40 +56,40 @@ def test_a_page_that_was_never_used_is_seen_at_once(box):
 def test_rights_are_those_of_the_tables(box, rights, access, refused):
     box.ept.map(DATA, DATA, rights)
     box.ept.invept()
-    answer = box.second.answer(DATA + 5, access)
+    answer = software(box).answer(DATA + 5, access)
     if refused:
         assert answer is None
         with pytest.raises(NestedFault) as fault:
-            box.second.translate(DATA + 5, access)
+            software(box).translate(DATA + 5, access)
         assert (fault.value.gpa, int(fault.value.access)) == (DATA + 5, access)
     else:
         assert answer == (DATA, bool(rights & 2), bool(rights & 4), False)
 
 
 def test_a_large_page_is_answered_as_one(box):
-    box.ept.map(0x4000000, 0x200000, ALL, large=True)
+    box.ept.map(0x4000000, 0x200000, ALL, 2 << 20)
     box.ept.invept()
-    assert box.second.answer(0x4003123, 1) == (0x203000, True, True, True)
+    assert software(box).answer(0x4003123, 1) == (0x203000, True, True, True)
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 8])
 def test_software_stores_what_the_guest_reads(box, size):
-    box.second.store(DATA + 3, 0x1122334455667788 & (1 << 8 * size) - 1, size)
+    software(box).store(DATA + 3, 0x1122334455667788 & (1 << 8 * size) - 1, size)
     vcpu, _ = box.exit_of("mov rax, [rbx]; cpuid", rbx=DATA + 3)
-    assert box.second.load(DATA + 3, size) == vcpu.state.rax == 0x1122334455667788 & (1 << 8 * size) - 1
+    assert software(box).load(DATA + 3, size) == vcpu.state.rax == 0x1122334455667788 & (1 << 8 * size) - 1
 
 
 def test_an_address_behind_ram_goes_to_the_bus(box):
     box.ept.map(0x5000000, 0xF0000000, ALL)
     box.ept.invept()
-    assert box.second.load(0x5000000, 4) == 0xFFFFFFFF
-    box.second.store(0x5000000, 1, 4)
+    assert software(box).load(0x5000000, 4) == 0xFFFFFFFF
+    software(box).store(0x5000000, 1, 4)
 
 
 def test_code_written_by_software_is_executed_new(box):
     vcpu, _ = box.exit_of("mov eax, 1; cpuid")
     assert vcpu.state.rax == 1
-    box.second.store(0x10001, 9, 1)
+    software(box).store(0x10001, 9, 1)
     vcpu.state.rip = 0x10000
     box.go(vcpu)
     assert vcpu.state.rax == 9

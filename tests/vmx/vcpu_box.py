@@ -8,9 +8,11 @@ from hv.machine.clock import VirtualClock
 from hv.machine.faults import Access
 from hv.machine.ram import PhysicalMemory
 from hv.machine.registers import Segment, Table
+from hv.spec.ept import InveptType
 from hv.spec.exits import ExitReason
 from hv.spec.vmcs import VmcsField
 from hv.spec.x86 import Cr0, Cr4
+from hv.vmx.cached import CachedMappings
 from hv.vmx.ept import EptTables
 from hv.vmx.exit import VmExit
 from hv.vmx.second_level import SecondLevel
@@ -46,20 +48,18 @@ class VcpuBox(EngineBox):
         for page in range(TABLES >> 12):
             self.ept.map(page << 12, page << 12, ALL)
         self.clock = VirtualClock(self.counter)
-        self.second = SecondLevel(self.ept, self.memory, NoDevices())
-        self.engine.second_level = self.second.answer
+        self.cached = CachedMappings(self.memory, NoDevices(), self.engine)
         self.ept.on_invept = self._invept
-        self.ept.invept()
         self.exits: list[VmExit] = []
         self.handle: Callable[[VmExit], bool] = lambda exit: False
 
-    def _invept(self, changed: frozenset[int]) -> None:
-        self.second.invept()
-        self.engine.invept()
+    def _invept(self) -> None:
+        assert self.cached.invept(InveptType.SINGLE_CONTEXT, self.ept.eptp.raw)
 
     def vcpu(self, bits: int = 64, user: bool = False) -> Vcpu:
         """A vcpu at CODE with an IDT whose handlers are HLT at HANDLERS + 16 * vector."""
-        vcpu = Vcpu(self.engine, self.clock, self.second)
+        vcpu = Vcpu(self.engine, self.clock, SecondLevel(self.cached))
+        vcpu.vmcs.write(VmcsField.EPT_POINTER, self.ept.eptp.raw)
         source = self.state(bits, user)
         self.engine.load_image(vcpu.state, self.engine.save_image(source))
         self.fix(vcpu)

@@ -1,32 +1,86 @@
-"""Accesses that the EPT refuses; SDM "EPT Violations", "EPT Misconfigurations"."""
+"""Accesses that the EPT refuses: violations, misconfigurations, a full log; SDM "EPT-Induced VM Exits"."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.machine.faults import Access, NestedFault
+from hv.machine.faults import Access, GuestFault, NestedFault
+from hv.machine.paging import Walk, walk
 from hv.spec.exits import ExitReason
-from hv.vmx.ept import violation_qualification
+from hv.spec.x86 import Vector
+from hv.vmx.ept_walk import violation_qualification
 from hv.vmx.exit import VmExit
+from hv.vmx.intercepts.accesses import Met, meeting
+from hv.vmx.second_level import PageModificationLogFull
+from hv.vmx.virtualization_exception import converts
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
+_VIOLATION = ExitReason.EPT_VIOLATION
+_BOTH = Access.READ | Access.WRITE
+_WRITE = Access.WRITE.value
+
 
 def nested(vcpu: Vcpu, detail: int) -> VmExit | None:
+    """The engine was refused an address: find out what the guest did, and do what the processor does about it."""
     gpa, access = vcpu.engine.nested_fault()
-    return nested_fault(vcpu, NestedFault(gpa, Access(access)))
+    exit = refused(vcpu, _fault(vcpu, gpa, access, meeting(vcpu, gpa, access)))
+    if exit is None:
+        raise GuestFault(Vector.VE)
+    return exit
+
+
+def _fault(vcpu: Vcpu, gpa: int, access: int, met: Met | None) -> NestedFault:
+    if met is None:
+        return NestedFault(gpa, Access(access))
+    try:
+        vcpu.second_level.translate(gpa, access)
+    except NestedFault as fault:        # a full log has a kind of its own
+        fault.gva, fault.during_walk = met.gva, met.guest is None
+        fault.access = _tried(vcpu, access, met)
+        return fault
+    return NestedFault(gpa, _tried(vcpu, access, met), met.gva, met.guest is None)
+
+
+def _tried(vcpu: Vcpu, access: int, met: Met) -> Access:
+    """What the access wanted. The engine walks as if it always wrote, and reads before it writes what it read."""
+    if met.guest is not None:
+        return _BOTH if met.access == _BOTH else Access(access)
+    return _BOTH if met.marks or vcpu.second_level.keeps_flags else Access.READ
+
+
+def refused(vcpu: Vcpu, fault: NestedFault) -> VmExit | None:
+    """What becomes of an access of the guest's own, outside event delivery: an exit, or None for #VE."""
+    exit = nested_fault(vcpu, fault)
+    if exit.reason is _VIOLATION and vcpu.violations_convert \
+            and converts(vcpu, vcpu.second_level.walk(fault.gpa), exit):
+        return None
+    return exit
 
 
 def nested_fault(vcpu: Vcpu, fault: NestedFault) -> VmExit:
-    """EPT violation or misconfiguration; SDM "Exit Qualification for EPT Violations"."""
-    walk = vcpu.second_level.walk(fault.gpa)
-    if walk.misconfigured:
+    """EPT violation or misconfiguration, or a full log; SDM "Exit Qualification for EPT Violations"."""
+    if isinstance(fault, PageModificationLogFull):
+        return VmExit(ExitReason.PAGE_MODIFICATION_LOG_FULL)
+    found = vcpu.second_level.walk(fault.gpa)
+    if found.misconfigured:
         exit = VmExit(ExitReason.EPT_MISCONFIGURATION)
     else:
-        linear = fault.gva is not None
-        what = violation_qualification(walk, fault.access, linear, not fault.during_walk)
-        exit = VmExit(ExitReason.EPT_VIOLATION, what.raw)
+        linear, final = fault.gva is not None, not fault.during_walk
+        access = _BOTH if fault.during_walk and int(fault.access) & _WRITE else fault.access    # to set a flag in it
+        guest = _guest_walk(vcpu, fault.gva) if fault.gva is not None and final else None
+        exit = VmExit(ExitReason.EPT_VIOLATION, violation_qualification(found, access, linear, final, guest).raw)
         exit.guest_linear_address = fault.gva
     exit.guest_physical_address = fault.gpa
     return exit
+
+
+def _guest_walk(vcpu: Vcpu, gva: int) -> Walk | None:
+    """What the guest's tables say of *gva*, without touching them."""
+    if not vcpu.second_level.cached.capabilities.ept_vpid.advanced_violation_information:
+        return None
+    try:
+        return walk(vcpu.memory.mode, gva, Access(0), 0, vcpu.memory.load_entry)
+    except (GuestFault, NestedFault):
+        return None

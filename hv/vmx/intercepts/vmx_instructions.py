@@ -6,12 +6,11 @@ Faults and VM Exits".
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hv.machine.decode import Decoded
 from hv.spec.exits import ExitReason
-from hv.spec.vmcs import SecondaryControls, VmcsField
+from hv.vmx import vm_functions
 from hv.vmx.exit import VmExit, operand_exit
 from hv.vmx.intercepts.operands import advance
 
@@ -24,10 +23,6 @@ _REASONS = {
     "vmwrite": ExitReason.VMWRITE, "vmxoff": ExitReason.VMXOFF, "vmxon": ExitReason.VMXON,
     "invept": ExitReason.INVEPT, "invvpid": ExitReason.INVVPID,
 }
-_VM_FUNCTIONS = SecondaryControls.ENABLE_VM_FUNCTIONS.value
-
-# What VMFUNC does, by its number: False when the function itself fails, which is an exit. SDM "VM Functions".
-VM_FUNCTIONS: dict[int, Callable[[Vcpu], bool]] = {}
 
 
 def vmx_instruction(vcpu: Vcpu, decoded: Decoded) -> VmExit | bool:
@@ -45,13 +40,12 @@ def vmcall(vcpu: Vcpu, decoded: Decoded) -> VmExit | bool:
 
 def vmfunc(vcpu: Vcpu, decoded: Decoded) -> VmExit | bool:
     """SDM "General Operation of the VMFUNC Instruction": at any privilege level, in any mode."""
-    number = vcpu.state.eax
-    if not vcpu.controls.secondary & _VM_FUNCTIONS or number >= 64:
-        return False
-    if not vcpu.vmcs.read(VmcsField.VM_FUNCTION_CONTROLS) >> number & 1 or not VM_FUNCTIONS[number](vcpu):
-        return VmExit(ExitReason.VMFUNC, 0, decoded.length)
-    advance(vcpu, decoded.length)
-    return True
+    exit = vm_functions.vmfunc(vcpu, vcpu.state.eax, vcpu.state.ecx)
+    if exit is None:
+        advance(vcpu, decoded.length)
+        return True
+    exit.instruction_length = decoded.length
+    return exit
 
 
 VMX_INSTRUCTIONS = {**dict.fromkeys(_REASONS, vmx_instruction), "vmcall": vmcall, "vmfunc": vmfunc}

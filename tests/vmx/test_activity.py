@@ -1,5 +1,7 @@
-"""Activity states, INIT, SIPI, and physical interrupts in each of them; SDM "Guest Non-Register State", "Other Causes of
-VM Exits"."""
+"""Activity states, INIT, SIPI, and physical interrupts in each of them.
+
+SDM "Guest Non-Register State", "Other Causes of VM Exits".
+"""
 
 import pytest
 

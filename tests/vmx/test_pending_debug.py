@@ -18,7 +18,8 @@ def pending(vcpu) -> int:
     return vcpu.vmcs.read(F.GUEST_PENDING_DEBUG_EXCEPTIONS)
 
 
-@pytest.mark.parametrize(("value", "dr6"), [(BS, DR6_RESET | Dr6.BS), (B1, DR6_RESET | 2), (BS | B1, DR6_RESET | 0x4002)])
+@pytest.mark.parametrize(("value", "dr6"), [
+    (BS, DR6_RESET | Dr6.BS), (B1, DR6_RESET | 2), (BS | B1, DR6_RESET | 0x4002)])
 def test_what_pends_is_a_debug_exception_before_the_first_instruction(box, value, dr6):
     vcpu = box.vcpu()
     vcpu.state.rcx = 0

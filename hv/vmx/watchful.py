@@ -12,7 +12,7 @@ from hv.machine.decode import Undecodable, decode_at
 from hv.machine.faults import GuestFault, NestedFault
 from hv.spec.x86 import MAX_INSTRUCTION_LENGTH
 from hv.vmx.boundary import at_boundary, something_could_be_due
-from hv.vmx.non_register import ACTIVE
+from hv.vmx.non_register import ACTIVE, WAIT_FOR_SIPI
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
@@ -24,7 +24,7 @@ _ADDRESS_SIZES = {16: 0xFFFF, 32: 0xFFFF_FFFF, 64: (1 << 64) - 1}
 def run(vcpu: Vcpu, until: int) -> bool:
     """Run *vcpu* as `Vcpu.run` does; True when nothing needs to be watched any more, False when the run ends."""
     vcpu.engine.on_trap = vcpu.on_trap_watchfully
-    while something_could_be_due(vcpu) or vcpu.outside:
+    while something_could_be_due(vcpu):
         vcpu.look_first = False
         if vcpu.outside and not vcpu.enter():
             return False
@@ -41,7 +41,7 @@ def run(vcpu: Vcpu, until: int) -> bool:
 def step(vcpu: Vcpu) -> bool:
     """One instruction, or what was due before it; True when an exit handler said stop."""
     vcpu.engine.on_trap = vcpu.on_trap_watchfully
-    before = vcpu.clock.tsc
+    vcpu.look_first, before = False, vcpu.clock.tsc
     if (vcpu.outside and not vcpu.enter()) or (not _returning(vcpu) and not at_boundary(vcpu)):
         return True
     if vcpu.clock.tsc != before or vcpu.outside or vcpu.non_register.activity != ACTIVE:
@@ -141,6 +141,8 @@ def _interrupts_wait(vcpu: Vcpu) -> bool:
 def _sleep(vcpu: Vcpu, until: int) -> bool:
     """Nothing is due, and no instruction runs: time jumps to the next moment at which that may change."""
     timer = vcpu.clock.next_deadline()
-    wake = min(until, vcpu.timer.deadline, until if timer is None else timer)
+    wake = until if timer is None else min(until, timer)
+    if vcpu.non_register.activity != WAIT_FOR_SIPI:
+        wake = min(wake, vcpu.timer.deadline)
     vcpu.clock.counter.done = max(vcpu.clock.tsc, wake)
     return timer is None or timer > vcpu.clock.tsc

@@ -13,10 +13,12 @@ from hv.spec.vmcs import PrimaryControls, SecondaryControls
 from hv.spec.x86 import Cr4, Vector
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import advance, decoded_at, length_of
+from hv.vmx.non_register import HLT
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
+_HLT_EXITING = PrimaryControls.HLT_EXITING.value
 # The most frequent exits have always the same fields, unless the instruction has prefixes: made once, never changed.
 _CPUID, _RDMSR, _WRMSR = (VmExit(reason, 0, 2) for reason in (ExitReason.CPUID, ExitReason.RDMSR, ExitReason.WRMSR))
 _RDTSC_EXITING, _RDTSCP_ENABLED = PrimaryControls.RDTSC_EXITING.value, SecondaryControls.ENABLE_RDTSCP.value
@@ -31,7 +33,14 @@ def cpuid(vcpu: Vcpu, detail: int) -> VmExit | None:
 
 
 def hlt(vcpu: Vcpu, detail: int) -> VmExit | None:
-    return VmExit(ExitReason.HLT, 0, length_of(vcpu))
+    """HLT; without its control the processor halts here, with RIP behind it; SDM "Activity State"."""
+    length = length_of(vcpu)
+    if vcpu.primary & _HLT_EXITING:
+        return VmExit(ExitReason.HLT, 0, length)
+    advance(vcpu, length)
+    vcpu.non_register.activity = HLT
+    vcpu.look()
+    return None
 
 
 def rdmsr(vcpu: Vcpu, detail: int) -> VmExit | None:

@@ -125,26 +125,26 @@ UNCONDITIONAL = frozenset({
 ENTRY_FAILURES = frozenset({
     ExitReason.ENTRY_FAILURE_GUEST_STATE, ExitReason.ENTRY_FAILURE_MSR_LOADING, ExitReason.ENTRY_FAILURE_MACHINE_CHECK,
 })
-# Which instructions an exit of each reason is about, where its name is not that of the one instruction; SDM
-# "Instructions That Cause VM Exits". Reasons that are no instruction's are not here.
+# The instructions that each reason is about; SDM "Instructions That Cause VM Exits". SMSW and RDPID never exit, and
+# obey the same controls. Reasons that are no instruction's are not here.
 INSTRUCTIONS: dict[ExitReason, tuple[str, ...]] = {
     **{reason: (reason.name,) for reason in ExitReason if reason.name in {
         "CPUID", "GETSEC", "HLT", "INVD", "INVLPG", "RDPMC", "RDTSC", "RSM", "VMCALL", "VMCLEAR", "VMLAUNCH", "VMPTRLD",
         "VMPTRST", "VMREAD", "VMRESUME", "VMWRITE", "VMXOFF", "VMXON", "RDMSR", "WRMSR", "MWAIT", "MONITOR", "PAUSE",
-        "INVEPT", "RDTSCP", "INVVPID", "XSETBV", "RDRAND", "INVPCID", "VMFUNC", "ENCLS", "RDSEED", "XSAVES", "XRSTORS",
+        "INVEPT", "INVVPID", "XSETBV", "RDRAND", "INVPCID", "VMFUNC", "ENCLS", "RDSEED", "XSAVES", "XRSTORS",
         "PCONFIG", "UMWAIT", "TPAUSE", "LOADIWKEY", "ENCLV", "SEAMCALL", "TDCALL", "RDMSRLIST", "WRMSRLIST", "URDMSR",
         "UWRMSR"}},
-    ExitReason.CR_ACCESS: ("MOV to CR0", "MOV to CR3", "MOV to CR4", "MOV to CR8", "MOV from CR0", "MOV from CR3",
-                           "MOV from CR4", "MOV from CR8", "CLTS", "LMSW", "SMSW"),
-    ExitReason.MOV_DR: ("MOV DR",),
+    ExitReason.CR_ACCESS: ("MOV_TO_CR", "MOV_FROM_CR", "CLTS", "LMSW", "SMSW"),
+    ExitReason.MOV_DR: ("MOV_DR",),
+    ExitReason.RDTSCP: ("RDTSCP", "RDPID"),
     ExitReason.IO_INSTRUCTION: ("IN", "OUT", "INS", "OUTS"),
     ExitReason.GDTR_IDTR_ACCESS: ("LGDT", "LIDT", "SGDT", "SIDT"),
     ExitReason.LDTR_TR_ACCESS: ("LLDT", "LTR", "SLDT", "STR"),
     ExitReason.WBINVD: ("WBINVD", "WBNOINVD"),
-    ExitReason.TASK_SWITCH: ("far CALL", "far JMP", "IRET"),
-    ExitReason.EXCEPTION_OR_NMI: ("INT1", "INT3", "INTO", "INT n"),
+    ExitReason.TASK_SWITCH: ("FAR_CALL", "FAR_JMP", "IRET"),
+    ExitReason.EXCEPTION_OR_NMI: ("INT1", "INT3", "INTO", "INT_N"),
     ExitReason.ENQCMD_PASID_TRANSLATION: ("ENQCMD",), ExitReason.ENQCMDS_PASID_TRANSLATION: ("ENQCMDS",),
-    ExitReason.RDMSR_IMMEDIATE: ("RDMSR immediate",), ExitReason.WRMSRNS_IMMEDIATE: ("WRMSRNS immediate",),
+    ExitReason.RDMSR_IMMEDIATE: ("RDMSR_IMMEDIATE",), ExitReason.WRMSRNS_IMMEDIATE: ("WRMSRNS_IMMEDIATE",),
 }
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from hv.hypervisor.vp_vmcs import VpVmcs
 from hv.spec.vmcs import VmcsField
 from hv.spec.x86 import Cr0, Cr4
-from hv.vmx.vmcs import Vmcs
 
 CR0_OWNED, CR4_OWNED = Cr0.NE.value, Cr4.VMXE.value
 
@@ -33,7 +33,7 @@ _OWN = frozenset({"state", "vmcs", "cr0", "cr4"})
 class GuestRegisters:
     """CR0 and CR4 from the VMCS; every other register is *state*'s."""
 
-    def __init__(self, state: Any, vmcs: Vmcs) -> None:
+    def __init__(self, state: Any, vmcs: VpVmcs) -> None:
         self.state, self.vmcs = state, vmcs
         vmcs.write(VmcsField.CR0_GUEST_HOST_MASK, CR0_OWNED)
         vmcs.write(VmcsField.CR4_GUEST_HOST_MASK, CR4_OWNED)

@@ -59,7 +59,7 @@ class VirtualProcessor:
         self._since = 0                         # when that was, later by what it slept
         vcpu.on_exit = partial(obey, self)
         self.hypervisor = hypervisor
-        self.guest_regs = GuestRegisters(self.regs, vcpu.vmcs)
+        self.guest_regs = GuestRegisters(self.regs, vmcs)
         self._reset_registers()
         self.show_exceptions()
 

@@ -39,8 +39,16 @@ class VpVmcs:
         if before not in (self.page, NO_VMCS):
             operation.vmptrld(before)
 
+    def read(self, field: VmcsField) -> int:
+        """VMREAD, whoever's VMCS is current."""
+        with self.current():
+            return self._operation.vmread(field)
+
     def write(self, field: VmcsField, value: int) -> None:
         """VMWRITE, whoever's VMCS is current."""
+        if self._operation.current is self.fields:      # the usual
+            self._operation.vmwrite(field, value)
+            return
         with self.current():
             self._operation.vmwrite(field, value)
 

@@ -209,6 +209,8 @@ def decode(code: bytes, bits: int) -> Decoded:
     if found is None:
         raise Undecodable(f"{code.hex(' ') or 'nothing'} is no instruction of {bits}-bit code")
     mnemonic, prefixes = str(found.insn_name()), bytes(found.prefix)
+    if bits == 16 and prefixes[2] == _OPERAND_SIZE:
+        mnemonic = _with_mandatory_prefix(mnemonic)
     string = found.opcode[0] in _STRING_OPCODES
     operands = tuple(_operand(found, raw, string) for raw in found.operands)
     repeat = {0xF3: "rep", 0xF2: "repne"}.get(prefixes[0], "") if string else ""
@@ -242,6 +244,13 @@ class Listed(NamedTuple):
     mnemonic: str
     text: str
     sets_flags: bool        # arithmetic ones, or leaves them undefined
+
+
+def _with_mandatory_prefix(mnemonic: str) -> str:
+    """In 16-bit code Capstone takes 66 for an operand size also where it is part of the opcode."""
+    if mnemonic in ("vmptrst", "vmread", "vmwrite"):
+        raise Undecodable(f"66 {mnemonic} is no instruction")
+    return "vmclear" if mnemonic == "vmptrld" else mnemonic
 
 
 def disassemble(code: bytes, bits: int) -> Iterator[Listed]:
@@ -304,6 +313,7 @@ def linear_address(decoded: Decoded, state: Registers, operand: MemoryOperand | 
 _OPERAND_SIZE = 0x66
 _PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
 _INS, _OUTS = frozenset({"insb", "insw", "insd"}), frozenset({"outsb", "outsw", "outsd"})
+_OPERAND_SIZE = 0x66
 _NO_INDEX = frozenset({"riz", "eiz"})       # a SIB byte without one, but with a scale
 _DATA_ACCESS = 3                # Capstone's CS_AC_READ and CS_AC_WRITE, which are those of `Access`
 _STRING_OPCODES = frozenset({*range(0x6C, 0x70), *range(0xA4, 0xA8), *range(0xAA, 0xB0)})     # MOVSD is SSE's too

@@ -186,6 +186,7 @@ class ProcessorState:
         self.dwords = view.cast("I")
         self.gpr = self.words[at.REGS // 8 : at.REGS // 8 + 16]     # RAX RCX RDX RBX RSP RBP RSI RDI R8..R15
         self.msrs = ProcessorMsrs(self.words)
+        self.debugctl = 0           # IA32_DEBUGCTL: the engine has none
         self._resolve_flags = resolve_flags
         self.translation_changed = translation_changed
         self._iret_watched = False

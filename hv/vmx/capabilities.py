@@ -106,6 +106,11 @@ class Capabilities:
         """What VM entry accepts in a field of 32 control bits."""
         return AllowedSettings(self.msrs[_SETTINGS[field]])
 
+    def fixes(self, cr0: int, cr4: int) -> bool:
+        """*cr0* and *cr4* have the bits that VMX operation fixes; SDM "Restrictions on VMX Operation"."""
+        return (not ~cr0 & self.cr0_fixed and not cr0 >> 32
+                and not ~cr4 & self.cr4_fixed and not cr4 & ~(self.cr4 | self.cr4_fixed))
+
     def is_physical(self, address: int, alignment: int = PAGE_SIZE) -> bool:
         """*address* is within the physical-address width, and a multiple of *alignment*."""
         return not address & alignment - 1 and not address >> self.physical_bits

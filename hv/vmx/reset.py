@@ -25,6 +25,7 @@ def init_registers(state: ProcessorState) -> None:
     state.dr0 = state.dr1 = state.dr2 = state.dr3 = 0
     state.dr6, state.dr7 = DR6_RESET, DR7_RESET
     state.msrs[Msr.PAT] = PAT_RESET
+    state.debugctl = 0
     state.cpl = 0
     state.interrupt_shadow = False
 

@@ -78,6 +78,7 @@ def _guest_fields() -> dict[VmcsField, tuple[Getter, Setter]]:
     for name in ("cr0", "cr3", "cr4", "dr7", "rsp", "rip", "rflags"):
         fields[VmcsField[f"GUEST_{name.upper()}"]] = _register(name)
     fields[VmcsField.GUEST_IA32_EFER] = _register("efer")
+    fields[VmcsField.GUEST_IA32_DEBUGCTL] = _register("debugctl")
     for segment in ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr"):
         for suffix, part in _SEGMENT_PARTS:
             fields[VmcsField[f"GUEST_{segment.upper()}_{suffix}"]] = _part(segment, part)
@@ -151,9 +152,9 @@ class Vmcs:
     def read(self, field: VmcsField) -> int:
         """The field's value; VmcsError when *field* is no encoding of one."""
         field = self._known(field)
-        if field in self._provided:
-            return self._provided[field][0]()
         if self.state is not None:
+            if field in self._provided:
+                return self._provided[field][0]()
             if field in _GUEST:
                 return self._read_register(self.state, field)
             if field is VmcsField.VM_ENTRY_CONTROLS:
@@ -167,12 +168,8 @@ class Vmcs:
         """Write a field, cut to its width; VmcsError when it is unknown. Whether software may is not asked here."""
         field = self._known(field)
         value &= field.mask
-        if field in self._provided:
-            self._provided[field][1](value)
-            self.guest_state_changed()
-            return
-        if self.state is not None and field in _GUEST:
-            self._write_register(self.state, field, value)
+        if self.state is not None and (field in _GUEST or field in self._provided):
+            self._write_live(self.state, field, value)
             self.guest_state_changed()
             return
         if field.read_only:
@@ -195,8 +192,11 @@ class Vmcs:
             return self._unheld[field][1]
         return held
 
-    def _write_register(self, state: ProcessorState, field: VmcsField, value: int) -> None:
+    def _write_live(self, state: ProcessorState, field: VmcsField, value: int) -> None:
         """A value that no register can hold, which VM entry will refuse, is remembered until then."""
+        if field in self._provided:
+            self._provided[field][1](value)
+            return
         get, put = _GUEST[field]
         put(state, value)
         held = get(state)
@@ -214,14 +214,24 @@ class Vmcs:
         self._unheld.clear()
         self.controls_changed, self.guest_state_changed = controls_changed, guest_state_changed
 
-    def detach(self) -> None:
-        """The guest-state fields become plain data: what the registers held."""
+    @property
+    def live(self) -> frozenset[VmcsField]:
+        """The guest-state fields that are kept by the vcpu that is attached."""
+        return frozenset(_GUEST) | self._provided.keys()
+
+    def detach(self, but: frozenset[VmcsField] = frozenset()) -> None:
+        """The guest-state fields become plain data: what the vcpu held, *but* for some that stay as they were."""
         if self.state is not None:
-            values = {field: self.read(field) for field in (*_GUEST, *self._provided, VmcsField.VM_ENTRY_CONTROLS)}
-            self._provided.clear()
-            self._kept.update(values)
+            self._kept.update({field: self.read(field) for field in {*self.live, VmcsField.VM_ENTRY_CONTROLS} - but})
             self.state = None
+        self._provided.clear()
         self.controls_changed = self.guest_state_changed = _nothing
+
+    def load_live(self, but: frozenset[VmcsField]) -> None:
+        """What the guest-state fields were as plain data goes to the vcpu that is attached, *but* for some."""
+        assert self.state is not None, "no vcpu is attached"
+        for field in sorted(self.live - but):
+            self._write_live(self.state, field, self._kept.get(field, 0))
 
     def entered(self) -> None:
         """A VM entry succeeded; SDM "VM Entries", the last step of VMLAUNCH."""
@@ -242,8 +252,7 @@ class Vmcs:
 
     def values(self) -> dict[VmcsField, int]:
         """Every field that was ever written or is a register; any other is 0."""
-        fields = {*self._kept, *_GUEST, *_EXIT_INFORMATION} if self.state is not None else {*self._kept,
-                                                                                            *_EXIT_INFORMATION}
+        fields = {*self._kept, *_EXIT_INFORMATION} | (self.live if self.state is not None else frozenset())
         return {field: self.read(field) for field in sorted(fields)}
 
     @staticmethod

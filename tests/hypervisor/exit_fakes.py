@@ -121,6 +121,9 @@ class FakeVpVmcs:
     def current(self):
         return nullcontext()
 
+    def read(self, field) -> int:
+        return self.fields.read(field)
+
     def write(self, field, value: int) -> None:
         self.fields.write(field, value)
 

@@ -40,7 +40,8 @@ def test_writing_another_ones_field_leaves_the_current_one_current(operation):
     first.enter()
     second.write(F.EXCEPTION_BITMAP, 0x4000)
     assert operation.vmptrst() == A
-    assert (first.fields.read(F.EXCEPTION_BITMAP), second.fields.read(F.EXCEPTION_BITMAP)) == (0, 0x4000)
+    assert (first.read(F.EXCEPTION_BITMAP), second.read(F.EXCEPTION_BITMAP)) == (0, 0x4000)
+    assert operation.vmptrst() == A
 
 
 def test_a_vmcs_is_launched_by_the_entry_that_succeeds_and_resumed_after(operation):

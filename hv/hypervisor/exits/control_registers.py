@@ -36,5 +36,5 @@ def _write_cr0(vp: VirtualProcessor, value: int) -> Verdict:
     """MOV to CR0 that changes NE: done with NE as it must be, and the guest reads what it wrote."""
     value &= -1 if vp.regs.bits == 64 else 0xFFFF_FFFF
     write_control_register(vp.vcpu, 0, value | CR0_OWNED)
-    vp.vcpu.vmcs.write(VmcsField.CR0_READ_SHADOW, value)
+    vp.vmcs.write(VmcsField.CR0_READ_SHADOW, value)
     return ADVANCE

@@ -26,6 +26,7 @@ from hv.hypervisor.verdicts import (
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.idt import Event, EventKind
 from hv.spec.exits import ExitReason
+from hv.spec.x86 import PUSHES_RF, Rflags
 from hv.trace import events
 from hv.vmx.exit import VmExit
 
@@ -107,6 +108,8 @@ def inject_exception(vp: VirtualProcessor, vector: int, error_code: int | None, 
     if vp.trace.listening:
         vp.trace.emit(events.Fault(vector, error_code, address))
     error_code = error_code if vp.regs.protected else None
+    if vector in PUSHES_RF:             # VM entry pushes RFLAGS as they are
+        vp.regs.rflags |= Rflags.RF.value
     return vp.vcpu.inject(Event(vector, EventKind.EXCEPTION, error_code, address=address))
 
 

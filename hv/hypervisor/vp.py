@@ -14,7 +14,7 @@ from hv.machine.apic import LocalApic
 from hv.machine.idt import Event, EventKind
 from hv.machine.state import ProcessorState
 from hv.spec.vmcs import VmcsField
-from hv.spec.x86 import Dr6, Vector
+from hv.spec.x86 import Vector
 from hv.trace import events
 from hv.vmx.reset import init_registers, startup_registers
 from hv.vmx.vcpu import Vcpu
@@ -87,13 +87,15 @@ class VirtualProcessor:
     @property
     def asleep_for_good(self) -> bool:
         """Nothing but another VP of its partition could wake it: halted with interrupts off, or never started."""
-        if self.explicit_suspend or self.intercept_suspend or self.nmi_pending or self.pending_event is not None:
+        if self.explicit_suspend or self.intercept_suspend or self.pending_event is not None:
+            return False
+        if self.nmi_pending and self.vcpu.takes_nmi:
             return False
         return self.wait_for_sipi or (self.halted and not self.regs.interrupts_enabled)
 
     def _wakes(self) -> bool:
         """A halted processor wakes for an NMI, or for an interrupt it may take; SDM "HLT"."""
-        return (self.nmi_pending or self.pending_event is not None
+        return ((self.nmi_pending and self.vcpu.takes_nmi) or self.vcpu.debug_pends or self.pending_event is not None
                 or (self.regs.interrupts_enabled and self.apic.deliverable() is not None))
 
     def run(self, until: int) -> None:
@@ -137,10 +139,7 @@ class VirtualProcessor:
     # --- events into the guest -------------------------------------------------------------------------
 
     def deliver_pending(self) -> bool:
-        """Inject what is due, or ask for the exit that says when it may be; False when that ended the run.
-
-        # Simplified: an NMI does not hold back the next one until IRET.
-        """
+        """Inject what is due, or ask for the exit that says when it may be; False when that ended the run."""
         if self.init_pending:
             self._init()
             return False
@@ -148,19 +147,27 @@ class VirtualProcessor:
             event, self.pending_event = self.pending_event, None
             if not self._inject(event):
                 return False
-        if self.nmi_pending and not self.regs.interrupt_shadow:
-            self.nmi_pending = False
-            if not self._inject(Event(Vector.NMI, EventKind.NMI)):
-                return False
+        if self.nmi_pending and not self._deliver_nmi():
+            return False
         return self._deliver_interrupt()
+
+    def _deliver_nmi(self) -> bool:
+        """The next one waits for the IRET of the last one's handler; SDM "Handling Multiple NMIs"."""
+        if not self.vcpu.takes_nmi:
+            self.vcpu.want_nmi_window(True)
+            return True
+        self.nmi_pending = False
+        self.vcpu.want_nmi_window(False)
+        return self._inject(Event(Vector.NMI, EventKind.NMI))
 
     def _deliver_interrupt(self) -> bool:
         vector = self.apic.deliverable()
-        if vector is not None and self.regs.interrupts_enabled and not self.regs.interrupt_shadow:
+        if (vector is not None and self.regs.interrupts_enabled and not self.regs.interrupt_shadow
+                and not self.vcpu.debug_pends):         # an injection would discard it
             if not self._inject(Event(self.acknowledge(), _EXTERNAL)):
                 return False
             vector = self.apic.deliverable() if self.apic.irr else None
-        self.event_pending = self.nmi_pending       # behind MOV SS it waits for the next exit
+        self.event_pending = False
         self.vcpu.want_window(vector is not None)
         return True
 
@@ -176,9 +183,7 @@ class VirtualProcessor:
 
         SDM "Single-Step Exception Condition".
         """
-        self.regs.dr6 |= Dr6.BS.value
-        self.pending_event = Event(Vector.DB, EventKind.EXCEPTION)
-        self.event_pending = True
+        self.vcpu.owe_single_step()
 
     def _inject(self, event: Event) -> bool:
         if self.trace.listening:
@@ -203,6 +208,7 @@ class VirtualProcessor:
         self.apic.init()
         self._reset_registers()
         self.vcpu.state_written = True
+        self.vcpu.reset_events()
         self.halted, self.nmi_pending, self.pending_event, self.string_element = False, False, None, None
         self.wait_for_sipi = not self.apic.bsp
         self.kick()

@@ -184,6 +184,30 @@ class Vcpu:
         if wanted is not self.nmi_window_wanted:
             self.vmcs.write(_PRIMARY, self.primary ^ _NMI_WINDOW)
 
+    # --- what the hypervisor's software asks ----------------------------------------------------------------
+
+    @property
+    def takes_nmi(self) -> bool:
+        """An NMI may be injected: none is being handled, MOV SS does not block, and no #DB pends that would be lost."""
+        now = self.non_register
+        return not now.nmi_blocked and not now.pending_debug and not now.shadow & MOV_SS
+
+    @property
+    def debug_pends(self) -> bool:
+        """A #DB comes next, unless an event is injected."""
+        return bool(self.non_register.pending_debug)
+
+    def owe_single_step(self) -> None:
+        """Software did an instruction of a guest that is single-stepped: its #DB pends."""
+        self._write_pending_debug(self.non_register.pending_debug | SINGLE_STEP)
+
+    def reset_events(self) -> None:
+        """INIT: nothing is blocked, and nothing pends."""
+        self.non_register.reset()
+        self.block_nmis(False)
+        self.want_nmi_window(False)
+        self.mtf_pending = False
+
     # --- signals ---------------------------------------------------------------------------------------
 
     def signal_nmi(self) -> None:

@@ -115,7 +115,8 @@ _EXIT_INFORMATION: dict[VmcsField, Callable[[VmExit], int]] = {
 
 # What a hypervisor of this kind asks for; the vcpu honours these bits and those of the bitmaps.
 DEFAULT_CONTROLS: dict[VmcsField, int] = {
-    VmcsField.PIN_BASED_CONTROLS: PIN_DEFAULT1 | PinControls.EXTERNAL_INTERRUPT_EXITING | PinControls.NMI_EXITING,
+    VmcsField.PIN_BASED_CONTROLS: PIN_DEFAULT1 | PinControls.EXTERNAL_INTERRUPT_EXITING | PinControls.NMI_EXITING
+    | PinControls.VIRTUAL_NMIS,
     VmcsField.PRIMARY_PROC_CONTROLS: TRUE_PRIMARY_DEFAULT1 | PrimaryControls.HLT_EXITING
     | PrimaryControls.UNCONDITIONAL_IO_EXITING | PrimaryControls.CR8_LOAD_EXITING | PrimaryControls.CR8_STORE_EXITING
     | PrimaryControls.PAUSE_EXITING | PrimaryControls.MONITOR_EXITING | PrimaryControls.MWAIT_EXITING

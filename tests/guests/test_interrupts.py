@@ -135,6 +135,14 @@ def test_an_nmi_comes_whatever_if_says():
     assert (log_of(result), injected(result)) == ("N.", [2])
 
 
+@pytest.mark.parametrize("shadow", ["", "mov eax, ss; mov ss, eax;"])
+def test_a_second_nmi_waits_for_iret(shadow):
+    """SDM "Handling Multiple NMIs": the handler sends one more, and is not entered again before it returns."""
+    handler = f"{mark('N')}; inc r13d; cmp r13d, 2; jae last; {xapic_ipi(0, 0x400)}; nop; {mark('.')}; {shadow} last:"
+    result = run_guest(guest(f"xor r13d, r13d; {xapic_ipi(0, 0x400)}; nop; {mark('!')}", {2: handler}))
+    assert (log_of(result), injected(result)) == ("N.N!", [2, 2])
+
+
 def test_an_nmi_wakes_a_processor_that_sleeps_with_interrupts_off():
     """Only who is asleep for good has ended."""
     body = f"test edi, edi; jnz second; cli; hlt; {mark('W')}; cli; hlt; " \

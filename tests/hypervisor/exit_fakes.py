@@ -88,6 +88,8 @@ class FakeVcpu:
         self.broken_rules: list[str] = []
         self.injected: list = []
         self.window: bool | None = None
+        self.nmi_window: bool | None = None
+        self.nmi_blocked = self.debug_pends = False
         self.ran: list[int] = []
         self.tsc = 0
         self.goes_on = True
@@ -95,10 +97,24 @@ class FakeVcpu:
 
     def inject(self, event) -> bool:
         self.injected.append(event)
+        self.nmi_blocked = self.nmi_blocked or event.kind == 2
         return self.goes_on
 
     def want_window(self, wanted: bool) -> None:
         self.window = wanted
+
+    @property
+    def takes_nmi(self) -> bool:
+        return not self.nmi_blocked and not self.state.interrupt_shadow
+
+    def want_nmi_window(self, wanted: bool) -> None:
+        self.nmi_window = wanted
+
+    def owe_single_step(self) -> None:
+        self.debug_pends = True
+
+    def reset_events(self) -> None:
+        self.nmi_blocked = self.debug_pends = False
 
     def set_tsc(self, value: int) -> None:
         self.tsc = value

@@ -181,17 +181,41 @@ def test_an_interrupt_that_may_not_come_yet_asks_for_the_window(rflags, shadow):
     assert vp.vcpu.window is False
 
 
-def test_an_nmi_behind_mov_ss_waits_for_the_next_look():
+def test_an_nmi_behind_mov_ss_waits_for_its_window():
     vp = a_vp()
     vp.regs.interrupt_shadow = True
     vp.apic.on_nmi()
     vp.deliver_pending()
-    assert vp.bench.taken() == []
-    assert vp.event_pending                         # the next exit looks again
+    assert (vp.bench.taken(), vp.vcpu.nmi_window) == ([], True)
     vp.regs.interrupt_shadow = False
     vp.deliver_pending()
-    assert vp.bench.taken() == [(2, EventKind.NMI)]
-    assert not vp.event_pending
+    assert (vp.bench.taken(), vp.vcpu.nmi_window) == ([(2, EventKind.NMI)], False)
+
+
+def test_a_second_nmi_waits_for_the_iret_of_the_first():
+    """SDM "Handling Multiple NMIs"."""
+    vp = a_vp()
+    for _ in range(2):
+        vp.apic.on_nmi()
+        vp.deliver_pending()
+    assert (len(vp.bench.taken()), vp.nmi_pending, vp.vcpu.nmi_window) == (1, True, True)
+    vp.halted = True
+    assert not vp.runnable                          # HLT in the handler does not end for it
+    vp.vcpu.nmi_blocked = False
+    vp.deliver_pending()
+    assert (len(vp.bench.taken()), vp.nmi_pending, vp.vcpu.nmi_window) == (2, False, False)
+
+
+def test_a_debug_exception_that_pends_is_not_lost_to_an_interrupt():
+    """SDM "Delivery of Pending Debug Exceptions after VM Entry": an injection would discard it."""
+    vp = a_vp()
+    vp.apic.accept(0x40)
+    vp.owe_single_step()
+    vp.deliver_pending()
+    assert (vp.bench.taken(), vp.vcpu.window) == ([], True)
+    vp.vcpu.debug_pends = False
+    vp.deliver_pending()
+    assert vp.bench.taken() == [(0x40, EventKind.EXTERNAL)]
 
 
 def test_the_task_priority_holds_interrupts_back_without_a_window():

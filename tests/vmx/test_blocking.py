@@ -184,7 +184,7 @@ def test_an_nmi_exits_whatever_if_says(box):
 def test_without_nmi_exiting_an_nmi_is_the_guests_own_and_the_next_waits_for_iret(box):
     """The second one comes while the first one's handler runs: it is delivered behind the IRET, not before."""
     vcpu = box.vcpu()
-    control(vcpu, PinControls(0), PinControls.NMI_EXITING, F.PIN_BASED_CONTROLS)
+    control(vcpu, PinControls(0), PinControls.NMI_EXITING | PinControls.VIRTUAL_NMIS, F.PIN_BASED_CONTROLS)
     box.memory.write(HANDLERS + 32, b"\xff\xc3\x0f\xa2\x48\xcf")                # inc ebx; cpuid; iretq
     seen = []
 
@@ -212,7 +212,7 @@ def test_without_nmi_exiting_an_nmi_is_the_guests_own_and_the_next_waits_for_ire
 @pytest.mark.parametrize("virtual", [False, True])
 def test_blocking_of_virtual_nmis_does_not_hold_a_physical_one(box, virtual):
     vcpu = box.vcpu()
-    control(vcpu, PinControls.VIRTUAL_NMIS if virtual else PinControls(0), PinControls(0), F.PIN_BASED_CONTROLS)
+    control(vcpu, PinControls(0), PinControls(0) if virtual else PinControls.VIRTUAL_NMIS, F.PIN_BASED_CONTROLS)
     put(vcpu, GUEST_INTERRUPTIBILITY_STATE=NMI)
     vcpu.signal_nmi()
     box.put("inc ecx; hlt")
@@ -224,6 +224,7 @@ def test_blocking_of_virtual_nmis_does_not_hold_a_physical_one(box, virtual):
 def test_with_nmi_exiting_and_no_virtual_nmis_iret_leaves_the_blocking_alone(box):
     """SDM "IRET" in "Changes to Instruction Behavior in VMX Non-Root Operation"."""
     vcpu = box.vcpu()
+    control(vcpu, PinControls(0), PinControls.VIRTUAL_NMIS, F.PIN_BASED_CONTROLS)
     box.memory.write(HANDLERS + 32, b"\x48\xcf")
     put(vcpu, VM_ENTRY_INTERRUPTION_INFO=info(2, T.NMI))
     box.put("hlt")

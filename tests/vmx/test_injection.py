@@ -166,7 +166,7 @@ def test_a_double_fault_that_cannot_be_delivered_is_a_triple_fault(box, mode):
 @pytest.mark.parametrize("virtual", [False, True])
 def test_injecting_an_nmi_blocks_nmis(box, virtual):
     vcpu = box.vcpu()
-    control(vcpu, PinControls.VIRTUAL_NMIS if virtual else PinControls(0), PinControls(0), F.PIN_BASED_CONTROLS)
+    control(vcpu, PinControls(0), PinControls(0) if virtual else PinControls.VIRTUAL_NMIS, F.PIN_BASED_CONTROLS)
     put(vcpu, VM_ENTRY_INTERRUPTION_INFO=info(2, T.NMI))
     box.go(vcpu)
     assert vector_at(vcpu) == 2

@@ -20,3 +20,9 @@ def handle_external_interrupt(vp: VirtualProcessor, exit: VmExit) -> Verdict:
 def handle_interrupt_window(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     """RFLAGS.IF is set at last: Retry looks for what waits and injects it; SDM "Interrupt-Window Exiting"."""
     return RETRY
+
+
+@on_exit(ExitReason.NMI_WINDOW)
+def handle_nmi_window(vp: VirtualProcessor, exit: VmExit) -> Verdict:
+    """The handler of the last NMI has returned: Retry injects the one that waits; SDM "NMI-Window Exiting"."""
+    return RETRY

@@ -108,6 +108,7 @@ class Engine:
         self._states: list[ProcessorState] = []
         self._stale: dict[int, tuple[int, int]] = {}    # page -> the part of it whose translated code is out of date
         self._device_pages: set[int] = set()        # guest-physical pages behind which there is a device
+        self._devices: list[tuple[int, int]] = []   # system-physical first and end of each
         self._flag_word = ctypes.c_uint64()
         self._flag_place = ctypes.byref(self._flag_word)
         self._install_hooks()
@@ -237,6 +238,7 @@ class Engine:
     def map_mmio(self, spa: int, size: int, read: Callable[[int, int], int],
                  write: Callable[[int, int, int], None]) -> None:
         """System-physical *spa* is a device: `read(offset, size)`, `write(offset, size, value)`."""
+        self._devices.append((spa, spa + size))
         self._uc.mmio_map(spa, size, lambda _uc, offset, width, _: self._guarded(lambda: read(offset, width)), None,
                           lambda _uc, offset, width, value, _: self._guarded(lambda: write(offset, width, value)), None)
 
@@ -357,7 +359,7 @@ class Engine:
         if found is None:
             raise NestedFault(gpa, Access.READ)
         if found[0] >= self.memory.size:
-            return 0
+            return (1 << 8 * size) - 1
         return int.from_bytes(self.memory.read(found[0] | gpa & 0xFFF, size), "little")
 
     def stop(self) -> None:
@@ -483,8 +485,7 @@ class Engine:
         if not readable:
             return self._show_code(gpa, spa)
         if spa >= self.memory.size:
-            self._device_pages.add(gpa >> 12)
-            self.nested.fill(gpa, spa, writable, True)
+            self._fill_bus(gpa, spa, writable)
         elif spa >> 12 in self.nested.executable:
             self._fill_code(gpa, spa, writable, executable, access)
         elif large:
@@ -492,6 +493,18 @@ class Engine:
         else:
             self.nested.fill(gpa, spa, writable, False)
         return True
+
+    def _fill_bus(self, gpa: int, spa: int, writable: bool) -> None:
+        """Enter a page that is not RAM.
+
+        # Simplified: what is written to an address at which nobody answers is there until another such page is used.
+        """
+        if any(first <= spa < end for first, end in self._devices):
+            self._device_pages.add(gpa >> 12)
+        else:
+            self._private.clear_open_bus()
+            spa = guest_mode.OPEN_BUS
+        self.nested.fill(gpa, spa, writable, True)
 
     def _show_code(self, gpa: int, spa: int) -> bool:
         """The guest fetches from a page that it may not read; False when there is a device, which has no code."""

@@ -35,6 +35,7 @@ from unicorn.unicorn_py3.unicorn import uclib
 from hv.machine import context as at
 from hv.machine import guest_mode, stubs
 from hv.machine.breakpoints import Breakpoints
+from hv.machine.exposure import Exposure
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.half_made_flags import overwrites_operand
 from hv.machine.hooks import EVERY_INSTRUCTION, PythonHooks
@@ -59,7 +60,8 @@ _ERROR_CODE = at.ERROR_CODE // 4
 _FETCHED, _CODE = stubs.ExitFrame.fetched.offset // 8, stubs.ExitFrame.code.offset // 8
 
 TrapHandler = Callable[[Trap, int], bool]
-Translation = tuple[int, bool, bool, bool]      # system-physical page, writable, executable, one of a 2 MiB page
+# The system-physical page; readable, writable, executable; all of its 2 MiB may be entered at once.
+Translation = tuple[int, bool, bool, bool, bool]
 
 
 class EngineError(Exception):
@@ -100,9 +102,13 @@ class Engine:
         self._held: ctypes.c_void_p | None = None   # the context whose registers the engine itself has
         self.on_trap: TrapHandler = lambda trap, detail: False
         self.second_level: Callable[[int, int], Translation | None] = lambda gpa, access: None
+        # The engine may write to this address, it says: is it only to be read, as part of a page table, by the
+        # instruction at RIP? Then whether that accesses the page as data too; else None.
+        self.only_walks: Callable[[int], bool | None] = lambda gpa: None
         self._states: list[ProcessorState] = []
         self._stale: dict[int, tuple[int, int]] = {}    # page -> the part of it whose translated code is out of date
         self._device_pages: set[int] = set()        # guest-physical pages behind which there is a device
+        self._devices: list[tuple[int, int]] = []   # system-physical first and end of each
         self._flag_word = ctypes.c_uint64()
         self._flag_place = ctypes.byref(self._flag_word)
         self._install_hooks()
@@ -119,10 +125,11 @@ class Engine:
         self._frame_words = memoryview(self._frame).cast("B").cast("Q")
         self._code = memoryview(self._frame).cast("B")[stubs.ExitFrame.code.offset :]
         self.counter.stop, self.counter.reg_read = _native("uc_emu_stop"), _native("uc_reg_read")
-        self._handler = _HANDLER(self._on_intercept)
+        self._handler = _HANDLER(self.on_intercept)
         self._frame.handler = ctypes.cast(self._handler, ctypes.c_void_p).value
         # Never called: while it is there, the engine takes no page of code for data, however often it was written to.
         self._add_hook(UC_HOOK_MEM_READ_UNMAPPED, _native("uc_emu_stop"), self._frame, last=self.memory.size - 1)
+        self._exposure = Exposure(self, self.nested, self._frame)
         self._new_block = _NEW_BLOCK(self._on_new_block)
         self._add_hook(UC_HOOK_EDGE_GENERATED, ctypes.cast(self._new_block, ctypes.c_void_p).value or 0, self._frame)
         self._python_hooks: PythonHooks | None = None
@@ -131,6 +138,7 @@ class Engine:
             self._install_native_hooks()
         else:
             self._python_hooks = PythonHooks(self._add_hook, self._frame, self._asked, self.counter)
+            self._exposure.python_hooks = self._python_hooks
             self._counting = EVERY_INSTRUCTION
 
     def _install_native_hooks(self) -> None:
@@ -230,6 +238,7 @@ class Engine:
     def map_mmio(self, spa: int, size: int, read: Callable[[int, int], int],
                  write: Callable[[int, int, int], None]) -> None:
         """System-physical *spa* is a device: `read(offset, size)`, `write(offset, size, value)`."""
+        self._devices.append((spa, spa + size))
         self._uc.mmio_map(spa, size, lambda _uc, offset, width, _: self._guarded(lambda: read(offset, width)), None,
                           lambda _uc, offset, width, value, _: self._guarded(lambda: write(offset, width, value)), None)
 
@@ -304,6 +313,8 @@ class Engine:
                                          ctypes.c_size_t(instructions or self._counting))
         if not self._stopped_by_trap and not self._asked.kind:
             uclib.uc_context_save(self._handle, state.context)
+        if self._exposure.shown:
+            self._exposure.hide()
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
@@ -348,8 +359,17 @@ class Engine:
         if found is None:
             raise NestedFault(gpa, Access.READ)
         if found[0] >= self.memory.size:
-            return 0
+            return (1 << 8 * size) - 1
         return int.from_bytes(self.memory.read(found[0] | gpa & 0xFFF, size), "little")
+
+    def stop(self) -> None:
+        """From inside a hook: the run ends before the next block."""
+        uclib.uc_emu_stop(self._handle)
+
+    def flags(self) -> int:
+        """RFLAGS, from inside a hook."""
+        uclib.uc_reg_read(self._handle, x86_const.UC_X86_REG_EFLAGS, self._flag_place)
+        return self._flag_word.value
 
     def watch_interrupt_flag(self, wanted: bool) -> None:
         """Change the *window* of the run that is going on: stop as soon as interrupts are enabled."""
@@ -375,7 +395,7 @@ class Engine:
                 self._misplaced = True
                 uclib.uc_emu_stop(self._handle)
 
-    def _on_intercept(self, _uc: int, number: int, _frame: int) -> int:
+    def on_intercept(self, _uc: int, number: int, _frame: int) -> int:
         """The engine's hook: name the trap, ask the handler, say whether the changed state is to be loaded."""
         try:
             if number == MSR_NUMBER:
@@ -391,6 +411,8 @@ class Engine:
                     mended = self._mend_flags()
                     if self._fill_nested():
                         return mended
+                    if self.nested_fault()[1] == 2 and self._let_walk():
+                        return 1
                     if self.current is not None and self.nested_fault()[1] == 4 and self.run_alone(self.current):
                         return 1
                 if number < 0x100:
@@ -458,17 +480,55 @@ class Engine:
         answer = self.second_level(gpa, access)
         if answer is None:
             return False
-        self._filled = True
-        spa, writable, executable, large = answer
+        self._filled = self._exposure.kept = True
+        spa, readable, writable, executable, large = answer
+        if not readable:
+            return self._show_code(gpa, spa)
         if spa >= self.memory.size:
-            self._device_pages.add(gpa >> 12)
-            self.nested.fill(gpa, spa, writable, True)
+            self._fill_bus(gpa, spa, writable)
         elif spa >> 12 in self.nested.executable:
             self._fill_code(gpa, spa, writable, executable, access)
         elif large:
             self.nested.fill_large(gpa & -LARGE, spa & -LARGE, writable)
         else:
             self.nested.fill(gpa, spa, writable, False)
+        return True
+
+    def _fill_bus(self, gpa: int, spa: int, writable: bool) -> None:
+        """Enter a page that is not RAM.
+
+        # Simplified: what is written to an address at which nobody answers is there until another such page is used.
+        """
+        if any(first <= spa < end for first, end in self._devices):
+            self._device_pages.add(gpa >> 12)
+        else:
+            self._private.clear_open_bus()
+            spa = guest_mode.OPEN_BUS
+        self.nested.fill(gpa, spa, writable, True)
+
+    def _show_code(self, gpa: int, spa: int) -> bool:
+        """The guest fetches from a page that it may not read; False when there is a device, which has no code."""
+        if spa >= self.memory.size:
+            return False
+        self.nested.set_executable(spa >> 12, True)
+        self.memory.watch_code(spa >> 12, self._code_written)
+        self.nested.fill(gpa, spa, False, True)
+        self._exposure.until_block(gpa & -PAGE_SIZE)
+        return True
+
+    def _let_walk(self) -> bool:
+        """The engine is refused a page table because it may not be written to; True when reading it is all that is
+        wanted, so the instruction is done with the page shown."""
+        gpa, state = self.fault_address(), self.current
+        as_data = self.only_walks(gpa)
+        if as_data is None or state is None:
+            return False
+        answer = self.second_level(gpa, Access.READ.value)
+        if answer is None or answer[0] >= self.memory.size:
+            return False
+        self.nested.fill(gpa, answer[0], True, answer[0] >> 12 in self.nested.executable)
+        self._exposure.for_instruction(gpa & -PAGE_SIZE, state, as_data)
+        self._filled = True
         return True
 
     def _fill_code(self, gpa: int, spa: int, writable: bool, executable: bool, access: int) -> None:
@@ -504,11 +564,14 @@ class Engine:
         if gpa is None:
             return True             # what the engine had cached is gone now: it meets the guest's own fault
         answer = self.second_level(gpa, Access.EXECUTE.value)
-        if answer is None or not answer[2] or answer[0] >= self.memory.size:
+        if answer is None or not answer[3] or answer[0] >= self.memory.size:
             self._private.fault_address = gpa
             self._refused_fetch = True
             return False
-        spa, writable, _, _ = answer
+        spa, readable, writable, _, _ = answer
+        if not readable:
+            self.nested.drop(gpa)
+            return True             # it is asked for again, and shown
         self.nested.set_executable(spa >> 12, True)
         self.nested.fill(gpa, spa, writable, True)
         self.memory.watch_code(spa >> 12, self._code_written)

@@ -21,20 +21,27 @@ from hv.spec.x86 import PAGE_SIZE
 PRIVATE_BASE = 1 << 38              # engine addresses that no system-physical address reaches
 _TABLES = 512                       # pages of nested tables: 1 GiB of guest memory before the cache starts over
 _MSR_MAP, _NESTED = PAGE_SIZE, 3 * PAGE_SIZE
+_OPEN_BUS = _NESTED + _TABLES * PAGE_SIZE
+OPEN_BUS = PRIVATE_BASE + _OPEN_BUS     # a page of ones, for addresses at which nobody answers
 
 
 class PrivateMemory:
     """Control block, MSR map and *nested* tables of the engine *uc*; RAM stands once more at *alias_base*."""
 
     def __init__(self, uc: Uc, alias_base: int) -> None:
-        size = _NESTED + _TABLES * PAGE_SIZE
+        size = _OPEN_BUS + PAGE_SIZE
         self._map = mmap.mmap(-1, size)
         self._pin = ctypes.c_char.from_buffer(self._map)
         uc.mem_map_ptr(PRIVATE_BASE, size, UC_PROT_ALL, ctypes.addressof(self._pin))
         view = memoryview(self._map)
         view[_MSR_MAP:_NESTED] = b"\xff" * svm.MSRPM_SIZE       # every MSR access exits
         struct.pack_into("<Q", self._map, svm.VMCB_MSRPM, PRIVATE_BASE + _MSR_MAP)
-        self.nested = NestedTables(view[_NESTED:], PRIVATE_BASE + _NESTED, alias_base)
+        self._open_bus = view[_OPEN_BUS:]
+        self.nested = NestedTables(view[_NESTED:_OPEN_BUS], PRIVATE_BASE + _NESTED, alias_base)
+
+    def clear_open_bus(self) -> None:
+        """Let the page of `OPEN_BUS` be ones."""
+        self._open_bus[:] = b"\xff" * PAGE_SIZE
 
     @property
     def fault_address(self) -> int:

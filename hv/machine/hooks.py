@@ -44,7 +44,9 @@ class PythonHooks:
     def __init__(self, add_hook: Callable[..., None], frame: stubs.ExitFrame, asked: stubs.InstructionFrame,
                  counter: stubs.WorkCounter) -> None:
         self.frame, self.asked, self.counter = frame, asked, counter
-        self._handler = _EXIT_HANDLER(frame.handler)
+        self._handler: Any = _EXIT_HANDLER(frame.handler)
+        self._usual_handler = self._handler
+        self._at_block: Callable[[int, int, int, int], None] | None = None
         self._flags = ctypes.c_uint64()
         self._first, self._end = 0, 0       # linear addresses of the block that runs
         self._kept: list[Any] = []
@@ -61,6 +63,14 @@ class PythonHooks:
              *extra: int) -> None:
         self._kept.append(callback)
         add_hook(kind, ctypes.cast(callback, ctypes.c_void_p).value, user, *extra)
+
+    def replace(self, handler: Any, at_block: Callable[[int, int, int, int], None]) -> None:
+        """Until `restore`, intercepts go to *handler*, and each block that begins to *at_block*."""
+        self._handler, self._at_block = handler, at_block
+
+    def restore(self) -> None:
+        """Do the usual again."""
+        self._handler, self._at_block = self._usual_handler, None
 
     def _interrupt(self, uc: int, number: int, user: int) -> None:
         if self.asked.kind:     # the #DB behind an instruction that is to be undone
@@ -92,7 +102,9 @@ class PythonHooks:
         self._first, self._end = address, address + size
         counter = self.counter
         done = counter.done + size
-        if done >= counter.limit and self._must_stop(uc, done):
+        if self._at_block is not None:
+            self._at_block(uc, address, done, 0)
+        elif done >= counter.limit and self._must_stop(uc, done):
             uclib.uc_emu_stop(ctypes.c_void_p(uc))
         else:
             counter.done = done

@@ -82,7 +82,6 @@ class SecondLevel:
         found = self.walk(gpa)
         rights = int(found.rights)
         if found.spa is None or access & ~rights:
-            self.cached.drop(self.eptp, gpa)
             raise NestedFault(gpa, Access(access))
         if self.keeps_flags and not self._mark(found, access):
             rights &= ~_WRITE               # the first write comes here again
@@ -93,6 +92,10 @@ class SecondLevel:
         entry = self._cache[gpa >> 12] = found.spa & ~_PAGE, rights
         return entry
 
+    def drop(self, gpa: int) -> None:
+        """Forget what was cached of the page of *gpa*: an EPT violation does."""
+        self.cached.drop(self.eptp, gpa)
+
     def _mark(self, found: EptWalk, access: int) -> bool:
         """Keep the accessed and dirty flags of what *found* used; True when the page is dirty now."""
         write, dirty = bool(access & _WRITE), is_dirty(found)
@@ -102,15 +105,15 @@ class SecondLevel:
         return write or dirty
 
     def answer(self, gpa: int, access: int) -> Translation | None:
-        """For the engine: the spa of the page, whether it may be written and executed, and whether all of its 2 MiB may
-        be entered at once; None when *access* is refused."""
+        """For the engine: the spa of the page, whether it may be read, written and executed, and whether all of its
+        2 MiB may be entered at once; None when *access* is refused."""
         try:
             spa = self.translate(gpa, access) & ~_PAGE
         except NestedFault:
             return None
         rights = self._cache[gpa >> 12][1]
         large = gpa >> 12 in self._large and spa | LARGE_PAGE_SIZE - 1 < self.memory.size
-        return spa, bool(rights & _WRITE), bool(rights & _EXECUTE), large
+        return spa, bool(rights & _READ), bool(rights & _WRITE), bool(rights & _EXECUTE), large
 
     def load(self, gpa: int, size: int) -> int:
         """The little-endian integer of *size* bytes at *gpa*, which do not cross a page."""

@@ -8,6 +8,7 @@ the VMCS's controls is completed here as the processor would: faults go through 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from hv.machine.clock import EXIT_TICKS, VirtualClock
 from hv.machine.engine import Engine
@@ -24,7 +25,7 @@ from hv.vmx.exit import VmExit
 from hv.vmx.intercepts import BY_TRAP
 from hv.vmx.intercepts.controls import InstructionControls
 from hv.vmx.intercepts.events import bitmap_exits, debug_trap, exception_exit, external_interrupt, raised, task_gate
-from hv.vmx.intercepts.memory import nested_fault, refused
+from hv.vmx.intercepts.memory import nested_fault, only_walks, refused
 from hv.vmx.intercepts.waiting import Waiting
 from hv.vmx.non_register import ACTIVE, MOV_SS, PENDING, SHUTDOWN, SINGLE_STEP, WAIT_FOR_SIPI, NonRegisterState
 from hv.vmx.preemption_timer import PreemptionTimer
@@ -73,6 +74,7 @@ class Vcpu:
         self.interrupted = False                # a trap ended the engine's run only so that the loop looks
         self.waiting = Waiting()
         self.violations_convert = False         # EPT violations may be #VE
+        self._only_walks = partial(only_walks, self)
         self._prepare_events()
         self.attach(self.vmcs)
 
@@ -252,9 +254,14 @@ class Vcpu:
 
     def run(self, until: int) -> None:
         """Run the guest until the clock reaches *until*, a timer is due, or the exit handler says stop."""
-        self.second_level.enter()
+        self._enter()
         while watchful.run(self, until) if self.watchful else self._run_freely(until):
             pass
+
+    def _enter(self) -> None:
+        """The engine works for this vcpu now."""
+        self.second_level.enter()
+        self.engine.only_walks = self._only_walks
 
     def _run_freely(self, until: int) -> bool:
         """Run a guest of which nothing rare is asked; True when something is now."""
@@ -291,7 +298,7 @@ class Vcpu:
 
     def step(self) -> bool:
         """Run one instruction; True when an exit handler said stop. An exit counts as its instruction."""
-        self.second_level.enter()
+        self._enter()
         if self.watchful:
             return watchful.step(self)
         self.engine.on_trap = self._trap_handler

@@ -48,8 +48,8 @@ class EngineBox:
             spa, writable, executable = self.mapping[gpa >> 12]
             if spa < 0 or (access & 2 and not writable) or (access & 4 and not executable):
                 return None
-            return spa << 12, writable, executable, False
-        return (gpa & ~0xFFF, True, True, self.large) if gpa < SIZE else None
+            return spa << 12, True, writable, executable, False
+        return (gpa & ~0xFFF, True, True, True, self.large) if gpa < SIZE else None
 
     def _on_trap(self, trap: Trap, detail: int) -> bool:
         assert self.engine.current is not None

@@ -22,8 +22,8 @@ from hv.machine.paging import (
     PagingFormat,
     PagingMode,
     Walk,
-    check_pdptes,
     is_canonical,
+    load_pdptes,
     translate,
     walk,
 )
@@ -213,10 +213,10 @@ def test_a_pae_pdpte_has_no_rights_but_reserved_bits():
     memory.store(ROOT, P | DIRECTORY, 8)
     memory.store(DIRECTORY, TABLE | PS, 8)
     assert walk(PagingMode.of(state), 0x123, WRITE, 3, memory.load).user
-    check_pdptes(PagingMode.of(state), memory.load)
+    load_pdptes(PagingMode.of(state), memory.load)
     memory.store(ROOT + 24, P | W, 8)
     with pytest.raises(GuestFault) as refused:
-        check_pdptes(PagingMode.of(state), memory.load)
+        load_pdptes(PagingMode.of(state), memory.load)
     assert (refused.value.vector, refused.value.error_code) == (13, 0)
 
 

@@ -11,7 +11,7 @@ from hv.spec.vmcs import VmcsField
 from hv.vmx.ept import EptTables
 from tests.machine.engine_box import DATA, DIRECTORY, PML4, STACK, TABLE
 from tests.proves import proves
-from tests.vmx.vcpu_box import ALL, CODE, VcpuBox
+from tests.vmx.vcpu_box import ALL, CODE, VcpuBox, vector_at
 
 READ, WRITE, EXECUTE = Access.READ, Access.WRITE, Access.EXECUTE
 NONE = Access(0)
@@ -224,3 +224,33 @@ def test_a_guest_runs_in_a_large_page(box, size):
     assert box.ept.walk(DATA).page_size == size
     vcpu, exit = box.exit_of("mov [rbx], rbx; mov rax, [rbx]; hlt", rbx=DATA)
     assert (exit.reason, vcpu.state.rax, box.memory.read_u64(DATA)) == (ExitReason.HLT, DATA, DATA)
+
+
+@pytest.mark.parametrize(("source", "bits"), [
+    ("mov rax, [rbx]; hlt", 64), ("mov [rbx], rax; mov rax, [rbx + 8]; hlt", 64), ("mov eax, [ebx]; hlt", 32)])
+def test_where_nobody_answers_ones_are_read(box, source, bits):
+    """An EPT may lead anywhere."""
+    box.ept.map(DATA, 0x2000_0000, ALL)
+    box.ept.invept()
+    vcpu, exit = box.exit_of(source, bits, rbx=DATA, rax=0)
+    assert (exit.reason, vcpu.state.rax & 0xFFFF_FFFF) == (ExitReason.HLT, 0xFFFF_FFFF)
+
+
+def test_code_where_nobody_answers_is_undefined(box):
+    box.ept.map(DATA, 0x2000_0000, ALL)
+    box.ept.invept()
+    vcpu, exit = box.exit_of("jmp rbx", rbx=DATA + 0x100)
+    assert (exit.reason, vector_at(vcpu)) == (ExitReason.HLT, 6)
+
+
+def test_page_tables_where_nobody_answers_have_reserved_bits_set(box):
+    box.memory.write_u64(DIRECTORY + 8, 0x40_0000_0067)
+    box.ept.map(0x40_0000_0000, 0x2000_0000, ALL)
+    box.ept.invept()
+    vcpu, exit = box.exit_of("mov rax, [rbx]; hlt", rbx=0x200000)
+    assert (exit.reason, vector_at(vcpu), box.memory.read_u64(STACK - 48)) == (ExitReason.HLT, 14, 9)
+
+
+def test_without_ept_addresses_outside_memory_are_the_bus(box):
+    vcpu, exit = box.exit_of("mov eax, [0x10000000]; hlt", 32, fields={VmcsField.SECONDARY_PROC_CONTROLS: 0})
+    assert (exit.reason, vcpu.state.rax) == (ExitReason.HLT, 0xFFFF_FFFF)

@@ -29,10 +29,11 @@ if TYPE_CHECKING:
 
 _READ, _WRITE, _EXECUTE = Access.READ.value, Access.WRITE.value, Access.EXECUTE.value
 _ACCESSED, _DIRTY = PageTableEntry(accessed=1).raw, PageTableEntry(dirty=1).raw
+_LONG_PUSHES = frozenset({"pusha", "pushal", "pushaw", "enter", "lcall"})
 _LONGEST_FRAME = 64             # bytes that one instruction pushes or pops at most: PUSHA, an IRET between levels
 
 # Instructions that access what no operand of theirs names.
-_STACK = ("push", "pop", "call", "lcall", "ret", "lret", "retf", "iret", "enter", "leave")
+_PUSHES, _POPS = ("push", "call", "lcall", "enter"), ("pop", "ret", "lret", "iret", "leave")
 _SEGMENT_LOADS = frozenset({"lds", "les", "lfs", "lgs", "lss", "ljmp", "lcall", "lret", "retf", "iret", "iretd",
                             "iretq", "verr", "verw", "lar", "lsl", "lldt", "ltr", "pop"})
 _NO_ACCESS = frozenset({"lea", "nop", "prefetchw", "prefetch", "prefetchnta", "prefetcht0", "prefetcht1",
@@ -50,46 +51,65 @@ class Reference(NamedTuple):
 
 
 class Met(NamedTuple):
-    """How an access came to a guest-physical address.
+    """How an access came to guest-physical *gpa*.
 
     *guest* is what the guest's tables say of *gva* when the page itself was accessed; None for an access to a paging
     structure, where *marks* says that an accessed or dirty flag was to be set. *access* is as in `Reference`.
     """
 
     gva: int
+    gpa: int
     guest: Walk | None
     access: int
     marks: bool = False
 
+    @property
+    def writes(self) -> bool:
+        """It cannot be done without a write."""
+        return self.marks or (self.guest is not None and bool(self.access & _WRITE))
+
 
 def meeting(vcpu: Vcpu, gpa: int, access: int) -> Met | None:
-    """How the instruction at RIP met *gpa*, by *access* as the engine says; None when nothing it does leads there."""
+    """How the instruction at RIP met *gpa*, by *access* as the engine says; None when nothing it does leads there.
+
+    The engine walks the guest's tables as if it wrote to them, so only a write can be an access to one.
+    """
+    found = [met for met in _meetings(vcpu, gpa >> 12, access) if met.guest is not None or access == _WRITE]
+    exact = next((met for met in found if met.gpa == gpa), None)
+    if exact is not None:
+        return exact
+    page = next((met for met in found if met.guest is not None), None)      # in the middle of what it accesses
+    return page and page._replace(gva=page.gva & -PAGE_SIZE | gpa & PAGE_SIZE - 1, gpa=gpa)
+
+
+def meetings(vcpu: Vcpu, gpa: int) -> list[Met]:
+    """Everything that the instruction at RIP does with the page of *gpa*, in its order."""
+    return list(_meetings(vcpu, gpa >> 12, _READ))
+
+
+def _meetings(vcpu: Vcpu, page: int, access: int) -> Iterator[Met]:
     for reference in references(vcpu, access):
         for gva, _ in pages_of(reference.gva, reference.size):
-            met = _met(vcpu, gva, gpa, access, reference.access)
-            if met is not None:
-                return met
-    return None
+            yield from _met(vcpu, gva, page, reference.access)
 
 
-def _met(vcpu: Vcpu, gva: int, gpa: int, access: int, wanted: int) -> Met | None:
-    """The engine walks the guest's tables as if it wrote to them, so only a write can be an access to one."""
+def _met(vcpu: Vcpu, gva: int, page: int, wanted: int) -> Iterator[Met]:
     mode = vcpu.memory.mode
     gva &= LINEAR_64 if vcpu.state.bits == 64 else LINEAR_32
     try:
         found = walk(mode, gva, Access(0), 0, vcpu.memory.load_entry)
     except NestedFault as fault:
-        return Met(gva, None, wanted) if fault.gpa == gpa and access == _WRITE else None
+        if fault.gpa >> 12 == page:
+            yield Met(gva, fault.gpa, None, wanted)
+        return
     except GuestFault:
-        return None
-    if found.gpa >> 12 == gpa >> 12:
-        return Met(gva & -PAGE_SIZE | gpa & PAGE_SIZE - 1, found, wanted)
-    if access == _WRITE:
-        for level, rule in zip(found.levels, mode.levels, strict=False):
-            if level.gpa == gpa:
-                flags = _ACCESSED | (_DIRTY if wanted & _WRITE and level is found.levels[-1] else 0)
-                return Met(gva, None, wanted, marks=rule.has_rights and bool(flags & ~level.raw))
-    return None
+        return
+    for level, rule in zip(found.levels, mode.levels, strict=False):
+        if level.gpa >> 12 == page:
+            flags = _ACCESSED | (_DIRTY if wanted & _WRITE and level is found.levels[-1] else 0)
+            yield Met(gva, level.gpa, None, wanted, marks=rule.has_rights and bool(flags & ~level.raw))
+    if found.gpa >> 12 == page:
+        yield Met(gva, found.gpa, found, wanted)
 
 
 def references(vcpu: Vcpu, access: int) -> Iterator[Reference]:
@@ -135,11 +155,14 @@ def _bit_offset(vcpu: Vcpu, decoded: Decoded, operand: MemoryOperand) -> int:
 
 def _implied(vcpu: Vcpu, decoded: Decoded) -> Iterator[Reference]:
     state, name = vcpu.state, decoded.mnemonic
-    if name.startswith(_STACK):
+    if name.startswith(_PUSHES + _POPS):
         base = 0 if decoded.bits == 64 else state.ss.base
         wrap = LINEAR_64 if decoded.bits == 64 else LINEAR_32 if state.ss.big else 0xFFFF
-        for pointer in (state.rsp, state.rbp) if name in ("enter", "leave") else (state.rsp,):
-            yield Reference(base + (pointer - _LONGEST_FRAME & wrap), _LONGEST_FRAME, _WRITE)
+        pointer = state.rbp if name == "leave" else state.rsp
+        if name.startswith(_PUSHES):
+            size = _LONGEST_FRAME if name in _LONG_PUSHES else 8 if decoded.bits == 64 else 4
+            yield Reference(base + (pointer - size & wrap), size, _WRITE)
+        else:
             yield Reference(base + (pointer & wrap), _LONGEST_FRAME)
     if name in _SEGMENT_LOADS or (name == "mov" and _names_segment(decoded)):
         for table in (state.gdtr, state.ldtr):

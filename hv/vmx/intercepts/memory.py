@@ -10,7 +10,7 @@ from hv.spec.exits import ExitReason
 from hv.spec.x86 import Vector
 from hv.vmx.ept_walk import violation_qualification
 from hv.vmx.exit import VmExit
-from hv.vmx.intercepts.accesses import Met, meeting
+from hv.vmx.intercepts.accesses import Met, meeting, meetings
 from hv.vmx.second_level import PageModificationLogFull
 from hv.vmx.virtualization_exception import converts
 
@@ -18,36 +18,59 @@ if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
 _VIOLATION = ExitReason.EPT_VIOLATION
-_BOTH = Access.READ | Access.WRITE
-_WRITE = Access.WRITE.value
+_READ, _WRITE = Access.READ.value, Access.WRITE.value
+_BOTH = _READ | _WRITE
 
 
 def nested(vcpu: Vcpu, detail: int) -> VmExit | None:
     """The engine was refused an address: find out what the guest did, and do what the processor does about it."""
     gpa, access = vcpu.engine.nested_fault()
-    exit = refused(vcpu, _fault(vcpu, gpa, access, meeting(vcpu, gpa, access)))
+    met = meeting(vcpu, gpa, access)
+    if met is not None and met.guest is None and not met.writes and _may_only_be_read(vcpu, gpa):
+        met = next((other for other in meetings(vcpu, gpa) if other.writes), met)
+    exit = refused(vcpu, _fault(vcpu, gpa, access, met))
     if exit is None:
         raise GuestFault(Vector.VE)
     return exit
+
+
+def only_walks(vcpu: Vcpu, gpa: int) -> bool | None:
+    """For the engine: the instruction at RIP is refused nothing but that it could write to a page table at *gpa*; True
+    when it reads the page as data too. None when it is refused what it wants.
+    """
+    if not _may_only_be_read(vcpu, gpa):
+        return None
+    met = meeting(vcpu, gpa, _WRITE)
+    if met is None or met.guest is not None:
+        return None
+    everything = meetings(vcpu, gpa)
+    return None if any(other.writes for other in everything) else any(other.guest for other in everything)
+
+
+def _may_only_be_read(vcpu: Vcpu, gpa: int) -> bool:
+    """Paging structures may be walked there, as long as no flag is to be set in them."""
+    if vcpu.second_level.keeps_flags:
+        return False
+    return int(vcpu.second_level.walk(gpa).rights) & _BOTH == _READ
 
 
 def _fault(vcpu: Vcpu, gpa: int, access: int, met: Met | None) -> NestedFault:
     if met is None:
         return NestedFault(gpa, Access(access))
     try:
-        vcpu.second_level.translate(gpa, access)
+        vcpu.second_level.translate(met.gpa, access)
     except NestedFault as fault:        # a full log has a kind of its own
         fault.gva, fault.during_walk = met.gva, met.guest is None
         fault.access = _tried(vcpu, access, met)
         return fault
-    return NestedFault(gpa, _tried(vcpu, access, met), met.gva, met.guest is None)
+    return NestedFault(met.gpa, _tried(vcpu, access, met), met.gva, met.guest is None)
 
 
 def _tried(vcpu: Vcpu, access: int, met: Met) -> Access:
     """What the access wanted. The engine walks as if it always wrote, and reads before it writes what it read."""
     if met.guest is not None:
-        return _BOTH if met.access == _BOTH else Access(access)
-    return _BOTH if met.marks or vcpu.second_level.keeps_flags else Access.READ
+        return Access.READ | Access.WRITE if met.access == _BOTH else Access(access)
+    return Access.READ | Access.WRITE if met.marks or vcpu.second_level.keeps_flags else Access.READ
 
 
 def refused(vcpu: Vcpu, fault: NestedFault) -> VmExit | None:
@@ -67,8 +90,10 @@ def nested_fault(vcpu: Vcpu, fault: NestedFault) -> VmExit:
     if found.misconfigured:
         exit = VmExit(ExitReason.EPT_MISCONFIGURATION)
     else:
+        vcpu.second_level.drop(fault.gpa)
         linear, final = fault.gva is not None, not fault.during_walk
-        access = _BOTH if fault.during_walk and int(fault.access) & _WRITE else fault.access    # to set a flag in it
+        sets_flag = fault.during_walk and int(fault.access) & _WRITE
+        access = Access.READ | Access.WRITE if sets_flag else fault.access
         guest = _guest_walk(vcpu, fault.gva) if fault.gva is not None and final else None
         exit = VmExit(ExitReason.EPT_VIOLATION, violation_qualification(found, access, linear, final, guest).raw)
         exit.guest_linear_address = fault.gva

@@ -51,6 +51,7 @@ _CR3, _CR4, _INTERCEPT = _CR0 + 3, _CR0 + 4, at.INTERCEPT // 8
 _CR_SWITCHES = at.INTERCEPT_CR_READ // 4     # reads in the low half, writes in the high one
 _CC_OP, _DF_WORD, _HFLAGS = at.CC_OP // 4, at.DF // 4, at.HFLAGS // 4
 _ES_BASE, _CS_BASE, _SS_BASE, _DS_BASE = ((at.SEGMENTS + 24 * n + 8) // 8 for n in range(4))
+_FS_BASE, _GS_BASE = at.SEGMENTS // 8 + 13, at.SEGMENTS // 8 + 16
 _CS_FLAGS, _SS_FLAGS = (at.SEGMENTS + 24 + 20) // 4, (at.SEGMENTS + 48 + 20) // 4
 
 
@@ -223,6 +224,11 @@ class ProcessorState:
         if self.dwords[_HFLAGS] & _CS64:
             return int(self.words[_RIP])
         return self.words[_CS_BASE] + self.words[_RIP] & 0xFFFF_FFFF
+
+    @property
+    def override_bases(self) -> tuple[int, int]:
+        """The bases of FS and GS, which count in 64-bit code too."""
+        return self.words[_FS_BASE], self.words[_GS_BASE]
 
     @property
     def location(self) -> tuple[int, int, int]:

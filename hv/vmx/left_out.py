@@ -13,7 +13,8 @@ from hv.spec.vmcs import VmxAbort
 _NO_SMM, _NO_SGX, _NO_TDX = "there is no system-management mode", "there are no enclaves", "there are no trust domains"
 _NO_MACHINE_CHECK, _NO_PASID = "the machine has no errors to check for", "there is no ENQCMD"
 _NO_RANDOM, _NO_XSAVE = "there is no random-number generator", "there is no XSAVE"
-_NO_WAIT, _NO_USER_MSR = "there is no UMWAIT and TPAUSE", "there are no user-mode and immediate MSR accesses"
+_NO_WAIT = "the engine takes UMWAIT and TPAUSE for MFENCE"
+_NO_USER_MSR = "there are no user-mode and immediate MSR accesses"
 _NO_BUS_TIME = "time is work: a bus lock costs nothing, and an instruction never hangs"
 
 EXITS: dict[IntEnum, str] = {
@@ -28,6 +29,7 @@ EXITS: dict[IntEnum, str] = {
     ExitReason.ENCLV: _NO_SGX,
     ExitReason.XSAVES: _NO_XSAVE,
     ExitReason.XRSTORS: _NO_XSAVE,
+    ExitReason.XSETBV: _NO_XSAVE + ": CR4.OSXSAVE is reserved, so XSETBV is #UD",
     ExitReason.PCONFIG: "there is no memory encryption",
     ExitReason.SPP_EVENT: "there are no sub-page permissions",
     ExitReason.UMWAIT: _NO_WAIT,

@@ -28,6 +28,7 @@ from hv.vmx.intercepts.events import bitmap_exits, debug_trap, exception_exit, e
 from hv.vmx.intercepts.memory import nested_fault, only_walks, refused
 from hv.vmx.intercepts.waiting import Waiting
 from hv.vmx.non_register import ACTIVE, MOV_SS, PENDING, SHUTDOWN, SINGLE_STEP, WAIT_FOR_SIPI, NonRegisterState
+from hv.vmx.operation import VmxOperation
 from hv.vmx.preemption_timer import PreemptionTimer
 from hv.vmx.remembered import RememberingMemory
 from hv.vmx.second_level import SecondLevel
@@ -73,6 +74,7 @@ class Vcpu:
         self.window_wanted = False
         self.interrupted = False                # a trap ended the engine's run only so that the loop looks
         self.waiting = Waiting()
+        self.vmx: VmxOperation | None = None    # the processor's, which has the VMCSs that shadowing reads
         self.violations_convert = False         # EPT violations may be #VE
         self._only_walks = partial(only_walks, self)
         self._prepare_events()

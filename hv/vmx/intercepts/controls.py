@@ -11,6 +11,7 @@ from hv.vmx.capabilities import PROCESSOR
 
 _EXEMPT = int(Cr0.PE | Cr0.PG)      # from the fixed bits, by "unrestricted guest"
 _REFUSED = int(PrimaryControls.MOV_DR_EXITING | PrimaryControls.RDPMC_EXITING)
+_PORTS = int(PrimaryControls.UNCONDITIONAL_IO_EXITING | PrimaryControls.USE_IO_BITMAPS)
 _TARGETS = tuple(VmcsField(VmcsField.CR3_TARGET_VALUE0 + 2 * n) for n in range(PROCESSOR.misc.cr3_target_count))
 
 
@@ -28,6 +29,8 @@ class InstructionControls:
         self.cr_fixed = {0: PROCESSOR.cr0_fixed & ~exempt, 4: PROCESSOR.cr4_fixed}
         self.pause_loops = ((read(VmcsField.PLE_GAP), read(VmcsField.PLE_WINDOW))
                             if secondary & SecondaryControls.PAUSE_LOOP_EXITING else None)
+        self.ports_exit = bool(primary & PrimaryControls.UNCONDITIONAL_IO_EXITING)
+        self.ports_may_exit = bool(primary & _PORTS)
         self.refused_exit = bool(primary & _REFUSED)    # what the engine answers with #GP may be an exit
 
     @property

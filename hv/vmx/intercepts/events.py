@@ -13,7 +13,8 @@ from hv.spec.x86 import Dr6, Dr7, Vector
 from hv.vmx.entry import info_of
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import decoded_at
-from hv.vmx.intercepts.refused import refused
+from hv.vmx.intercepts.ports import may_be_string, string_before_fault
+from hv.vmx.intercepts.refused import REFUSALS, refused
 from hv.vmx.intercepts.undefined import carry_out, undefined_here
 from hv.vmx.non_register import MOV_SS, SINGLE_STEP
 
@@ -52,8 +53,8 @@ def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
         done = carry_out(vcpu, decoded)
         if done is not False:
             return done if isinstance(done, VmExit) else None
-    elif vector == _GP:
-        done = refused(vcpu)
+    elif vector in REFUSALS:
+        done = refused(vcpu, vector)
         if done is not False:
             return done if isinstance(done, VmExit) else None
     state, engine = vcpu.state, vcpu.engine
@@ -63,6 +64,10 @@ def exception(vcpu: Vcpu, vector: int) -> VmExit | None:
         error_code = _page_fault_code(error_code or 0)
         if not address & 0xFFF and _may_be_later(vcpu, address) and engine.run_alone(state):
             return None
+        if may_be_string(vcpu, address, error_code & 2):
+            exit = string_before_fault(vcpu)
+            if exit is not None:
+                return exit
     if vector == _GP and not error_code and state.bits == 64 and _leaves_the_stack(vcpu):
         vector = Vector.SS
     raise GuestFault(vector, error_code, address)

@@ -1,30 +1,40 @@
-"""I/O instructions: permission first, then the bitmaps; SDM "Unconditional I/O Exiting", "I/O-Bitmap Addresses"."""
+"""I/O instructions: permission first, then the bitmaps; SDM "Unconditional I/O Exiting", "I/O-Bitmap Addresses".
+
+To the engine the memory side of INS and OUTS comes before the port: it reads or writes the string, and may fault over
+it, where the processor exits first. So a fault is looked at for being theirs.
+# Simplified: when INS exits, the engine has already stored zeros where its element will go, and an EPT violation on the
+way through the guest's page tables to a string comes before the exit.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.machine.faults import GuestFault
+from hv.machine.decode import Decoded, PortAccess, Undecodable, decode_at, linear_address
+from hv.machine.faults import GuestFault, NestedFault
 from hv.machine.io_permission import io_permitted
+from hv.machine.memory_operations import next_element
 from hv.spec.exits import ExitReason, IoQualification
-from hv.spec.vmcs import PrimaryControls
-from hv.spec.x86 import Vector
+from hv.spec.x86 import PAGE_SIZE, Vector
 from hv.vmx.exit import VmExit
-from hv.vmx.intercepts.operands import advance, decoded_at
+from hv.vmx.intercepts.operands import advance, decoded_at, single_stepped
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
+_LARGEST = 4                    # bytes of an element
+_PAGE_OFFSET = PAGE_SIZE - 1
+
 
 def port_in(vcpu: Vcpu, detail: int) -> VmExit | None:
-    return _port(vcpu, read=True)
+    return _port(vcpu)
 
 
 def port_out(vcpu: Vcpu, detail: int) -> VmExit | None:
-    return _port(vcpu, read=False)
+    return _port(vcpu)
 
 
-def _port(vcpu: Vcpu, read: bool) -> VmExit | None:
+def _port(vcpu: Vcpu) -> VmExit | None:
     """IN, OUT, INS, OUTS: #GP without permission, an exit when the bitmaps say so, else an empty bus."""
     port, size, _ = vcpu.engine.port()
     if not io_permitted(vcpu.state, vcpu.memory, port, size):
@@ -35,20 +45,81 @@ def _port(vcpu: Vcpu, read: bool) -> VmExit | None:
         vcpu.engine.distrust_code()
         return None
     if _port_exits(vcpu, port, size):
-        return VmExit(ExitReason.IO_INSTRUCTION, IoQualification(
-            size_minus_1=size - 1, in_=int(read), string=int(access.string), rep=int(access.repeat),
-            immediate=int(access.port is not None), port=port).raw, decoded.length)
-    if read:
-        vcpu.state.rax = vcpu.state.rax | (1 << 8 * size) - 1       # nothing answers: all ones
+        return _exit(vcpu, decoded, access, port)
+    if access.string:
+        _string_on_empty_bus(vcpu, decoded, access)
+        return None
+    if access.input:
+        rax = vcpu.state.rax | (1 << 8 * size) - 1          # nothing answers: all ones
+        vcpu.state.rax = rax if size < 4 else 0xFFFF_FFFF
     advance(vcpu, decoded.length)
     return None
 
 
+def _exit(vcpu: Vcpu, decoded: Decoded, access: PortAccess, port: int) -> VmExit:
+    exit = VmExit(ExitReason.IO_INSTRUCTION, IoQualification(
+        size_minus_1=access.size - 1, in_=int(access.input), string=int(access.string), rep=int(access.repeat),
+        immediate=int(access.port is not None), port=port).raw, decoded.length)
+    if access.string:
+        exit.guest_linear_address, exit.instruction = linear_address(decoded, vcpu.state), decoded
+    return exit
+
+
 def _port_exits(vcpu: Vcpu, port: int, size: int) -> bool:
     if vcpu.io_bitmaps is None:
-        return bool(vcpu.primary & PrimaryControls.UNCONDITIONAL_IO_EXITING)
+        return vcpu.controls.ports_exit
     if port + size > 0x10000:
         return True
     memory, bitmaps = vcpu.second_level.memory, vcpu.io_bitmaps
     return any(memory.read(bitmaps[each >> 15] + ((each & 0x7FFF) >> 3), 1)[0] >> (each & 7) & 1
                for each in range(port, port + size))
+
+
+def _string_on_empty_bus(vcpu: Vcpu, decoded: Decoded, access: PortAccess) -> None:
+    """One element: INS stores all ones, OUTS is heard by nobody. RIP stays while REP has more to do."""
+    operand, state = decoded.memory, vcpu.state
+    assert operand is not None, f"{decoded.text} has no string"
+    gva = linear_address(decoded, state)
+    if access.input:
+        vcpu.memory.write(gva, b"\xff" * access.size)
+    else:
+        vcpu.memory.read(gva, access.size)
+    if next_element(state, operand, access.repeat):
+        advance(vcpu, decoded.length)
+    elif state.complete_instruction(0):         # each repetition is stepped
+        single_stepped(vcpu)
+
+
+# --- the memory side, which the engine does first ----------------------------------------------------------
+
+def may_be_string(vcpu: Vcpu, address: int, write: int) -> bool:
+    """*address*, linear or guest-physical, is where an INS (*write*) or OUTS would go as far as the offset in its page
+    tells, and they can exit: that is cheap, and spares most faults the look at their instruction."""
+    state = vcpu.state
+    offset: int = address - (state.rdi if write else state.rsi) & _PAGE_OFFSET
+    if state.bits == 64:
+        if offset < _LARGEST or write:
+            return offset < _LARGEST and vcpu.controls.ports_may_exit
+        fs, gs = state.override_bases
+        return (offset - fs & _PAGE_OFFSET < _LARGEST or offset - gs & _PAGE_OFFSET < _LARGEST) \
+            and vcpu.controls.ports_may_exit
+    bases = [state.es.base] if write else [
+        segment.base for segment in (state.ds, state.es, state.cs, state.ss, state.fs, state.gs)]
+    return any(offset - base & _PAGE_OFFSET < _LARGEST for base in bases)
+
+
+def string_before_fault(vcpu: Vcpu) -> VmExit | None:
+    """The engine met a fault: the exit, or the GuestFault, of an INS or OUTS at RIP, which comes before it."""
+    if not vcpu.controls.ports_may_exit:
+        return None
+    try:
+        decoded = decode_at(vcpu.state, vcpu.memory)
+    except (Undecodable, GuestFault, NestedFault):
+        return None
+    access = decoded.port
+    if access is None or not access.string:
+        return None
+    port = vcpu.state.rdx & 0xFFFF
+    if not io_permitted(vcpu.state, vcpu.memory, port, access.size):
+        raise GuestFault(Vector.GP, 0)
+    return _exit(vcpu, decoded, access, port) if _port_exits(vcpu, port, access.size) else None

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from hv.machine.decode import Decoded
 from hv.spec.exits import ExitReason
+from hv.spec.vmcs import SecondaryControls
 from hv.vmx import vm_functions
 from hv.vmx.exit import VmExit, operand_exit
+from hv.vmx.intercepts import vmcs_shadowing
 from hv.vmx.intercepts.operands import advance
 
 if TYPE_CHECKING:
@@ -23,13 +25,21 @@ _REASONS = {
     "vmwrite": ExitReason.VMWRITE, "vmxoff": ExitReason.VMXOFF, "vmxon": ExitReason.VMXON,
     "invept": ExitReason.INVEPT, "invvpid": ExitReason.INVVPID,
 }
+_SHADOWING, _SHADOWED = SecondaryControls.VMCS_SHADOWING.value, ("vmread", "vmwrite")
 
 
 def vmx_instruction(vcpu: Vcpu, decoded: Decoded) -> VmExit | bool:
-    """The exit; False in real, virtual-8086 and compatibility mode, where it is an invalid opcode."""
+    """The exit, or True for what a shadow VMCS has answered.
+
+    False in real, virtual-8086 and compatibility mode, where it is an invalid opcode.
+    """
     state = vcpu.state
     if not state.protected or state.virtual_8086 or (state.in_long_mode and state.bits != 64):
         return False
+    if vcpu.controls.secondary & _SHADOWING and decoded.mnemonic in _SHADOWED and vcpu.vmx is not None \
+            and not vmcs_shadowing.exits(vcpu, decoded):
+        vmcs_shadowing.access_shadow(vcpu, vcpu.vmx, decoded)
+        return True
     return operand_exit(_REASONS[decoded.mnemonic], decoded, state.rip)
 
 

@@ -143,6 +143,7 @@ LEFT_OUT: dict[type[IntFlag], dict[IntFlag, str]] = {
     SecondaryControls: {
         SecondaryControls.RDRAND_EXITING: _NO_RANDOM,
         SecondaryControls.RDSEED_EXITING: _NO_RANDOM,
+        SecondaryControls.VMCS_SHADOWING: "comes with nested virtualization",
         SecondaryControls.ENCLS_EXITING: _NO_SGX,
         SecondaryControls.ENCLV_EXITING: _NO_SGX,
         SecondaryControls.CONCEAL_VMX_FROM_PT: _NO_PT,

@@ -12,7 +12,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from hv.machine.faults import GuestFault, NestedFault
-from hv.machine.paging import Load, PagingFormat, PagingMode, check_pdptes
+from hv.machine.paging import Load, PagingFormat, PagingMode, load_pdptes
 from hv.machine.ram import PhysicalMemory
 from hv.machine.registers import LONG, UNUSABLE, Segment, Table
 from hv.machine.state import ProcessorState
@@ -163,6 +163,6 @@ def _check_host_pdptes(state: ProcessorState, memory: PhysicalMemory) -> None:
     if mode.format is not PagingFormat.PAE:
         return
     try:
-        check_pdptes(mode, lambda spa, size: int.from_bytes(read_physical(memory, spa, size), "little"))
+        load_pdptes(mode, lambda spa, size: int.from_bytes(read_physical(memory, spa, size), "little"))
     except GuestFault:
         raise VmxAborted(VmxAbort.HOST_PDPTE) from None

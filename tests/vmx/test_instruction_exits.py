@@ -80,15 +80,18 @@ ABSENT = {
     "getsec": "0f37", "xsetbv": "0f01d1", "xgetbv": "0f01d0", "xsaves": "0fc72f", "rsm": "0faa", "rdrand": "0fc7f0",
     "rdseed": "0fc7f8", "rdpid": "f30fc7f8", "encls": "0f01cf", "enclv": "0f01c0", "pconfig": "0f01c5",
     "vmfunc": "0f01d4", "invpcid": "660f388200", "rdtscp": "0f01f9", "loadiwkey": "f30f38dcc1", "serialize": "0f01e8",
-    "xrstors": "0fc71f", "enqcmd": "f20f38f800", "enqcmds": "f30f38f800", "urdmsr": "f20f38f8c1", "uwrmsr": "f30f38f8c1",
+    "xrstors": "0fc71f", "enqcmd": "f20f38f800", "enqcmds": "f30f38f800", "urdmsr": "f20f38f8c1",
+    "uwrmsr": "f30f38f8c1",
     "wrmsrns": "0f01c6", "rdmsrlist": "f20f01c6", "wrmsrlist": "f30f01c6", "seamcall": "660f01cf", "tdcall": "660f01cc",
 }
 
 
 @proves("instruction/GETSEC", "instruction/XSETBV", "instruction/RSM", "instruction/RDRAND", "instruction/RDSEED",
         "instruction/XSAVES", "instruction/ENCLS", "instruction/ENCLV", "instruction/PCONFIG", "instruction/RDPID",
-        "instruction/LOADIWKEY", "instruction/VMFUNC", "instruction/INVPCID", "instruction/RDTSCP", "instruction/XRSTORS",
-        "instruction/ENQCMD", "instruction/ENQCMDS", "instruction/URDMSR", "instruction/UWRMSR", "instruction/RDMSRLIST",
+        "instruction/LOADIWKEY", "instruction/VMFUNC", "instruction/INVPCID", "instruction/RDTSCP",
+        "instruction/XRSTORS",
+        "instruction/ENQCMD", "instruction/ENQCMDS", "instruction/URDMSR", "instruction/UWRMSR",
+        "instruction/RDMSRLIST",
         "instruction/WRMSRLIST", "instruction/SEAMCALL", "instruction/TDCALL")
 @pytest.mark.parametrize("bits", [16, 32, 64])
 @pytest.mark.parametrize("name", ABSENT)

@@ -168,7 +168,8 @@ NON_REGISTERS = [
         HLT | _TF | {F.GUEST_IA32_DEBUGCTL: 2}),
     Row("vmcs-link-pointer-address", {F.VMCS_LINK_POINTER: LINKED + 8}),
     Row("vmcs-link-pointer-revision", {F.VMCS_LINK_POINTER: 0x4000}),
-    Row("vmcs-link-pointer-shadow-indicator", secondary(S.VMCS_SHADOWING), {F.VMCS_LINK_POINTER: LINKED}),
+    Row("vmcs-link-pointer-shadow-indicator", secondary(S.VMCS_SHADOWING), {F.VMCS_LINK_POINTER: LINKED},
+        processor=COMPLETE),
     Row("vmcs-link-pointer-is-not-the-current-vmcs", {F.VMCS_LINK_POINTER: CURRENT}),
     *(Row(f"guest-pdpte{n}-reserved-bits", {F[f"GUEST_PDPTE{n}"]: 1 | bit}, PAE)
       for n, bit in enumerate((2, 1 << 5, 1 << 8, WIDE))),

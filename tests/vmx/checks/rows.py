@@ -158,8 +158,8 @@ EXECUTION = [
     Row("vm-function-controls", {F.VM_FUNCTION_CONTROLS: 2}, secondary(S.ENABLE_VM_FUNCTIONS)),
     Row("eptp-switching-needs-ept", {F.SECONDARY_PROC_CONTROLS: S.ENABLE_VM_FUNCTIONS}, _SWITCHING),
     Row("eptp-list-address", {F.EPTP_LIST_ADDRESS: 0x10}, _SWITCHING),
-    Row("vmread-bitmap-address", {F.VMREAD_BITMAP: 0x10}, secondary(S.VMCS_SHADOWING)),
-    Row("vmwrite-bitmap-address", {F.VMWRITE_BITMAP: 0x10}, secondary(S.VMCS_SHADOWING)),
+    Row("vmread-bitmap-address", {F.VMREAD_BITMAP: 0x10}, secondary(S.VMCS_SHADOWING), processor=COMPLETE),
+    Row("vmwrite-bitmap-address", {F.VMWRITE_BITMAP: 0x10}, secondary(S.VMCS_SHADOWING), processor=COMPLETE),
     Row("tsc-multiplier-not-zero", secondary(S.USE_TSC_SCALING)),
 ]
 

@@ -42,6 +42,7 @@ _EVENT, _EVENT_ERROR, _EVENT_LENGTH = (VmcsField.VM_ENTRY_INTERRUPTION_INFO, Vmc
                                        VmcsField.VM_ENTRY_INSTRUCTION_LENGTH)
 _WINDOW, _NMI_WINDOW = PrimaryControls.INTERRUPT_WINDOW_EXITING.value, PrimaryControls.NMI_WINDOW_EXITING.value
 _VALID, _OTHER_EVENT = 1 << 31, InterruptionType.OTHER_EVENT.value
+_NOT_DELIVERED = (1, _OTHER_EVENT)              # 1 is reserved: VM entry refuses it
 _NMI = EventKind.NMI
 _NMI_UNBLOCKING = 1 << 12
 _QUALIFIED = frozenset({ExitReason.EPT_VIOLATION, ExitReason.PAGE_MODIFICATION_LOG_FULL})
@@ -329,8 +330,8 @@ class Vcpu:
         info = read(_EVENT)
         self.event_waits = False
         store(_EVENT, info & ~_VALID)
-        if info >> 8 & 7 == _OTHER_EVENT:
-            self.mtf_pending = True
+        if info >> 8 & 7 in _NOT_DELIVERED:
+            self.mtf_pending = info >> 8 & 7 == _OTHER_EVENT
             return True
         return self.inject(event_of(info, read(_EVENT_ERROR), read(_EVENT_LENGTH)))
 

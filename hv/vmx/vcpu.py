@@ -285,7 +285,7 @@ class Vcpu:
 
     def interrupt_is_held(self) -> bool:
         """A physical interrupt waits, and is not simply taken: by the controls, or in the shadow of STI or MOV SS."""
-        return self.interrupt_waits() and (not self.interrupts_taken or self.state.interrupt_shadow)
+        return (not self.interrupts_taken or self.state.interrupt_shadow) and self.interrupt_waits()
 
     def _window_is_open(self) -> bool:
         return self.window_wanted and self.state.interrupts_enabled

@@ -251,3 +251,15 @@ def test_the_inner_stack_of_a_user_is_refused_too(box):
     box.put("int 0x21")
     box.go(vcpu)
     assert (box.exits[0].idt_vectoring_info, vcpu.state.cpl) == (info(0x21, T.SOFTWARE_INTERRUPT), 3)
+
+
+@pytest.mark.parametrize(("source", "resumes"), [("mov al, [rbx]", 1), ("int 0x21", 0)], ids=["access", "delivery"])
+def test_an_ept_violation_of_an_instruction_saves_rf(box, source, resumes):
+    """SDM "Saving RIP, RSP, RFLAGS, and SSP": 1 when the instruction will run again; of a delivery, what it pushes."""
+    vcpu = box.vcpu()
+    vcpu.state.rbx = STACK - 8
+    box.ept.unmap(STACK - 0x1000)
+    box.ept.invept()
+    box.put(source)
+    box.go(vcpu)
+    assert (reasons(box), vcpu.vmcs.read(F.GUEST_RFLAGS) >> 16 & 1) == ([R.EPT_VIOLATION], resumes)

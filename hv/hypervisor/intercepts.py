@@ -32,7 +32,7 @@ from hv.spec.synic import (
     MemoryIntercept,
     MsrIntercept,
 )
-from hv.spec.x86 import Cr0, Efer
+from hv.spec.x86 import Cr0, Efer, Rflags
 from hv.trace.events import InterceptCompleted, InterceptSent
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ MAX_INSTRUCTION = 15
 _ATTRIBUTES = 0xFFFF                    # VMX access rights and HV_X64_SEGMENT_REGISTER agree in these bits
 _UNUSABLE = 1 << 16
 _PRESENT = 1 << 7
+_RF = Rflags.RF.value
 _PE, _AM, _LMA = Cr0.PE.value, Cr0.AM.value, Efer.LMA.value     # plain integers: `&` with a flag makes a new member
 _GENERAL_REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                       "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
@@ -116,8 +117,10 @@ def complete(vp: VirtualProcessor) -> None:
     element, vp.string_element = vp.string_element, None
     if element is not None:
         complete_element(vp, element)
-    if message_type and vp.regs.single_stepping and vp.regs.rip != vp.asked_at and vp.pending_event is None:
-        vp.owe_single_step()
+    if message_type and vp.regs.rip != vp.asked_at and vp.pending_event is None:
+        vp.regs.rflags &= ~_RF          # which an EPT violation sets: the instruction is done
+        if vp.regs.single_stepping:
+            vp.owe_single_step()
     vp.kick()
     if vp.partition.trace.listening:
         vp.partition.trace.emit(InterceptCompleted(message_type, vp.partition.id, vp.index))

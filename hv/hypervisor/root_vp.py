@@ -58,6 +58,7 @@ class RootVirtualProcessor:
         self.partition, self.index = partition, index
         self.trace = partition.trace
         self.regs: Any = RootRegisters()
+        self.nmi_masked = False
         self.guest_regs = self.regs
         self.apic = LocalApic(index, partition.clock, bsp=True)
         self.apic.write(ApicRegister.SVR, 0x1FF)

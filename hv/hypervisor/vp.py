@@ -190,6 +190,16 @@ class VirtualProcessor:
             self.trace.emit(events.Injected(event.vector, event.kind))
         return self.vcpu.inject(event)
 
+    @property
+    def nmi_masked(self) -> bool:
+        """An NMI is being handled: the next one waits for IRET."""
+        return self.vcpu.non_register.nmi_blocked
+
+    @nmi_masked.setter
+    def nmi_masked(self, masked: bool) -> None:
+        self.vcpu.block_nmis(masked)
+        self.kick()
+
     def _on_nmi(self) -> None:
         self.nmi_pending = True
         self.kick()

@@ -127,17 +127,13 @@ ORDER: tuple[Row, ...] = (
 )
 
 
-def at_boundary(vcpu: Vcpu) -> bool:
-    """Do what is due, the most urgent first, until nothing is or an exit came; False when its handler said stop."""
-    while True:
-        for row in ORDER:
-            goes_on = row(vcpu)
-            if goes_on is not None:
-                break
-        else:
-            return True
-        if not goes_on or vcpu.outside:
+def at_boundary(vcpu: Vcpu) -> bool | None:
+    """Do the most urgent of what is due; None when nothing is, False when an exit handler said stop."""
+    for row in ORDER:
+        goes_on = row(vcpu)
+        if goes_on is not None:
             return goes_on
+    return None
 
 
 def something_could_be_due(vcpu: Vcpu) -> bool:

@@ -44,6 +44,7 @@ _EVENT, _EVENT_ERROR, _EVENT_LENGTH = (VmcsField.VM_ENTRY_INTERRUPTION_INFO, Vmc
                                        VmcsField.VM_ENTRY_INSTRUCTION_LENGTH)
 _WINDOW, _NMI_WINDOW = PrimaryControls.INTERRUPT_WINDOW_EXITING.value, PrimaryControls.NMI_WINDOW_EXITING.value
 _VALID, _OTHER_EVENT = 1 << 31, InterruptionType.OTHER_EVENT.value
+_NOT_DELIVERED = (1, _OTHER_EVENT)              # 1 is reserved: VM entry refuses it
 _NMI = EventKind.NMI
 _TSC_FRACTION = 48                      # bits of the TSC multiplier behind the point
 _TSC_UNSCALED = 1 << _TSC_FRACTION
@@ -306,7 +307,7 @@ class Vcpu:
 
     def interrupt_is_held(self) -> bool:
         """A physical interrupt waits, and is not simply taken: by the controls, or in the shadow of STI or MOV SS."""
-        return self.interrupt_waits() and (not self.interrupts_taken or self.state.interrupt_shadow)
+        return (not self.interrupts_taken or self.state.interrupt_shadow) and self.interrupt_waits()
 
     def _window_is_open(self) -> bool:
         return self.window_wanted and self.state.interrupts_enabled
@@ -351,8 +352,8 @@ class Vcpu:
         info = read(_EVENT)
         self.event_waits = False
         store(_EVENT, info & ~_VALID)
-        if info >> 8 & 7 == _OTHER_EVENT:
-            self.mtf_pending = True
+        if info >> 8 & 7 in _NOT_DELIVERED:
+            self.mtf_pending = info >> 8 & 7 == _OTHER_EVENT
             return True
         return self.inject(event_of(info, read(_EVENT_ERROR), read(_EVENT_LENGTH)))
 

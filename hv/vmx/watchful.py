@@ -28,11 +28,10 @@ def run(vcpu: Vcpu, until: int) -> bool:
         vcpu.look_first = False
         if vcpu.outside and not vcpu.enter():
             return False
-        if not _returning(vcpu) and not at_boundary(vcpu):
+        done = None if vcpu.outside or _returning(vcpu) else at_boundary(vcpu)
+        if done is False or vcpu.clock.tsc >= until:
             return False
-        if vcpu.clock.tsc >= until:
-            return False
-        if not vcpu.outside and not _piece(vcpu, until):
+        if done is None and not vcpu.outside and not _piece(vcpu, until):
             return False
     vcpu.watchful = False
     return True
@@ -42,10 +41,11 @@ def step(vcpu: Vcpu) -> bool:
     """One instruction, or what was due before it; True when an exit handler said stop."""
     vcpu.engine.on_trap = vcpu.on_trap_watchfully
     vcpu.look_first, before = False, vcpu.clock.tsc
-    if (vcpu.outside and not vcpu.enter()) or (not _returning(vcpu) and not at_boundary(vcpu)):
+    if vcpu.outside and not vcpu.enter():
         return True
-    if vcpu.clock.tsc != before or vcpu.outside or vcpu.non_register.activity != ACTIVE:
-        return False            # an exit and a delivery take time
+    done = None if vcpu.outside or _returning(vcpu) else at_boundary(vcpu)
+    if done is not None or vcpu.clock.tsc != before or vcpu.non_register.activity != ACTIVE:
+        return done is False    # an exit at the entry, and a delivery, take time
     return not _one_instruction(vcpu)
 
 

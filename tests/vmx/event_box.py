@@ -5,6 +5,7 @@ from __future__ import annotations
 from hv.machine.registers import Segment, Table, virtual_8086_segment
 from hv.spec.exits import ExitReason, InterruptionInfo, InterruptionType
 from hv.spec.vmcs import ExitControls, PinControls, PrimaryControls, VmcsField
+from hv.vmx.exit import VmExit
 from hv.vmx.vcpu import Vcpu
 from tests.machine.engine_box import CODE, GDT, LEGACY, STACK
 from tests.vmx.vcpu_box import HANDLERS, IDT, VcpuBox
@@ -76,5 +77,12 @@ def reasons(box: VcpuBox) -> list[ExitReason]:
     return [exit.reason for exit in box.exits]
 
 
-__all__ = ["CODE", "HANDLERS", "IDT", "INNER_STACK", "MODES", "STACK", "VALID", "F", "R", "T", "control", "frame",
-           "info", "put", "reasons", "vcpu_in"]
+def again(vcpu: Vcpu, exit: VmExit) -> None:
+    """What every hypervisor does: the event that was interrupted is that of the next entry."""
+    put(vcpu, VM_ENTRY_INTERRUPTION_INFO=exit.idt_vectoring_info & ~(1 << 12),
+        VM_ENTRY_EXCEPTION_ERROR_CODE=exit.idt_vectoring_error_code,
+        VM_ENTRY_INSTRUCTION_LENGTH=exit.instruction_length)
+
+
+__all__ = ["CODE", "HANDLERS", "IDT", "INNER_STACK", "MODES", "STACK", "VALID", "F", "R", "T", "again", "control",
+           "frame", "info", "put", "reasons", "vcpu_in"]

@@ -8,7 +8,22 @@ from hv.spec.exits import InterruptionInfo
 from hv.spec.vmcs import PinControls
 from tests.machine.engine_box import GDT, STACK, TABLE
 from tests.proves import proves
-from tests.vmx.event_box import CODE, HANDLERS, IDT, INNER_STACK, F, R, T, control, frame, info, put, reasons, vcpu_in
+from tests.vmx.event_box import (
+    CODE,
+    HANDLERS,
+    IDT,
+    INNER_STACK,
+    F,
+    R,
+    T,
+    again,
+    control,
+    frame,
+    info,
+    put,
+    reasons,
+    vcpu_in,
+)
 from tests.vmx.vcpu_box import vector_at
 
 IF = 0x200
@@ -21,13 +36,6 @@ EVENTS = {
     "gp": (b"\x8e\xd8", info(13, T.HARDWARE_EXCEPTION, error=True), 0),
 }
 PAGES = {"stack": STACK - 0x1000, "idt": IDT, "gdt": GDT & ~0xFFF}
-
-
-def again(vcpu, exit) -> None:
-    """What every hypervisor does: the event that was interrupted is that of the next entry."""
-    put(vcpu, VM_ENTRY_INTERRUPTION_INFO=exit.idt_vectoring_info & ~(1 << 12),
-        VM_ENTRY_EXCEPTION_ERROR_CODE=exit.idt_vectoring_error_code,
-        VM_ENTRY_INSTRUCTION_LENGTH=exit.instruction_length)
 
 
 @pytest.mark.parametrize("bits", [32, 64])
@@ -243,3 +251,15 @@ def test_the_inner_stack_of_a_user_is_refused_too(box):
     box.put("int 0x21")
     box.go(vcpu)
     assert (box.exits[0].idt_vectoring_info, vcpu.state.cpl) == (info(0x21, T.SOFTWARE_INTERRUPT), 3)
+
+
+@pytest.mark.parametrize(("source", "resumes"), [("mov al, [rbx]", 1), ("int 0x21", 0)], ids=["access", "delivery"])
+def test_an_ept_violation_of_an_instruction_saves_rf(box, source, resumes):
+    """SDM "Saving RIP, RSP, RFLAGS, and SSP": 1 when the instruction will run again; of a delivery, what it pushes."""
+    vcpu = box.vcpu()
+    vcpu.state.rbx = STACK - 8
+    box.ept.unmap(STACK - 0x1000)
+    box.ept.invept()
+    box.put(source)
+    box.go(vcpu)
+    assert (reasons(box), vcpu.vmcs.read(F.GUEST_RFLAGS) >> 16 & 1) == ([R.EPT_VIOLATION], resumes)

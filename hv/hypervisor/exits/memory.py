@@ -9,11 +9,12 @@ from hv.machine.decode import Undecodable, decode_at
 from hv.machine.faults import Access
 from hv.machine.memory_operations import memory_access, perform
 from hv.spec.exits import ExitReason
+from hv.spec.x86 import Rflags
 from hv.trace.events import MmioAccess
 from hv.vmx.entry import event_of
 from hv.vmx.exit import VmExit
 
-_PAGE = 0xFFF
+_PAGE, _RF = 0xFFF, Rflags.RF.value
 
 
 @on_exit(ExitReason.EPT_VIOLATION)
@@ -41,6 +42,7 @@ def _apic_access(vp: VirtualProcessor, exit: VmExit, offset: int) -> Verdict:
     except Undecodable as error:
         return Halt(f"an instruction that cannot be emulated touches the local APIC: {error}")
     exit.instruction_length = decoded.length if done else 0
+    vp.regs.rflags &= ~_RF              # which the exit has set: the instruction was carried out
     return ADVANCE
 
 

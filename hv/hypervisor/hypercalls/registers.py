@@ -187,12 +187,14 @@ def _set_activity(vp: VirtualProcessor, value: bytes) -> None:
 
 
 def _get_interrupt_state(vp: VirtualProcessor) -> bytes:
-    return _bytes(InterruptStateRegister(interrupt_shadow=int(bool(vp.regs.interrupt_shadow))).raw)
+    return _bytes(InterruptStateRegister(interrupt_shadow=int(bool(vp.regs.interrupt_shadow)),
+                                         nmi_masked=int(vp.nmi_masked)).raw)
 
 
 def _set_interrupt_state(vp: VirtualProcessor, value: bytes) -> None:
     regs: Any = vp.regs
-    regs.interrupt_shadow = bool(InterruptStateRegister(_integer(value)).interrupt_shadow)
+    wanted = InterruptStateRegister(_integer(value))
+    regs.interrupt_shadow, vp.nmi_masked = bool(wanted.interrupt_shadow), bool(wanted.nmi_masked)
 
 
 def _get_pending_interruption(vp: VirtualProcessor) -> bytes:

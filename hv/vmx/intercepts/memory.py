@@ -79,6 +79,7 @@ def refused(vcpu: Vcpu, fault: NestedFault) -> VmExit | None:
     if exit.reason is _VIOLATION and vcpu.violations_convert \
             and converts(vcpu, vcpu.second_level.walk(fault.gpa), exit):
         return None
+    vcpu.state.set_resume_flag()        # the instruction is run again; SDM "Saving RIP, RSP, RFLAGS, and SSP"
     return exit
 
 

@@ -9,14 +9,12 @@ Left out: SMM and its dual monitors, so errors 16..20 and 22..25 never occur.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
 from hv.machine.faults import GuestFault
-from hv.machine.paging import is_canonical
 from hv.machine.ram import PhysicalMemory
-from hv.spec.ept import Eptp, InveptDescriptor, InveptType, InvvpidDescriptor, InvvpidType
+from hv.spec.ept import InveptDescriptor, InvvpidDescriptor
 from hv.spec.exits import VmInstructionError
 from hv.spec.msrs import FeatureControl, Msr
 from hv.spec.vmcs import NO_VMCS, SecondaryControls, VmcsField, VmxAbort, field_of
@@ -53,21 +51,27 @@ class VmxMode(Enum):
     ABORTED = "aborted"
 
 
+class Invalidation(Protocol):
+    """Cached translations; False when the operands are not what SDM "INVEPT" and "INVVPID" want."""
+
+    def invept(self, kind: int, eptp: int) -> bool: ...
+    def invvpid(self, kind: int, vpid: int, linear_address: int) -> bool: ...
+
+
 class VmxOperation:
     """The VMX side of one logical processor over *memory*. `current` is the current VMCS.
 
-    *on_invept(type, eptp)* and *on_invvpid(type, vpid, linear address)* do the invalidation, the operands being good.
+    *cached* is what INVEPT and INVVPID are about. Our hypervisor invalidates at the partition's own translations, since
+    each has an engine to itself, and needs none here.
     """
 
-    def __init__(self, memory: PhysicalMemory, processor: Capabilities = PROCESSOR) -> None:
-        self.memory, self.processor = memory, processor
+    def __init__(self, memory: PhysicalMemory, processor: Capabilities = PROCESSOR,
+                 cached: Invalidation | None = None) -> None:
+        self.memory, self.processor, self.cached = memory, processor, cached
         self.mode = VmxMode.OFF
         self.vmxon_pointer = NO_VMCS
         self.current: Vmcs | None = None
         self.feature_control = FeatureControl()
-        self.on_invept: Callable[[int, int], None] = lambda kind, eptp: None
-        self.on_invvpid: Callable[[int, int, int], None] = lambda kind, vpid, linear: None
-        self.is_eptp: Callable[[int], bool] = self._is_eptp
         self._active: dict[int, Vmcs] = {}
         self._fields = existing_fields(processor)
 
@@ -208,40 +212,16 @@ class VmxOperation:
 
     def invept(self, kind: int, descriptor: bytes) -> None:
         """Drop what is cached of second-level translation; *descriptor* is an `InveptDescriptor`."""
-        operand = InveptDescriptor.parse(descriptor)
-        cap = self.processor.ept_vpid
-        offered = kind in (InveptType.SINGLE_CONTEXT if cap.invept_single_context else None,
-                           InveptType.ALL_CONTEXT if cap.invept_all_context else None)
-        if not offered or (kind == InveptType.SINGLE_CONTEXT and not self.is_eptp(operand.eptp)):
+        assert self.cached is not None, "a processor without translations"
+        if not self.cached.invept(kind, InveptDescriptor.parse(descriptor).eptp):
             raise VmFail(_Error.INVALID_OPERAND)
-        self.on_invept(kind, operand.eptp)
 
     def invvpid(self, kind: int, descriptor: bytes) -> None:
         """Drop what is cached for a VPID; *descriptor* is an `InvvpidDescriptor`."""
-        operand = InvvpidDescriptor.parse(descriptor)
-        bad = operand.reserved_0 or operand.reserved_1 or not self._offers_invvpid(kind)
-        if kind != InvvpidType.ALL_CONTEXT:
-            bad = bad or not operand.vpid
-        if kind == InvvpidType.INDIVIDUAL_ADDRESS:
-            bad = bad or not is_canonical(operand.linear_address)
-        if bad:
+        assert self.cached is not None, "a processor without translations"
+        tag = int.from_bytes(descriptor[:8], "little")          # reserved bits too
+        if not self.cached.invvpid(kind, tag, InvvpidDescriptor.parse(descriptor).linear_address):
             raise VmFail(_Error.INVALID_OPERAND)
-        self.on_invvpid(kind, operand.vpid, operand.linear_address)
-
-    def _offers_invvpid(self, kind: int) -> bool:
-        cap = self.processor.ept_vpid
-        offered = (cap.invvpid_individual_address, cap.invvpid_single_context, cap.invvpid_all_context,
-                   cap.invvpid_single_context_retaining_globals)
-        return 0 <= kind < len(offered) and bool(offered[kind])
-
-    def _is_eptp(self, value: int) -> bool:
-        """VM entry would accept *value*; SDM "Extended-Page-Table Pointer (EPTP)"."""
-        eptp, cap = Eptp(value), self.processor.ept_vpid
-        memory_types = {0: cap.memory_type_uc, 6: cap.memory_type_wb}
-        walks = {3: cap.walk_length_4, 4: cap.walk_length_5}
-        return bool(memory_types.get(eptp.memory_type) and walks.get(eptp.walk_length)
-                    and (cap.accessed_dirty or not eptp.accessed_dirty) and (cap.shadow_stack or not eptp.shadow_stack)
-                    and not value & 0xF00 and not value >> self.processor.physical_bits)
 
     # --- what it is told, and tells -----------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from hv.machine.idt import Event, EventKind, Intercepted, TaskGate, deliver_comb
 from hv.machine.state import ProcessorState
 from hv.machine.traps import Trap
 from hv.spec.exits import ENTRY_FAILURES, ExitReason, InterruptionType
-from hv.spec.vmcs import ExitControls, PinControls, PrimaryControls, VmcsField
+from hv.spec.vmcs import ExitControls, PinControls, PrimaryControls, SecondaryControls, VmcsField
 from hv.spec.x86 import PUSHES_RF, Vector
 from hv.vmx import watchful
 from hv.vmx.entry import broken_rules, event_of, info_of
@@ -45,6 +45,8 @@ _EVENT, _EVENT_ERROR, _EVENT_LENGTH = (VmcsField.VM_ENTRY_INTERRUPTION_INFO, Vmc
 _WINDOW, _NMI_WINDOW = PrimaryControls.INTERRUPT_WINDOW_EXITING.value, PrimaryControls.NMI_WINDOW_EXITING.value
 _VALID, _OTHER_EVENT = 1 << 31, InterruptionType.OTHER_EVENT.value
 _NMI = EventKind.NMI
+_TSC_FRACTION = 48                      # bits of the TSC multiplier behind the point
+_TSC_UNSCALED = 1 << _TSC_FRACTION
 _NMI_UNBLOCKING = 1 << 12
 _QUALIFIED = frozenset({ExitReason.EPT_VIOLATION, ExitReason.PAGE_MODIFICATION_LOG_FULL})
 
@@ -120,12 +122,19 @@ class Vcpu:
         self.msr_bitmap = read(VmcsField.MSR_BITMAP) if primary & PrimaryControls.USE_MSR_BITMAPS else None
         self.io_bitmaps = ((read(VmcsField.IO_BITMAP_A), read(VmcsField.IO_BITMAP_B))
                            if primary & PrimaryControls.USE_IO_BITMAPS else None)
-        self.tsc_offset = read(VmcsField.TSC_OFFSET) if primary & PrimaryControls.USE_TSC_OFFSETTING else 0
+        self._read_tsc_controls(primary)
         read_translation_controls(self)
         self._trap_handler = self._on_trap if self.second_level.vpid else self._on_trap_without_vpid
         if not self.watchful and self.engine.current is self.state:
             self.engine.on_trap = self._trap_handler
         self._read_event_controls(primary)
+
+    def _read_tsc_controls(self, primary: int) -> None:
+        """The multiplier counts only together with the offset; SDM "Time-Stamp Counter Offset and Multiplier"."""
+        read, offsets = self.vmcs.read, primary & PrimaryControls.USE_TSC_OFFSETTING
+        scales = offsets and self.controls.secondary & SecondaryControls.USE_TSC_SCALING
+        self.tsc_offset = read(VmcsField.TSC_OFFSET) if offsets else 0
+        self.tsc_multiplier = read(VmcsField.TSC_MULTIPLIER) if scales else _TSC_UNSCALED
 
     def _read_event_controls(self, primary: int) -> None:
         pin, exit_controls = self.vmcs.read(_PIN), self.vmcs.read(_EXIT_CONTROLS)
@@ -162,12 +171,12 @@ class Vcpu:
 
     @property
     def tsc(self) -> int:
-        """The guest's time-stamp counter."""
-        return self.clock.tsc + self.tsc_offset & (1 << 64) - 1
+        """The guest's time-stamp counter; SDM "Time-Stamp Counter Offset and Multiplier"."""
+        return (self.clock.tsc * self.tsc_multiplier >> _TSC_FRACTION) + self.tsc_offset & (1 << 64) - 1
 
     def set_tsc(self, value: int) -> None:
         """Let the guest's counter be *value* now, by TSC offsetting; SDM "Time-Stamp Counter Offset and Multiplier"."""
-        self.vmcs.write(VmcsField.TSC_OFFSET, value - self.clock.tsc)
+        self.vmcs.write(VmcsField.TSC_OFFSET, value - (self.clock.tsc * self.tsc_multiplier >> _TSC_FRACTION))
         self.vmcs.write(VmcsField.PRIMARY_PROC_CONTROLS, self.primary | PrimaryControls.USE_TSC_OFFSETTING)
 
     def want_window(self, wanted: bool) -> None:

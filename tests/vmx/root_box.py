@@ -135,7 +135,7 @@ class RootBox(VcpuBox):
     def __init__(self, bits: int = 64, user: bool = False) -> None:
         super().__init__()
         self.host_bits = bits
-        self.operation = VmxOperation(self.memory)
+        self.operation = VmxOperation(self.memory, cached=self.cached)
         self.cpu = self.vcpu(bits, user)
         self.cpu.state.cr4 &= ~0x2000
         self.transitions = VmxTransitions(self.operation, self.cpu, self.check)

@@ -13,10 +13,12 @@ from hv.machine.ram import PhysicalMemory
 from hv.spec.exits import VmInstructionError
 from hv.spec.msrs import Msr
 from hv.spec.vmcs import NO_VMCS, SecondaryControls, VmcsField, VmxAbort, VmxMisc
+from hv.vmx.cached import CachedMappings
 from hv.vmx.capabilities import PROCESSOR, REVISION_ID
 from hv.vmx.operation import MOST_ACTIVE, VmFail, VmxMode, VmxOperation
 from hv.vmx.vmcs import LaunchState
 from tests.proves import proves
+from tests.vmx.vcpu_box import NoDevices
 
 F, E = VmcsField, VmInstructionError
 VMXON, A, B, C, END = 0x1000, 0x2000, 0x3000, 0x4000, 0x80000
@@ -288,21 +290,34 @@ def test_blocking_by_mov_ss_comes_before_the_launch_state(op):
 EPTP = 0x5000 | 3 << 3 | 6
 
 
+class Told(CachedMappings):
+    """Keeps the operands of what was done."""
+
+    def __init__(self, op: VmxOperation) -> None:
+        super().__init__(op.memory, NoDevices())
+        self.done: list[tuple[int, ...]] = []
+
+    def invept(self, *operands: int) -> bool:
+        return super().invept(*operands) and self.done.append(operands) is None
+
+    def invvpid(self, *operands: int) -> bool:
+        return super().invvpid(*operands) and self.done.append(operands) is None
+
+
 @proves("instruction/INVEPT")
 @pytest.mark.parametrize(("kind", "eptp", "good"), [
     (1, EPTP, True), (1, EPTP | 1 << 6, True), (2, 0xFFFF, True), (0, EPTP, False), (3, EPTP, False),
     (1 << 32 | 1, EPTP, False), (1, EPTP & ~7 | 1, False), (1, EPTP & ~0x38 | 4 << 3, False),
     (1, EPTP | 1 << 46, False), (1, EPTP | 0x100, False), (1, EPTP | 1 << 7, False)])
 def test_invept_wants_a_type_it_knows_and_a_pointer_that_entry_would_take(op, kind, eptp, good):
-    told = []
-    op.on_invept = lambda *operands: told.append(operands)
+    op.cached = told = Told(op)
     descriptor = eptp.to_bytes(8, "little") + b"\xff" * 8
     if good:
         op.invept(kind, descriptor)
-        assert told == [(kind, eptp)]
+        assert told.done == [(kind, eptp)]
     else:
         assert error_of(op.invept, kind, descriptor) is E.INVALID_OPERAND
-        assert told == []
+        assert told.done == []
 
 
 @proves("instruction/INVVPID")
@@ -311,15 +326,14 @@ def test_invept_wants_a_type_it_knows_and_a_pointer_that_entry_would_take(op, ki
     (1, 5, 1 << 60, True), (1, 0, 0, False), (2, 0, 0, True), (3, 7, 0, True), (3, 0, 0, False), (4, 1, 0, False),
     (2, 1 << 16, 0, False), (1, 1 << 63 | 1, 0, False), ((1 << 64) - 1, 1, 0, False)])
 def test_invvpid_wants_a_type_it_knows_and_operands_that_it_needs(op, kind, vpid, linear, good):
-    told = []
-    op.on_invvpid = lambda *operands: told.append(operands)
+    op.cached = told = Told(op)
     descriptor = vpid.to_bytes(8, "little") + linear.to_bytes(8, "little")
     if good:
         op.invvpid(kind, descriptor)
-        assert told == [(kind, vpid, linear)]
+        assert told.done == [(kind, vpid, linear)]
     else:
         assert error_of(op.invvpid, kind, descriptor) is E.INVALID_OPERAND
-        assert told == []
+        assert told.done == []
 
 
 # --- outcomes ---------------------------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
+from hv.machine import msrs
 from hv.machine.clock import EXIT_TICKS
 from hv.machine.decode import Decoded
 from hv.machine.faults import GuestFault
@@ -14,6 +16,7 @@ from hv.spec.x86 import Cr4, Vector
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import advance, decoded_at, length_of
 from hv.vmx.non_register import HLT
+from hv.vmx.region import read_physical
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
@@ -23,6 +26,8 @@ _HLT_EXITING = PrimaryControls.HLT_EXITING.value
 _CPUID, _RDMSR, _WRMSR = (VmExit(reason, 0, 2) for reason in (ExitReason.CPUID, ExitReason.RDMSR, ExitReason.WRMSR))
 _RDTSC_EXITING, _RDTSCP_ENABLED = PrimaryControls.RDTSC_EXITING.value, SecondaryControls.ENABLE_RDTSCP.value
 _TSD, _PCE = Cr4.TSD.value, Cr4.PCE.value
+_TSC = Msr.TSC.value
+_READABLE = frozenset(msrs.READERS) | {_TSC}
 _CPUID_CODE, _RDMSR_CODE, _WRMSR_CODE = 0xA20F, 0x320F, 0x300F      # the bytes, little-endian
 
 
@@ -44,8 +49,8 @@ def hlt(vcpu: Vcpu, detail: int) -> VmExit | None:
 
 
 def rdmsr(vcpu: Vcpu, detail: int) -> VmExit | None:
-    if vcpu.msr_bitmap is not None and _passes(vcpu, vcpu.msr_bitmap):
-        _use_msr(vcpu, write=False)
+    if vcpu.msr_bitmap is not None and _passes(vcpu, vcpu.msr_bitmap) and _has_msr(vcpu, _READABLE):
+        _read_msr(vcpu)
         return None
     if vcpu.engine.code_head() & 0xFFFF == _RDMSR_CODE:
         return _RDMSR
@@ -53,8 +58,9 @@ def rdmsr(vcpu: Vcpu, detail: int) -> VmExit | None:
 
 
 def wrmsr(vcpu: Vcpu, detail: int) -> VmExit | None:
-    if vcpu.msr_bitmap is not None and _passes(vcpu, vcpu.msr_bitmap + 0x800):
-        _use_msr(vcpu, write=True)
+    if vcpu.msr_bitmap is not None and _passes(vcpu, vcpu.msr_bitmap + 0x800) and _has_msr(vcpu, msrs.WRITERS):
+        msrs.write_msr(vcpu.state, vcpu.state.ecx, vcpu.state.edx << 32 | vcpu.state.eax)
+        advance(vcpu, length_of(vcpu))
         return None
     if vcpu.engine.code_head() & 0xFFFF == _WRMSR_CODE:
         return _WRMSR
@@ -65,20 +71,22 @@ def _passes(vcpu: Vcpu, bitmap: int) -> bool:
     """The half of the MSR bitmap at *bitmap* lets the processor's own register be used; SDM "MSR-Bitmap Address"."""
     index = vcpu.state.ecx
     low = index <= 0x1FFF
-    if not (low or 0xC0000000 <= index <= 0xC0001FFF) or index not in vcpu.state.msrs:
+    if not (low or 0xC0000000 <= index <= 0xC0001FFF):
         return False
-    byte = vcpu.second_level.memory.read(bitmap + (0 if low else 0x400) + ((index & 0x1FFF) >> 3), 1)[0]
-    return not byte >> (index & 7) & 1
+    place = bitmap + (0 if low else 0x400) + ((index & 0x1FFF) >> 3)
+    return not read_physical(vcpu.second_level.memory, place, 1)[0] >> (index & 7) & 1
 
 
-def _use_msr(vcpu: Vcpu, write: bool) -> None:
-    state = vcpu.state
-    index = state.ecx
-    if write:
-        state.msrs[index] = state.edx << 32 | state.eax
-    else:
-        value = state.msrs[index]
-        state.rax, state.rdx = value & 0xFFFF_FFFF, value >> 32
+def _has_msr(vcpu: Vcpu, known: Container[int]) -> bool:
+    """# Simplified: an MSR that is not among *known* exits whatever the bitmap says; WRMSR of the TSC does, too."""
+    return vcpu.state.ecx in known
+
+
+def _read_msr(vcpu: Vcpu) -> None:
+    """RDMSR of the time-stamp counter is scaled and offset as RDTSC is."""
+    state, index = vcpu.state, vcpu.state.ecx
+    value = vcpu.tsc if index == _TSC else msrs.read_msr(state, index)
+    state.rax, state.rdx = value & 0xFFFF_FFFF, value >> 32
     advance(vcpu, length_of(vcpu))
 
 

@@ -18,6 +18,7 @@ from hv.spec.exits import ExitReason, IoQualification
 from hv.spec.x86 import PAGE_SIZE, Vector
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import advance, decoded_at, single_stepped
+from hv.vmx.region import read_physical
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
@@ -71,7 +72,7 @@ def _port_exits(vcpu: Vcpu, port: int, size: int) -> bool:
     if port + size > 0x10000:
         return True
     memory, bitmaps = vcpu.second_level.memory, vcpu.io_bitmaps
-    return any(memory.read(bitmaps[each >> 15] + ((each & 0x7FFF) >> 3), 1)[0] >> (each & 7) & 1
+    return any(read_physical(memory, bitmaps[each >> 15] + ((each & 0x7FFF) >> 3), 1)[0] >> (each & 7) & 1
                for each in range(port, port + size))
 
 

@@ -50,8 +50,7 @@ def load_region(memory: PhysicalMemory, spa: int) -> Vmcs:
 
 def store_region(memory: PhysicalMemory, vmcs: Vmcs) -> None:
     """Write the fields and the launch state of *vmcs* to its region; the two dwords before them stay."""
-    values = vmcs.values()
-    data = _DATA.pack(vmcs.launch_state, *(values.get(field, 0) for field in _FIELDS))
+    data = _DATA.pack(vmcs.launch_state, *(vmcs.read(field) for field in _FIELDS))
     write_physical(memory, vmcs.address + VmcsRegion.SIZE, data)
 
 

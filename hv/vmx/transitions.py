@@ -6,11 +6,10 @@ and an exit to it moves no register. Here all of it is moved, in the manual's or
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from hv.spec.exits import ExitReason, InterruptionInfo, InterruptionType, VmInstructionError
+from hv.spec.exits import ExitReason, InterruptionInfo, InterruptionType
 from hv.spec.vmcs import VmcsField, VmxAbort
 from hv.spec.x86 import Vector
+from hv.vmx.checks import Entry, entry_result
 from hv.vmx.exit import VmExit
 from hv.vmx.loading import (
     LOADED_BY_RULE,
@@ -30,18 +29,17 @@ F = VmcsField
 _VALID = 1 << 31
 _VALID_TYPE_VECTOR = InterruptionInfo(vector=0xFF, type=7, valid=1).raw
 _NMI = InterruptionInfo(vector=Vector.NMI, type=InterruptionType.NMI, valid=1).raw
-EntryRefusal = VmInstructionError | VmExit      # VMfail, or the exit of a failed entry
 
 
 class VmxTransitions:
-    """Moves *vcpu* between the two sides of *operation*. *check* finds what is wrong with an entry, before it.
+    """Moves *vcpu* between the two sides of *operation*.
 
     Between transitions `operation.mode` says whose registers *vcpu*'s state holds. The vcpu's exit handler is
     `leave`, and says stop: who runs it goes on in root operation.
     """
 
-    def __init__(self, operation: VmxOperation, vcpu: Vcpu, check: Callable[[Vmcs, bool], EntryRefusal | None]) -> None:
-        self.operation, self.vcpu, self.check = operation, vcpu, check
+    def __init__(self, operation: VmxOperation, vcpu: Vcpu) -> None:
+        self.operation, self.vcpu = operation, vcpu
         self._nothing = Vmcs(fields={})         # what a vcpu obeys in root operation: no control is 1
         vcpu.attach(self._nothing)
         vcpu.on_exit, vcpu.vmx = self.leave, operation
@@ -51,16 +49,20 @@ class VmxTransitions:
         """VMLAUNCH or VMRESUME. VmFail, and nothing has changed; a failed entry is a VM exit."""
         operation, vcpu = self.operation, self.vcpu
         vmcs = (operation.vmlaunch if launch else operation.vmresume)(blocked_by_mov_ss)
-        refused = self.check(vmcs, vcpu.state.in_long_mode)
-        if isinstance(refused, VmInstructionError):
-            raise VmFail(refused)
-        if refused is None:
+        checked = entry_result(Entry(vmcs.snapshot(), operation.processor, operation.memory, vcpu.state.in_long_mode,
+                                     vmcs.address))
+        if checked.error is not None:
+            raise VmFail(checked.error)
+        if checked.entered:
             refused = self._load_guest(vmcs)
+        else:
+            refused = VmExit(ExitReason.ENTRY_FAILURE_GUEST_STATE, int(checked.qualification))
         if refused is not None:
             vmcs.record_entry_failure(refused)
             self._load_host(vmcs)
             return
         vmcs.entered()
+        vcpu.checked()
         operation.mode = VmxMode.NON_ROOT
 
     def leave(self, exit: VmExit) -> bool:

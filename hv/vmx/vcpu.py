@@ -105,6 +105,10 @@ class Vcpu:
         self.state_written = True
         self._read_controls()
 
+    def checked(self) -> None:
+        """The VM entry that comes was checked by whoever loaded the guest: nothing is due."""
+        self.state_written = False
+
     def _guest_state_changed(self) -> None:
         self.state_written = True
 

@@ -251,10 +251,9 @@ class Vmcs:
             self._kept.update({field: get(self.last_exit) for field, get in _EXIT_INFORMATION.items()})
             self.last_exit = None
 
-    def values(self) -> dict[VmcsField, int]:
-        """Every field that was ever written or is a register; any other is 0."""
-        fields = {*self._kept, *_EXIT_INFORMATION} | (self.live if self.state is not None else frozenset())
-        return {field: self.read(field) for field in sorted(fields)}
+    def snapshot(self) -> dict[VmcsField, int]:
+        """The value of every field."""
+        return {field: self.read(field) for field in VmcsField}
 
     @staticmethod
     def _known(field: int) -> VmcsField:

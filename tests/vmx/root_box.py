@@ -9,7 +9,6 @@ from __future__ import annotations
 from hv.machine.faults import GuestFault
 from hv.machine.idt import exception
 from hv.machine.traps import Trap
-from hv.spec.exits import ExitReason, VmInstructionError
 from hv.spec.vmcs import (
     NO_VMCS,
     TRUE_ENTRY_DEFAULT1,
@@ -30,8 +29,7 @@ from hv.vmx.intercepts.controls import InstructionControls
 from hv.vmx.intercepts.operands import advance, length_of
 from hv.vmx.intercepts.undefined import undefined_here
 from hv.vmx.operation import VmxMode, VmxOperation
-from hv.vmx.transitions import EntryRefusal, VmxTransitions
-from hv.vmx.vmcs import Vmcs
+from hv.vmx.transitions import VmxTransitions
 from tests.machine.engine_box import CODE, GDT, PML4
 from tests.vmx.vcpu_box import IDT, VcpuBox
 
@@ -138,7 +136,7 @@ class RootBox(VcpuBox):
         self.operation = VmxOperation(self.memory, cached=self.cached)
         self.cpu = self.vcpu(bits, user)
         self.cpu.state.cr4 &= ~0x2000
-        self.transitions = VmxTransitions(self.operation, self.cpu, self.check)
+        self.transitions = VmxTransitions(self.operation, self.cpu)
         self.cpu.on_exit = self._leave
         self.instructions = VmxInstructions(self.transitions, self.cpu.memory)
         self.fields = valid_fields()
@@ -147,18 +145,6 @@ class RootBox(VcpuBox):
             self.memory.write_u32(page, REVISION_ID)
         for place, pointer in ((VMXON_AT, VMXON), (VMCS_AT, VMCS), (OTHER_AT, OTHER_VMCS)):
             self.memory.write_u64(place, pointer)
-
-    def check(self, vmcs: Vmcs, ia32e_now: bool) -> EntryRefusal | None:
-        """The checks of VM entry."""
-        processor = self.operation.processor
-        for field in (F.PIN_BASED_CONTROLS, F.PRIMARY_PROC_CONTROLS, F.VM_EXIT_CONTROLS, F.VM_ENTRY_CONTROLS):
-            if not processor.settings(field).allows(vmcs.read(field)):
-                return VmInstructionError.ENTRY_INVALID_CONTROLS
-        if not processor.fixes(vmcs.read(F.HOST_CR0), vmcs.read(F.HOST_CR4)):
-            return VmInstructionError.ENTRY_INVALID_HOST_STATE
-        if not processor.fixes(vmcs.read(F.GUEST_CR0) | 0x80000001, vmcs.read(F.GUEST_CR4)):
-            return VmExit(ExitReason.ENTRY_FAILURE_GUEST_STATE)
-        return None
 
     def start(self, host: str, guest: str = "hlt", handler: str = "", bits: int = 64) -> None:
         """Run the hypervisor *host* until it halts, or faults where nobody handles it; the guest is of *bits*."""

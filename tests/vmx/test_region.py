@@ -69,8 +69,8 @@ def test_any_content_is_a_vmcs(memory, content):
     """Nothing that stands in a region raises an error; storing gives back what was read."""
     memory.write(PAGE, content.ljust(4096, b"\xa5"))
     vmcs = load_region(memory, PAGE)
-    before = vmcs.values()
+    before = vmcs.snapshot()
     vmcs.inspect()
     store_region(memory, vmcs)
     again = load_region(memory, PAGE)
-    assert (again.values(), again.launch_state) == (before, vmcs.launch_state)
+    assert (again.snapshot(), again.launch_state) == (before, vmcs.launch_state)

@@ -303,6 +303,17 @@ def test_bad_controls_and_host_state_are_vmfails(root, field, value, error):
     assert root.operation.current.launch_state is LaunchState.CLEAR
 
 
+@proves("control/SecondaryControls.USE_TSC_SCALING")
+@pytest.mark.parametrize("multiplier", [0, 1 << 48])
+def test_a_multiplier_of_0_is_refused(root, multiplier):
+    root.fields |= {
+        F.PRIMARY_PROC_CONTROLS: root.fields[F.PRIMARY_PROC_CONTROLS] | P.ACTIVATE_SECONDARY_CONTROLS,
+        F.SECONDARY_PROC_CONTROLS: S.USE_TSC_SCALING, F.TSC_MULTIPLIER: multiplier}
+    root.start(LAUNCH)
+    assert root.log == ([R.HLT] if multiplier else [])
+    assert root.result(RESULTS + 0x808) == (0 if multiplier else E.ENTRY_INVALID_CONTROLS)
+
+
 @proves("exit/ENTRY_FAILURE_GUEST_STATE", "event/GUEST_STATE")
 def test_a_bad_guest_state_is_a_vm_exit_of_its_own_kind(root):
     """SDM "VM-Entry Failures During or After Loading Guest State": host state, bit 31, nothing saved, not launched."""
@@ -497,3 +508,61 @@ def test_an_exception_that_does_not_is_the_guests(root):
 def test_the_vmx_instructions_of_a_guest_are_exits(root, source, reason):
     root.start(LAUNCH, source)
     assert root.log == [reason]
+
+
+# --- the guest's memory -----------------------------------------------------------------------------------------
+
+def with_ept(root: RootBox) -> None:
+    """The guest has the second level of the box."""
+    root.fields |= {
+        F.PRIMARY_PROC_CONTROLS: root.fields[F.PRIMARY_PROC_CONTROLS] | P.ACTIVATE_SECONDARY_CONTROLS,
+        F.SECONDARY_PROC_CONTROLS: S.ENABLE_EPT | S.ENABLE_VPID, F.VPID: 1, F.EPT_POINTER: root.ept.eptp.raw}
+
+
+@proves("exit/EPT_VIOLATION", "control/SecondaryControls.ENABLE_EPT")
+def test_a_guest_is_confined_by_ept_and_its_host_is_not(root):
+    """The host writes the page that its guest may not touch."""
+    with_ept(root)
+    root.ept.unmap(0x60000)
+    handler = f"""
+        mov eax, 0x2400
+        vmread qword ptr [{RESULTS}], rax
+        mov qword ptr [0x60000], 0x55
+        mov eax, 0x4402
+        vmread rbx, rax
+        hlt
+    """
+    root.start(LAUNCH, "mov rax, [0x60000]; cpuid", handler)
+    assert root.result(RESULTS) == 0x60000
+    assert root.cpu.state.rbx == R.EPT_VIOLATION
+    assert root.memory.read_u64(0x60000) == 0x55
+
+
+@proves("instruction/INVEPT", "capability/EptVpidCap.invept_single_context")
+@pytest.mark.parametrize("invalidates", [False, True])
+def test_the_hosts_invept_makes_a_changed_table_count(root, invalidates):
+    """SDM "INVEPT": until then the guest may go on by the old translation, and here it does."""
+    with_ept(root)
+    entry = root.ept.walk(0x60000).entries[-1].spa
+    root.memory.write_u64(0x60000, 0x1111)
+    root.memory.write_u64(0x61000, 0x2222)
+    root.memory.write_u64(0x75000, root.ept.eptp.raw)
+    handler = f"""
+        mov qword ptr [{entry}], {0x61000 | 0x37}
+        mov ecx, 1
+        mov ebx, 0x75000
+        {"invept rcx, xmmword ptr [rbx]" if invalidates else "nop"}
+        mov eax, 0x681E
+        vmread rcx, rax
+        cmp r9, 0
+        jne done
+        inc r9
+        add rcx, 2
+        vmwrite rax, rcx
+        vmresume
+    done:
+        hlt
+    """
+    root.start(LAUNCH, "xor r9d, r9d; mov r10, [0x60000]; cpuid; mov r11, [0x60000]; hlt", handler)
+    assert root.cpu.state.r10 == 0x1111
+    assert root.cpu.state.r11 == (0x2222 if invalidates else 0x1111)

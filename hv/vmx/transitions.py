@@ -44,7 +44,7 @@ class VmxTransitions:
         self.operation, self.vcpu, self.check = operation, vcpu, check
         self._nothing = Vmcs(fields={})         # what a vcpu obeys in root operation: no control is 1
         vcpu.attach(self._nothing)
-        vcpu.on_exit = self.leave
+        vcpu.on_exit, vcpu.checks_entries = self.leave, False
         self.msrs = LogicalProcessorMsrs(vcpu.state, operation, vcpu.clock)
 
     def enter(self, launch: bool, blocked_by_mov_ss: bool) -> None:

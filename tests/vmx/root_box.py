@@ -9,7 +9,6 @@ from __future__ import annotations
 from hv.machine.faults import GuestFault
 from hv.machine.idt import exception
 from hv.machine.traps import Trap
-from hv.spec.exits import ExitReason, VmInstructionError
 from hv.spec.vmcs import (
     NO_VMCS,
     TRUE_ENTRY_DEFAULT1,
@@ -23,6 +22,8 @@ from hv.spec.vmcs import (
 )
 from hv.spec.x86 import Vector
 from hv.vmx.capabilities import REVISION_ID
+from hv.vmx.checks import Entry, entry_result
+from hv.vmx.entry import refusal_of
 from hv.vmx.exit import VmExit
 from hv.vmx.instructions import VmxInstructions
 from hv.vmx.intercepts import BY_TRAP
@@ -150,15 +151,8 @@ class RootBox(VcpuBox):
 
     def check(self, vmcs: Vmcs, ia32e_now: bool) -> EntryRefusal | None:
         """The checks of VM entry."""
-        processor = self.operation.processor
-        for field in (F.PIN_BASED_CONTROLS, F.PRIMARY_PROC_CONTROLS, F.VM_EXIT_CONTROLS, F.VM_ENTRY_CONTROLS):
-            if not processor.settings(field).allows(vmcs.read(field)):
-                return VmInstructionError.ENTRY_INVALID_CONTROLS
-        if not processor.fixes(vmcs.read(F.HOST_CR0), vmcs.read(F.HOST_CR4)):
-            return VmInstructionError.ENTRY_INVALID_HOST_STATE
-        if not processor.fixes(vmcs.read(F.GUEST_CR0) | 0x80000001, vmcs.read(F.GUEST_CR4)):
-            return VmExit(ExitReason.ENTRY_FAILURE_GUEST_STATE)
-        return None
+        return refusal_of(entry_result(Entry(vmcs.snapshot(), self.operation.processor, self.memory, ia32e_now,
+                                             vmcs.address)))
 
     def start(self, host: str, guest: str = "hlt", handler: str = "", bits: int = 64) -> None:
         """Run the hypervisor *host* until it halts, or faults where nobody handles it; the guest is of *bits*."""

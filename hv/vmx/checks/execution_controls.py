@@ -63,6 +63,8 @@ _ACTIVATE_SECONDARY, _ACTIVATE_TERTIARY = _P.ACTIVATE_SECONDARY_CONTROLS.value, 
 _VTPR = 0x80                                # offset in the virtual-APIC page
 _PIN_MSR, _PRIMARY_MSR = Msr.VMX_TRUE_PINBASED_CTLS, Msr.VMX_TRUE_PROCBASED_CTLS
 _SECONDARY_MSR, _TERTIARY_MSR, _FUNCTIONS_MSR = Msr.VMX_PROCBASED_CTLS2, Msr.VMX_PROCBASED_CTLS3, Msr.VMX_VMFUNC
+_MISC_MSR, _EPT_MSR = Msr.VMX_MISC, Msr.VMX_EPT_VPID_CAP
+_TYPE_OFFERED, _LENGTH_OFFERED = {6: 14, 0: 8}, {3: 6, 4: 7}     # by what the EPTP says: the bit of the capability MSR
 _EPTP_RESERVED = Eptp.RESERVED & 0xFFF
 
 
@@ -98,7 +100,7 @@ def cr3_target_count(entry: Entry) -> Finding:
     count = entry.values[_CR3_TARGET_COUNT]
     if not count:
         return None
-    most = entry.processor.misc.cr3_target_count
+    most = entry.msrs[_MISC_MSR] >> 16 & 0x1FF
     return Broken(f"{count} targets", f"at most {most}", {_CR3_TARGET_COUNT: most}) if count > most else None
 
 
@@ -236,11 +238,11 @@ def eptp_memory_type(entry: Entry) -> Finding:
     """If "enable EPT" is 1, bits 2:0 of the EPTP are a memory type that IA32_VMX_EPT_VPID_CAP offers: UC or WB."""
     if not entry.secondary & _EPT:
         return None
-    value, offered = entry.values[_EPTP], entry.processor.ept_vpid
-    types = {0: offered.memory_type_uc, 6: offered.memory_type_wb}
-    if types.get(value & 7):
+    value, offered = entry.values[_EPTP], entry.msrs[_EPT_MSR]
+    place = _TYPE_OFFERED.get(value & 7)
+    if place is not None and offered >> place & 1:
         return None
-    good = [kind for kind in (6, 0) if types[kind]]
+    good = [kind for kind, bit in _TYPE_OFFERED.items() if offered >> bit & 1]
     return Broken(f"memory type {value & 7}", "0 (UC) or 6 (WB), as IA32_VMX_EPT_VPID_CAP bits 8 and 14 offer",
                   {_EPTP: value & ~7 | good[0]} if good else {})
 
@@ -250,12 +252,12 @@ def eptp_walk_length(entry: Entry) -> Finding:
     """If "enable EPT" is 1, bits 5:3 of the EPTP are the length of a page walk that is offered, less 1."""
     if not entry.secondary & _EPT:
         return None
-    value, offered = entry.values[_EPTP], entry.processor.ept_vpid
-    lengths = {3: offered.walk_length_4, 4: offered.walk_length_5}
+    value, offered = entry.values[_EPTP], entry.msrs[_EPT_MSR]
     length = value >> 3 & 7
-    if lengths.get(length):
+    place = _LENGTH_OFFERED.get(length)
+    if place is not None and offered >> place & 1:
         return None
-    good = [walk for walk in (3, 4) if lengths[walk]]
+    good = [walk for walk, bit in _LENGTH_OFFERED.items() if offered >> bit & 1]
     words = " or ".join(f"{walk} ({walk + 1} levels)" for walk in good) or "none is offered"
     return Broken(f"bits 5:3 are {length}: {length + 1} levels", words,
                   {_EPTP: value & ~0x38 | good[0] << 3} if good else {})
@@ -264,7 +266,7 @@ def eptp_walk_length(entry: Entry) -> Finding:
 @rule("eptp-accessed-dirty", _EPTP, when=BY_SECONDARY)
 def eptp_accessed_dirty(entry: Entry) -> Finding:
     """If "enable EPT" is 1, bit 6 of the EPTP is 0 on a processor without accessed and dirty flags for EPT."""
-    if not entry.secondary & _EPT or not entry.values[_EPTP] & 1 << 6 or entry.processor.ept_vpid.accessed_dirty:
+    if not entry.secondary & _EPT or not entry.values[_EPTP] & 1 << 6 or entry.msrs[_EPT_MSR] >> 21 & 1:
         return None
     return zero(_EPTP, entry.values[_EPTP], 1 << 6, "IA32_VMX_EPT_VPID_CAP bit 21 is 0")
 
@@ -272,7 +274,7 @@ def eptp_accessed_dirty(entry: Entry) -> Finding:
 @rule("eptp-supervisor-shadow-stack", _EPTP, when=BY_SECONDARY)
 def eptp_shadow_stack(entry: Entry) -> Finding:
     """If "enable EPT" is 1, bit 7 of the EPTP is 0 on a processor without supervisor shadow-stack control."""
-    if not entry.secondary & _EPT or not entry.values[_EPTP] & 1 << 7 or entry.processor.ept_vpid.shadow_stack:
+    if not entry.secondary & _EPT or not entry.values[_EPTP] & 1 << 7 or entry.msrs[_EPT_MSR] >> 23 & 1:
         return None
     return zero(_EPTP, entry.values[_EPTP], 1 << 7, "IA32_VMX_EPT_VPID_CAP bit 23 is 0")
 

@@ -5,9 +5,9 @@ SDM "VM Entries": "Checks on VMX Controls and Host-State Area" (VMfail 7 and 8) 
 know: every rule that fails, not only the first, with the field, what was found, what is required and the smallest
 change. `EntryChecks` is for a processor that enters again and again: it runs what can have changed.
 
-    from hv.vmx.checks import Entry, entry_result, explain
-    for failure in explain(Entry(vmcs.snapshot(), memory=ram)).failures:
-        print(failure.rule.id, failure.found, failure.required, failure.fix)
+    from hv.vmx.checks.explain import explain
+    for failure in explain(vcpu.entry()).failures:
+        print(failure.rule.id, failure.broken.found, failure.broken.required, failure.broken.fix)
 
 Read `rule.py` first (a rule, and what it looks at), then any file of rules; `outcome.py` (what the processor does when
 one fails), `incremental.py` (what is not run again), `explain.py` and `reading.py` (a VMCS that somebody wrote down).

@@ -82,6 +82,8 @@ def names_of(field: VmcsField) -> Mapping[int, str]:
         named = {flag.value.bit_length() - 1: flag.name or "" for flag in _FLAGS[field] if flag.value.bit_count() == 1}
         named.pop(1, None) if field is _F.GUEST_RFLAGS else None
         return named
+    if field.name.endswith("_ACCESS_RIGHTS"):
+        return {4: "S", 7: "P", 12: "AVL", 13: "L", 14: "D/B", 15: "G", 16: "unusable"}
     if field in _REGISTERS:
         return {part.low: name.upper() for name, part in _REGISTERS[field].BITS.items() if part.high == part.low}
     return {}

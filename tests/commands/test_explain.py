@@ -1,6 +1,8 @@
 """hv explain vmentry: what fails, why, and what to change; and every kind of input that is none."""
 
+import io
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -204,6 +206,26 @@ def test_a_long_or_ugly_name_does_not_reach_the_terminal(ask):
     assert code == 2
     assert "\x1b" not in err
     assert len(err) < 500
+
+
+def test_it_reads_standard_input(capsys, monkeypatch):
+    for arguments in (["-"], []):
+        data = io.BytesIO(b'{"GUEST_RFLAGS": 0}')
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=data, isatty=lambda: False))
+        assert cli.main(["explain", "vmentry", *arguments, "--json"]) == 1
+        assert json.loads(capsys.readouterr().out)[0]["rule"] == "guest-rflags-bit-1"
+
+
+def test_at_a_terminal_it_says_what_it_wants(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    assert cli.main(["explain", "vmentry"]) == 2
+    assert "FILE is missing; a VMCS as JSON, a guest, or `-`" in capsys.readouterr().err
+
+
+def test_in_colours_it_says_the_same(ask, monkeypatch):
+    plain = ask(BOTH)[1]
+    monkeypatch.setattr("hv.commands.explain_vmentry.is_plain", lambda asked: False)
+    assert [line.rstrip() for line in ask(BOTH)[1].splitlines()] == plain.splitlines()
 
 
 def test_a_file_that_is_not_there(capsys, tmp_path):

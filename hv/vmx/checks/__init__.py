@@ -19,8 +19,8 @@ from hv.vmx.checks.outcome import EntryResult, Failure, entry_result
 from hv.vmx.checks.rule import RULES, Broken, Entry, Group, Rule, Unchecked
 
 # In this order they register their rules: it is the manual's.
-for _file in ("execution_controls", "exit_entry_controls", "host_state", "guest_registers", "guest_segments",
-              "guest_rights", "guest_rip", "guest_state", "pdptes"):
+for _file in ("execution_controls", "translation_controls", "exit_entry_controls", "host_state", "guest_registers",
+              "guest_segments", "guest_rights", "guest_rip", "guest_state", "pdptes"):
     import_module(f"hv.vmx.checks.{_file}")
 
 __all__ = ["RULES", "Broken", "Entry", "EntryResult", "Failure", "Group", "Rule", "Unchecked", "entry_result"]

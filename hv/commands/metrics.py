@@ -24,6 +24,9 @@ from hv.hypervisor.vp import VirtualProcessor
 from hv.image.model import Image
 from hv.platform import Machine, VirtualMachine
 from hv.spec.exits import ExitReason
+from hv.spec.vmcs import VmcsField
+from hv.vmx.checks import entry_result
+from hv.vmx.vcpu import Vcpu
 
 TURNS = 3
 Round = tuple[float, float | None]      # value, baseline
@@ -112,6 +115,31 @@ def _msr() -> Round:
 @metric("hypercall_us", "us", 4, "HvCallNotifyLongSpinWait as a fast hypercall, there and back")
 def _hypercall() -> Round:
     return exit_us(workloads.HYPERCALL_LOOP, 20_000, workloads.HYPERCALL_TAIL)
+
+
+@metric("vmentry_check_us", "us", 150, "all checks of VM entry, after a change of state; baseline: checks without one")
+def _vmentry_check() -> Round:
+    """A VP that has run: its state is written, and everything that VM entry checks is checked."""
+    machine = Machine(memory_mib=48)
+    try:
+        vcpu = machine.create_vm("bench", workloads.guest(workloads.CPUID_LOOP, 10)).partition.vps[0].vcpu
+        machine.run()
+        times = []
+        for _ in range(50):
+            start = process_time()
+            for _ in range(10):
+                result = entry_result(vcpu.entry())
+            times.append((process_time() - start) / 10)
+        assert result.entered, str(result.failure)
+        return min(times) * 1e6, float(checks_without_a_write(vcpu))
+    finally:
+        machine.close()
+
+
+def checks_without_a_write(vcpu: Vcpu) -> int:
+    """How many checks an entry runs when nothing was written that they read."""
+    vcpu.checks.check(vcpu.entry(), vcpu.checks.due(()))
+    return len(vcpu.checks.due((VmcsField.TSC_OFFSET, VmcsField.EXCEPTION_BITMAP)))
 
 
 @metric("device_interrupt_us", "us", 40, "from the device's MSI to the handler's first instruction, guest halted")

@@ -58,6 +58,7 @@ class VirtualProcessor:
         self._runtime = 0                       # ticks, until it began to run
         self._since = 0                         # when that was, later by what it slept
         vcpu.on_exit = partial(obey, self)
+        vcpu.on_vmfail = self._on_vmfail
         self.hypervisor = hypervisor
         self.guest_regs = GuestRegisters(self.regs, vmcs)
         self._reset_registers()
@@ -135,6 +136,10 @@ class VirtualProcessor:
         self.stopped_because = why
         if self.trace.listening:
             self.trace.emit(events.VpEnded(why))
+
+    def _on_vmfail(self) -> None:
+        """Only a bug of the hypervisor's own, or a hand in the REPL, writes such controls."""
+        self.stop(f"VM entry failed: {self.vcpu.entry_result.failure}")
 
     # --- events into the guest -------------------------------------------------------------------------
 

@@ -278,7 +278,10 @@ class Engine:
                 refusals = refusals + 1 if state.rip == refused_at else 0
                 refused_at = state.rip
                 if refusals > 4:        # both pages of an instruction, stale and fresh: no more
-                    raise EngineError(f"the engine refuses for ever to fetch at {state.rip:#x}")
+                    refusals = -1
+                    if not self.on_trap(Trap.EXCEPTION, self._overlooked_fault(state)):
+                        return True
+                    continue
                 late = None if self._may_fetch(state) else Trap.NESTED_FAULT
                 if late is not None and self.run_alone(state):
                     continue
@@ -328,7 +331,14 @@ class Engine:
         return None
 
     def _code_at(self, state: ProcessorState) -> Iterator[int]:
-        """The guest-physical addresses of the page of RIP, and of the next one for an instruction that crosses.
+        """The guest-physical addresses of the page of RIP, and of the next one for an instruction that crosses."""
+        try:
+            yield from self._translated_code(state)
+        except (GuestFault, NestedFault):
+            return
+
+    def _translated_code(self, state: ProcessorState) -> Iterator[int]:
+        """The same, or the fault of the guest's own tables.
 
         Looked for in software: asking the engine could fault, and outside a run a fault in there ends the process.
         """
@@ -336,11 +346,20 @@ class Engine:
         first = state.words[(at.SEGMENTS + 24 + 8) // 8] + state.rip & wrap     # in 64-bit code too, as the engine does
         mode = PagingMode.of(state)
         for linear in (first, (first | 0xFFF) + 1 & wrap):
-            try:
-                gpa = translate(mode, linear, Access.EXECUTE.value, state.cpl, self._load)
-            except (GuestFault, NestedFault):
-                return
-            yield gpa
+            yield translate(mode, linear, Access.EXECUTE.value, state.cpl, self._load)
+
+    def _overlooked_fault(self, state: ProcessorState) -> int:
+        """The vector of the fault at RIP that the engine does not see (reserved bits of a PDPTE), ready to trap."""
+        try:
+            for _ in self._translated_code(state):
+                pass
+        except GuestFault as fault:
+            state.dwords[_ERROR_CODE] = fault.error_code or 0
+            self._private.fault_address = fault.address or 0
+            return fault.vector
+        except NestedFault:
+            pass
+        raise EngineError(f"the engine refuses for ever to fetch at {state.rip:#x}")
 
     def run_alone(self, state: ProcessorState) -> bool:
         """A fetch was refused at RIP, maybe that of a later instruction of the block: the engine finds out when it

@@ -5,7 +5,8 @@ guest does becomes a VM exit or is done on the spot. The hypervisor room above g
 long to run; the machine room below executes the instructions.
 
 Read `vcpu.py` first (the loop), then `intercepts/` (which act causes which exit), `exit.py` (what an exit records),
-`entry.py` (delivering events), `vmcs.py` (the fields) and `ept.py` (the second-level tables).
+`checks/` (what VM entry wants), `entry.py` (events as fields), `vmcs.py` (the fields) and `ept.py` (the second-level
+tables).
 
 May import machine, spec and trace. Imported by the hypervisor, and by debug, lab and platform, which see everything.
 """

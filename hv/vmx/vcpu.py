@@ -20,7 +20,10 @@ from hv.spec.exits import ENTRY_FAILURES, ExitReason, InterruptionType
 from hv.spec.vmcs import ExitControls, PinControls, PrimaryControls, SecondaryControls, VmcsField
 from hv.spec.x86 import PUSHES_RF, Vector
 from hv.vmx import watchful
-from hv.vmx.entry import broken_rules, event_of, info_of
+from hv.vmx.capabilities import PROCESSOR
+from hv.vmx.checks import Entry, EntryResult
+from hv.vmx.checks.incremental import EntryChecks
+from hv.vmx.entry import event_of, info_of
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts import BY_TRAP
 from hv.vmx.intercepts.controls import InstructionControls
@@ -72,8 +75,11 @@ class Vcpu:
         self.take_virtual_interrupt: Callable[[], int] = lambda: 0          # deliver it: its vector
         self.exits = [0] * 128
         self._work = engine.counter.words       # word 0 is the clock
+        self.processor = PROCESSOR
         self.state_written = True               # by software: the next entry checks it
-        self.broken_rules: list[str] = []       # what the last failed entry found
+        self.checks, self.entry_result = EntryChecks(), EntryResult()
+        self.checks_entries = True              # False: who moves it into the guest has checked the entry
+        self.on_vmfail: Callable[[], None] = lambda: None       # `entry_result` says why
         self.window_wanted = False
         self.interrupted = False                # a trap ended the engine's run only so that the loop looks
         self.waiting = Waiting()
@@ -97,6 +103,7 @@ class Vcpu:
     def attach(self, vmcs: Vmcs) -> None:
         """Work with *vmcs* from now on: its controls are obeyed, its guest-state fields are the registers."""
         self.vmcs = vmcs
+        self.checks, self.entry_result = EntryChecks(), EntryResult()
         vmcs.attach(self.state, self._read_controls, self._guest_state_changed)
         vmcs.provide(VmcsField.GUEST_INTERRUPTIBILITY_STATE, lambda: self.non_register.interruptibility,
                      self._write_interruptibility)
@@ -283,7 +290,7 @@ class Vcpu:
         """Run a guest of which nothing rare is asked; True when something is now."""
         engine, clock = self.engine, self.clock
         engine.on_trap = self._trap_handler
-        while not self.state_written or self._check_entry():
+        while not self._entry_is_due() or self._check_entry():
             if self.interrupt_is_held():
                 self.watchful = True
             if self.watchful:
@@ -318,7 +325,7 @@ class Vcpu:
         if self.watchful:
             return watchful.step(self)
         self.engine.on_trap = self._trap_handler
-        if self.state_written and not self._check_entry():
+        if self._entry_is_due() and not self._check_entry():
             return True
         return self.engine.run(self.state, 1 << 62, False, instructions=1)
 
@@ -333,7 +340,7 @@ class Vcpu:
 
     def enter(self) -> bool:
         """VM entry of a guest that is watched; False when something exited and the handler said stop."""
-        if self.state_written and not self._check_entry():
+        if self._entry_is_due() and not self._check_entry():
             return False
         self.outside = False
         self.non_register.entered()
@@ -357,14 +364,39 @@ class Vcpu:
             return True
         return self.inject(event_of(info, read(_EVENT_ERROR), read(_EVENT_LENGTH)))
 
+    def _entry_is_due(self) -> bool:
+        """VM entry may have something to check: software wrote, or the last one failed."""
+        return self._software_wrote() or not self.entry_result.entered
+
+    def _software_wrote(self) -> bool:
+        return self.state_written or bool(self.vmcs.written)
+
+    def entry(self) -> Entry:
+        """The VM entry that comes next, as its checks see it. The host of this machine is in IA-32e mode."""
+        return Entry(self.vmcs.snapshot(), self.processor, self.second_level.memory, current_vmcs=self.vmcs.address)
+
     def _check_entry(self) -> bool:
-        self.state_written = False
-        self.broken_rules = broken_rules(self.state)
-        self.state.ignore_code_base()
-        if self.broken_rules:
-            return self.exit(VmExit(ExitReason.ENTRY_FAILURE_GUEST_STATE))
-        self.vmcs.entered()
-        return True
+        """Check what can have changed; False when VM entry failed, and nobody mended that."""
+        while True:
+            rules = self.checks.due(self.vmcs.written, self.state_written) if self.checks_entries else ()
+            self.vmcs.written.clear()
+            self.state_written = False
+            if rules:
+                self.entry_result = self.checks.check(self.entry(), rules)
+            self.state.ignore_code_base()
+            if self.entry_result.entered:
+                self.vmcs.entered()
+                return True
+            if not self._entry_failed(self.entry_result) or not self._software_wrote():
+                return False
+
+    def _entry_failed(self, result: EntryResult) -> bool:
+        """VMfail, or a VM exit; False when VMLAUNCH is not to be tried again. SDM "VM-Entry Failures"."""
+        if result.error is None:
+            return self.exit(VmExit(ExitReason.ENTRY_FAILURE_GUEST_STATE, int(result.qualification)))
+        self.vmcs.store(VmcsField.VM_INSTRUCTION_ERROR, int(result.error))
+        self.on_vmfail()
+        return False
 
     def exit(self, exit: VmExit) -> bool:
         """Record a VM exit and ask the handler; True to enter again."""

@@ -28,7 +28,7 @@ from hv.spec.vmcs import (
     SecondaryControls,
     VmcsField,
 )
-from hv.spec.x86 import Efer
+from hv.spec.x86 import Cr0, Cr4, Efer
 from hv.vmx.exit import VmExit
 
 Getter = Callable[[ProcessorState], int]
@@ -93,6 +93,14 @@ def _guest_fields() -> dict[VmcsField, tuple[Getter, Setter]]:
 
 _GUEST = _guest_fields()
 _REASONS = frozenset(ExitReason)
+_ZEROES = dict.fromkeys(VmcsField, 0)
+_ENTRY_CONTROLS = VmcsField.VM_ENTRY_CONTROLS
+_WHOLE = [(VmcsField[f"GUEST_{name.upper()}"], name) for name in ("cr0", "cr3", "cr4", "dr7", "rsp", "rip", "rflags")]
+_WHOLE += [(VmcsField.GUEST_IA32_EFER, "efer"), (VmcsField.GUEST_IA32_DEBUGCTL, "debugctl")]
+_SEGMENTS = [(tuple(VmcsField[f"GUEST_{name.upper()}_{suffix}"] for suffix, _ in _SEGMENT_PARTS), name)
+             for name in ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr")]
+_SEGMENTS += [((VmcsField[f"GUEST_{name.upper()}_BASE"], VmcsField[f"GUEST_{name.upper()}_LIMIT"]), name)
+              for name in ("gdtr", "idtr")]
 
 
 def _exit_reason(exit: VmExit) -> int:
@@ -126,7 +134,16 @@ DEFAULT_CONTROLS: dict[VmcsField, int] = {
     VmcsField.VM_EXIT_CONTROLS: EXIT_DEFAULT1 | ExitControls.HOST_ADDRESS_SPACE_SIZE
     | ExitControls.ACKNOWLEDGE_INTERRUPT | ExitControls.SAVE_EFER | ExitControls.LOAD_EFER,
     VmcsField.VMCS_LINK_POINTER: NO_VMCS,
+    # A 64-bit host, which nobody here is: VM entry checks it, and a VM exit loads none of it.
+    VmcsField.HOST_CR0: int(Cr0.PE | Cr0.MP | Cr0.ET | Cr0.NE | Cr0.WP | Cr0.PG), VmcsField.HOST_CR3: 0x1000,
+    VmcsField.HOST_CR4: int(Cr4.PAE | Cr4.OSFXSR | Cr4.OSXMMEXCPT | Cr4.VMXE),
+    VmcsField.HOST_IA32_EFER: int(Efer.LME | Efer.LMA | Efer.NXE),
+    VmcsField.HOST_CS_SELECTOR: 8, VmcsField.HOST_TR_SELECTOR: 0x20,
 }
+
+
+def _defaults() -> dict[VmcsField, int]:
+    return {field: int(value) for field, value in DEFAULT_CONTROLS.items()}     # no IntFlag, with which `&` is slow
 
 
 def _nothing() -> None:
@@ -146,9 +163,10 @@ class Vmcs:
         self.last_exit: VmExit | None = None
         self.address, self.launch_state, self.shadow = address, launch_state, shadow
         self.controls_changed, self.guest_state_changed = controls_changed, _nothing
-        self._kept: dict[VmcsField, int] = dict(DEFAULT_CONTROLS) if fields is None else fields
+        self._kept: dict[VmcsField, int] = _defaults() if fields is None else fields
         self._unheld: dict[VmcsField, tuple[int, int]] = {}     # field -> (what the register holds, what was written)
         self._provided: dict[VmcsField, tuple[Callable[[], int], Callable[[int], None]]] = {}
+        self.written: set[VmcsField] = set()        # since VM entry checked them
 
     def read(self, field: VmcsField) -> int:
         """The field's value; VmcsError when *field* is no encoding of one."""
@@ -168,7 +186,8 @@ class Vmcs:
     def write(self, field: VmcsField, value: int) -> None:
         """Write a field, cut to its width; VmcsError when it is unknown. Whether software may is not asked here."""
         field = self._known(field)
-        value &= field.mask
+        value = int(value) & field.mask
+        self.written.add(field)
         if self.state is not None and (field in _GUEST or field in self._provided):
             self._write_live(self.state, field, value)
             self.guest_state_changed()
@@ -252,8 +271,23 @@ class Vmcs:
             self.last_exit = None
 
     def snapshot(self) -> dict[VmcsField, int]:
-        """The value of every field."""
-        return {field: self.read(field) for field in VmcsField}
+        """The value of every field that software writes, each register read once: what VM entry checks."""
+        values = _ZEROES | self._kept
+        state = self.state
+        if state is None:
+            return values
+        for field, name in _WHOLE:
+            values[field] = getattr(state, name)
+        for fields, name in _SEGMENTS:
+            values.update(zip(fields, getattr(state, name), strict=True))
+        for field, index in _MSR_FIELDS:
+            values[field] = state.msrs[index]
+        for field, (held, written) in self._unheld.items():
+            values[field] = written if values[field] == held else values[field]
+        for field, (get, _) in self._provided.items():
+            values[field] = get()
+        values[_ENTRY_CONTROLS] = int(self.read(_ENTRY_CONTROLS))
+        return values
 
     @staticmethod
     def _known(field: int) -> VmcsField:

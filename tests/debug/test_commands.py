@@ -210,3 +210,31 @@ def test_a_line_is_a_command_or_python(hello, line, answer):
     else:
         assert hello.do(line) == answer
     assert "__builtins__" not in hello.variables
+
+
+def test_vmentry_says_that_the_vp_would_be_entered(timer):
+    assert timer.do("vmentry").startswith("VM entry succeeds: all ")
+
+
+def test_vmentry_says_what_would_fail_if_a_field_were_another(timer):
+    text = timer.do("vmentry guest_cr4=0x620 GUEST_RFLAGS=rip*0")
+    assert text.startswith("VM entry fails: VM exit 33, qualification 0")
+    assert "   found     bit 13 (VMXE) is 0\n" in text
+    assert "guest-rflags-bit-1" in text
+    assert timer.do("vmentry").startswith("VM entry succeeds")      # nothing was written
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("vmentry GUEST_CR4", "`GUEST_CR4` changes nothing; write FIELD=VALUE, such as GUEST_CR0=0x30"),
+    ("vmentry GUEST_CR9=1", "GUEST_CR9: it is no VMCS field; did you mean GUEST_CR"),
+    ("vmentry GUEST_ES_SELECTOR=0x10000", "GUEST_ES_SELECTOR: 0x10000 does not fit its 16 bits"),
+])
+def test_vmentry_refuses_what_is_no_field_or_does_not_fit(timer, line, message):
+    assert refused(timer, line).startswith(message)
+
+
+def test_a_vp_whose_controls_are_wrong_stops_and_says_which_rule(timer):
+    timer.do("vp.vcpu.vmcs.write(0x6C00, 0)")
+    vp = timer.vp
+    timer.do("continue")
+    assert vp.stopped_because.startswith("VM entry failed: VMfail 8: host-cr0-fixed-bits: bit 0 (PE) and bit 5 (NE)")

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from hv.hypervisor.vp import VirtualProcessor
 from hv.machine.registers import Segment, Table
 from hv.spec.msrs import Msr
+from hv.vmx.checks import EntryResult
 from hv.vmx.vmcs import Vmcs
 from tests.hypervisor.fakes import FakeVp, Machine
 from tests.machine.fakes import FLAT_CODE_64, FLAT_DATA, FakeMemory, FakeState
@@ -85,7 +86,7 @@ class FakeVcpu:
         self.engine = SimpleNamespace(code_bytes=lambda: b"\x90")
         self.vmcs = Vmcs(state, lambda: None)
         self.state_written = False
-        self.broken_rules: list[str] = []
+        self.entry_result = EntryResult()
         self.injected: list = []
         self.window: bool | None = None
         self.nmi_window: bool | None = None

@@ -437,7 +437,7 @@ def got(bench, name):
 
 @pytest.mark.parametrize(("name", "values"), [
     (N.INTERNAL_ACTIVITY_STATE, (0, 1, 2, 3)), (N.INTERRUPT_STATE, (0, 1, 2, 3)), (N.EXPLICIT_SUSPEND, (0, 1)),
-    (N.INTERCEPT_SUSPEND, (1,)), (N.CR8, (0, 15)), (N.PENDING_INTERRUPTION, (0, 1 | 3 << 1 | 14 << 16)),
+    (N.INTERCEPT_SUSPEND, (1,)), (N.CR8, (0, 15)), (N.PENDING_INTERRUPTION, (0, 1 | 3 << 1 | 6 << 16)),
 ])
 def test_a_register_of_the_vp_reads_back(bench, name, values):
     vp = bench.guest.vps[0]

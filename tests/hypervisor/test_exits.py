@@ -14,7 +14,10 @@ from hv.spec.hypercalls import HypercallCode, HypercallControl
 from hv.spec.intercepts import HvInterceptType
 from hv.spec.msrs import HvHypercallMsr, Msr
 from hv.spec.synic import HvMessageType
+from hv.spec.vmcs import VmcsField
 from hv.trace.events import Cpuid, InterceptSent, MmioAccess, MsrRead, MsrWrite, PortIo
+from hv.vmx.checks import Entry, entry_result
+from hv.vmx.checks.example import valid_guest
 from hv.vmx.exit import VmExit
 from tests.hypervisor.exit_fakes import a_vp
 
@@ -340,8 +343,9 @@ def test_a_triple_fault_is_the_parents_to_answer():
 
 def test_a_failed_entry_names_the_rule():
     vp = a_vp()
-    vp.vcpu.broken_rules = ["CR0.PG needs CR0.PE", "RIP fits the mode"]
-    assert handle(vp, ExitReason.ENTRY_FAILURE_GUEST_STATE)[0] == Halt("VM entry failed: CR0.PG needs CR0.PE")
+    vp.vcpu.entry_result = entry_result(Entry(valid_guest() | {VmcsField.GUEST_RFLAGS: 0}))
+    assert handle(vp, ExitReason.ENTRY_FAILURE_GUEST_STATE)[0] == Halt(
+        "VM entry failed: VM exit 33, qualification 0: guest-rflags-bit-1: bit 1 is 0; required: it is 1")
 
 
 def test_a_task_switch_stops_with_its_selector():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hv.machine.registers import Segment, Table, virtual_8086_segment
 from hv.spec.exits import ExitReason, InterruptionInfo, InterruptionType
 from hv.spec.vmcs import ExitControls, PinControls, PrimaryControls, VmcsField
+from hv.spec.x86 import Rflags
 from hv.vmx.exit import VmExit
 from hv.vmx.vcpu import Vcpu
 from tests.machine.engine_box import CODE, GDT, LEGACY, STACK
@@ -24,7 +25,9 @@ def info(vector: int, kind: int, error: bool = False) -> int:
 
 
 def put(vcpu: Vcpu, **fields: int) -> None:
-    """Write fields of the VMCS."""
+    """Write fields of the VMCS. An external interrupt is injected into a guest with RFLAGS.IF = 1 only."""
+    if fields.get("VM_ENTRY_INTERRUPTION_INFO", 0) & (VALID | 0x700) == VALID:
+        vcpu.state.rflags |= Rflags.IF.value
     for name, value in fields.items():
         vcpu.vmcs.write(F[name], value)
 

@@ -198,7 +198,7 @@ def test_an_nmi_ends_shutdown(box):
     vcpu.signal_nmi()
     box.go(vcpu)
     assert (reasons(box), activity(vcpu)) == ([R.EXCEPTION_OR_NMI], SHUTDOWN)
-    control(vcpu, NO_PIN, PinControls.NMI_EXITING, F.PIN_BASED_CONTROLS)
+    control(vcpu, NO_PIN, PinControls.NMI_EXITING | PinControls.VIRTUAL_NMIS, F.PIN_BASED_CONTROLS)
     vcpu.signal_nmi()
     box.go(vcpu)
     assert (vector_at(vcpu), activity(vcpu)) == (2, 0)
@@ -278,7 +278,7 @@ def test_blocking_holds_an_exit_for_an_interrupt_for_one_instruction(box, blocki
 
 def test_stepping_takes_what_is_due_as_a_step_of_its_own(box):
     vcpu = box.vcpu()
-    control(vcpu, NO_PIN, PinControls.NMI_EXITING, F.PIN_BASED_CONTROLS)
+    control(vcpu, NO_PIN, PinControls.NMI_EXITING | PinControls.VIRTUAL_NMIS, F.PIN_BASED_CONTROLS)
     box.put("nop; nop; hlt")
     vcpu.signal_nmi()
     assert vcpu.step() is False

@@ -75,7 +75,7 @@ def test_a_written_blocking_holds_for_one_instruction_and_no_longer(box, blockin
 def test_a_written_blocking_is_still_there_when_the_first_instruction_exits(box, blocking):
     vcpu = box.vcpu()
     box.put("cpuid; cpuid; hlt")
-    put(vcpu, GUEST_INTERRUPTIBILITY_STATE=blocking)
+    put(vcpu, GUEST_INTERRUPTIBILITY_STATE=blocking, GUEST_RFLAGS=0x202)
     box.go(vcpu)
     assert (reasons(box), interruptibility(vcpu)) == ([R.CPUID], blocking)
     vcpu.state.complete_instruction(2)

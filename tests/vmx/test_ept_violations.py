@@ -252,5 +252,7 @@ def test_page_tables_where_nobody_answers_have_reserved_bits_set(box):
 
 
 def test_without_ept_addresses_outside_memory_are_the_bus(box):
-    vcpu, exit = box.exit_of("mov eax, [0x10000000]; hlt", 32, fields={VmcsField.SECONDARY_PROC_CONTROLS: 0})
+    """With paging: a guest without EPT is no unrestricted one."""
+    box.memory.write_u64(DIRECTORY + 16, 0x1000_0000 | 0xE7)
+    vcpu, exit = box.exit_of("mov eax, [rbx]; hlt", rbx=0x40_0000, fields={VmcsField.SECONDARY_PROC_CONTROLS: 0})
     assert (exit.reason, vcpu.state.rax) == (ExitReason.HLT, 0xFFFF_FFFF)

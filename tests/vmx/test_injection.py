@@ -153,8 +153,8 @@ def test_a_double_fault_that_cannot_be_delivered_is_a_triple_fault(box, mode):
     """It carries no IDT-vectoring information, and the registers are as they were loaded."""
     vcpu = vcpu_in(box, mode)
     vcpu.state.idtr = Table(0, 0)
-    before = vcpu.state.rip, vcpu.state.rsp, vcpu.state.rflags
     put(vcpu, VM_ENTRY_INTERRUPTION_INFO=info(0x21, T.EXTERNAL_INTERRUPT))
+    before = vcpu.state.rip, vcpu.state.rsp, vcpu.state.rflags
     box.go(vcpu)
     assert reasons(box) == [R.TRIPLE_FAULT]
     assert box.exits[0].idt_vectoring_info == box.exits[0].interruption_info == 0

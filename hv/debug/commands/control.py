@@ -1,11 +1,14 @@
-"""vmcs: the control structure of the VP looked at, by name."""
+"""vmcs, vmentry: the control structure of the VP looked at, by name, and what VM entry makes of it."""
 
 from __future__ import annotations
 
+from hv.debug.entry_text import plain, told
 from hv.debug.errors import DebugError
 from hv.debug.registry import command
 from hv.debug.session import Session
 from hv.spec.vmcs import FieldEncoding, FieldKind, VmcsField
+from hv.vmx.checks.explain import explain
+from hv.vmx.checks.reading import BadVmcs, read
 
 GROUPS = {
     "controls": FieldKind.CONTROL, "exit": FieldKind.READ_ONLY_DATA, "guest": FieldKind.GUEST_STATE,
@@ -22,6 +25,26 @@ def vmcs(session: Session, which: str = "") -> dict[str, str]:
     if len(fields) > 4:
         values = {field: value for field, value in values.items() if value}
     return {f"{field.name} ({int(field):#06x})": f"{value:#x}" for field, value in values.items()}
+
+
+@command("vmentry", "entry")
+def vmentry(session: Session, text: str = "") -> str:
+    """Explain the VM entry that comes next: every rule that would fail.
+
+    With FIELD=VALUE ..., what would be if these fields had these values: `vmentry GUEST_CR0=0x30 GUEST_RFLAGS=0x202`.
+    A value is an expression of numbers, registers and symbols without blanks.
+    """
+    entry = session.vp.vcpu.entry()
+    pairs = []
+    for word in text.split():
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise DebugError(f"`{word}` changes nothing", "write FIELD=VALUE, such as GUEST_CR0=0x30")
+        pairs.append((name.upper(), session.number(value)))
+    try:
+        return plain(told(explain(read(pairs, over=entry)[0] if pairs else entry)))
+    except BadVmcs as error:
+        raise DebugError(str(error), "`vmcs` shows the fields") from None
 
 
 def chosen(which: str) -> list[VmcsField]:

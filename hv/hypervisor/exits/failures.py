@@ -22,7 +22,7 @@ def handle_triple_fault(vp: VirtualProcessor, exit: VmExit) -> Verdict:
 @on_exit(ExitReason.ENTRY_FAILURE_GUEST_STATE)
 def handle_entry_failure(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     """Software wrote a state that no processor enters; SDM "VM-Entry Failures During or After Loading Guest State"."""
-    return Halt(f"VM entry failed: {vp.vcpu.broken_rules[0]}")
+    return Halt(f"VM entry failed: {vp.vcpu.entry_result.failure}")
 
 
 @on_exit(ExitReason.TASK_SWITCH)

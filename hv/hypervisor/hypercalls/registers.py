@@ -216,7 +216,7 @@ def _set_pending_interruption(vp: VirtualProcessor, value: bytes) -> None:
         error_code = register.error_code if register.deliver_error_code else None
         event = Event(register.interruption_vector, EventKind(register.interruption_type), error_code,
                       register.instruction_length)
-        if not is_injectable(event):
+        if not is_injectable(event, bool(vp.regs.cr0 & 1)):
             raise HypercallError(HvStatus.INVALID_REGISTER_VALUE, f"{register!r}: VM entry takes no such event")
     vp.pending_event = event
     vp.kick()

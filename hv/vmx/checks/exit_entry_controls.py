@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hv.spec.exits import SOFTWARE_TYPES, InterruptionType
 from hv.spec.msrs import Msr
-from hv.spec.vmcs import EntryControls, ExitControls, PinControls, PrimaryControls, VmcsField
+from hv.spec.vmcs import EntryControls, ExitControls, PinControls, PrimaryControls, VmcsField, VmxBasic, VmxMisc
 from hv.spec.x86 import ENTRY_DELIVERS_ERROR_CODE, Cr0, Vector
 from hv.vmx.checks.findings import allowed, allowed_1, msr_area, zero
 from hv.vmx.checks.rule import (
@@ -29,6 +29,8 @@ _F = VmcsField
 _EXIT_2, _ERROR_CODE, _LENGTH = (_F.SECONDARY_VM_EXIT_CONTROLS, _F.VM_ENTRY_EXCEPTION_ERROR_CODE,
                                  _F.VM_ENTRY_INSTRUCTION_LENGTH)
 _EXIT_MSR, _EXIT_2_MSR, _ENTRY_MSR = Msr.VMX_TRUE_EXIT_CTLS, Msr.VMX_EXIT_CTLS2, Msr.VMX_TRUE_ENTRY_CTLS
+_PRIMARY_MSR, _BASIC_MSR, _MISC_MSR = Msr.VMX_TRUE_PROCBASED_CTLS, Msr.VMX_BASIC, Msr.VMX_MISC
+_ANY_ERROR_CODE, _ZERO_LENGTH = VmxBasic(any_error_code=1).raw, VmxMisc(zero_length_injection=1).raw
 _SECONDARY_EXIT, _SAVE_TIMER = (ExitControls.ACTIVATE_SECONDARY_CONTROLS.value,
                                 ExitControls.SAVE_PREEMPTION_TIMER.value)
 _TIMER, _MTF = PinControls.ACTIVATE_PREEMPTION_TIMER.value, PrimaryControls.MONITOR_TRAP_FLAG.value
@@ -94,7 +96,7 @@ def event_type(entry: Entry) -> Finding:
     if not info:
         return None
     kind = (info & _TYPE) >> 8
-    if kind != _RESERVED_TYPE and (kind != _OTHER or entry.processor.primary & _MTF):
+    if kind != _RESERVED_TYPE and (kind != _OTHER or entry.msrs[_PRIMARY_MSR] >> 32 & _MTF):
         return None
     return Broken(f"type {kind}", "0 (external interrupt), 2 (NMI), 3 (hardware exception), 4 (software interrupt), "
                   "5 (privileged software exception) or 6 (software exception)", {INJECTION: info & ~_TYPE})
@@ -122,7 +124,7 @@ def _takes_error_code(entry: Entry, info: int) -> bool | None:
     """The event must have an error code (True), must not (False), or either is right (None)."""
     if (info & _TYPE) >> 8 != _EXCEPTION or (entry.unrestricted and not entry.values[GUEST_CR0] & _PE):
         return False
-    if entry.processor.basic.any_error_code:
+    if entry.msrs[_BASIC_MSR] & _ANY_ERROR_CODE:
         return None
     vector = info & _VECTOR
     return vector in _WITH_CODE and (vector != _CP or entry.cet)
@@ -172,7 +174,7 @@ def instruction_length(entry: Entry) -> Finding:
     info = entry.injection
     if not info or (info & _TYPE) >> 8 not in _SOFTWARE:
         return None
-    length, least = entry.values[_LENGTH], 0 if entry.processor.misc.zero_length_injection else 1
+    length, least = entry.values[_LENGTH], 0 if entry.msrs[_MISC_MSR] & _ZERO_LENGTH else 1
     if least <= length <= _MOST_BYTES:
         return None
     return Broken(f"{length} bytes", f"{least}..{_MOST_BYTES}", {_LENGTH: min(max(length, least), _MOST_BYTES)})

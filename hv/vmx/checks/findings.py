@@ -26,7 +26,7 @@ def zero(field: VmcsField, value: int, mask: int, why: str = "") -> Broken | Non
     if not wrong:
         return None
     return Broken(f"{in_words(field, wrong)} {are(wrong)} 1", f"{'it is' if wrong.bit_count() == 1 else 'they are'} 0"
-                  + (f": {why}" if why else ""), {field: value & ~mask})
+                  + (f", as {why}" if why else ""), {field: value & ~mask})
 
 
 def one(field: VmcsField, value: int, mask: int, why: str = "") -> Broken | None:
@@ -35,7 +35,7 @@ def one(field: VmcsField, value: int, mask: int, why: str = "") -> Broken | None
     if not wrong:
         return None
     return Broken(f"{in_words(field, wrong)} {are(wrong)} 0", f"{'it is' if wrong.bit_count() == 1 else 'they are'} 1"
-                  + (f": {why}" if why else ""), {field: value | mask})
+                  + (f", as {why}" if why else ""), {field: value | mask})
 
 
 def within(field: VmcsField, value: int, must: int, may: int, must_why: str, may_why: str) -> Broken | None:

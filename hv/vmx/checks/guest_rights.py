@@ -95,7 +95,7 @@ def _code_or_data(name: str) -> None:
         rights = entry.values[field]
         if rights & _S or entry.virtual_8086 or (rights & _UNUSABLE and not always):
             return None
-        return one(field, rights, _S, "code or data")
+        return one(field, rights, _S, "it is a segment of code or data")
 
 
 for _name in _CODE_OR_DATA:
@@ -258,7 +258,7 @@ def _system(name: str) -> None:
           text=f"{'' if always else 'If LDTR is usable, '}S (bit 4) of {name.upper()} is 0: a system segment.")
     def check(entry: Entry) -> Finding:
         rights = entry.values[field]
-        return zero(field, rights, _S, "a system segment") if always or not rights & _UNUSABLE else None
+        return zero(field, rights, _S, "it is a system segment") if always or not rights & _UNUSABLE else None
 
 
 _system("tr")

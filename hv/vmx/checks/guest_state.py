@@ -9,7 +9,7 @@ Activity, interruptibility, pending debug exceptions, and the VMCS link pointer.
 from __future__ import annotations
 
 from hv.spec.exits import EntryFailure, InterruptionType
-from hv.spec.msrs import Debugctl
+from hv.spec.msrs import Debugctl, Msr
 from hv.spec.vmcs import (
     NO_VMCS,
     ActivityState,
@@ -59,6 +59,8 @@ _DB, _MC = Vector.DB.value, Vector.MC.value
 _BS = PendingDebugExceptions(bs=1).raw
 _PENDING_RESERVED, _OPTIONAL = PendingDebugExceptions.RESERVED, PendingDebugExceptions(bus_lock=1, rtm=1).raw
 _REVISION = 0x7FFF_FFFF
+_BASIC_MSR, _MISC_MSR, _SECONDARY_MSR = Msr.VMX_BASIC, Msr.VMX_MISC, Msr.VMX_PROCBASED_CTLS2
+_ENCLS, _BUS_LOCK = SecondaryControls.ENCLS_EXITING.value, SecondaryControls.BUS_LOCK_DETECTION.value
 
 rule = rules_of(Group.GUEST_STATE, "Checks on Guest Non-Register State")
 
@@ -71,9 +73,8 @@ def activity(entry: Entry) -> Finding:
     state = entry.values[_ACTIVITY]
     if not state:
         return None
-    misc = entry.processor.misc
-    offered = [_ACTIVE, *(kind for kind, on in ((_HLT, misc.activity_hlt), (_SHUTDOWN, misc.activity_shutdown),
-                                                (_WAIT, misc.activity_wait_for_sipi)) if on)]
+    misc = entry.msrs[_MISC_MSR]
+    offered = [_ACTIVE, *(kind for kind in (_HLT, _SHUTDOWN, _WAIT) if misc >> 5 + kind & 1)]
     if state in offered:
         return None
     return Broken(f"{state}", f"one of {', '.join(map(str, offered))} (IA32_VMX_MISC bits 8:6)", {_ACTIVITY: _ACTIVE})
@@ -194,7 +195,7 @@ def enclave(entry: Entry) -> Finding:
     value = entry.values[_BLOCKING]
     if not value & _ENCLAVE:
         return None
-    if not entry.processor.secondary & SecondaryControls.ENCLS_EXITING:
+    if not entry.msrs[_SECONDARY_MSR] >> 32 & _ENCLS:
         return zero(_BLOCKING, value, _ENCLAVE, "the processor has no SGX")
     return zero(_BLOCKING, value, _MOV_SS, "bit 4 (enclave interruption) is 1")
 
@@ -209,7 +210,7 @@ def pending_reserved(entry: Entry) -> Finding:
     if not value:
         return None
     reserved = _PENDING_RESERVED
-    if not entry.processor.secondary & SecondaryControls.BUS_LOCK_DETECTION:
+    if not entry.msrs[_SECONDARY_MSR] >> 32 & _BUS_LOCK:
         reserved |= _OPTIONAL
     return zero(_PENDING, value, reserved, "they are reserved")
 
@@ -274,7 +275,7 @@ def link_revision(entry: Entry) -> Finding:
         return None
     if dword is None:
         return NO_MEMORY
-    wanted = entry.processor.basic.revision_id
+    wanted = entry.msrs[_BASIC_MSR] & _REVISION
     if dword & _REVISION == wanted:
         return None
     return Broken(f"revision identifier {dword & _REVISION:#x} at {entry.values[_LINK]:#x}",

@@ -22,19 +22,15 @@ def _by_field() -> dict[VmcsField, tuple[int, ...]]:
     return {field: tuple(numbers) for field, numbers in found.items()}
 
 
+_BY_FIELD = _by_field()
+_OF_GUEST_STATE = tuple(rule for rule in RULES if any(field.kind is FieldKind.GUEST_STATE for field in rule.reads))
+_OF_MEMORY = tuple(number for number, rule in enumerate(RULES) if rule.reads_memory)
+
+
 class EntryChecks:
     """Which rules are due for one VMCS. *count* says how many were run since it was made."""
 
-    _BY_FIELD: dict[VmcsField, tuple[int, ...]] = {}
-    _OF_GUEST_STATE: tuple[Rule, ...] = ()
-    _OF_MEMORY: tuple[int, ...] = ()
-
     def __init__(self) -> None:
-        if not EntryChecks._BY_FIELD:           # once, when every rule is registered
-            EntryChecks._BY_FIELD = _by_field()
-            EntryChecks._OF_GUEST_STATE = tuple(
-                rule for rule in RULES if any(field.kind is FieldKind.GUEST_STATE for field in rule.reads))
-            EntryChecks._OF_MEMORY = tuple(number for number, rule in enumerate(RULES) if rule.reads_memory)
         self.count = 0
         self._everything = True                 # nothing was checked yet, or the last attempt failed
         self._memory_matters = False
@@ -46,14 +42,14 @@ class EntryChecks:
         """
         if self._everything:
             return tuple(RULES)
-        numbers = {number for field in written for number in self._BY_FIELD.get(field, ())}
+        numbers = {number for field in written for number in _BY_FIELD.get(field, ())}
         if self._memory_matters:
-            numbers.update(self._OF_MEMORY)
+            numbers.update(_OF_MEMORY)
         if not guest_state:
             return tuple(RULES[number] for number in sorted(numbers))
         if not numbers:
-            return self._OF_GUEST_STATE
-        chosen = {RULES[number].id for number in numbers} | {rule.id for rule in self._OF_GUEST_STATE}
+            return _OF_GUEST_STATE
+        chosen = {RULES[number].id for number in numbers} | {rule.id for rule in _OF_GUEST_STATE}
         return tuple(rule for rule in RULES if rule.id in chosen)
 
     def check(self, entry: Entry, rules: tuple[Rule, ...]) -> EntryResult:

@@ -20,6 +20,7 @@ from typing import NamedTuple, Protocol
 
 from hv.machine.faults import BusError
 from hv.spec.exits import EntryFailure
+from hv.spec.msrs import Msr
 from hv.spec.vmcs import (
     NO_VMCS,
     EntryControls,
@@ -37,7 +38,7 @@ _TERTIARY = PrimaryControls.ACTIVATE_TERTIARY_CONTROLS.value
 _UNRESTRICTED = SecondaryControls.UNRESTRICTED_GUEST.value
 _HOST_64, _IA32E = ExitControls.HOST_ADDRESS_SPACE_SIZE.value, EntryControls.IA32E_MODE_GUEST.value
 _VM, _LA57, _CET, _VALID = Rflags.VM.value, Cr4.LA57.value, Cr4.CET.value, 1 << 31
-_F = VmcsField
+_F, _CR4_FIXED1 = VmcsField, Msr.VMX_CR4_FIXED1
 PIN, PRIMARY, SECONDARY = _F.PIN_BASED_CONTROLS, _F.PRIMARY_PROC_CONTROLS, _F.SECONDARY_PROC_CONTROLS
 TERTIARY, EXIT, ENTRY = _F.TERTIARY_PROC_CONTROLS, _F.VM_EXIT_CONTROLS, _F.VM_ENTRY_CONTROLS
 INJECTION, GUEST_CR0, GUEST_CR4 = _F.VM_ENTRY_INTERRUPTION_INFO, _F.GUEST_CR0, _F.GUEST_CR4
@@ -77,11 +78,12 @@ class Entry:
         self.ia32e_now, self.current_vmcs = ia32e_now, current_vmcs
         self.msrs, self.physical_bits = processor.msrs, processor.physical_bits
         self.memory_was_read = False
-        self.cet = bool(processor.cr4 & _CET)
-        self.canonical_half = 1 << (56 if processor.cr4 & _LA57 else 47)
-        self.pin, self.exit, self.entry = values[PIN], values[EXIT], values[ENTRY]
-        self.primary = primary = values[PRIMARY]
-        self.secondary = values[SECONDARY] if primary & _SECONDARY else 0
+        may_be_set = self.msrs[_CR4_FIXED1]
+        self.cet = bool(may_be_set & _CET)
+        self.canonical_half = 1 << (56 if may_be_set & _LA57 else 47)
+        self.pin, self.exit, self.entry = int(values[PIN]), int(values[EXIT]), int(values[ENTRY])
+        self.primary = primary = int(values[PRIMARY])
+        self.secondary = int(values[SECONDARY]) if primary & _SECONDARY else 0
         self.tertiary = values[TERTIARY] if primary & _TERTIARY else 0
         injection = values[INJECTION]
         self.injection = injection if injection & _VALID else 0

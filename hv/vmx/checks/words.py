@@ -34,6 +34,7 @@ from hv.spec.x86 import (
     AccessRights,
     CodeDataBits,
     Cr0,
+    Cr3,
     Cr4,
     Dr7,
     Efer,
@@ -47,13 +48,6 @@ from hv.spec.x86 import (
 _F = VmcsField
 
 
-class Cr3Bits(IntFlag):
-    """The bits of CR3 beside the address."""
-
-    PWT = 1 << 3
-    PCD = 1 << 4
-
-
 _FLAGS: dict[VmcsField, type[IntFlag]] = {
     _F.PIN_BASED_CONTROLS: PinControls, _F.PRIMARY_PROC_CONTROLS: PrimaryControls,
     _F.SECONDARY_PROC_CONTROLS: SecondaryControls, _F.TERTIARY_PROC_CONTROLS: TertiaryControls,
@@ -61,7 +55,7 @@ _FLAGS: dict[VmcsField, type[IntFlag]] = {
     _F.VM_ENTRY_CONTROLS: EntryControls, _F.VM_FUNCTION_CONTROLS: VmFunctions,
     _F.GUEST_CR0: Cr0, _F.HOST_CR0: Cr0, _F.CR0_READ_SHADOW: Cr0, _F.CR0_GUEST_HOST_MASK: Cr0,
     _F.GUEST_CR4: Cr4, _F.HOST_CR4: Cr4, _F.CR4_READ_SHADOW: Cr4, _F.CR4_GUEST_HOST_MASK: Cr4,
-    _F.GUEST_CR3: Cr3Bits, _F.HOST_CR3: Cr3Bits, _F.GUEST_IA32_EFER: Efer, _F.HOST_IA32_EFER: Efer,
+    _F.GUEST_CR3: Cr3, _F.HOST_CR3: Cr3, _F.GUEST_IA32_EFER: Efer, _F.HOST_IA32_EFER: Efer,
     _F.GUEST_RFLAGS: Rflags, _F.GUEST_INTERRUPTIBILITY_STATE: Interruptibility,
 }
 _DEFAULT1 = {_F.PIN_BASED_CONTROLS: PIN_DEFAULT1, _F.PRIMARY_PROC_CONTROLS: PRIMARY_DEFAULT1,
@@ -82,6 +76,8 @@ def names_of(field: VmcsField) -> Mapping[int, str]:
         named = {flag.value.bit_length() - 1: flag.name or "" for flag in _FLAGS[field] if flag.value.bit_count() == 1}
         named.pop(1, None) if field is _F.GUEST_RFLAGS else None
         return named
+    if field.name.endswith("_ACCESS_RIGHTS"):
+        return {4: "S", 7: "P", 12: "AVL", 13: "L", 14: "D/B", 15: "G", 16: "unusable"}
     if field in _REGISTERS:
         return {part.low: name.upper() for name, part in _REGISTERS[field].BITS.items() if part.high == part.low}
     return {}

@@ -7,5 +7,9 @@ long to run; the machine room below executes the instructions.
 Read `vcpu.py` first (the loop), then `intercepts/` (which act causes which exit), `exit.py` (what an exit records),
 `entry.py` (delivering events), `vmcs.py` (the fields) and `ept.py` (the second-level tables).
 
+A `VmxOperation` is the other side: which VMCSs a logical processor works with, and what VMX instructions do to them
+(`operation.py`, `region.py`). Our hypervisor calls it. One that is machine code executes the instructions
+(`instructions.py`), and `transitions.py` moves its registers and its guest's in and out of one vcpu.
+
 May import machine, spec and trace. Imported by the hypervisor, and by debug, lab and platform, which see everything.
 """

@@ -8,5 +8,9 @@ Read `vcpu.py` first (the loop), then `intercepts/` (which act causes which exit
 `checks/` (what VM entry wants), `entry.py` (events as fields), `vmcs.py` (the fields) and `ept.py` (the second-level
 tables).
 
+A `VmxOperation` is the other side: which VMCSs a logical processor works with, and what VMX instructions do to them
+(`operation.py`, `region.py`). Our hypervisor calls it. One that is machine code executes the instructions
+(`instructions.py`), and `transitions.py` moves its registers and its guest's in and out of one vcpu.
+
 May import machine, spec and trace. Imported by the hypervisor, and by debug, lab and platform, which see everything.
 """

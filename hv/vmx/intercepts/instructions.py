@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from hv.machine import msrs
@@ -27,7 +26,6 @@ _CPUID, _RDMSR, _WRMSR = (VmExit(reason, 0, 2) for reason in (ExitReason.CPUID, 
 _RDTSC_EXITING, _RDTSCP_ENABLED = PrimaryControls.RDTSC_EXITING.value, SecondaryControls.ENABLE_RDTSCP.value
 _TSD, _PCE = Cr4.TSD.value, Cr4.PCE.value
 _TSC = Msr.TSC.value
-_READABLE = frozenset(msrs.READERS) | {_TSC}
 _CPUID_CODE, _RDMSR_CODE, _WRMSR_CODE = 0xA20F, 0x320F, 0x300F      # the bytes, little-endian
 
 
@@ -49,7 +47,7 @@ def hlt(vcpu: Vcpu, detail: int) -> VmExit | None:
 
 
 def rdmsr(vcpu: Vcpu, detail: int) -> VmExit | None:
-    if vcpu.msr_bitmap is not None and _passes(vcpu, vcpu.msr_bitmap) and _has_msr(vcpu, _READABLE):
+    if vcpu.msr_bitmap is not None and _passes(vcpu, vcpu.msr_bitmap):
         _read_msr(vcpu)
         return None
     if vcpu.engine.code_head() & 0xFFFF == _RDMSR_CODE:
@@ -58,9 +56,8 @@ def rdmsr(vcpu: Vcpu, detail: int) -> VmExit | None:
 
 
 def wrmsr(vcpu: Vcpu, detail: int) -> VmExit | None:
-    if vcpu.msr_bitmap is not None and _passes(vcpu, vcpu.msr_bitmap + 0x800) and _has_msr(vcpu, msrs.WRITERS):
-        msrs.write_msr(vcpu.state, vcpu.state.ecx, vcpu.state.edx << 32 | vcpu.state.eax)
-        advance(vcpu, length_of(vcpu))
+    if vcpu.msr_bitmap is not None and _passes(vcpu, vcpu.msr_bitmap + 0x800) and vcpu.state.ecx != _TSC:
+        _write_msr(vcpu)
         return None
     if vcpu.engine.code_head() & 0xFFFF == _WRMSR_CODE:
         return _WRMSR
@@ -77,16 +74,22 @@ def _passes(vcpu: Vcpu, bitmap: int) -> bool:
     return not read_physical(vcpu.second_level.memory, place, 1)[0] >> (index & 7) & 1
 
 
-def _has_msr(vcpu: Vcpu, known: Container[int]) -> bool:
-    """# Simplified: an MSR that is not among *known* exits whatever the bitmap says; WRMSR of the TSC does, too."""
-    return vcpu.state.ecx in known
-
-
 def _read_msr(vcpu: Vcpu) -> None:
-    """RDMSR of the time-stamp counter is scaled and offset as RDTSC is."""
+    """Of the processor's own, #GP for one that it does not have. The TSC is scaled and offset as for RDTSC."""
     state, index = vcpu.state, vcpu.state.ecx
-    value = vcpu.tsc if index == _TSC else msrs.read_msr(state, index)
+    value = vcpu.tsc if index == _TSC else vcpu.vmx.read_msr(index) if vcpu.vmx is not None else None
+    if value is None:
+        value = msrs.read_msr(state, index)
     state.rax, state.rdx = value & 0xFFFF_FFFF, value >> 32
+    advance(vcpu, length_of(vcpu))
+
+
+def _write_msr(vcpu: Vcpu) -> None:
+    """The same of WRMSR. # Simplified: that of the TSC exits whatever the bitmap says."""
+    state = vcpu.state
+    index, value = state.ecx, state.edx << 32 | state.eax
+    if vcpu.vmx is None or not vcpu.vmx.write_msr(index, value):
+        msrs.write_msr(state, index, value)
     advance(vcpu, length_of(vcpu))
 
 

@@ -57,8 +57,9 @@ def test_rights_are_three_letters(rights, text):
 def test_an_ept_walk_tells_each_entry_and_what_came_of_it(spa, misconfigured, last):
     steps = tuple(EptWalkEntry(level, 0x1000 * level, EptEntry(level)) for level in (4, 3, 2, 1))
     assert ept_lines(EptWalk(0x5123, spa, Access.READ, steps, misconfigured, 0x1000)) == [
-        "PML4E  at spa 0x0000004000  0x0000000000000004", "PDPTE  at spa 0x0000003000  0x0000000000000003",
-        "PDE    at spa 0x0000002000  0x0000000000000002", "PTE    at spa 0x0000001000  0x0000000000000001", last]
+        "PML4E  at spa 0x0000004000  0x0000000000000004  --x", "PDPTE  at spa 0x0000003000  0x0000000000000003  rw-",
+        "PDE    at spa 0x0000002000  0x0000000000000002  -w-",
+        "PTE    at spa 0x0000001000  0x0000000000000001  r--", last]
 
 
 @pytest.mark.parametrize(("which", "some", "none"), [

@@ -56,7 +56,8 @@ def ept(session: Session, address: int) -> list[str]:
 def ept_lines(walk: EptWalk) -> list[str]:
     """An EPT walk, one entry a line, and what came of it."""
     names = {4: "PML4E", 3: "PDPTE", 2: "PDE", 1: "PTE"}
-    lines = [f"{names[step.level]:<6} at spa {step.spa:#012x}  {step.entry.raw:#018x}" for step in walk.entries]
+    lines = [f"{names[step.level]:<6} at spa {step.spa:#012x}  {step.entry.raw:#018x}  "
+             f"{rights_text(Access(step.entry.raw & 7))}" for step in walk.entries]
     if walk.misconfigured:
         return [*lines, f"EPT misconfiguration: {walk.misconfigured}"]
     if walk.spa is None:

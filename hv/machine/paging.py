@@ -82,6 +82,11 @@ class PagingMode:
         """The mode that *state*'s control registers select; *gigabyte_pages* is CPUID.80000001H:EDX[26]."""
         return _mode(*state.paging_registers, physical_bits, gigabyte_pages)
 
+    @staticmethod
+    def of_values(cr0: int, cr3: int, cr4: int, efer: int) -> PagingMode:
+        """The mode that these values would select."""
+        return _mode(cr0, cr3, cr4, efer, 0, PHYSICAL_BITS, True)
+
 
 class WalkLevel(NamedTuple):
     """One paging-structure entry that a walk used."""
@@ -195,11 +200,15 @@ def _short_way(mode: PagingMode, gva: int, access: int, cpl: int, load: Load, im
     return table | gva & (1 << shift) - 1
 
 
-def check_pdptes(mode: PagingMode, load: Load) -> None:
-    """What MOV to CR3 does under PAE paging: #GP(0) when a present PDPTE has a reserved bit; SDM "PDPTE Registers"."""
-    rule = mode.levels[0]
-    if any(raw & _PRESENT and raw & rule.reserved for raw in (load(mode.root + 8 * n, 8) for n in range(4))):
+def check_pdptes(mode: PagingMode, load: Load) -> list[int]:
+    """The four PDPTEs, as MOV to CR3 loads them under PAE paging; #GP(0) when a present one has a reserved bit.
+
+    SDM "PDPTE Registers".
+    """
+    loaded = [load(mode.root + 8 * n, 8) for n in range(4)]
+    if any(raw & _PRESENT and raw & mode.levels[0].reserved for raw in loaded):
         raise GuestFault(Vector.GP, 0)
+    return loaded
 
 
 def _walk(mode: PagingMode, gva: int, access: int, cpl: int, load: Load, store: Store | None, implicit: bool) -> Walk:

@@ -17,7 +17,7 @@ from hv.machine.registers import Segment, Table
 from hv.machine.svm import DESCRIPTOR_TABLES, Intercept
 from hv.machine.watched import CONTROL_REGISTERS, Watched
 from hv.spec.msrs import Msr
-from hv.spec.x86 import Cr4, Efer, Rflags
+from hv.spec.x86 import Cr0, Cr4, Efer, Rflags
 
 _U64 = (1 << 64) - 1
 _ARITHMETIC = 0x8D5             # CF PF AF ZF SF OF
@@ -38,7 +38,8 @@ _PE, _LMA, _CS64, _OSFXSR, _SMAP = 1 << 7, at.HFLAG_LMA, at.HFLAG_CS64, 1 << 22,
 _SVME, _GUEST = 1 << 20, 1 << 21
 _CODE_MODE = 3 | _CS32 | _PE | _CS64        # CPL, code size, CR0.PE
 _CR_ALWAYS = 1 << 8 | (1 << 0 | 1 << 4 | 1 << 8) << 16      # CR8; writes of CR0 and CR4, for their rules
-_WATCHED_CR = CONTROL_REGISTERS.value
+_WATCHED_CR, _WRITE_CR3 = CONTROL_REGISTERS.value, Watched.WRITE_CR3.value
+_PG, _PAE = Cr0.PG.value, Cr4.PAE.value
 _SWITCHES = ((Watched.INVLPG.value, Intercept.INVLPG.value),
              (Watched.DESCRIPTOR_TABLES.value, DESCRIPTOR_TABLES.value))
 _SIZES = 1 << 21 | 1 << 22      # L and D/B, on which hidden flags depend
@@ -322,11 +323,16 @@ class ProcessorState:
     def watch(self, instructions: int) -> None:
         """Let *instructions*, a sum of `Watched`, leave the guest from now on, and no others of them."""
         self.watched = int(instructions)
-        self.dwords[_CR_SWITCHES] = _CR_ALWAYS | instructions & _WATCHED_CR
+        self._watch_control_registers()
         intercepts = self.words[_INTERCEPT]
         for watched, switch in _SWITCHES:
             intercepts = intercepts | switch if instructions & watched else intercepts & ~switch
         self.words[_INTERCEPT] = intercepts
+
+    def _watch_control_registers(self) -> None:
+        """With PAE paging a load of CR3 has more to do than the engine does."""
+        pae = self.words[_CR0] & _PG and self.words[_CR4] & _PAE and not self.dwords[_HFLAGS] & _LMA
+        self.dwords[_CR_SWITCHES] = _CR_ALWAYS | self.watched & _WATCHED_CR | (_WRITE_CR3 if pae else 0)
 
     def refresh_hidden_flags(self) -> None:
         """Recompute the engine's derived bits from CR0, CR4, VM, CS, SS, DS and ES. CPL and LMA stay as they are.
@@ -349,6 +355,7 @@ class ProcessorState:
             hidden |= (_CS32 if cs & 1 << 22 else 0) | (_SS32 if ss & 1 << 22 else 0)
             hidden |= _ADDSEG if self._segment_bases_matter(hidden) else 0
         dwords[_HFLAGS] = hidden
+        self._watch_control_registers()
         efer, intercepts = words[_EFER] & ~_EFER_LMA, words[_INTERCEPT] & ~_IRET
         in_software = hidden & (_PE | _LMA) == _PE
         words[_EFER] = efer | _EFER_LMA if in_software or lma else efer

@@ -13,10 +13,12 @@ from hv.spec.vmcs import PrimaryControls
 from hv.spec.x86 import DR6_RESET, DR6_WRITABLE, DR7_RESET, DR7_WRITABLE, Cr0, Cr4, Dr6, Dr7, Vector
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import advance, decoded_at, read_operand, write_operand
+from hv.vmx.pdptes import load_by_control_register, load_by_cr3
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
+_CR3_LOAD_EXITING = PrimaryControls.CR3_LOAD_EXITING.value
 _PE, _TS, _MACHINE_STATUS, _ALL = Cr0.PE.value, Cr0.TS.value, int(Cr0.MP | Cr0.EM | Cr0.TS), (1 << 64) - 1
 
 
@@ -61,12 +63,13 @@ def _not_there_any_more(vcpu: Vcpu) -> VmExit | None:
 
 
 def _load_cr3(vcpu: Vcpu, decoded: Decoded, access: ControlRegisterAccess) -> VmExit | None:
-    """MOV to CR3 under CR3-load exiting: a value among the CR3 targets does not exit; SDM "CR3-Target Controls"."""
+    """MOV to CR3 under CR3-load exiting, or with PAE paging; SDM "CR3-Target Controls"."""
     value = read_operand(vcpu, decoded)
-    if value not in vcpu.controls.cr3_targets:
+    if vcpu.primary & _CR3_LOAD_EXITING and value not in vcpu.controls.cr3_targets:
         return _cr_exit(access, decoded.length)
     if value >> PHYSICAL_BITS:
         raise GuestFault(Vector.GP, 0)
+    load_by_cr3(vcpu, value)
     vcpu.state.cr3 = value
     advance(vcpu, decoded.length)
     return None
@@ -106,6 +109,7 @@ def write_control_register(vcpu: Vcpu, register: int, value: int) -> None:
     if ~value & vcpu.controls.cr_fixed[register]:
         raise GuestFault(Vector.GP, 0)
     (check_cr0 if register == 0 else check_cr4)(vcpu.state, value)
+    load_by_control_register(vcpu, register, value)
     vcpu.engine.write_control_register(vcpu.state, register, value)
 
 

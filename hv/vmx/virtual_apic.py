@@ -26,6 +26,7 @@ class VirtualApicPage:
     def __init__(self, memory: PhysicalMemory, spa: int) -> None:
         # Simplified: where there is no RAM, a bus would lose what is stored; here such a page keeps it. Translated
         # code is not told of a store to the page.
+        self.spa = spa
         inside = spa + PAGE_SIZE <= memory.size
         page = memory.view[spa : spa + PAGE_SIZE] if inside else memoryview(bytearray(PAGE_SIZE))
         self.dwords = page.cast("B").cast("I")
@@ -61,12 +62,19 @@ class VirtualApicPage:
             self.dwords[bitmap + (n << 2)] = vectors >> (n << 5) & 0xFFFF_FFFF
 
 
-class VirtualApic:
+class InterruptStatus:
+    """SDM "Guest Non-Register State", guest interrupt status: the virtual interrupts requested and in service."""
+
+    def __init__(self) -> None:
+        self.rvi = self.svi = 0         # vectors; 0 = none
+
+
+class VirtualApic(InterruptStatus):
     """A virtual-APIC *page*, with the guest interrupt status (RVI, SVI) and the controls that concern it."""
 
     def __init__(self, page: VirtualApicPage) -> None:
+        super().__init__()
         self.page = page
-        self.rvi = self.svi = 0
         self.recognized = False         # a virtual interrupt is pending: it is delivered at the next chance
         self.delivers = False           # "virtual-interrupt delivery"
         self.window_exiting = False     # "interrupt-window exiting": nothing is recognized

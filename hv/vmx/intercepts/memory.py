@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.paging import Walk, walk
 from hv.spec.exits import ExitReason
-from hv.spec.x86 import Vector
-from hv.vmx.ept_walk import violation_qualification
+from hv.spec.x86 import PAGE_SHIFT, Vector
+from hv.vmx.ept_walk import EptWalk, violation_qualification
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.accesses import Met, meeting, meetings
-from hv.vmx.second_level import PageModificationLogFull
+from hv.vmx.intercepts.apic_access import access_exit, apic_access
+from hv.vmx.second_level import NO_PAGE, PageModificationLogFull
 from hv.vmx.virtualization_exception import converts
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ _BOTH = _READ | _WRITE
 def nested(vcpu: Vcpu, detail: int) -> VmExit | None:
     """The engine was refused an address: find out what the guest did, and do what the processor does about it."""
     gpa, access = vcpu.engine.nested_fault()
+    if vcpu.apic.access_page != NO_PAGE and _is_access_page(vcpu, vcpu.second_level.walk(gpa), access):
+        return apic_access(vcpu, gpa, Access(access))
     met = meeting(vcpu, gpa, access)
     if met is not None and met.guest is None and not met.writes and _may_only_be_read(vcpu, gpa):
         met = next((other for other in meetings(vcpu, gpa) if other.writes), met)
@@ -83,11 +86,22 @@ def refused(vcpu: Vcpu, fault: NestedFault) -> VmExit | None:
     return exit
 
 
+def _is_access_page(vcpu: Vcpu, found: EptWalk, access: int) -> bool:
+    """*found* ends in the APIC-access page, and allows *access*: an EPT violation would come first."""
+    return (found.spa is not None and found.spa >> PAGE_SHIFT == vcpu.apic.access_page
+            and not access & ~int(found.rights))
+
+
 def nested_fault(vcpu: Vcpu, fault: NestedFault) -> VmExit:
-    """EPT violation or misconfiguration, or a full log; SDM "Exit Qualification for EPT Violations"."""
+    """EPT violation or misconfiguration, a full log, or an APIC access that is not virtualized.
+
+    SDM "Exit Qualification for EPT Violations".
+    """
     if isinstance(fault, PageModificationLogFull):
         return VmExit(ExitReason.PAGE_MODIFICATION_LOG_FULL)
     found = vcpu.second_level.walk(fault.gpa)
+    if _is_access_page(vcpu, found, fault.access.value):
+        return access_exit(fault)
     if found.misconfigured:
         exit = VmExit(ExitReason.EPT_MISCONFIGURATION)
     else:

@@ -41,6 +41,8 @@ class SecondLevel:
         self.vpid = 0
         self.log: Callable[[int], bool] | None = None
         self.access_page = NO_PAGE          # number of the APIC-access page, to which nothing cached may lead
+        self._accesses: dict[int, int] = {}     # gpa page that leads there -> rights
+        self._accesses_of = 0                   # the generation in which they were found
         self.eptp = eptp
         self._use(eptp)
 
@@ -73,6 +75,13 @@ class SecondLevel:
             if self.cached.is_entered(self):
                 self.cached.enter(self)
 
+    def access_rights(self, gpa: int) -> int | None:
+        """What may be done at *gpa*, if it is known to lead to the APIC-access page: bits of `Access`."""
+        if self._accesses_of != self.cached.generation:
+            self._accesses.clear()
+            return None
+        return self._accesses.get(gpa >> 12)
+
     def walk(self, gpa: int) -> EptWalk:
         """What the tables say now, whatever is cached."""
         if self.eptp is None:
@@ -88,12 +97,15 @@ class SecondLevel:
 
     def _look(self, gpa: int, access: int) -> tuple[int, int]:
         """Go by the tables, and keep what they say."""
+        if self.access_rights(gpa) is not None:
+            raise NestedFault(gpa, Access(access))
         found = self.walk(gpa)
         rights = int(found.rights)
         if found.spa is None or access & ~rights:
             raise NestedFault(gpa, Access(access))
         if found.spa >> 12 == self.access_page:
-            raise NestedFault(gpa, Access(access))      # and is never kept: `intercepts/memory.py` tells the difference
+            self._accesses[gpa >> 12], self._accesses_of = rights, self.cached.generation
+            raise NestedFault(gpa, Access(access))      # `intercepts/memory.py` tells the difference
         if self.keeps_flags and not self._mark(found, access):
             rights &= ~_WRITE               # the first write comes here again
         if found.page_size > PAGE_SIZE and found.spa // LARGE_PAGE_SIZE != self.access_page // LARGE_PAGES:

@@ -49,9 +49,10 @@ _EVENT, _EVENT_ERROR, _EVENT_LENGTH = (VmcsField.VM_ENTRY_INTERRUPTION_INFO, Vmc
 _WINDOW, _NMI_WINDOW = PrimaryControls.INTERRUPT_WINDOW_EXITING.value, PrimaryControls.NMI_WINDOW_EXITING.value
 _VALID, _OTHER_EVENT = 1 << 31, InterruptionType.OTHER_EVENT.value
 _NOT_DELIVERED = (1, _OTHER_EVENT)              # 1 is reserved: VM entry refuses it
-_NMI = EventKind.NMI
 _TSC_FRACTION = 48                      # bits of the TSC multiplier behind the point
 _TSC_UNSCALED = 1 << _TSC_FRACTION
+_NMI, _EXTERNAL = EventKind.NMI, EventKind.EXTERNAL
+_WATCHED = 3                    # word of the work counter: the engine watches RFLAGS.IF
 _NMI_UNBLOCKING = 1 << 12
 _QUALIFIED = frozenset({ExitReason.EPT_VIOLATION, ExitReason.PAGE_MODIFICATION_LOG_FULL})
 
@@ -338,7 +339,7 @@ class Vcpu:
         if self.watchful:
             return watchful.step(self)
         self.engine.on_trap = self._trap_handler
-        if self._entry_is_due() and not self._check_entry():
+        if (self._entry_is_due() and not self._check_entry()) or not self.enter_apic():
             return True
         return self.engine.run(self.state, 1 << 62, False, instructions=1)
 
@@ -520,10 +521,12 @@ class Vcpu:
 
     def _deliver_virtual(self) -> bool:
         """The virtual interrupt that is recognized is delivered, or waits for RFLAGS.IF."""
-        if self.apic.recognizes and self.state.interrupts_enabled and not self.state.interrupt_shadow \
-                and not self.watchful and not self.take(Event(self.take_virtual_interrupt(), EventKind.EXTERNAL)):
+        apic, state = self.apic.apic, self.state
+        if apic is not None and apic.recognized and state.interrupts_enabled and not state.interrupt_shadow \
+                and not self.watchful and not self.take(Event(self.take_virtual_interrupt(), _EXTERNAL)):
             return False
-        self._watch()
+        if bool(self._work[_WATCHED]) is not (self.window_wanted or self.apic.recognizes):
+            self._watch()
         return True
 
     def virtual_interrupt_waits(self) -> bool:

@@ -126,6 +126,7 @@ def test_an_access_that_is_not_virtualized_exits(apic: ApicBox, source, qualific
     exit = apic.run(vcpu, source + "; hlt", rbx=7)
     assert seen(exit) == (E.APIC_ACCESS, qualification)
     assert vcpu.state.rip == CODE
+    assert vcpu.state.rflags & 0x10000          # RF: the instruction is run again
     assert exit.instruction_length in (length, 0)
     assert not any(apic.box.memory.read(PAGE, 4096))
     assert not any(apic.box.memory.read(ACCESS_SPA, 4096))
@@ -301,9 +302,9 @@ def test_an_illegal_self_ipi_exits(apic: ApicBox):
 WAYS = [("page", 64), ("page", 32), ("msr", 64)]
 
 
-def a_guest(apic: ApicBox, way: str, bits: int, vectors: tuple[int, ...], **fields: int):
+def a_guest(apic: ApicBox, way: str, bits: int, vectors: tuple[int, ...], pin: int = 0, **fields: int):
     """A vcpu that takes *vectors*, each ended by the page or by the MSR."""
-    vcpu = apic.vcpu((XAPIC if way == "page" else X2APIC) | DELIVERY, bits=bits, **fields)
+    vcpu = apic.vcpu((XAPIC if way == "page" else X2APIC) | DELIVERY, bits=bits, pin=pin, **fields)
     apic.serve(vcpu, vectors, EOI_BY_PAGE if way == "page" else EOI_BY_MSR, bits)
     return vcpu
 
@@ -451,3 +452,61 @@ def test_a_descriptor_outside_ram_has_no_requests(apic: ApicBox, spa):
     waiting = [0xF2]
     vcpu.external_interrupt = lambda: waiting.pop(0) if waiting else None
     assert seen(apic.run(vcpu, "sti; nop; hlt")) == (E.HLT, 0)
+
+
+# --- Guests that are watched -------------------------------------------------------------------------------------
+
+@proves("control/PrimaryControls.HLT_EXITING", "event/HLT")
+def test_a_virtual_interrupt_wakes_a_processor_that_halted(apic: ApicBox):
+    """SDM "Virtual-Interrupt Delivery": it ends the HLT state; one that is held back does not."""
+    vcpu = a_guest(apic, "page", 64, (0x45,), pin=int(PinControls.PROCESS_POSTED_INTERRUPTS))
+    primary = vcpu.vmcs.read(VmcsField.PRIMARY_PROC_CONTROLS)
+    vcpu.vmcs.write(VmcsField.PRIMARY_PROC_CONTROLS, primary & ~int(PrimaryControls.HLT_EXITING))
+    apic.box.memory.write(DESCRIPTOR, (1 << 0x45).to_bytes(32, "little") + bytes(32))
+    waiting = [0xF2]
+
+    def physical() -> int | None:
+        return waiting.pop() if waiting and vcpu.non_register.activity else None
+
+    vcpu.external_interrupt = physical
+    exit = apic.run(vcpu, "sti; hlt; mov eax, 7; cpuid")
+    assert seen(exit) == (E.CPUID, 0)
+    assert apic.served == [0x45]
+    assert vcpu.state.rax == 7
+
+
+@proves("exit/MONITOR_TRAP_FLAG", "exit/APIC_WRITE", "exit/VIRTUALIZED_EOI")
+def test_trap_like_exits_come_before_the_monitor_trap(apic: ApicBox):
+    """SDM "Priority Among Concurrent Events": behind one instruction, the exit of the APIC is first."""
+    mtf = int(PrimaryControls.MONITOR_TRAP_FLAG)
+    vcpu = apic.vcpu(XAPIC | DELIVERY, TPR_SHADOW | mtf)
+    apic.box.handle = lambda exit: exit.reason is not E.HLT
+    apic.run(vcpu, f"mov dword ptr [{ACCESS_GPA + R.SVR:#x}], 0x1FF; nop; hlt")
+    assert [exit.reason for exit in apic.box.exits] == [E.APIC_WRITE, E.MONITOR_TRAP_FLAG, E.HLT]
+    assert apic.register(R.SVR) == 0x1FF
+
+
+@proves("control/SecondaryControls.VIRTUAL_INTERRUPT_DELIVERY")
+def test_a_step_of_one_instruction_takes_the_interrupt_first(apic: ApicBox):
+    vcpu = a_guest(apic, "page", 64, (0x44,))
+    vcpu.state.rflags = 0x202
+    vcpu.vmcs.write(VmcsField.GUEST_INTERRUPT_STATUS, 0x44)
+    apic.page.insert(VIRR, 0x44)
+    apic.box.put("nop; nop; hlt")
+    for _ in range(8):
+        vcpu.step()
+    assert apic.served == [0x44]
+    assert seen(apic.run(vcpu, "hlt", rip=CODE)) == (E.HLT, 0)
+
+
+@proves("exit/TPR_BELOW_THRESHOLD")
+def test_a_single_stepped_write_of_cr8_exits_and_then_traps(apic: ApicBox):
+    """SDM "Recording VM-Exit Information": the #DB stays pending over a trap-like exit."""
+    vcpu = apic.vcpu(XAPIC, TPR_THRESHOLD=5)
+    apic.put(R.TPR, 0x70)
+    exit = apic.run(vcpu, "mov cr8, rbx; nop; hlt", rbx=4, rflags=0x102)
+    assert seen(exit) == (E.TPR_BELOW_THRESHOLD, 0)
+    assert vcpu.vmcs.read(VmcsField.GUEST_PENDING_DEBUG_EXCEPTIONS) == 1 << 14
+    apic.put(R.TPR, 0x70)
+    apic.box.go(vcpu)
+    assert vector_at(vcpu) == 1

@@ -92,7 +92,7 @@ class Hypervisor:
         partition = Partition(self._next_id, parent, self.memory, self.owners, self.clock, self.trace, privileges)
         partition.on_teardown.append(self._release)
         if parent is not None:
-            partition.apic_virtualization = self.apic_virtualization
+            partition.virtualize_apics(self.apic_virtualization)
             partition.apics = PartitionApics(partition, self._apic_pages)
         self._next_id += 1
         self.partitions[partition.id] = partition

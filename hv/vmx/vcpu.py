@@ -523,7 +523,8 @@ class Vcpu:
         """The virtual interrupt that is recognized is delivered, or waits for RFLAGS.IF."""
         apic, state = self.apic.apic, self.state
         if apic is not None and apic.recognized and state.interrupts_enabled and not state.interrupt_shadow \
-                and not self.watchful and not self.take(Event(self.take_virtual_interrupt(), _EXTERNAL)):
+                and not self.watchful and not self.non_register.pending_debug \
+                and not self.take(Event(self.take_virtual_interrupt(), _EXTERNAL)):
             return False
         if bool(self._work[_WATCHED]) is not (self.window_wanted or self.apic.recognizes):
             self._watch()

@@ -97,9 +97,13 @@ class VirtualMachine:
 
 
 class Machine:
-    """A machine with *memory_mib* of RAM, its hypervisor booted and root's stack up."""
+    """A machine with *memory_mib* of RAM, its hypervisor booted and root's stack up.
 
-    def __init__(self, memory_mib: int = DEFAULT_MEMORY_MIB, slice_ticks: int = SLICE_TICKS) -> None:
+    With *apic_virtualization* off, every access of a VM to its APIC is a VM exit.
+    """
+
+    def __init__(self, memory_mib: int = DEFAULT_MEMORY_MIB, slice_ticks: int = SLICE_TICKS,
+                 apic_virtualization: bool | None = None) -> None:
         if not SMALLEST_MIB <= memory_mib <= LARGEST_MIB:
             raise MachineError(f"a machine with {memory_mib} MiB of RAM", f"it has {SMALLEST_MIB} to {LARGEST_MIB}")
         self.memory = PhysicalMemory(memory_mib << 20)
@@ -109,6 +113,8 @@ class Machine:
         self.trace.clock = lambda: self.clock.tsc
         self.mmio = MmioBus()
         self.hypervisor = Hypervisor(self.memory, self.clock, self.trace)
+        if apic_virtualization is not None:
+            self.hypervisor.apic_virtualization = apic_virtualization
         self.factory = ProcessorFactory(self.hypervisor, self.processor, self.mmio)
         self.hypervisor.vp_factory = cast(Any, self.factory)     # root's VP is one without a processor
         self.scheduler = Scheduler(self.hypervisor, self.processor, slice_ticks)

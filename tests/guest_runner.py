@@ -104,9 +104,9 @@ def memory_of(machine: Machine, vm: VirtualMachine) -> bytes:
 
 def run_guest(code: str | bytes, bits: int = 64, *, budget: int = BUDGET, memory_mib: int = 2, vps: int = 1,
               data: Mapping[int, bytes] | None = None, prepare: Callable[[Machine, VirtualMachine], None] | None = None,
-              trace: bool = True) -> GuestRun:
+              trace: bool = True, apic_virtualization: bool | None = None) -> GuestRun:
     """Run *code* in a VM of its own until it ends or *budget* ticks are used up; *prepare* may change it before."""
-    machine = Machine(memory_mib=memory_mib + 8)
+    machine = Machine(memory_mib=memory_mib + 8, apic_virtualization=apic_virtualization)
     try:
         vm = machine.create_vm("guest", image_of(code, bits, data), memory_mib=memory_mib, vps=vps)
         if prepare is not None:

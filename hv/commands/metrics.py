@@ -169,6 +169,30 @@ def _device_interrupt() -> Round:
     return median(after - before for before, after in zip(sent, taken, strict=True)) * 1e6, None
 
 
+@metric("exits_per_interrupt", "exits", 1, "timer, task priority up, EOI, down, sleep; baseline: not virtualized")
+def _exits_per_interrupt() -> Round:
+    return exits_per_interrupt(True), exits_per_interrupt(False)
+
+
+def exits_per_interrupt(apic_virtualization: bool, count: int = 100) -> float:
+    """What *count* interrupts more cost of VM exits, divided by their number: the same on every host."""
+    few, many = (exits_of(workloads.guest(workloads.TIMER_LOOP, n, workloads.TIMER_TAIL), apic_virtualization)
+                 for n in (count, 2 * count))
+    return (many - few) / count
+
+
+def exits_of(image: Image, apic_virtualization: bool) -> int:
+    """All VM exits of a guest that runs until it switches itself off."""
+    machine = Machine(memory_mib=48, apic_virtualization=apic_virtualization)
+    try:
+        vm = machine.create_vm("bench", image)
+        machine.run()
+        assert vm.ended == "shutdown", f"the guest ended by {vm.ended}: {vm.why}"
+        return sum(vm.partition.vps[0].vcpu.exits)
+    finally:
+        machine.close()
+
+
 def assigned(vm: VirtualMachine) -> int:
     """The requester id of *vm*'s device."""
     assert vm.worker.device is not None, "the VM was made with a device"

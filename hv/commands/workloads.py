@@ -132,6 +132,40 @@ on_device:
 .include "lib/idt64.inc"
 """
 
+# The timer interrupts a guest that sleeps; the handler does what kernels do: task priority up, EOI, down again.
+TIMER_LOOP = """
+    mov r12, rcx
+    mov edi, 0x50
+    mov eax, offset on_timer
+    call idt_set
+    call idt_load
+    mov ebx, APIC
+    mov dword ptr [rbx + APIC_SVR], 0x1FF
+    mov dword ptr [rbx + APIC_DIVIDE], 0x0B
+    mov dword ptr [rbx + APIC_LVT_TIMER], 0x20050
+    mov dword ptr [rbx + APIC_INITIAL], 10000
+.loop:
+    sti
+    hlt
+    cli
+    dec r12
+    jnz .loop
+    mov dword ptr [rbx + APIC_INITIAL], 0
+"""
+TIMER_TAIL = """
+on_timer:
+    push rax
+    mov eax, 5
+    mov cr8, rax
+    mov dword ptr [rbx + APIC_EOI], 0
+    xor eax, eax
+    mov cr8, rax
+    pop rax
+    iretq
+
+.include "lib/idt64.inc"
+"""
+
 
 def guest(loop: str, count: int, tail: str = "") -> Image:
     """A 64-bit guest that runs *loop* with RCX = *count*, and switches itself off."""

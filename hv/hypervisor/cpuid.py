@@ -38,7 +38,8 @@ ROOT_PRIVILEGES = CHILD_PRIVILEGES | int(
 
 FEATURES = int(HvFeatures.FREQUENCY_REGS_AVAILABLE | HvFeatures.GUEST_CRASH_REGS_AVAILABLE
                | HvFeatures.SINT_POLLING_MODE_AVAILABLE | HvFeatures.HYPERCALL_MSR_LOCK_AVAILABLE)
-RECOMMENDATIONS = int(HvEnlightenments.MSRS_FOR_APIC | HvEnlightenments.RELAXED_TIMING)
+RECOMMENDATIONS = int(HvEnlightenments.RELAXED_TIMING)
+MSRS_FOR_APIC = int(HvEnlightenments.MSRS_FOR_APIC)     # where an access by the page or by x2APIC MSR would exit
 LONG_SPIN_WAIT = 4096                   # tries of a lock before NotifyLongSpinWait is worth its exit
 MAX_VPS, MAX_LPS = 64, 64
 ADDRESS_BITS_PHYSICAL, ADDRESS_BITS_LINEAR = 40, 48
@@ -61,8 +62,9 @@ _EXTENDED_EDX = ExtendedSignatureEdx.SYSCALL | ExtendedSignatureEdx.NX | Extende
 class CpuidTable:
     """The answers of one partition, computed once."""
 
-    def __init__(self, privileges: int) -> None:
-        self._answers = {**_processor_leaves(), **_hypervisor_leaves(privileges)}
+    def __init__(self, privileges: int, apic_virtualization: bool = False) -> None:
+        recommendations = RECOMMENDATIONS if apic_virtualization else RECOMMENDATIONS | MSRS_FOR_APIC
+        self._answers = {**_processor_leaves(), **_hypervisor_leaves(privileges, recommendations)}
         self._features = self._answers[CpuidLeaf.FEATURES]
 
     def lookup(self, leaf: int, subleaf: int, apic_id: int = 0) -> Answer:
@@ -97,7 +99,7 @@ def _processor_leaves() -> dict[int, Answer]:
     return {int(leaf): answer for leaf, answer in answers.items()}
 
 
-def _hypervisor_leaves(privileges: int) -> dict[int, Answer]:
+def _hypervisor_leaves(privileges: int, recommendations: int) -> dict[int, Answer]:
     ebx, ecx, edx = _words(HV_VENDOR_TEXT)
     hardware = HvHardwareFeatures(msr_bitmaps=1, second_level_address_translation=1, dma_remapping=1,
                                   interrupt_remapping=1, unrestricted_guest=1, apic_emulation=1)
@@ -106,7 +108,7 @@ def _hypervisor_leaves(privileges: int) -> dict[int, Answer]:
         CpuidLeaf.HV_INTERFACE: (HV_INTERFACE_SIGNATURE, 0, 0, 0),
         CpuidLeaf.HV_VERSION: (BUILD, HvVersion(major=MAJOR, minor=MINOR).raw, 0, 0),
         CpuidLeaf.HV_FEATURES: (privileges & 0xFFFF_FFFF, privileges >> 32, 0, FEATURES),
-        CpuidLeaf.HV_ENLIGHTENMENTS: (RECOMMENDATIONS, LONG_SPIN_WAIT, ADDRESS_BITS_PHYSICAL, 0),
+        CpuidLeaf.HV_ENLIGHTENMENTS: (recommendations, LONG_SPIN_WAIT, ADDRESS_BITS_PHYSICAL, 0),
         CpuidLeaf.HV_LIMITS: (MAX_VPS, MAX_LPS, len(DEVICE_VECTORS), 0),
         CpuidLeaf.HV_HARDWARE_FEATURES: (hardware.raw, 0, 0, 0),
     }

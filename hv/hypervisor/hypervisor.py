@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hv.hypervisor.apic_virtualization import ApicPages, PartitionApics
 from hv.hypervisor.cpuid import CHILD_PRIVILEGES, MAX_VPS, ROOT_PRIVILEGES
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.interrupts import InterruptRouting
@@ -50,6 +51,8 @@ class IommuDriver(Protocol):
 class Hypervisor:
     """One machine's hypervisor. `vp_factory` makes a VP for (partition, index); who wires the machine sets it."""
 
+    apic_virtualization = True          # of the children made from now on: their VPs do without most exits of an APIC
+
     def __init__(self, memory: PhysicalMemory, clock: VirtualClock, trace: Trace,
                  region_pages: int = REGION_PAGES) -> None:
         assert region_pages * PAGE_SIZE < memory.size, f"{region_pages} pages do not fit RAM of {memory.size:#x}"
@@ -75,6 +78,7 @@ class Hypervisor:
         for spa in reversed(range(*self.region, PAGE_SIZE)):
             root.pool.deposit(spa)
         self._enter_vmx_operation(root.pool.allocate())
+        self._apic_pages = ApicPages(self.memory, root.pool.allocate(), root.pool.allocate())
         root.initialize()
         return root
 
@@ -87,6 +91,9 @@ class Hypervisor:
     def _new_partition(self, parent: Partition | None, privileges: int) -> Partition:
         partition = Partition(self._next_id, parent, self.memory, self.owners, self.clock, self.trace, privileges)
         partition.on_teardown.append(self._release)
+        if parent is not None:
+            partition.virtualize_apics(self.apic_virtualization)
+            partition.apics = PartitionApics(partition, self._apic_pages)
         self._next_id += 1
         self.partitions[partition.id] = partition
         return partition
@@ -182,6 +189,8 @@ class Hypervisor:
         if vp.apic not in partition.interconnect.apics:
             partition.interconnect.add(vp.apic)
         partition.vps[index] = vp
+        vp.synic.on_auto_eoi = partition.follow_apics
+        partition.follow_apics()
         if self.trace.listening:
             self.trace.emit(events.VpCreated(partition.id, index))
         return vp
@@ -194,8 +203,10 @@ class Hypervisor:
         vp.kick()
         self.interrupts.free_vp(vp, self.iommu)
         partition.interconnect.apics.remove(vp.apic)
+        vp.apic.init()                  # its timer is off, and nothing reaches its page any more
         vp.vmcs.clear()
         del partition.vps[index]
+        partition.follow_apics()
         partition.free_vp_pages(index)
         if self.trace.listening:
             self.trace.emit(events.VpDeleted(partition.id, index))

@@ -29,6 +29,7 @@ from hv.trace.bus import Trace
 from hv.vmx.ept import EptTables
 
 if TYPE_CHECKING:
+    from hv.hypervisor.apic_virtualization import PartitionApics
     from hv.hypervisor.synic.ports import Connection, Port
     from hv.hypervisor.vp import VirtualProcessor
 
@@ -87,6 +88,8 @@ class Partition:
         self.schedule = Schedule()
         self.crash_parameters = [0] * 5         # HV_X64_MSR_CRASH_P0..4: words of the guest's own meaning
         self.unimplemented_msr_action = 0       # 0 fault, 1 ignore
+        self.apic_virtualization = False
+        self.apics: PartitionApics | None = None
         self._created_100ns = clock.time_100ns
         self.guest_os_id = HvGuestOsId()
         self.hypercall_msr = HvHypercallMsr()
@@ -116,7 +119,15 @@ class Partition:
     def set_privileges(self, privileges: int) -> None:
         """*privileges* is EAX | EBX << 32 of CPUID leaf 0x40000003; the CPUID table follows."""
         self.privileges = privileges
-        self.cpuid = CpuidTable(privileges)
+        self.cpuid = CpuidTable(privileges, self.apic_virtualization)
+
+    def virtualize_apics(self, wanted: bool) -> None:
+        """The VPs made from now on have their APICs virtualized by the processor, or not; CPUID recommends what fits.
+
+        TLFS "Virtual Interrupt Controller": the synthetic MSRs are for where there is no such help.
+        """
+        self.apic_virtualization = wanted
+        self.cpuid = CpuidTable(self.privileges, wanted)
 
     def has(self, privilege: int) -> bool:
         """It holds every bit of *privilege*."""
@@ -201,6 +212,11 @@ class Partition:
         """Give the pages of VP *index* back to the pool."""
         for page in self.vp_pages.pop(index):
             self.pool.free(page)
+
+    def follow_apics(self) -> None:
+        """A VP came, went, or changed how its APIC is reached: its virtualization follows."""
+        if self.apics is not None and self.state is PartitionState.ACTIVE:
+            self.apics.follow()
 
     def inspect(self) -> dict[str, Any]:
         """Plain data for the REPL."""

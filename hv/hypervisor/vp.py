@@ -6,11 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from hv.hypervisor.apic_virtualization import new_apic
 from hv.hypervisor.guest_registers import GuestRegisters
 from hv.hypervisor.run import obey
 from hv.hypervisor.string_io import StringElement
 from hv.hypervisor.vp_vmcs import VpVmcs
-from hv.machine.apic import LocalApic
 from hv.machine.idt import Event, EventKind
 from hv.machine.state import ProcessorState
 from hv.spec.vmcs import VmcsField
@@ -39,7 +39,8 @@ class VirtualProcessor:
         self.partition, self.index, self.vcpu, self.vmcs = partition, index, vcpu, vmcs
         self.trace = partition.trace
         self.regs: ProcessorState = vcpu.state
-        self.apic = LocalApic(index, partition.clock, bsp=index == 0)
+        self.apic = new_apic(self)
+        self.apic_delivers = False              # the processor delivers its interrupts, and ends them
         self.apic.on_pending = self.kick
         self.apic.on_nmi, self.apic.on_init, self.apic.on_sipi = self._on_nmi, self._on_init, self._on_sipi
         self.explicit_suspend = True
@@ -166,6 +167,9 @@ class VirtualProcessor:
         return self._inject(Event(Vector.NMI, EventKind.NMI))
 
     def _deliver_interrupt(self) -> bool:
+        if self.apic_delivers:
+            self.event_pending = False
+            return self.vcpu.enter_apic()
         vector = self.apic.deliverable()
         if (vector is not None and self.regs.interrupts_enabled and not self.regs.interrupt_shadow
                 and not self.vcpu.debug_pends):         # an injection would discard it

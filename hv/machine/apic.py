@@ -127,20 +127,34 @@ class LocalApic:
         vector = self.deliverable()
         if vector is None:
             return self.svr.vector
+        self._serve(vector)
+        return vector
+
+    def _serve(self, vector: int) -> None:
         self.irr &= ~(1 << vector)
         self.isr |= 1 << vector
-        return vector
 
     def eoi(self) -> None:
         """End the highest vector in service; nothing when none is."""
         if not self.isr:
             return
+        self.ended(self._end())
+
+    def _end(self) -> int:
+        """The highest vector in service no longer is."""
         vector = self.isr.bit_length() - 1
         self.isr &= ~(1 << vector)
+        return vector
+
+    def ended(self, vector: int) -> None:
+        """*vector* was in service until now: tell who wants to hear of it, and look for what it held back."""
         self.on_eoi(vector)
         if self.tmr >> vector & 1 and not self.svr.no_eoi_broadcast:
             self.on_broadcast_eoi(vector)
         self.recheck()
+
+    def hear_eoi(self, vector: int) -> None:
+        """`on_eoi` must hear of the next EOI of *vector*. This model tells of every one."""
 
     @property
     def cr8(self) -> int:
@@ -168,11 +182,14 @@ class LocalApic:
         if vector < LOWEST_LEGAL_VECTOR:
             self.error(Esr.RECEIVE_ILLEGAL_VECTOR)
             return False
+        self._request(vector, level)
+        self.on_pending()
+        return True
+
+    def _request(self, vector: int, level: bool) -> None:
         bit = 1 << vector
         self.irr |= bit
         self.tmr = self.tmr | bit if level else self.tmr & ~bit
-        self.on_pending()
-        return True
 
     def take(self, message: Message) -> bool:
         """Act on a message that names this APIC; False when it is not taken. NMI, INIT and SIPI pass when disabled."""

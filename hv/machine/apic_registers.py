@@ -100,7 +100,7 @@ def _write_x2apic(apic: LocalApic, register: R | None, value: int) -> None:
     if register not in X2APIC_RESERVED or value & X2APIC_RESERVED[register]:
         raise GuestFault(Vector.GP, 0)
     if register is R.ICR_LOW:
-        _send(apic, value)                      # one write of 64 bits
+        send(apic, value)                      # one write of 64 bits
     elif value > ALL_ONES:
         raise GuestFault(Vector.GP, 0)
     else:
@@ -128,14 +128,14 @@ def _get(apic: LocalApic, register: R, offset: int) -> int:
     return GETTERS[register](apic)
 
 
-def _send(apic: LocalApic, value: int) -> None:
-    apic.icr = Icr(value & ~Icr.RESERVED)
-    apic.icr.delivery_status = 0
-    apic.send(apic.icr)
+def send(apic: LocalApic, value: int) -> None:
+    """A write of the interrupt command, both halves: it is kept, and carried out."""
+    icr = apic.icr = Icr(value & ~Icr.RESERVED, delivery_status=0)
+    apic.send(icr)
 
 
 def _set_icr_low(apic: LocalApic, value: int) -> None:
-    _send(apic, apic.icr.destination << 32 | value)
+    send(apic, apic.icr.destination << 32 | value)
 
 
 def _set_icr_high(apic: LocalApic, value: int) -> None:

@@ -133,7 +133,7 @@ class InterruptRouted(Event):
 
 
 class Injected(Event):
-    """VM entry delivers *vector*; *kind* is an InterruptionType."""
+    """The guest gets *vector*, by VM entry or by virtual-interrupt delivery; *kind* is an InterruptionType."""
 
     vector: int
     kind: int

@@ -63,6 +63,12 @@ def written(apic: VirtualApic, offset: int) -> VmExit | None:
 
 # --- By MSR ----------------------------------------------------------------------------------------------------
 
+TPR_MSR = R.TPR.msr
+_U64 = (1 << 64) - 1
+# The MSRs to which writes are virtualized, the two last ones with virtual-interrupt delivery: what they must leave 0.
+X2APIC_RESERVED = {TPR_MSR: _U64 & ~0xFF, R.EOI.msr: _U64, R.SELF_IPI.msr: _U64 & ~0xFF}
+
+
 def read_x2apic(apic: VirtualApic, index: int) -> int:
     """RDMSR of an x2APIC MSR (800H..8FFH): the 8 bytes of the page, whatever they are."""
     place = (index & 0xFF) << 2
@@ -77,6 +83,3 @@ def write_x2apic(apic: VirtualApic, index: int, value: int) -> VmExit | None:
         return None
     apic.page.dwords[offset >> 2] = value
     return written(apic, offset)
-
-
-X2APIC_WRITABLE_BITS = {R.TPR.msr: 0xFF, R.EOI.msr: 0, R.SELF_IPI.msr: 0xFF}

@@ -14,7 +14,7 @@ from hv.machine.idt import Event, EventKind
 from hv.spec.exits import ExitReason, SipiQualification
 from hv.spec.x86 import Vector
 from hv.vmx.exit import VmExit
-from hv.vmx.intercepts.events import debug_trap, external_interrupt, interrupt_pending, nmi
+from hv.vmx.intercepts.events import debug_trap, interrupt_pending, nmi
 from hv.vmx.non_register import ACTIVE, MOV_SS, PENDING, SHUTDOWN, WAIT_FOR_SIPI
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def interrupt(vcpu: Vcpu) -> bool | None:
     if not vcpu.acknowledges:
         return vcpu.exit(interrupt_pending()) if vcpu.interrupt_waits() else None
     vector = vcpu.external_interrupt()
-    return None if vector is None else vcpu.exit(external_interrupt(vector))
+    return None if vector is None else vcpu.take_physical(vector)
 
 
 def virtual_interrupt(vcpu: Vcpu) -> bool | None:

@@ -47,6 +47,7 @@ class CachedMappings:
         self._by_eptp: dict[int | None, GuestPhysicalMappings] = {}
         self._in_engine: int | None = -1    # the EPT pointer whose mappings the engine has a copy of
         self._entered: SecondLevel | None = None
+        self._access_page = -1              # of the processor that ran last: no mapping leads there
 
     def of(self, eptp: int | None) -> GuestPhysicalMappings:
         """The guest-physical mappings of *eptp*; None stands for no EPT."""
@@ -56,6 +57,9 @@ class CachedMappings:
         """The processor that translates by *second_level* is about to run, or to go on by another pointer or VPID."""
         self._entered = second_level
         self.generation += 1
+        if self._access_page != second_level.access_page:
+            self._access_page = second_level.access_page
+            self._forget(lambda tag: True)
         if self.engine is None:
             return
         self.engine.second_level = second_level.answer

@@ -13,11 +13,12 @@ from collections.abc import Callable
 
 from hv.machine.engine import Translation
 from hv.machine.faults import Access, NestedFault
-from hv.spec.x86 import LARGE_PAGE_SIZE, PAGE_SIZE
+from hv.spec.x86 import LARGE_PAGE_SIZE, LARGE_PAGES, PAGE_SIZE
 from hv.vmx.cached import CachedMappings
 from hv.vmx.ept_walk import EptWalk, is_dirty, keeps_flags, mark_used, walk
 
 _PAGE = 0xFFF
+NO_PAGE = -1
 _READ, _WRITE, _EXECUTE = Access.READ.value, Access.WRITE.value, Access.EXECUTE.value
 _ALL = Access.READ | Access.WRITE | Access.EXECUTE
 _U64 = struct.Struct("<Q")
@@ -39,6 +40,9 @@ class SecondLevel:
         self._ram, self._last_page = self.memory.view, self.memory.size - _PAGE
         self.vpid = 0
         self.log: Callable[[int], bool] | None = None
+        self.access_page = NO_PAGE          # number of the APIC-access page, to which nothing cached may lead
+        self._accesses: dict[int, int] = {}     # gpa page that leads there -> rights
+        self._accesses_of = 0                   # the generation in which they were found
         self.eptp = eptp
         self._use(eptp)
 
@@ -64,6 +68,20 @@ class SecondLevel:
         if not self.cached.is_entered(self):
             self.cached.enter(self)
 
+    def use_access_page(self, page: int) -> None:
+        """The APIC-access page is another, or none any more (NO_PAGE)."""
+        if page != self.access_page:
+            self.access_page = page
+            if self.cached.is_entered(self):
+                self.cached.enter(self)
+
+    def access_rights(self, gpa: int) -> int | None:
+        """What may be done at *gpa*, if it is known to lead to the APIC-access page: bits of `Access`."""
+        if self._accesses_of != self.cached.generation:
+            self._accesses.clear()
+            return None
+        return self._accesses.get(gpa >> 12)
+
     def walk(self, gpa: int) -> EptWalk:
         """What the tables say now, whatever is cached."""
         if self.eptp is None:
@@ -79,13 +97,18 @@ class SecondLevel:
 
     def _look(self, gpa: int, access: int) -> tuple[int, int]:
         """Go by the tables, and keep what they say."""
+        if self.access_rights(gpa) is not None:
+            raise NestedFault(gpa, Access(access))
         found = self.walk(gpa)
         rights = int(found.rights)
         if found.spa is None or access & ~rights:
             raise NestedFault(gpa, Access(access))
+        if found.spa >> 12 == self.access_page:
+            self._accesses[gpa >> 12], self._accesses_of = rights, self.cached.generation
+            raise NestedFault(gpa, Access(access))      # `intercepts/memory.py` tells the difference
         if self.keeps_flags and not self._mark(found, access):
             rights &= ~_WRITE               # the first write comes here again
-        if found.page_size > PAGE_SIZE:
+        if found.page_size > PAGE_SIZE and found.spa // LARGE_PAGE_SIZE != self.access_page // LARGE_PAGES:
             self._large.add(gpa >> 12)
         else:
             self._large.discard(gpa >> 12)

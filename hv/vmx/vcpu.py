@@ -20,6 +20,7 @@ from hv.spec.exits import ENTRY_FAILURES, ExitReason, InterruptionType
 from hv.spec.vmcs import ExitControls, PinControls, PrimaryControls, SecondaryControls, VmcsField
 from hv.spec.x86 import PUSHES_RF, Vector
 from hv.vmx import watchful
+from hv.vmx.apic_controls import ApicControls
 from hv.vmx.capabilities import PROCESSOR
 from hv.vmx.checks import Entry, EntryResult
 from hv.vmx.checks.incremental import EntryChecks
@@ -48,9 +49,10 @@ _EVENT, _EVENT_ERROR, _EVENT_LENGTH = (VmcsField.VM_ENTRY_INTERRUPTION_INFO, Vmc
 _WINDOW, _NMI_WINDOW = PrimaryControls.INTERRUPT_WINDOW_EXITING.value, PrimaryControls.NMI_WINDOW_EXITING.value
 _VALID, _OTHER_EVENT = 1 << 31, InterruptionType.OTHER_EVENT.value
 _NOT_DELIVERED = (1, _OTHER_EVENT)              # 1 is reserved: VM entry refuses it
-_NMI = EventKind.NMI
 _TSC_FRACTION = 48                      # bits of the TSC multiplier behind the point
 _TSC_UNSCALED = 1 << _TSC_FRACTION
+_NMI, _EXTERNAL = EventKind.NMI, EventKind.EXTERNAL
+_WATCHED = 3                    # word of the work counter: the engine watches RFLAGS.IF
 _NMI_UNBLOCKING = 1 << 12
 _QUALIFIED = frozenset({ExitReason.EPT_VIOLATION, ExitReason.PAGE_MODIFICATION_LOG_FULL})
 
@@ -71,8 +73,7 @@ class Vcpu:
         self.on_exit: ExitHandler = lambda exit: False
         self.external_interrupt: Callable[[], int | None] = lambda: None
         self.interrupt_waits: Callable[[], bool] = lambda: False
-        self.virtual_interrupt_waits: Callable[[], bool] = lambda: False    # recognized: it waits for RFLAGS.IF at most
-        self.take_virtual_interrupt: Callable[[], int] = lambda: 0          # deliver it: its vector
+        self.on_virtual_interrupt: Callable[[int], None] = lambda vector: None      # it is about to be delivered
         self.exits = [0] * 128
         self._work = engine.counter.words       # word 0 is the clock
         self.processor = PROCESSOR
@@ -86,6 +87,9 @@ class Vcpu:
         self.vmx: VmxOperation | None = None    # the processor's, which has the VMCSs that shadowing reads
         self.violations_convert = False         # EPT violations may be #VE
         self._only_walks = partial(only_walks, self)
+        self.cr8 = 0                            # without a TPR shadow
+        self.apic = ApicControls(second_level.memory)
+        self.apic_acted = False                 # an instruction was virtualized on it
         self._prepare_events()
         self.attach(self.vmcs)
 
@@ -108,6 +112,7 @@ class Vcpu:
         vmcs.provide(VmcsField.GUEST_INTERRUPTIBILITY_STATE, lambda: self.non_register.interruptibility,
                      self._write_interruptibility)
         vmcs.provide(VmcsField.GUEST_ACTIVITY_STATE, lambda: self.non_register.activity, self._write_activity)
+        vmcs.provide(VmcsField.GUEST_INTERRUPT_STATUS, self.apic.interrupt_status, self.apic.set_interrupt_status)
         vmcs.provide(VmcsField.GUEST_PENDING_DEBUG_EXCEPTIONS, lambda: self.non_register.pending_debug,
                      self._write_pending_debug)
         self.state_written = True
@@ -139,6 +144,8 @@ class Vcpu:
         self._trap_handler = self._on_trap if self.second_level.vpid else self._on_trap_without_vpid
         if not self.watchful and self.engine.current is self.state:
             self.engine.on_trap = self._trap_handler
+        self.apic.follow(read)
+        self.second_level.use_access_page(self.apic.access_page)
         self._read_event_controls(primary)
 
     def _read_tsc_controls(self, primary: int) -> None:
@@ -201,8 +208,13 @@ class Vcpu:
     def _want_window(self, wanted: bool) -> None:
         if wanted is not self.window_wanted:
             self.window_wanted = wanted
-            if self.engine.current is self.state:
-                self.engine.watch_interrupt_flag(wanted)
+            self.apic.hold_back(wanted)
+            self._watch()
+
+    def _watch(self) -> None:
+        """What waits for RFLAGS.IF has changed."""
+        if self.engine.current is self.state:
+            self.engine.watch_interrupt_flag(self.window_wanted or self.apic.recognizes)
 
     def want_nmi_window(self, wanted: bool) -> None:
         """Set or clear NMI-window exiting; SDM "NMI-Window Exiting"."""
@@ -290,6 +302,8 @@ class Vcpu:
         """Run a guest of which nothing rare is asked; True when something is now."""
         engine, clock = self.engine, self.clock
         engine.on_trap = self._trap_handler
+        if (self._entry_is_due() and not self._check_entry()) or not self.enter_apic():
+            return False
         while not self._entry_is_due() or self._check_entry():
             if self.interrupt_is_held():
                 self.watchful = True
@@ -297,11 +311,11 @@ class Vcpu:
                 return True
             vector = self.external_interrupt() if self.interrupts_taken else None
             if vector is not None:
-                if not self.exit(external_interrupt(vector)):
+                if not self.take_physical(vector):
                     return False
             elif clock.tsc >= until:
                 return False
-            elif engine.run(self.state, until, self.window_wanted):
+            elif engine.run(self.state, until, self.window_wanted or self.apic.recognizes):
                 if not self.interrupted:
                     return False
                 self.interrupted = False
@@ -317,7 +331,7 @@ class Vcpu:
         return (not self.interrupts_taken or self.state.interrupt_shadow) and self.interrupt_waits()
 
     def _window_is_open(self) -> bool:
-        return self.window_wanted and self.state.interrupts_enabled
+        return (self.window_wanted or self.apic.recognizes) and self.state.interrupts_enabled
 
     def step(self) -> bool:
         """Run one instruction; True when an exit handler said stop. An exit counts as its instruction."""
@@ -325,7 +339,7 @@ class Vcpu:
         if self.watchful:
             return watchful.step(self)
         self.engine.on_trap = self._trap_handler
-        if self._entry_is_due() and not self._check_entry():
+        if (self._entry_is_due() and not self._check_entry()) or not self.enter_apic():
             return True
         return self.engine.run(self.state, 1 << 62, False, instructions=1)
 
@@ -334,6 +348,8 @@ class Vcpu:
         if self.state.interrupt_shadow:
             self.engine.pass_one_block()
             return True
+        if self.apic.recognizes:
+            return self._deliver_virtual()
         return self.exit(VmExit(ExitReason.INTERRUPT_WINDOW))
 
     # --- VM entry and VM exit --------------------------------------------------------------------------
@@ -346,6 +362,8 @@ class Vcpu:
         self.non_register.entered()
         if self.timer_runs:
             self.timer.load(self.vmcs.read(_TIMER))
+        if self.apic.apic is not None:
+            self.trap_like = self.apic.apic.enter()
         if self.event_waits:
             return self._inject_from_fields()
         now = self.non_register
@@ -442,6 +460,8 @@ class Vcpu:
             self.exits[exit.reason] += 1
             self._work[0] += EXIT_TICKS
             return self.on_exit(exit)
+        if self.apic_acted and not self._follow_apic():
+            return False
         if self.non_register.pending_debug & PENDING:
             return debug_trap(self) and self._time_is_left()
         return self._time_is_left()
@@ -476,6 +496,56 @@ class Vcpu:
         deadline = int(self.engine.counter.deadline)
         self.interrupted = not deadline         # the processor's APIC has something: look, and go on
         return self.clock.tsc < deadline
+
+    # --- the virtual APIC ------------------------------------------------------------------------------
+
+    def enter_apic(self) -> bool:
+        """What VM entry does about the virtual APIC: software calls it when it changed the page or the guest interrupt
+        status in an exit that it answers with True. False when an exit handler said stop."""
+        apic = self.apic.apic
+        if apic is not None:
+            exit = apic.enter()
+            if exit is not None and not self.exit(exit):
+                return False
+        return self._deliver_virtual()
+
+    def _follow_apic(self) -> bool:
+        """An instruction was virtualized on the APIC: its exit, or the interrupt that it let through."""
+        self.apic_acted = False
+        exit, self.trap_like = self.trap_like, None
+        if exit is not None:
+            if self.non_register.pending_debug:
+                self.look()
+            return self.exit(exit)
+        return bool(self.non_register.pending_debug) or self._deliver_virtual()
+
+    def _deliver_virtual(self) -> bool:
+        """The virtual interrupt that is recognized is delivered, or waits for RFLAGS.IF."""
+        apic, state = self.apic.apic, self.state
+        if apic is not None and apic.recognized and state.interrupts_enabled and not state.interrupt_shadow \
+                and not self.watchful and not self.non_register.pending_debug \
+                and not self.take(Event(self.take_virtual_interrupt(), _EXTERNAL)):
+            return False
+        if bool(self._work[_WATCHED]) is not (self.window_wanted or self.apic.recognizes):
+            self._watch()
+        return True
+
+    def virtual_interrupt_waits(self) -> bool:
+        """One is recognized: it waits for RFLAGS.IF at most."""
+        return self.apic.recognizes
+
+    def take_virtual_interrupt(self) -> int:
+        """The vector of the one that is recognized, which is in service now."""
+        vector = self.apic.take()
+        self.on_virtual_interrupt(vector)
+        return vector
+
+    def take_physical(self, vector: int) -> bool:
+        """A physical interrupt was acknowledged: posted-interrupt processing, or an exit; False when that said stop."""
+        if vector != self.apic.notification_vector:
+            return self.exit(external_interrupt(vector))
+        self.apic.process_posted()
+        return self._deliver_virtual()
 
     # --- events ----------------------------------------------------------------------------------------
 

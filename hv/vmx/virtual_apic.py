@@ -18,6 +18,7 @@ from hv.vmx.exit import VmExit
 _VTPR, _VPPR, _VEOI = (register.value >> 2 for register in (ApicRegister.TPR, ApicRegister.PPR, ApicRegister.EOI))
 VISR, VTMR, VIRR = (register.value >> 2 for register in (ApicRegister.ISR, ApicRegister.TMR, ApicRegister.IRR))
 _CLASS = 0xF0
+_DOWN = range(7, -1, -1)
 
 
 class VirtualApicPage:
@@ -26,6 +27,7 @@ class VirtualApicPage:
     def __init__(self, memory: PhysicalMemory, spa: int) -> None:
         # Simplified: where there is no RAM, a bus would lose what is stored; here such a page keeps it. Translated
         # code is not told of a store to the page.
+        self.spa = spa
         inside = spa + PAGE_SIZE <= memory.size
         page = memory.view[spa : spa + PAGE_SIZE] if inside else memoryview(bytearray(PAGE_SIZE))
         self.dwords = page.cast("B").cast("I")
@@ -45,7 +47,7 @@ class VirtualApicPage:
     def highest(self, bitmap: int) -> int:
         """The highest vector whose bit is set; 0 when none is, or that one."""
         dwords = self.dwords
-        for n in range(7, -1, -1):
+        for n in _DOWN:
             word = dwords[bitmap + (n << 2)]
             if word:
                 return (n << 5) + word.bit_length() - 1
@@ -61,12 +63,19 @@ class VirtualApicPage:
             self.dwords[bitmap + (n << 2)] = vectors >> (n << 5) & 0xFFFF_FFFF
 
 
-class VirtualApic:
+class InterruptStatus:
+    """SDM "Guest Non-Register State", guest interrupt status: the virtual interrupts requested and in service."""
+
+    def __init__(self) -> None:
+        self.rvi = self.svi = 0         # vectors; 0 = none
+
+
+class VirtualApic(InterruptStatus):
     """A virtual-APIC *page*, with the guest interrupt status (RVI, SVI) and the controls that concern it."""
 
     def __init__(self, page: VirtualApicPage) -> None:
+        super().__init__()
         self.page = page
-        self.rvi = self.svi = 0
         self.recognized = False         # a virtual interrupt is pending: it is delivered at the next chance
         self.delivers = False           # "virtual-interrupt delivery"
         self.window_exiting = False     # "interrupt-window exiting": nothing is recognized
@@ -108,7 +117,15 @@ class VirtualApic:
 
     def enter(self) -> VmExit | None:
         """What VM entry does, after it loaded the guest: the task priority counts, or what is pending is evaluated."""
-        return self.virtualize_tpr()
+        if not self.delivers:
+            return self.below_threshold()
+        dwords, in_service = self.page.dwords, self.svi & _CLASS     # PPR virtualization and evaluation, in one go
+        priority = dwords[_VTPR] & 0xFF
+        if priority & _CLASS < in_service:
+            priority = in_service
+        dwords[_VPPR] = priority
+        self.recognized = self.rvi & _CLASS > priority & _CLASS and not self.window_exiting
+        return None
 
     def virtualize_eoi(self) -> VmExit | None:
         """The guest ends what is in service; SDM "EOI Virtualization"."""
@@ -136,10 +153,11 @@ class VirtualApic:
     def deliver(self) -> int:
         """Take the recognized interrupt into service: the vector to deliver; SDM "Virtual-Interrupt Delivery"."""
         page, vector = self.page, self.rvi
-        page.insert(VISR, vector)
-        page.remove(VIRR, vector)
+        dwords, place, bit = page.dwords, vector >> 5 << 2, 1 << (vector & 31)
+        dwords[VISR + place] |= bit
+        dwords[VIRR + place] &= ~bit
         self.svi = vector
-        page.dwords[_VPPR] = vector & _CLASS
+        dwords[_VPPR] = vector & _CLASS
         self.rvi = page.highest(VIRR)
         self.recognized = False
         return vector

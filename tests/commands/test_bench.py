@@ -11,6 +11,7 @@ from hv.commands.metrics import METRICS, Metric
 ASKED_FOR = {
     "guest_integer_ratio", "guest_store_ratio", "cpuid_exit_us", "msr_exit_us", "hypercall_us", "vmentry_check_us",
     "device_interrupt_us", "partition_create_ms", "partition_rss_mb", "import_ms", "cli_help_ms", "demo_s",
+    "exits_per_interrupt",
 }
 
 

@@ -296,7 +296,7 @@ def test_the_first_turns_are_told_with_port_io_in_one_line(told):
     assert so["RDMSR"] == "HV_VP_INDEX is 0x0"
     assert so["VMCALL"] == "HvCallPostMessage"
     assert so["HLT"] == "sleeps until an interrupt"
-    assert so["EPT_VIOLATION"] == "the local APIC's page at 0xfee00000, emulated"
+    assert so["APIC_ACCESS"] == "the local APIC's page at 0xfee00000, emulated"
     assert ("B", "WRMSR", "HV_SINT2 = 0x40") in [row[1:] for row in rows]
 
 

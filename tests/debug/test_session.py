@@ -99,7 +99,7 @@ def test_a_page_walk_goes_through_both_kinds_of_tables(timer):
 
 
 def test_the_ept_says_what_is_not_mapped(timer):
-    assert timer.do("ept 0xFEE00000").endswith("is not mapped: an access is an EPT violation")
+    assert timer.do("ept 0xFEC00000").endswith("is not mapped: an access is an EPT violation")
     assert timer.do("map").split("\n")[0].startswith("gpa 0x0000000000..0x0000ffffff  spa ")
 
 

@@ -102,6 +102,7 @@ class Machine:
         self.trace.listen(self.recent)
         self.hypervisor = Hypervisor(self.memory, self.clock, self.trace, region_pages)
         self.hypervisor.vp_factory = FakeVp
+        self.hypervisor.apic_virtualization = False     # its VPs have no processor
         self.iommu = self.hypervisor.iommu = FakeIommu()
         self.root = self.hypervisor.root
         self.root_vp = self.hypervisor.create_vp(self.root, 0)

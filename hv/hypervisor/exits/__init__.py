@@ -1,6 +1,7 @@
 """One file per family of exits. This list is the inventory, in reading order; importing it registers the handlers."""
 
 from hv.hypervisor.exits import (  # noqa: F401
+    apic,
     control_registers,
     cpuid,
     exceptions,

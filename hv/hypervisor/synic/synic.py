@@ -63,6 +63,7 @@ class Synic:
         self.sints = [HvSynicSint(SINT_RESET) for _ in range(SINT_COUNT)]
         self.queues: list[deque[QueuedMessage]] = [deque() for _ in range(SINT_COUNT)]
         self.auto_eoi_vectors: frozenset[int] = frozenset()     # whoever acknowledges one of these ends it at once
+        self.on_auto_eoi: Callable[[], None] = lambda: None     # they are others now
 
     def reset(self) -> None:
         """Registers as after reset, pages uncovered and empty, queues dropped."""
@@ -122,7 +123,10 @@ class Synic:
         if value.vector < LOWEST_VECTOR and not value.masked and not value.polling:
             raise GuestFault(13, 0)
         self.sints[sint] = value
+        before = self.auto_eoi_vectors
         self.auto_eoi_vectors = frozenset(each.vector for each in self.sints if each.auto_eoi and not each.masked)
+        if self.auto_eoi_vectors != before:
+            self.on_auto_eoi()
 
     def _move(self, old: HvOverlayPage, new: HvOverlayPage, overlay: Overlay) -> None:
         """Lay *overlay* where *new* says; #GP when that is outside the GPA space or the tables cannot grow."""
@@ -198,6 +202,7 @@ class Synic:
         if memory.read_u32(slot):
             flags = memory.read(slot + _PENDING_OFFSET, 1)[0]
             memory.write(slot + _PENDING_OFFSET, bytes((flags | MESSAGE_PENDING,)))
+            self.vp.apic.hear_eoi(self.sints[sint].vector)
             if self.trace.listening:
                 self.trace.emit(MessagePending(sint, queue[0].message_type))
             return

@@ -13,6 +13,7 @@ from hv.spec.vmcs import PrimaryControls
 from hv.spec.x86 import DR6_RESET, DR6_WRITABLE, DR7_RESET, DR7_WRITABLE, Cr0, Cr4, Dr6, Dr7, Vector
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import advance, decoded_at, read_operand, write_operand
+from hv.vmx.intercepts.task_priority import access_cr8, cr8_exits
 from hv.vmx.pdptes import load_by_control_register, load_by_cr3
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ def cr_read(vcpu: Vcpu, detail: int) -> VmExit | None:
     access = decoded.control_register
     if access is None:
         return _not_there_any_more(vcpu)
-    if access.register in (3, 8):           # of CR3 only to exit
+    if access.register == 8:
+        return _cr8(vcpu, access, decoded.length)
+    if access.register == 3:                # only to exit
         return _cr_exit(access, decoded.length)
     write_operand(vcpu, decoded, visible(vcpu, access.register))
     advance(vcpu, decoded.length)
@@ -42,7 +45,7 @@ def cr_write(vcpu: Vcpu, detail: int) -> VmExit | None:
     if access is None:
         return _not_there_any_more(vcpu)
     if access.register == 8:
-        return _cr_exit(access, decoded.length)
+        return _cr8(vcpu, access, decoded.length)
     if access.register == 3:
         return _load_cr3(vcpu, decoded, access)
     register, controls = access.register, vcpu.controls
@@ -72,6 +75,13 @@ def _load_cr3(vcpu: Vcpu, decoded: Decoded, access: ControlRegisterAccess) -> Vm
     load_by_cr3(vcpu, value)
     vcpu.state.cr3 = value
     advance(vcpu, decoded.length)
+    return None
+
+
+def _cr8(vcpu: Vcpu, access: ControlRegisterAccess, length: int) -> VmExit | None:
+    if cr8_exits(vcpu, access):
+        return _cr_exit(access, length)
+    access_cr8(vcpu, access, length)
     return None
 
 

@@ -14,6 +14,7 @@ from hv.spec.vmcs import PrimaryControls, SecondaryControls
 from hv.spec.x86 import Cr4, Vector
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import advance, decoded_at, length_of
+from hv.vmx.intercepts.task_priority import reads_x2apic, writes_x2apic
 from hv.vmx.non_register import HLT
 from hv.vmx.region import read_physical
 
@@ -48,7 +49,8 @@ def hlt(vcpu: Vcpu, detail: int) -> VmExit | None:
 
 def rdmsr(vcpu: Vcpu, detail: int) -> VmExit | None:
     if vcpu.msr_bitmap is not None and _passes(vcpu, vcpu.msr_bitmap):
-        _read_msr(vcpu)
+        if not reads_x2apic(vcpu):
+            _read_msr(vcpu)
         return None
     if vcpu.engine.code_head() & 0xFFFF == _RDMSR_CODE:
         return _RDMSR
@@ -57,7 +59,8 @@ def rdmsr(vcpu: Vcpu, detail: int) -> VmExit | None:
 
 def wrmsr(vcpu: Vcpu, detail: int) -> VmExit | None:
     if vcpu.msr_bitmap is not None and _passes(vcpu, vcpu.msr_bitmap + 0x800) and vcpu.state.ecx != _TSC:
-        _write_msr(vcpu)
+        if not writes_x2apic(vcpu):
+            _write_msr(vcpu)
         return None
     if vcpu.engine.code_head() & 0xFFFF == _WRMSR_CODE:
         return _WRMSR

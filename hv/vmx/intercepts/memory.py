@@ -11,7 +11,8 @@ from hv.spec.x86 import Vector
 from hv.vmx.ept_walk import violation_qualification
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.accesses import Met, meeting, meetings
-from hv.vmx.second_level import PageModificationLogFull
+from hv.vmx.intercepts.apic_access import access_exit, apic_access
+from hv.vmx.second_level import NO_PAGE, PageModificationLogFull
 from hv.vmx.virtualization_exception import converts
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ _BOTH = _READ | _WRITE
 def nested(vcpu: Vcpu, detail: int) -> VmExit | None:
     """The engine was refused an address: find out what the guest did, and do what the processor does about it."""
     gpa, access = vcpu.engine.nested_fault()
+    if vcpu.apic.access_page != NO_PAGE and _is_apic_access(vcpu, gpa, access):
+        exit = apic_access(vcpu, gpa, Access(access))
+        if exit is not None:
+            vcpu.state.set_resume_flag()
+        return exit
     met = meeting(vcpu, gpa, access)
     if met is not None and met.guest is None and not met.writes and _may_only_be_read(vcpu, gpa):
         met = next((other for other in meetings(vcpu, gpa) if other.writes), met)
@@ -83,10 +89,21 @@ def refused(vcpu: Vcpu, fault: NestedFault) -> VmExit | None:
     return exit
 
 
+def _is_apic_access(vcpu: Vcpu, gpa: int, access: int) -> bool:
+    """What was refused at *gpa* leads to the APIC-access page, and is allowed: an EPT violation would come first."""
+    rights = vcpu.second_level.access_rights(gpa)
+    return rights is not None and not access & ~rights
+
+
 def nested_fault(vcpu: Vcpu, fault: NestedFault) -> VmExit:
-    """EPT violation or misconfiguration, or a full log; SDM "Exit Qualification for EPT Violations"."""
+    """EPT violation or misconfiguration, a full log, or an APIC access that is not virtualized.
+
+    SDM "Exit Qualification for EPT Violations".
+    """
     if isinstance(fault, PageModificationLogFull):
         return VmExit(ExitReason.PAGE_MODIFICATION_LOG_FULL)
+    if _is_apic_access(vcpu, fault.gpa, int(fault.access)):
+        return access_exit(fault)
     found = vcpu.second_level.walk(fault.gpa)
     if found.misconfigured:
         exit = VmExit(ExitReason.EPT_MISCONFIGURATION)

@@ -1,0 +1,110 @@
+"""What the controls of a vcpu make of its local APIC: which accesses are virtualized, and on which page.
+
+SDM "VM-Execution Control Fields", "Controls for APIC Virtualization". Nothing here runs on an exit: the controls are
+read when one was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hv.machine.ram import PhysicalMemory
+from hv.spec.vmcs import PinControls, PrimaryControls, SecondaryControls, VmcsField
+from hv.spec.x86 import PAGE_SHIFT
+from hv.vmx.apic_access import READABLE, WRITABLE, WRITABLE_WITH_DELIVERY
+from hv.vmx.second_level import NO_PAGE
+from hv.vmx.virtual_apic import InterruptStatus, VirtualApic, VirtualApicPage
+
+_BITMAPS = (VmcsField.EOI_EXIT_BITMAP0, VmcsField.EOI_EXIT_BITMAP1, VmcsField.EOI_EXIT_BITMAP2,
+            VmcsField.EOI_EXIT_BITMAP3)
+DESCRIPTOR_BYTES = 64           # of the posted-interrupt descriptor: 256 requests, then ON and what is software's
+_STATUS, _OUTSTANDING = 32, 1
+_NONE: frozenset[int] = frozenset()
+
+
+class ApicControls:
+    """The controls of one vcpu, as `follow` found them."""
+
+    def __init__(self, memory: PhysicalMemory) -> None:
+        self.memory = memory
+        self.status = InterruptStatus()         # a VirtualApic, since there was a page the first time
+        self.apic: VirtualApic | None = None    # while there is a TPR shadow
+        self.access_page = NO_PAGE              # number of the APIC-access page
+        self.x2apic = False                     # "virtualize x2APIC mode"
+        self.registers = False                  # "APIC-register virtualization"
+        self.readable = self.writable = _NONE   # offsets of the registers that are virtualized
+        self.notification_vector = -1           # of posted interrupts
+        self.descriptor = 0                     # spa of the posted-interrupt descriptor
+
+    def follow(self, read: Callable[[VmcsField], int]) -> None:
+        """A control was written: *read* gives the fields."""
+        pin, primary = read(VmcsField.PIN_BASED_CONTROLS), read(VmcsField.PRIMARY_PROC_CONTROLS)
+        secondary = read(VmcsField.SECONDARY_PROC_CONTROLS) \
+            if primary & PrimaryControls.ACTIVATE_SECONDARY_CONTROLS else 0
+        shadow = bool(primary & PrimaryControls.USE_TPR_SHADOW)
+        delivers = shadow and bool(secondary & SecondaryControls.VIRTUAL_INTERRUPT_DELIVERY)
+        accesses = bool(secondary & SecondaryControls.VIRTUALIZE_APIC_ACCESSES)
+        self.registers = shadow and bool(secondary & SecondaryControls.APIC_REGISTER_VIRTUALIZATION)
+        self.x2apic = shadow and bool(secondary & SecondaryControls.VIRTUALIZE_X2APIC_MODE)
+        self.access_page = read(VmcsField.APIC_ACCESS_ADDR) >> PAGE_SHIFT if accesses else NO_PAGE
+        self.readable = READABLE[self.registers] if shadow else _NONE
+        self.writable = WRITABLE[self.registers] | (WRITABLE_WITH_DELIVERY if delivers else _NONE) if shadow else _NONE
+        posted = delivers and bool(pin & PinControls.PROCESS_POSTED_INTERRUPTS)
+        self.notification_vector = read(VmcsField.POSTED_INTR_NOTIFICATION_VECTOR) & 0xFF if posted else -1
+        self.descriptor = read(VmcsField.POSTED_INTR_DESC_ADDR)
+        self._follow_page(read(VmcsField.VIRTUAL_APIC_PAGE_ADDR) if shadow else -1)
+        if self.apic is not None:
+            self.apic.delivers = delivers
+            self.apic.window_exiting = bool(primary & PrimaryControls.INTERRUPT_WINDOW_EXITING)
+            self.apic.threshold = read(VmcsField.TPR_THRESHOLD)
+            self.apic.eoi_exits = sum(read(field) << 64 * n for n, field in enumerate(_BITMAPS)) if delivers else 0
+            self.apic.recognized = self.apic.recognized and delivers
+
+    def interrupt_status(self) -> int:
+        """GUEST_INTERRUPT_STATUS."""
+        return self.status.svi << 8 | self.status.rvi
+
+    def set_interrupt_status(self, value: int) -> None:
+        """Software writes it: VM entry evaluates what is pending."""
+        self.status.rvi, self.status.svi = value & 0xFF, value >> 8
+
+    def hold_back(self, window_exiting: bool) -> None:
+        """Interrupt-window exiting was set or cleared: with it, no virtual interrupt is recognized."""
+        if self.apic is not None:
+            self.apic.window_exiting = window_exiting
+            if self.apic.delivers:
+                self.apic.evaluate()
+
+    @property
+    def recognizes(self) -> bool:
+        """A virtual interrupt is pending."""
+        return self.apic is not None and self.apic.recognized
+
+    def take(self) -> int:
+        """The vector of the virtual interrupt that is recognized; it is in service now."""
+        assert self.apic is not None, "only a virtual APIC recognizes one"
+        return self.apic.deliver()
+
+    def process_posted(self) -> None:
+        """The notification vector has come; SDM "Posted-Interrupt Processing"."""
+        assert self.apic is not None, "posted interrupts need a TPR shadow"
+        spa, memory = self.descriptor, self.memory
+        if spa + DESCRIPTOR_BYTES > memory.size:
+            self.apic.post(0)           # nothing answers: there is no request
+            return
+        status = memory.read_u32(spa + _STATUS)
+        memory.write_u32(spa + _STATUS, status & ~_OUTSTANDING)
+        requests = int.from_bytes(memory.read(spa, _STATUS), "little")
+        memory.write(spa, bytes(_STATUS))
+        self.apic.post(requests)
+
+    def _follow_page(self, address: int) -> None:
+        """Work with the page at *address* from now on, with none at -1; RVI and SVI stay what they are."""
+        status = self.status
+        if address < 0:
+            self.apic = None
+        elif isinstance(status, VirtualApic) and status.page.spa == address:
+            self.apic = status
+        else:
+            self.apic = self.status = VirtualApic(VirtualApicPage(self.memory, address))
+            self.apic.rvi, self.apic.svi = status.rvi, status.svi

@@ -1,29 +1,21 @@
-"""What VM entry answers, and event injection: an event as the interruption-information fields, and whether it is taken.
+"""Event injection: an event as the VM-entry interruption-information fields, and whether VM entry takes it.
 
-SDM "VM Entries", "Event Injection". All that VM entry checks is in `checks/`.
+SDM "Event Injection". All that VM entry checks is in `checks/`.
 """
 
 from __future__ import annotations
 
 from hv.machine.idt import BY_INSTRUCTION, Event, EventKind
-from hv.spec.exits import ExitReason, InterruptionInfo, VmInstructionError
+from hv.spec.exits import InterruptionInfo
 from hv.spec.vmcs import SecondaryControls, VmcsField
 from hv.spec.x86 import Cr0
-from hv.vmx.checks import RULES, Entry, EntryResult, entry_result
+from hv.vmx.checks import RULES, Entry, entry_result
 from hv.vmx.checks.example import valid_guest
-from hv.vmx.exit import VmExit
 
 _RULES = tuple(rule for rule in RULES if rule.id.startswith("injected-"))
 _GUEST = valid_guest() | {
     VmcsField.SECONDARY_PROC_CONTROLS: int(SecondaryControls.ENABLE_EPT | SecondaryControls.UNRESTRICTED_GUEST)}
 _PE = Cr0.PE.value
-
-
-def refusal_of(result: EntryResult) -> VmInstructionError | VmExit | None:
-    """What a processor does about an entry that ends so: VMfail 7 or 8, VM exit 33, or None: it enters."""
-    if result.entered:
-        return None
-    return result.error or VmExit(ExitReason.ENTRY_FAILURE_GUEST_STATE, int(result.qualification))
 
 
 def is_injectable(event: Event, protected: bool = True) -> bool:

@@ -42,7 +42,7 @@ class VmxTransitions:
         self.operation, self.vcpu = operation, vcpu
         self._nothing = Vmcs(fields={})         # what a vcpu obeys in root operation: no control is 1
         vcpu.attach(self._nothing)
-        vcpu.on_exit, vcpu.vmx, vcpu.checks_entries = self.leave, operation, False
+        vcpu.on_exit, vcpu.vmx = self.leave, operation
         self.msrs = LogicalProcessorMsrs(vcpu.state, operation, vcpu.clock)
 
     def enter(self, launch: bool, blocked_by_mov_ss: bool) -> None:

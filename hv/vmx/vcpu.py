@@ -79,7 +79,6 @@ class Vcpu:
         self.processor = PROCESSOR
         self.state_written = True               # by software: the next entry checks it
         self.checks, self.entry_result = EntryChecks(), EntryResult()
-        self.checks_entries = True              # False: who moves it into the guest has checked the entry
         self.on_vmfail: Callable[[], None] = lambda: None       # `entry_result` says why
         self.window_wanted = False
         self.interrupted = False                # a trap ended the engine's run only so that the loop looks
@@ -121,6 +120,7 @@ class Vcpu:
     def checked(self) -> None:
         """The VM entry that comes was checked by whoever loaded the guest: nothing is due."""
         self.state_written = False
+        self.vmcs.written.clear()
 
     def _guest_state_changed(self) -> None:
         self.state_written = True
@@ -396,7 +396,7 @@ class Vcpu:
     def _check_entry(self) -> bool:
         """Check what can have changed; False when VM entry failed, and nobody mended that."""
         while True:
-            rules = self.checks.due(self.vmcs.written, self.state_written) if self.checks_entries else ()
+            rules = self.checks.due(self.vmcs.written, self.state_written)
             self.vmcs.written.clear()
             self.state_written = False
             if rules:

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench fidelity clean
 
 demo: .venv/.installed
 	$(BIN)/hv demo
@@ -17,6 +17,9 @@ lint: .venv/.tested
 
 bench: .venv/.installed
 	$(BIN)/hv bench
+
+fidelity: .venv/.tested
+	$(BIN)/python -m tests.fidelity
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "hvlab needs Python 3.11 or newer; found $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }

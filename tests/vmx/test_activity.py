@@ -58,6 +58,7 @@ def test_sleep_ends_with_the_machines_next_timer(box):
     assert box.clock.tsc == due
 
 
+@proves("event/ACTIVE")
 @pytest.mark.parametrize(("state", "kind", "vector"), [
     (HLT, T.EXTERNAL_INTERRUPT, 0x21), (HLT, T.NMI, 2), (HLT, T.HARDWARE_EXCEPTION, 1), (HLT, T.HARDWARE_EXCEPTION, 18),
     (SHUTDOWN, T.NMI, 2), (SHUTDOWN, T.HARDWARE_EXCEPTION, 18)])

@@ -44,7 +44,7 @@ def seen(exit: VmExit | None) -> tuple[ExitReason, int] | None:
 
 # --- CR8 and the TPR shadow --------------------------------------------------------------------------------------
 
-@proves("control/PrimaryControls.USE_TPR_SHADOW", "instruction/MOV_CR8")
+@proves("control/PrimaryControls.USE_TPR_SHADOW", "instruction/MOV_TO_CR", "instruction/MOV_FROM_CR")
 def test_cr8_is_the_class_of_the_shadow(apic: ApicBox):
     """SDM "Virtualizing CR8-Based TPR Accesses": nothing exits, and the low nibble of VTPR is cleared by a write."""
     vcpu = apic.vcpu(0)
@@ -348,7 +348,7 @@ def test_the_task_priority_holds_interrupts_back(apic: ApicBox, way, bits):
     assert apic.page.vectors(VIRR) == 1 << 0x31
 
 
-@proves("control/SecondaryControls.VIRTUAL_INTERRUPT_DELIVERY", "instruction/MOV_CR8")
+@proves("control/SecondaryControls.VIRTUAL_INTERRUPT_DELIVERY", "instruction/MOV_TO_CR", "instruction/MOV_FROM_CR")
 def test_a_higher_interrupt_comes_into_a_lower_handler(apic: ApicBox):
     """Nesting: the handler of 31H sets IF and sends 52H and 33H; only the higher class is served inside it."""
     vcpu = a_guest(apic, "page", 64, (0x33, 0x52))

@@ -15,6 +15,7 @@ from hv.spec.vmcs import (
     VmcsField,
 )
 from hv.vmx.capabilities import COMPLETE, LEFT_OUT, PROCESSOR, Capabilities
+from tests.proves import proves
 
 LEGACY_AND_TRUE = [
     (Msr.VMX_PINBASED_CTLS, Msr.VMX_TRUE_PINBASED_CTLS, PIN_DEFAULT1),
@@ -25,6 +26,7 @@ LEGACY_AND_TRUE = [
 PROCESSORS = pytest.mark.parametrize("processor", [PROCESSOR, COMPLETE], ids=["modelled", "complete"])
 
 
+@proves("capability/VmxBasic.true_controls")
 @PROCESSORS
 @pytest.mark.parametrize(("legacy", "true", "default1"), LEGACY_AND_TRUE)
 def test_the_true_msr_offers_the_same_and_releases_default1_bits(processor: Capabilities, legacy, true, default1):

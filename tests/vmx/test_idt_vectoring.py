@@ -181,6 +181,7 @@ def test_every_fault_obeys_the_bitmap_whoever_found_it(box, source, vector, erro
     assert (box.exits[0].idt_vectoring_info, vcpu.state.rflags >> 16 & 1) == (0, 1)
 
 
+@proves("instruction/INT1", "instruction/INT3")
 @pytest.mark.parametrize(("code", "vector", "kind"), [
     (b"\xf1", 1, T.PRIVILEGED_SOFTWARE_EXCEPTION), (b"\xcc", 3, T.SOFTWARE_EXCEPTION)], ids=["int1", "int3"])
 @proves("event/PRIVILEGED_SOFTWARE_EXCEPTION", "event/SOFTWARE_EXCEPTION")

@@ -94,6 +94,15 @@ def test_a_software_interrupt_is_injected_in_virtual_8086_mode_whatever_iopl_say
     assert vector_at(vcpu) == 0x21
 
 
+@proves("capability/VmxMisc.zero_length_injection")
+def test_an_instruction_length_of_0_returns_to_the_instruction_itself(box):
+    """SDM "VMX Capability Reporting Facility", IA32_VMX_MISC bit 30."""
+    vcpu = box.vcpu()
+    put(vcpu, VM_ENTRY_INTERRUPTION_INFO=info(0x21, T.SOFTWARE_INTERRUPT), VM_ENTRY_INSTRUCTION_LENGTH=0)
+    box.go(vcpu)
+    assert (vector_at(vcpu), frame(box, vcpu, "64", 1)) == (0x21, [CODE])
+
+
 def test_an_injected_exception_leaves_cr2_and_dr6_to_software(box):
     vcpu = box.vcpu()
     vcpu.state.cr2 = 0x1234

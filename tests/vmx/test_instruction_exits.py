@@ -76,6 +76,15 @@ def test_some_exit_whatever_the_controls_say(box, source, reason, bits):
     assert (exit.reason, exit.qualification, exit.instruction_length) == (reason, 0, 2)
 
 
+@proves("control/PrimaryControls.ACTIVATE_SECONDARY_CONTROLS")
+@pytest.mark.parametrize(("active", "reason"), [(True, R.WBINVD), (False, R.HLT)])
+def test_secondary_controls_count_only_while_they_are_active(box, active, reason):
+    """SDM "Processor-Based VM-Execution Controls": as if all of them were 0."""
+    fields = controls(S.WBINVD_EXITING, off=() if active else (P.ACTIVATE_SECONDARY_CONTROLS,))
+    _, exit = box.exit_of("wbinvd; hlt", fields=fields)
+    assert exit.reason is reason
+
+
 # --- what this processor does not have -------------------------------------------------------------------
 
 ABSENT = {

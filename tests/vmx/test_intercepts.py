@@ -311,6 +311,7 @@ def test_into_is_an_interrupt_only_with_overflow(box):
         assert vector_at(vcpu) == vector
 
 
+@proves("instruction/INT3", "instruction/INTO", "exit/EXCEPTION_OR_NMI")
 @pytest.mark.parametrize(("code", "bits", "vector", "length"), [(b"\xcc", 64, 3, 1), (b"\xce", 32, 4, 1)])
 def test_int3_and_into_exit_by_the_bitmap_as_software_exceptions(box, code, bits, vector, length):
     _, exit = box.exit_of(code, bits, fields={F.EXCEPTION_BITMAP: 1 << vector}, rflags=0x802)
@@ -319,6 +320,7 @@ def test_int3_and_into_exit_by_the_bitmap_as_software_exceptions(box, code, bits
     assert exit.instruction_length == length
 
 
+@proves("instruction/INT_N")
 def test_int_n_never_exits_by_the_bitmap(box):
     vcpu, exit = box.exit_of(b"\xcd\x03", fields={F.EXCEPTION_BITMAP: 0xFFFFFFFF})
     assert (exit.reason, vector_at(vcpu)) == (HLT_HANDLER, 3)

@@ -136,6 +136,9 @@ def test_what_is_no_vmx_instruction_stays_undefined(root, code):
 
 # --- outcomes ---------------------------------------------------------------------------------------------------
 
+@proves("event/VMCALL_IN_ROOT", "event/VMXON_IN_ROOT", "event/VMCLEAR_BAD_ADDRESS", "event/VMCLEAR_VMXON_POINTER",
+        "event/VMPTRLD_BAD_ADDRESS", "event/VMPTRLD_VMXON_POINTER", "event/VMPTRLD_WRONG_REVISION",
+        "event/UNSUPPORTED_COMPONENT", "event/VMRESUME_NOT_LAUNCHED", "event/INVALID_OPERAND")
 @pytest.mark.parametrize(("source", "flags", "error"), [
     pytest.param("vmcall", ZF, E.VMCALL_IN_ROOT, marks=proves("instruction/VMCALL")),
     pytest.param("vmxon qword ptr [rbx]", ZF, E.VMXON_IN_ROOT, marks=proves("instruction/VMXON")),
@@ -192,6 +195,7 @@ def test_mov_ss_blocks_an_entry_and_sti_does_not(root, shadow, error):
         assert outcome(root) == (ZF, error)
 
 
+@proves("event/VMLAUNCH_NOT_CLEAR")
 @proves("instruction/VMLAUNCH")
 def test_a_launched_vmcs_is_not_launched_again(root):
     handler = f"vmlaunch\n{TELL}"
@@ -199,6 +203,7 @@ def test_a_launched_vmcs_is_not_launched_again(root):
     assert outcome(root) == (ZF, E.VMLAUNCH_NOT_CLEAR)
 
 
+@proves("event/VMRESUME_AFTER_VMXOFF")
 @proves("instruction/VMRESUME")
 def test_vmresume_after_vmxoff_is_an_error_of_its_own(root):
     handler = f"vmxoff; mov rbx, {POINTERS}; vmxon qword ptr [rbx]; vmptrld qword ptr [rbx + 8]; vmresume\n{TELL}"

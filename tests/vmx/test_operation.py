@@ -245,6 +245,7 @@ def test_what_does_not_fit_a_field_is_cut_off(op, field, width):
     assert op.vmread(field) == (1 << width) - 1
 
 
+@proves("event/READ_ONLY_COMPONENT")
 @proves("instruction/VMWRITE", "capability/VmxMisc.write_any_field")
 @pytest.mark.parametrize("field", [F.EXIT_REASON, F.VM_INSTRUCTION_ERROR, F.EXIT_QUALIFICATION,
                                    F.GUEST_PHYSICAL_ADDRESS, F.GUEST_PHYSICAL_ADDRESS | 1])
@@ -276,6 +277,7 @@ def test_launch_and_resume_want_the_launch_state_that_is_theirs(op):
     assert error_of(op.vmlaunch) is E.VMLAUNCH_NOT_CLEAR
 
 
+@proves("event/ENTRY_BLOCKED_BY_MOV_SS")
 @proves("instruction/VMLAUNCH", "event/BLOCKING_BY_MOV_SS")
 def test_blocking_by_mov_ss_comes_before_the_launch_state(op):
     """SDM "VMLAUNCH/VMRESUME", operation."""

@@ -10,6 +10,7 @@ from hv.machine.ram import PhysicalMemory
 from hv.spec.vmcs import VmcsField, VmxAbort
 from hv.vmx.region import clear_region, load_region, read_physical, revision_of, store_region, write_abort
 from hv.vmx.vmcs import LaunchState, Vmcs
+from tests.proves import proves
 
 PAGE, COPY, END = 0x1000, 0x3000, 0x4000
 
@@ -21,6 +22,7 @@ def memory():
     memory.close()
 
 
+@proves("capability/VmxBasic.region_size", "capability/VmxBasic.memory_type")
 def test_every_field_comes_back(memory):
     vmcs = Vmcs(fields={field: 0x8877_6655_4433_2211 + field & field.mask for field in VmcsField}, address=PAGE,
                 launch_state=LaunchState.LAUNCHED)

@@ -17,6 +17,7 @@ from hv.spec.exits import ExitReason as R
 from hv.spec.exits import TaskSwitchQualification, TaskSwitchSource
 from hv.vmx.vcpu import Vcpu
 from tests.machine.engine_box import CODE, GDT, USER_CODE_32, USER_DATA
+from tests.proves import proves
 from tests.vmx.vcpu_box import VcpuBox, vector_at
 
 TSS, OTHER, GATE, CONFORMING = 0x40, 0x48, 0x50, 0x58       # selectors; the descriptors are made by `a_vcpu`
@@ -59,6 +60,7 @@ def go(box: VcpuBox, vcpu: Vcpu, code: bytes) -> None:
 
 # --- what exits ------------------------------------------------------------------------------------------
 
+@proves("instruction/FAR_JMP", "instruction/FAR_CALL", "exit/TASK_SWITCH")
 @pytest.mark.parametrize("source", [TaskSwitchSource.JMP, TaskSwitchSource.CALL])
 @pytest.mark.parametrize("indirect", [False, True], ids=["direct", "indirect"])
 @pytest.mark.parametrize("selector", [TSS, GATE], ids=["tss", "task-gate"])
@@ -75,6 +77,7 @@ def test_a_far_jump_or_call_to_a_task_exits_and_changes_nothing(box, source, ind
     assert box.memory.read(0x7000, 0x3000) == before
 
 
+@proves("instruction/IRET", "exit/TASK_SWITCH")
 def test_iret_with_nested_task_exits(box):
     """The back link of the current TSS leads to a busy one."""
     vcpu = a_vcpu(box, OTHER=descriptor(BUSY))

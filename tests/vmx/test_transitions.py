@@ -289,6 +289,7 @@ def test_an_unusable_segment_keeps_its_selector_and_the_base_of_fs_and_gs(root):
 
 # --- entries that fail ------------------------------------------------------------------------------------------
 
+@proves("event/ENTRY_INVALID_CONTROLS", "event/ENTRY_INVALID_HOST_STATE")
 @proves("instruction/VMLAUNCH")
 @pytest.mark.parametrize(("field", "value", "error"), [
     (F.PIN_BASED_CONTROLS, 0, E.ENTRY_INVALID_CONTROLS), (F.VM_EXIT_CONTROLS, 1 << 31, E.ENTRY_INVALID_CONTROLS),

@@ -121,6 +121,7 @@ def test_a_wrong_control_is_vmfail_7_and_a_wrong_host_vmfail_8(group, error):
             assert result.failure.words == f"VMfail {error}"
 
 
+@proves("event/GUEST_STATE", "event/PDPTE", "event/VMCS_LINK_POINTER", "exit/ENTRY_FAILURE_GUEST_STATE")
 def test_a_wrong_guest_state_is_exit_33_with_bit_31_and_its_qualification():
     """SDM "VM-Entry Failures During or After Loading Guest State": 2 for PDPTEs, 4 for the link pointer, else 0."""
     for row in ROWS:

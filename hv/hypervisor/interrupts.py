@@ -89,7 +89,6 @@ class InterruptRouting:
             self.spurious += 1
             return None
         route.vp.apic.accept(route.guest_vector, route.level)
-        route.vp.kick()
         if self.trace.listening:
             self.trace.emit(InterruptRouted(route.source_id, route.guest_vector, route.partition.id, route.vp.index))
         return route

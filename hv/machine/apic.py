@@ -134,6 +134,14 @@ class LocalApic:
         self.irr &= ~(1 << vector)
         self.isr |= 1 << vector
 
+    def acknowledge_and_end(self) -> int | None:
+        """Take the deliverable vector and end it at once, for who keeps no order of service; None when there is none."""
+        vector = self.deliverable()
+        if vector is not None:
+            self.irr &= ~(1 << vector)
+            self.ended(vector)
+        return vector
+
     def eoi(self) -> None:
         """End the highest vector in service; nothing when none is."""
         if not self.isr:

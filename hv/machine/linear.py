@@ -26,7 +26,7 @@ from hv.machine.registers import Registers
 from hv.spec.x86 import PAGE_SIZE
 
 _OFFSET = PAGE_SIZE - 1
-_READ = Access.READ.value
+_READ, _WRITE = Access.READ.value, Access.WRITE.value
 
 
 class LinearMemory:
@@ -80,7 +80,7 @@ class LinearMemory:
         """What the processor reads of its own accord from GDT, LDT, IDT or TSS: at privilege 0, SMAP in force."""
         if (gva & _OFFSET) + size > PAGE_SIZE:
             return int.from_bytes(self.read(gva, size, Access.READ, 0, implicit=True), "little")
-        mode = self.mode
+        mode = self._fixed_mode or self.mode
         wrapped = gva & (LINEAR_64 if mode.format is PagingFormat.LONG else LINEAR_32)
         gpa = self.gpa_of(mode, wrapped, _READ, 0, True)
         try:
@@ -95,8 +95,14 @@ class LinearMemory:
         # Simplified: when the second level refuses the second page, the bytes of the first are already stored; the
         # access is then repeated from its beginning, so the guest does not see it.
         """
-        done = 0
-        for gpa, count in self._translate(gva, len(data), Access.WRITE, self._cpl(cpl), implicit):
+        done, size = 0, len(data)
+        if (gva & _OFFSET) + size <= PAGE_SIZE and size:        # the usual, as `_translate` would do it
+            mode = self._fixed_mode or self.mode
+            wrapped = gva & (LINEAR_64 if mode.format is PagingFormat.LONG else LINEAR_32)
+            pieces = [(self.gpa_of(mode, wrapped, _WRITE, self.registers.cpl if cpl is None else cpl, implicit), size)]
+        else:
+            pieces = self._translate(gva, size, Access.WRITE, self._cpl(cpl), implicit)
+        for gpa, count in pieces:
             try:
                 self.store(gpa, int.from_bytes(data[done : done + count], "little"), count)
             except NestedFault as fault:
@@ -121,7 +127,7 @@ class LinearMemory:
 
     def _translate(self, gva: int, size: int, access: Access, cpl: int, implicit: bool) -> list[tuple[int, int]]:
         """(gpa, bytes) of each page's part, in order."""
-        mode = self.mode
+        mode = self._fixed_mode or self.mode
         wrap = LINEAR_64 if mode.format is PagingFormat.LONG else LINEAR_32
         if (gva & _OFFSET) + size <= PAGE_SIZE and size:
             return [(self.gpa_of(mode, gva & wrap, int(access), cpl, implicit), size)]

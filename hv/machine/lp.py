@@ -53,8 +53,4 @@ class LogicalProcessor:
 
         The hypervisor ends it at once: the owner's virtual APIC keeps the guest's own order of service.
         """
-        if not self.apic.irr or self.apic.deliverable() is None:
-            return None
-        vector = self.apic.acknowledge()
-        self.apic.eoi()
-        return vector
+        return self.apic.acknowledge_and_end() if self.apic.irr else None

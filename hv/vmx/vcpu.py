@@ -526,7 +526,7 @@ class Vcpu:
                 and not self.watchful and not self.non_register.pending_debug \
                 and not self.take(Event(self.take_virtual_interrupt(), _EXTERNAL)):
             return False
-        if bool(self._work[_WATCHED]) is not (self.window_wanted or self.apic.recognizes):
+        if bool(self._work[_WATCHED]) is not (self.window_wanted or (apic is not None and apic.recognized)):
             self._watch()
         return True
 

@@ -46,12 +46,8 @@ class VirtualApicPage:
 
     def highest(self, bitmap: int) -> int:
         """The highest vector whose bit is set; 0 when none is, or that one."""
-        dwords = self.dwords
-        for n in _DOWN:
-            word = dwords[bitmap + (n << 2)]
-            if word:
-                return (n << 5) + word.bit_length() - 1
-        return 0
+        last = int.from_bytes(self.dwords[bitmap : bitmap + 32 : 4].tobytes(), "little").bit_length() - 1
+        return last if last > 0 else 0
 
     def vectors(self, bitmap: int) -> int:
         """All eight registers at *bitmap* as one number; bit n is vector n."""
@@ -141,7 +137,7 @@ class VirtualApic(InterruptStatus):
 
     def request(self, vector: int) -> None:
         """*vector* is pending from now on; SDM "Self-IPI Virtualization", without its evaluation."""
-        self.page.insert(VIRR, vector)
+        self.page.dwords[VIRR + (vector >> 5 << 2)] |= 1 << (vector & 31)
         if vector > self.rvi:
             self.rvi = vector
 

@@ -57,6 +57,7 @@ class FakeVp:
         self.vcpu = SimpleNamespace(state_written=False)
         self.vmcs = SimpleNamespace(clear=lambda: None)
         self.kicks = 0
+        self.apic.on_pending = self.kick
         self.nmi_masked = False
         self.caller = None
         self.asked_at = 0

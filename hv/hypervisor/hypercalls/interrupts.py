@@ -45,9 +45,6 @@ def assert_virtual_interrupt(call: Call, input: AssertVirtualInterruptInput) -> 
     targets = wires.targets(input.destination, logical)
     require(targets, f"destination {input.destination:#x} is nobody", HvStatus.INVALID_VP_INDEX)
     wires.deliver(input.vector, input.destination, logical, control.interrupt_type, bool(control.level_triggered))
-    for vp in partition.vps.values():
-        if vp.apic in targets:
-            vp.kick()
     call.emit(InterruptRequested(input.vector, "hypercall"))
 
 

@@ -135,7 +135,7 @@ class LocalApic:
         self.isr |= 1 << vector
 
     def acknowledge_and_end(self) -> int | None:
-        """Take the deliverable vector and end it at once, for who keeps no order of service; None when there is none."""
+        """Take the deliverable vector and end it at once, for who keeps no order of service; None: there is none."""
         vector = self.deliverable()
         if vector is not None:
             self.irr &= ~(1 << vector)

@@ -101,7 +101,7 @@ def planted(tree: Path, files: dict[str, str]) -> Path:
 def test_a_planted_violation_is_named(tmp_path):
     tree = planted(tmp_path, {
         "vmx/bad.py": "def late():\n    from hv.hypervisor.vp import VirtualProcessor\n",
-        "vmx/good.py": "import struct\nfrom hv.machine.ram import PhysicalMemory\nfrom hv.vmx import ept\n",
+        "vmx/good.py": "import struct\nfrom hv.machine.ram import PhysicalMemory\nfrom hv.vmx import vcpu\n",
         "root/vmms.py": "from hv import hypervisor\n",
         "iommu/near.py": "from . import tables\n",
         "machine/lp.py": "import unicorn\n",

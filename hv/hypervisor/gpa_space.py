@@ -18,7 +18,7 @@ from hv.hypervisor.pages import PageOwners
 from hv.machine.faults import Access, NestedFault
 from hv.machine.ram import PhysicalMemory, pages_of
 from hv.spec.x86 import LARGE_PAGE_SIZE, LARGE_PAGES, PAGE_SIZE
-from hv.vmx.ept import EptTables
+from hv.vmx.translation.ept import EptTables
 
 GPA_SPACE_BITS = 40             # bits of a guest-physical address, as CPUID leaf 0x80000008 says
 GPA_SPACE_PAGES = 1 << GPA_SPACE_BITS - 12

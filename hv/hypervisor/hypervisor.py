@@ -24,7 +24,7 @@ from hv.spec.partition import PARTITION_ID_SELF, ROOT_PARTITION_ID, VP_INDEX_SEL
 from hv.spec.x86 import PAGE_SIZE
 from hv.trace import events
 from hv.trace.bus import Trace
-from hv.vmx.operation import VmxOperation
+from hv.vmx.root_operation.operation import VmxOperation
 
 if TYPE_CHECKING:
     from hv.hypervisor.vp import VirtualProcessor

@@ -26,7 +26,7 @@ from hv.spec.msrs import HvGuestOsId, HvHypercallMsr
 from hv.spec.partition import ANY_VP, PARTITION_ID_INVALID
 from hv.spec.x86 import PAGE_SIZE
 from hv.trace.bus import Trace
-from hv.vmx.ept import EptTables
+from hv.vmx.translation.ept import EptTables
 
 if TYPE_CHECKING:
     from hv.hypervisor.apic_virtualization import PartitionApics

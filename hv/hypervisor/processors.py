@@ -19,8 +19,8 @@ from hv.machine.lp import LogicalProcessor
 from hv.machine.mmio import MmioBus
 from hv.spec.ept import InveptType
 from hv.spec.vmcs import SecondaryControls, VmcsField
-from hv.vmx.cached import CachedMappings
-from hv.vmx.second_level import SecondLevel
+from hv.vmx.translation.cached import CachedMappings
+from hv.vmx.translation.second_level import SecondLevel
 from hv.vmx.vcpu import Vcpu
 
 

@@ -15,7 +15,7 @@ from hv.machine.apic import LocalApic
 from hv.machine.clock import VirtualClock
 from hv.spec.apic import LVT_WRITABLE, ApicRegister, Icr
 from hv.spec.msrs import X2APIC_MSRS, Msr
-from hv.vmx.virtual_apic import VIRR, VISR, VTMR, VirtualApic
+from hv.vmx.apic.virtual_apic import VIRR, VISR, VTMR, VirtualApic
 
 R = ApicRegister
 _TPR, _PPR, _ICR_LOW, _ICR_HIGH = R.TPR >> 2, R.PPR >> 2, R.ICR_LOW >> 2, R.ICR_HIGH >> 2

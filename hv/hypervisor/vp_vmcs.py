@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hv.spec.vmcs import NO_VMCS, VmcsField
-from hv.vmx.operation import VmxOperation
+from hv.vmx.root_operation.operation import VmxOperation
 from hv.vmx.vmcs import DEFAULT_CONTROLS, LaunchState
 
 

@@ -4,13 +4,19 @@ A `Vcpu` is a logical processor in VMX non-root operation: its VMCS, its registe
 guest does becomes a VM exit or is done on the spot. The hypervisor room above gives it an exit handler and says for how
 long to run; the machine room below executes the instructions.
 
-Read `vcpu.py` first (the loop), then `intercepts/` (which act causes which exit), `exit.py` (what an exit records),
-`checks/` (what VM entry wants), `entry.py` (events as fields), `vmcs.py` (the fields) and `ept.py` (the second-level
-tables).
+    vcpu.py            the loop: enter, run, trap, exit. Read it first
+    vmcs.py            the fields of a VMCS, its launch state (`fields.py`: which of them exist)
+    capabilities.py    what the processor offers; all that is refused is refused by it (`left_out.py`: why)
+    checks/            what VM entry wants of a VMCS
+    intercepts/        which act of a guest causes which exit, and what is done of those that cause none
+    exit.py            what an exit records (`instruction_information.py`: about operands)
+    events/            injection, what blocks an event, what is due between two instructions
+    translation/       EPT, VPID, and what the processor has cached of them
+    apic/              the virtual APIC
+    root_operation/    the other side: the VMX instructions, and who has which VMCS. Our hypervisor calls
+                       `VmxOperation`; one that is machine code executes the instructions
 
-A `VmxOperation` is the other side: which VMCSs a logical processor works with, and what VMX instructions do to them
-(`operation.py`, `region.py`). Our hypervisor calls it. One that is machine code executes the instructions
-(`instructions.py`), and `transitions.py` moves its registers and its guest's in and out of one vcpu.
+`reset.py` (INIT and SIPI) and `vm_functions.py` (VMFUNC) stand alone.
 
 May import machine, spec and trace. Imported by the hypervisor, and by debug, lab and platform, which see everything.
 """

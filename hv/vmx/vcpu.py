@@ -19,24 +19,24 @@ from hv.machine.traps import Trap
 from hv.spec.exits import ENTRY_FAILURES, ExitReason, InterruptionType
 from hv.spec.vmcs import ExitControls, PinControls, PrimaryControls, SecondaryControls, VmcsField
 from hv.spec.x86 import PUSHES_RF, Vector
-from hv.vmx import watchful
-from hv.vmx.apic_controls import ApicControls
+from hv.vmx.apic.controls import ApicControls
 from hv.vmx.capabilities import PROCESSOR
 from hv.vmx.checks import Entry, EntryResult
 from hv.vmx.checks.incremental import EntryChecks
-from hv.vmx.entry import event_of, info_of
+from hv.vmx.events import watchful
+from hv.vmx.events.injection import event_of, info_of
+from hv.vmx.events.non_register import ACTIVE, MOV_SS, PENDING, SHUTDOWN, SINGLE_STEP, WAIT_FOR_SIPI, NonRegisterState
+from hv.vmx.events.preemption_timer import PreemptionTimer
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts import BY_TRAP
 from hv.vmx.intercepts.controls import InstructionControls
 from hv.vmx.intercepts.events import bitmap_exits, debug_trap, exception_exit, external_interrupt, raised, task_gate
 from hv.vmx.intercepts.memory import nested_fault, only_walks, refused
 from hv.vmx.intercepts.waiting import Waiting
-from hv.vmx.non_register import ACTIVE, MOV_SS, PENDING, SHUTDOWN, SINGLE_STEP, WAIT_FOR_SIPI, NonRegisterState
-from hv.vmx.operation import VmxOperation
-from hv.vmx.preemption_timer import PreemptionTimer
-from hv.vmx.remembered import RememberingMemory
-from hv.vmx.second_level import SecondLevel
-from hv.vmx.translation_controls import read_translation_controls
+from hv.vmx.root_operation.operation import VmxOperation
+from hv.vmx.translation.controls import read_translation_controls
+from hv.vmx.translation.remembered import RememberingMemory
+from hv.vmx.translation.second_level import SecondLevel
 from hv.vmx.vmcs import Vmcs
 
 ExitHandler = Callable[[VmExit], bool]

@@ -8,8 +8,8 @@ from hv.machine.faults import GuestFault
 from hv.spec.exits import ExitReason
 from hv.spec.vmcs import SecondaryControls, VmcsField, VmFunctions
 from hv.spec.x86 import Vector
-from hv.vmx.ept_walk import is_valid_eptp
 from hv.vmx.exit import VmExit
+from hv.vmx.translation.ept_walk import is_valid_eptp
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu

@@ -13,7 +13,7 @@ from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.spec.ept import EptEntry
 from hv.spec.hv_status import HvStatus
 from hv.spec.vmcs import VmcsField
-from hv.vmx.ept_walk import EptWalk, EptWalkEntry
+from hv.vmx.translation.ept_walk import EptWalk, EptWalkEntry
 from tests.debug.sessions import refused, session_over
 
 

@@ -9,8 +9,8 @@ from hv.machine.ram import PhysicalMemory
 from hv.platform import Machine
 from hv.spec.vmcs import NO_VMCS, VmcsField
 from hv.vmx.capabilities import REVISION_ID
-from hv.vmx.operation import VmxMode, VmxOperation
-from hv.vmx.region import load_region
+from hv.vmx.root_operation.operation import VmxMode, VmxOperation
+from hv.vmx.root_operation.region import load_region
 from hv.vmx.vmcs import DEFAULT_CONTROLS, LaunchState
 from tests.guest_runner import image_of
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hv.machine.faults import Access
 from hv.spec.apic import ApicRegister as R
 from hv.spec.vmcs import PinControls, PrimaryControls, SecondaryControls, VmcsField
+from hv.vmx.apic.virtual_apic import VirtualApicPage
 from hv.vmx.exit import VmExit
 from hv.vmx.vcpu import Vcpu
-from hv.vmx.virtual_apic import VirtualApicPage
 from tests.guest_runner import assemble
 from tests.vmx.vcpu_box import MSR_BITMAP, VcpuBox
 

@@ -23,13 +23,13 @@ from hv.spec.vmcs import (
 from hv.spec.x86 import Vector
 from hv.vmx.capabilities import REVISION_ID
 from hv.vmx.exit import VmExit
-from hv.vmx.instructions import VmxInstructions
 from hv.vmx.intercepts import BY_TRAP
 from hv.vmx.intercepts.controls import InstructionControls
 from hv.vmx.intercepts.operands import advance, length_of
 from hv.vmx.intercepts.undefined import undefined_here
-from hv.vmx.operation import VmxMode, VmxOperation
-from hv.vmx.transitions import VmxTransitions
+from hv.vmx.root_operation.instructions import VmxInstructions
+from hv.vmx.root_operation.operation import VmxMode, VmxOperation
+from hv.vmx.root_operation.transitions import VmxTransitions
 from tests.machine.engine_box import CODE, GDT, PML4
 from tests.vmx.vcpu_box import IDT, VcpuBox
 

@@ -13,7 +13,7 @@ from hv.spec.vmcs import VmcsField
 from hv.vmx.capabilities import PROCESSOR, REVISION_ID
 from hv.vmx.exit import VmExit
 from hv.vmx.fields import existing_fields
-from hv.vmx.operation import VmFail, VmxMode
+from hv.vmx.root_operation.operation import VmFail, VmxMode
 from hv.vmx.vmcs import Vmcs
 from tests.vmx.root_box import HOST, VMCS, RootBox, valid_fields
 

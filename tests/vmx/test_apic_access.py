@@ -8,7 +8,7 @@ from hv.machine.ram import PhysicalMemory
 from hv.spec.apic import ApicRegister as R
 from hv.spec.exits import ExitReason
 from hv.spec.x86 import PAGE_SIZE
-from hv.vmx.apic_access import (
+from hv.vmx.apic.access_page import (
     READABLE,
     WRITABLE,
     WRITABLE_WITH_DELIVERY,
@@ -18,7 +18,7 @@ from hv.vmx.apic_access import (
     write_x2apic,
     written,
 )
-from hv.vmx.virtual_apic import VIRR, VISR, VirtualApic, VirtualApicPage
+from hv.vmx.apic.virtual_apic import VIRR, VISR, VirtualApic, VirtualApicPage
 from tests.proves import proves
 
 BOTH = (0x020, 0x080, 0x0B0, 0x0D0, 0x0E0, 0x0F0, 0x280, 0x300, 0x310, *range(0x320, 0x380, 0x10), 0x380, 0x3E0)

@@ -9,8 +9,8 @@ import pytest
 from hv.spec.apic import ApicRegister as R
 from hv.spec.exits import ExitReason, InterruptionInfo
 from hv.spec.vmcs import PinControls, PrimaryControls, SecondaryControls, VmcsField
+from hv.vmx.apic.virtual_apic import VIRR, VISR
 from hv.vmx.exit import VmExit
-from hv.vmx.virtual_apic import VIRR, VISR
 from tests.proves import proves
 from tests.vmx.apic_box import (
     ACCESS_GPA,

@@ -9,9 +9,9 @@ from hv.machine.ram import PhysicalMemory
 from hv.spec.ept import EptVpidCap, InveptType, InvvpidType
 from hv.spec.exits import ExitReason
 from hv.spec.vmcs import SecondaryControls, VmcsField
-from hv.vmx.cached import CachedMappings
 from hv.vmx.capabilities import PROCESSOR
-from hv.vmx.ept import EptTables
+from hv.vmx.translation.cached import CachedMappings
+from hv.vmx.translation.ept import EptTables
 from hv.vmx.vcpu import Vcpu
 from tests.machine.engine_box import DATA, TABLE
 from tests.proves import proves

@@ -12,7 +12,7 @@ from hv.machine.idt import Event, EventKind
 from hv.spec.exits import EntryFailure, ExitReason
 from hv.spec.vmcs import PrimaryControls, VmcsField
 from hv.vmx.checks import RULES, Broken
-from hv.vmx.entry import event_of, info_of, is_injectable
+from hv.vmx.events.injection import event_of, info_of, is_injectable
 from hv.vmx.vcpu import Vcpu
 from tests.proves import proves
 from tests.vmx.vcpu_box import VcpuBox

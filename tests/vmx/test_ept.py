@@ -8,8 +8,8 @@ from hv.machine.faults import Access, NestedFault
 from hv.machine.ram import PhysicalMemory
 from hv.spec.ept import EptEntry
 from hv.spec.x86 import LARGE_PAGE_SIZE, PAGE_SIZE
-from hv.vmx.ept import EptTables
-from hv.vmx.ept_walk import misconfiguration, violation_qualification
+from hv.vmx.translation.ept import EptTables
+from hv.vmx.translation.ept_walk import misconfiguration, violation_qualification
 
 READ, WRITE, EXECUTE = Access.READ, Access.WRITE, Access.EXECUTE
 ALL = READ | WRITE | EXECUTE

@@ -8,7 +8,7 @@ from hv.machine.faults import Access
 from hv.spec.ept import EptEntry, EptViolationQualification
 from hv.spec.exits import ExitReason, InterruptionInfo
 from hv.spec.vmcs import VmcsField
-from hv.vmx.ept import EptTables
+from hv.vmx.translation.ept import EptTables
 from tests.machine.engine_box import DATA, DIRECTORY, PML4, STACK, TABLE
 from tests.proves import proves
 from tests.vmx.vcpu_box import ALL, CODE, VcpuBox, vector_at

@@ -12,8 +12,8 @@ from hv.machine.faults import Access
 from hv.machine.ram import PhysicalMemory
 from hv.spec.ept import EptVpidCap
 from hv.vmx.capabilities import PROCESSOR
-from hv.vmx.ept import GIGABYTE, EptTables
-from hv.vmx.ept_walk import is_valid_eptp, mark_used, misconfiguration, violation_qualification, walk
+from hv.vmx.translation.ept import GIGABYTE, EptTables
+from hv.vmx.translation.ept_walk import is_valid_eptp, mark_used, misconfiguration, violation_qualification, walk
 from tests.proves import proves
 
 PAGES = 8                   # tables lie in pages 0..3 of a small RAM; entries may name any page

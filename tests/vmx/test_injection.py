@@ -6,7 +6,7 @@ from hv.machine.registers import Table
 from hv.spec.exits import InterruptionInfo
 from hv.spec.vmcs import Interruptibility, PinControls, PrimaryControls
 from hv.spec.x86 import DR6_RESET, PUSHES_ERROR_CODE
-from hv.vmx.entry import event_of
+from hv.vmx.events.injection import event_of
 from tests.proves import proves
 from tests.vmx.event_box import CODE, IDT, MODES, VALID, WIDTHS, F, R, T, control, frame, info, put, reasons, vcpu_in
 from tests.vmx.vcpu_box import vector_at

@@ -14,7 +14,7 @@ from hv.spec.exits import (
 )
 from hv.spec.msrs import Msr
 from hv.spec.vmcs import PrimaryControls, VmcsField
-from hv.vmx.operation import VmxOperation
+from hv.vmx.root_operation.operation import VmxOperation
 from hv.vmx.vmcs import DEFAULT_CONTROLS
 from tests.proves import proves
 from tests.vmx.vcpu_box import BITMAP_A, BITMAP_B, CODE, MSR_BITMAP, vector_at

@@ -11,7 +11,7 @@ from hv.spec.exits import ExitReason, VmInstructionError
 from hv.spec.msrs import Msr
 from hv.spec.vmcs import NO_VMCS, VmcsField
 from hv.vmx.capabilities import PROCESSOR
-from hv.vmx.operation import VmxMode
+from hv.vmx.root_operation.operation import VmxMode
 from tests.machine.engine_box import DATA, FLAT_CODE_32
 from tests.proves import proves
 from tests.vmx.root_box import (

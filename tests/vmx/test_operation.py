@@ -13,9 +13,9 @@ from hv.machine.ram import PhysicalMemory
 from hv.spec.exits import VmInstructionError
 from hv.spec.msrs import Msr
 from hv.spec.vmcs import NO_VMCS, SecondaryControls, VmcsField, VmxAbort, VmxMisc
-from hv.vmx.cached import CachedMappings
 from hv.vmx.capabilities import PROCESSOR, REVISION_ID
-from hv.vmx.operation import MOST_ACTIVE, VmFail, VmxMode, VmxOperation
+from hv.vmx.root_operation.operation import MOST_ACTIVE, VmFail, VmxMode, VmxOperation
+from hv.vmx.translation.cached import CachedMappings
 from hv.vmx.vmcs import LaunchState
 from tests.proves import proves
 from tests.vmx.vcpu_box import NoDevices

@@ -4,7 +4,7 @@ import pytest
 
 from hv.machine.clock import EXIT_TICKS
 from hv.spec.vmcs import ActivityState, ExitControls, Interruptibility, PendingDebugExceptions, PinControls
-from hv.vmx.preemption_timer import SHIFT
+from hv.vmx.events.preemption_timer import SHIFT
 from tests.proves import proves
 from tests.vmx.event_box import CODE, F, R, control, put, reasons
 from tests.vmx.vcpu_box import vector_at

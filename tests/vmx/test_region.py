@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from hv.machine.ram import PhysicalMemory
 from hv.spec.vmcs import VmcsField, VmxAbort
-from hv.vmx.region import clear_region, load_region, read_physical, revision_of, store_region, write_abort
+from hv.vmx.root_operation.region import (
+    clear_region,
+    load_region,
+    read_physical,
+    revision_of,
+    store_region,
+    write_abort,
+)
 from hv.vmx.vmcs import LaunchState, Vmcs
 from tests.proves import proves
 

@@ -8,10 +8,10 @@ from hv.machine.faults import Access, GuestFault
 from hv.machine.linear import LinearMemory
 from hv.machine.ram import PhysicalMemory
 from hv.spec.ept import InveptType
-from hv.vmx.cached import CachedMappings
-from hv.vmx.ept import EptTables
-from hv.vmx.remembered import RememberingMemory
-from hv.vmx.second_level import SecondLevel
+from hv.vmx.translation.cached import CachedMappings
+from hv.vmx.translation.ept import EptTables
+from hv.vmx.translation.remembered import RememberingMemory
+from hv.vmx.translation.second_level import SecondLevel
 from tests.machine.fakes import FakeState
 
 PML4, PDPT, PD, PT = 0x1000, 0x2000, 0x3000, 0x4000

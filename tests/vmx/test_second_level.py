@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hv.machine.faults import Access, NestedFault
-from hv.vmx.second_level import SecondLevel
+from hv.vmx.translation.second_level import SecondLevel
 from tests.vmx.vcpu_box import ALL
 
 DATA, OTHER = 0x20000, 0x21000

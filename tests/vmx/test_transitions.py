@@ -10,8 +10,8 @@ from hv.machine.registers import Segment, Table
 from hv.spec.exits import ExitReason, InterruptionInfo, InterruptionType, VmInstructionError
 from hv.spec.msrs import Msr
 from hv.spec.vmcs import EntryControls, ExitControls, PrimaryControls, SecondaryControls, VmcsField, VmxAbort
-from hv.vmx.loading import VmxAborted, load_host_state
-from hv.vmx.operation import VmxMode
+from hv.vmx.root_operation.loading import VmxAborted, load_host_state
+from hv.vmx.root_operation.operation import VmxMode
 from hv.vmx.vmcs import LaunchState, Vmcs
 from tests.machine.engine_box import LEGACY, PML4
 from tests.proves import proves

@@ -8,7 +8,7 @@ from hv.machine.clock import EXIT_TICKS
 from hv.machine.idt import Event, EventKind
 from hv.machine.registers import Table
 from hv.spec.exits import ExitReason, InterruptionInfo, InterruptionType
-from hv.vmx.entry import event_of
+from hv.vmx.events.injection import event_of
 from tests.machine.engine_box import DATA, GDT, STACK, TABLE
 from tests.vmx.vcpu_box import CODE, HANDLERS, IDT, vector_at
 

@@ -12,7 +12,7 @@ from hv.machine.ram import PhysicalMemory
 from hv.spec.apic import ApicRegister as R
 from hv.spec.exits import ExitReason
 from hv.spec.x86 import PAGE_SIZE
-from hv.vmx.virtual_apic import VIRR, VISR, VTMR, VirtualApic, VirtualApicPage
+from hv.vmx.apic.virtual_apic import VIRR, VISR, VTMR, VirtualApic, VirtualApicPage
 from tests.proves import proves
 
 PAGE = 2 * PAGE_SIZE

@@ -6,7 +6,7 @@ import pytest
 
 from hv.spec.exits import ExitReason
 from hv.spec.vmcs import SecondaryControls, VmcsField
-from hv.vmx.ept import EptTables
+from hv.vmx.translation.ept import EptTables
 from hv.vmx.vcpu import Vcpu
 from tests.machine.engine_box import DATA
 from tests.proves import proves

@@ -7,7 +7,7 @@ import pytest
 from hv.spec.exits import ExitReason, VmInstructionError
 from hv.spec.vmcs import NO_VMCS, SecondaryControls, VmcsField
 from hv.vmx.capabilities import REVISION_ID
-from hv.vmx.operation import VmxOperation
+from hv.vmx.root_operation.operation import VmxOperation
 from hv.vmx.vmcs import DEFAULT_CONTROLS
 from tests.proves import proves
 from tests.vmx.vcpu_box import CODE, vector_at

@@ -12,10 +12,10 @@ from hv.spec.ept import InveptType
 from hv.spec.exits import ExitReason
 from hv.spec.vmcs import VmcsField
 from hv.spec.x86 import Cr0, Cr4
-from hv.vmx.cached import CachedMappings
-from hv.vmx.ept import EptTables
 from hv.vmx.exit import VmExit
-from hv.vmx.second_level import SecondLevel
+from hv.vmx.translation.cached import CachedMappings
+from hv.vmx.translation.ept import EptTables
+from hv.vmx.translation.second_level import SecondLevel
 from hv.vmx.vcpu import Vcpu
 from tests.machine.engine_box import CODE, SIZE, EngineBox
 

@@ -8,7 +8,7 @@ from hv.debug.registry import command
 from hv.debug.session import Session
 from hv.machine.faults import Access
 from hv.machine.paging import PageFault
-from hv.vmx.ept_walk import EptWalk
+from hv.vmx.translation.ept_walk import EptWalk
 
 
 @command("mem", "m")

@@ -15,7 +15,7 @@ from hv.machine.memory_operations import memory_access, perform
 from hv.spec.exits import ApicAccessQualification, ApicAccessType, ExitReason
 from hv.spec.x86 import PAGE_SHIFT, Rflags
 from hv.trace.events import MmioAccess
-from hv.vmx.entry import event_of
+from hv.vmx.events.injection import event_of
 from hv.vmx.exit import VmExit
 
 _RF = Rflags.RF.value

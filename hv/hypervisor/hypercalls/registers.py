@@ -28,7 +28,7 @@ from hv.spec.hypercalls import HypercallCode, RegisterAssoc, RegisterName, Regis
 from hv.spec.msrs import Msr
 from hv.spec.synic import HvSegmentRegister, HvTableRegister
 from hv.spec.x86 import Cr4
-from hv.vmx.entry import is_injectable
+from hv.vmx.events.injection import is_injectable
 
 if TYPE_CHECKING:
     from hv.hypervisor.vp import VirtualProcessor

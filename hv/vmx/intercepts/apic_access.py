@@ -16,10 +16,10 @@ from hv.machine.faults import Access, NestedFault
 from hv.machine.memory_operations import MemoryAccess, memory_access, perform
 from hv.spec.exits import ApicAccessQualification, ApicAccessType, ExitReason
 from hv.spec.x86 import PAGE_SHIFT
-from hv.vmx.apic_access import is_one_register, written
+from hv.vmx.apic.access_page import is_one_register, written
+from hv.vmx.apic.virtual_apic import VirtualApic
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import advance
-from hv.vmx.virtual_apic import VirtualApic
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu

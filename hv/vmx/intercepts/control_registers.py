@@ -14,7 +14,7 @@ from hv.spec.x86 import DR6_RESET, DR6_WRITABLE, DR7_RESET, DR7_WRITABLE, Cr0, C
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import advance, decoded_at, read_operand, write_operand
 from hv.vmx.intercepts.task_priority import access_cr8, cr8_exits
-from hv.vmx.pdptes import load_by_control_register, load_by_cr3
+from hv.vmx.translation.pdptes import load_by_control_register, load_by_cr3
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu

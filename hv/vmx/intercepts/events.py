@@ -10,13 +10,13 @@ from hv.machine.idt import Event, EventKind
 from hv.machine.paging import LINEAR_64, is_canonical
 from hv.spec.exits import ExitReason, InterruptionInfo, InterruptionType
 from hv.spec.x86 import Dr6, Dr7, Vector
-from hv.vmx.entry import info_of
+from hv.vmx.events.injection import info_of
+from hv.vmx.events.non_register import MOV_SS, SINGLE_STEP
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import decoded_at
 from hv.vmx.intercepts.ports import may_be_string, string_before_fault
 from hv.vmx.intercepts.refused import REFUSALS, refused
 from hv.vmx.intercepts.undefined import carry_out, undefined_here
-from hv.vmx.non_register import MOV_SS, SINGLE_STEP
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu

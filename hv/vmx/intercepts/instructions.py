@@ -12,11 +12,11 @@ from hv.spec.exits import ExitReason
 from hv.spec.msrs import Msr
 from hv.spec.vmcs import PrimaryControls, SecondaryControls
 from hv.spec.x86 import Cr4, Vector
+from hv.vmx.events.non_register import HLT
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import advance, decoded_at, length_of
 from hv.vmx.intercepts.task_priority import reads_x2apic, writes_x2apic
-from hv.vmx.non_register import HLT
-from hv.vmx.region import read_physical
+from hv.vmx.root_operation.region import read_physical
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu

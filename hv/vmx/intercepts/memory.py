@@ -8,12 +8,12 @@ from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.paging import Walk, walk
 from hv.spec.exits import ExitReason
 from hv.spec.x86 import Vector
-from hv.vmx.ept_walk import violation_qualification
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.accesses import Met, meeting, meetings
 from hv.vmx.intercepts.apic_access import access_exit, apic_access
-from hv.vmx.second_level import NO_PAGE, PageModificationLogFull
-from hv.vmx.virtualization_exception import converts
+from hv.vmx.translation.ept_walk import violation_qualification
+from hv.vmx.translation.second_level import NO_PAGE, PageModificationLogFull
+from hv.vmx.translation.virtualization_exception import converts
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu

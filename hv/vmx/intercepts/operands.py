@@ -19,7 +19,7 @@ from hv.machine.decode import (
 )
 from hv.machine.faults import GuestFault
 from hv.spec.x86 import Vector
-from hv.vmx.non_register import SINGLE_STEP
+from hv.vmx.events.non_register import SINGLE_STEP
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu

@@ -18,7 +18,7 @@ from hv.spec.exits import ExitReason, IoQualification
 from hv.spec.x86 import PAGE_SIZE, Vector
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import advance, decoded_at, single_stepped
-from hv.vmx.region import read_physical
+from hv.vmx.root_operation.region import read_physical
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu

@@ -12,7 +12,7 @@ from hv.machine.decode import ControlAccess, ControlRegisterAccess
 from hv.machine.faults import GuestFault
 from hv.spec.vmcs import PrimaryControls
 from hv.spec.x86 import Vector
-from hv.vmx.apic_access import TPR_MSR, X2APIC_RESERVED, read_x2apic, write_x2apic
+from hv.vmx.apic.access_page import TPR_MSR, X2APIC_RESERVED, read_x2apic, write_x2apic
 from hv.vmx.intercepts.operands import advance, length_of
 
 if TYPE_CHECKING:

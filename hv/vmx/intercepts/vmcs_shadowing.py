@@ -14,8 +14,8 @@ from hv.machine.faults import GuestFault
 from hv.spec.vmcs import NO_VMCS, VmcsField
 from hv.spec.x86 import Rflags, Vector
 from hv.vmx.intercepts.operands import advance
-from hv.vmx.operation import VmFail, VmxOperation
-from hv.vmx.region import read_physical
+from hv.vmx.root_operation.operation import VmFail, VmxOperation
+from hv.vmx.root_operation.region import read_physical
 from hv.vmx.vmcs import Vmcs
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from hv.machine.faults import GuestFault
 from hv.machine.ram import PhysicalMemory
 from hv.spec.msrs import Msr
 from hv.spec.vmcs import MsrListEntry
-from hv.vmx.region import read_physical, write_physical
+from hv.vmx.root_operation.region import read_physical, write_physical
 
 MOST_ENTRIES = 512              # IA32_VMX_MISC 27:25 is 0. Simplified: one more fails, where silicon may check-stop
 _X2APIC = range(0x800, 0x900)

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from hv.machine.engine import Translation
 from hv.machine.faults import Access, NestedFault
 from hv.spec.x86 import LARGE_PAGE_SIZE, LARGE_PAGES, PAGE_SIZE
-from hv.vmx.cached import CachedMappings
-from hv.vmx.ept_walk import EptWalk, is_dirty, keeps_flags, mark_used, walk
+from hv.vmx.translation.cached import CachedMappings
+from hv.vmx.translation.ept_walk import EptWalk, is_dirty, keeps_flags, mark_used, walk
 
 _PAGE = 0xFFF
 NO_PAGE = -1

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from hv.spec.ept import EptEntry, VirtualizationExceptionArea
 from hv.spec.exits import ExitReason
 from hv.spec.vmcs import VmcsField
-from hv.vmx.ept_walk import EptWalk
 from hv.vmx.exit import VmExit
+from hv.vmx.translation.ept_walk import EptWalk
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from hv.machine.idt import Event, EventKind
 from hv.spec.exits import ExitReason, SipiQualification
 from hv.spec.x86 import Vector
+from hv.vmx.events.non_register import ACTIVE, MOV_SS, PENDING, SHUTDOWN, WAIT_FOR_SIPI
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.events import debug_trap, interrupt_pending, nmi
-from hv.vmx.non_register import ACTIVE, MOV_SS, PENDING, SHUTDOWN, WAIT_FOR_SIPI
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu

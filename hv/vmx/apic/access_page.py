@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from hv.spec.apic import LOWEST_LEGAL_VECTOR, LVT_WRITABLE, ApicRegister, Icr, Shorthand
 from hv.spec.exits import ExitReason
+from hv.vmx.apic.virtual_apic import VirtualApic
 from hv.vmx.exit import VmExit
-from hv.vmx.virtual_apic import VirtualApic
 
 R = ApicRegister
 _TPR, _EOI, _ICR_LOW, _ICR_HIGH, _SELF_IPI = (

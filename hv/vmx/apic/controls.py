@@ -11,9 +11,9 @@ from collections.abc import Callable
 from hv.machine.ram import PhysicalMemory
 from hv.spec.vmcs import PinControls, PrimaryControls, SecondaryControls, VmcsField
 from hv.spec.x86 import PAGE_SHIFT
-from hv.vmx.apic_access import READABLE, WRITABLE, WRITABLE_WITH_DELIVERY
-from hv.vmx.second_level import NO_PAGE
-from hv.vmx.virtual_apic import InterruptStatus, VirtualApic, VirtualApicPage
+from hv.vmx.apic.access_page import READABLE, WRITABLE, WRITABLE_WITH_DELIVERY
+from hv.vmx.apic.virtual_apic import InterruptStatus, VirtualApic, VirtualApicPage
+from hv.vmx.translation.second_level import NO_PAGE
 
 _BITMAPS = (VmcsField.EOI_EXIT_BITMAP0, VmcsField.EOI_EXIT_BITMAP1, VmcsField.EOI_EXIT_BITMAP2,
             VmcsField.EOI_EXIT_BITMAP3)

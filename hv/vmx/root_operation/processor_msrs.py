@@ -9,7 +9,7 @@ from hv.machine import msrs
 from hv.machine.clock import VirtualClock
 from hv.machine.state import ProcessorState
 from hv.spec.msrs import Msr
-from hv.vmx.operation import VmxOperation
+from hv.vmx.root_operation.operation import VmxOperation
 
 _TSC, _U64 = int(Msr.TSC), (1 << 64) - 1
 

@@ -12,7 +12,7 @@ import struct
 from hv.machine.linear import LinearMemory
 from hv.machine.paging import PagingMode, walk
 from hv.machine.registers import Registers
-from hv.vmx.second_level import SecondLevel
+from hv.vmx.translation.second_level import SecondLevel
 
 _U64 = struct.Struct("<Q")
 _PAGE = 0xFFF

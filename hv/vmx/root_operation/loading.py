@@ -19,7 +19,7 @@ from hv.machine.state import ProcessorState
 from hv.spec.msrs import Msr
 from hv.spec.vmcs import EntryControls, ExitControls, PrimaryControls, SecondaryControls, VmcsField, VmxAbort
 from hv.spec.x86 import DR7_RESET, DR7_WRITABLE, Cr0, Cr4, Efer
-from hv.vmx.region import read_physical
+from hv.vmx.root_operation.region import read_physical
 from hv.vmx.vmcs import Vmcs
 
 F = VmcsField

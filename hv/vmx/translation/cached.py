@@ -15,11 +15,11 @@ from hv.machine.paging import is_canonical
 from hv.machine.ram import PhysicalMemory
 from hv.spec.ept import Eptp, InveptType, InvvpidType
 from hv.vmx.capabilities import PROCESSOR, Capabilities
-from hv.vmx.ept_walk import is_valid_eptp
+from hv.vmx.translation.ept_walk import is_valid_eptp
 
 if TYPE_CHECKING:
     from hv.machine.engine import Engine
-    from hv.vmx.second_level import SecondLevel
+    from hv.vmx.translation.second_level import SecondLevel
 
 
 class MmioPort(Protocol):

@@ -21,7 +21,7 @@ from hv.spec.vmcs import NO_VMCS, SecondaryControls, VmcsField, VmxAbort, field_
 from hv.spec.x86 import Rflags, Vector
 from hv.vmx.capabilities import PROCESSOR, Capabilities
 from hv.vmx.fields import existing_fields
-from hv.vmx.region import clear_region, load_region, revision_of, store_region, write_abort
+from hv.vmx.root_operation.region import clear_region, load_region, revision_of, store_region, write_abort
 from hv.vmx.vmcs import LaunchState, Vmcs
 
 MOST_ACTIVE = 64                # VMCSs kept beside those that are in use; older ones go back to their regions

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from hv.machine.decode import Undecodable, decode_at
 from hv.machine.faults import GuestFault, NestedFault
 from hv.spec.x86 import MAX_INSTRUCTION_LENGTH
-from hv.vmx.boundary import at_boundary, something_could_be_due
-from hv.vmx.non_register import ACTIVE, WAIT_FOR_SIPI
+from hv.vmx.events.boundary import at_boundary, something_could_be_due
+from hv.vmx.events.non_register import ACTIVE, WAIT_FOR_SIPI
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu

@@ -11,7 +11,7 @@ from hv.spec.vmcs import VmcsField, VmxAbort
 from hv.spec.x86 import Vector
 from hv.vmx.checks import Entry, entry_result
 from hv.vmx.exit import VmExit
-from hv.vmx.loading import (
+from hv.vmx.root_operation.loading import (
     LOADED_BY_RULE,
     VmxAborted,
     load_guest_state,
@@ -19,9 +19,9 @@ from hv.vmx.loading import (
     save_pdptes,
     unsaved_fields,
 )
-from hv.vmx.msr_areas import load_msrs, store_msrs
-from hv.vmx.operation import VmFail, VmxMode, VmxOperation
-from hv.vmx.processor_msrs import LogicalProcessorMsrs
+from hv.vmx.root_operation.msr_areas import load_msrs, store_msrs
+from hv.vmx.root_operation.operation import VmFail, VmxMode, VmxOperation
+from hv.vmx.root_operation.processor_msrs import LogicalProcessorMsrs
 from hv.vmx.vcpu import Vcpu
 from hv.vmx.vmcs import Vmcs
 

@@ -15,7 +15,7 @@ from hv.machine.faults import Access, NestedFault
 from hv.machine.ram import PhysicalMemory
 from hv.spec.ept import ENTRIES_PER_TABLE, GPA_BITS, WALK_LEVELS, EptEntry, EptMemoryType, Eptp
 from hv.spec.x86 import LARGE_PAGE_SIZE, PAGE_SIZE
-from hv.vmx.ept_walk import EptWalk, is_leaf, walk
+from hv.vmx.translation.ept_walk import EptWalk, is_leaf, walk
 
 GIGABYTE = 1 << 30
 LEVEL_OF_SIZE = {PAGE_SIZE: 1, LARGE_PAGE_SIZE: 2, GIGABYTE: 3}

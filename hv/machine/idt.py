@@ -60,7 +60,7 @@ class EventKind(IntEnum):
 
 
 _BY_PROGRAM = frozenset({EventKind.SOFTWARE_INTERRUPT, EventKind.SOFTWARE_EXCEPTION})
-_EXCEPTION = EventKind.EXCEPTION                # looked up once: naming a member of an enumeration costs a call
+_EXCEPTION, _EXTERNAL = EventKind.EXCEPTION, EventKind.EXTERNAL     # looked up once: naming a member costs a call
 BY_INSTRUCTION = _BY_PROGRAM | {EventKind.PRIVILEGED_SOFTWARE_EXCEPTION}
 
 
@@ -329,11 +329,15 @@ def _deliver_long(state: Registers, memory: LinearMemory, event: Event, injected
         pointer = _tss64_pointer(state, memory, _IST1 + 8 * (gate.ist - 1), ext)
     elif cpl != old_cpl:
         pointer = _tss64_pointer(state, memory, _RSP0 + 8 * cpl, ext)
-    if not is_canonical(gate.offset):
+    if not gate.canonical:
         raise GuestFault(Vector.GP, ext)
-    words = [*_error_words(event), _return_rip(state, event) & LINEAR_64, state.cs.selector,
-             rflags if injected else _image(rflags, event), old_rsp, state.ss.selector]
-    frame = _FRAMES[len(words)].pack(*words)
+    selectors = state.stacked_selectors
+    if event.kind is _EXTERNAL:         # the usual: no error code, RFLAGS and RIP as they are
+        frame = _FRAMES[5].pack(state.rip, selectors[0], rflags, old_rsp, selectors[1])
+    else:
+        words = [*_error_words(event), _return_rip(state, event) & LINEAR_64, selectors[0],
+                 rflags if injected else _image(rflags, event), old_rsp, selectors[1]]
+        frame = _FRAMES[len(words)].pack(*words)
     rsp = (pointer & ~0xF) - len(frame) & LINEAR_64
     if not is_canonical(rsp) or not is_canonical(rsp + len(frame) - 1 & LINEAR_64):
         raise GuestFault(Vector.SS, ext)
@@ -365,6 +369,7 @@ class _Gate(NamedTuple):
     selector: int
     offset: int
     ist: int
+    canonical: bool     # the offset is
 
 
 def _gate(state: Registers, memory: LinearMemory, event: Event, ext: int, long: bool) -> tuple[_Gate, Segment, int]:
@@ -396,7 +401,8 @@ def _parse_gate(raw: int) -> _Gate:
     """The fields of a gate of 8 or 16 bytes."""
     gate = GateDescriptor(raw & LINEAR_64)
     offset = gate.offset | (raw >> 64 & LINEAR_32) << 32
-    return _Gate(-1 if gate.s else gate.type, gate.dpl, gate.present, gate.selector, offset, gate.ist)
+    return _Gate(-1 if gate.s else gate.type, gate.dpl, gate.present, gate.selector, offset, gate.ist,
+                 is_canonical(offset))
 
 
 @lru_cache(maxsize=1024)

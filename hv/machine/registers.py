@@ -191,4 +191,6 @@ class Registers(Protocol):
     @property
     def paging_registers(self) -> tuple[int, int, int, int, int]: ...   # CR0, CR3, CR4, EFER, RFLAGS.AC in its place
     @property
+    def stacked_selectors(self) -> tuple[int, int]: ...         # those of CS and SS
+    @property
     def msrs(self) -> MutableMapping[int, int]: ...

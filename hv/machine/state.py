@@ -53,6 +53,7 @@ _CC_OP, _DF_WORD, _HFLAGS = at.CC_OP // 4, at.DF // 4, at.HFLAGS // 4
 _ES_BASE, _CS_BASE, _SS_BASE, _DS_BASE = ((at.SEGMENTS + 24 * n + 8) // 8 for n in range(4))
 _FS_BASE, _GS_BASE = at.SEGMENTS // 8 + 13, at.SEGMENTS // 8 + 16
 _CS_FLAGS, _SS_FLAGS = (at.SEGMENTS + 24 + 20) // 4, (at.SEGMENTS + 48 + 20) // 4
+_CS_SELECTOR, _SS_SELECTOR = (at.SEGMENTS + 24) // 4, (at.SEGMENTS + 48) // 4
 
 
 def _word(offset: int) -> Any:
@@ -235,6 +236,12 @@ class ProcessorState:
         """Where code is fetched from, and as what: RIP, CR3, and CPL with the code size; not the base of CS."""
         words = self.words
         return words[_RIP], words[_CR3], self.dwords[_HFLAGS] & _CODE_MODE
+
+    @property
+    def stacked_selectors(self) -> tuple[int, int]:
+        """Those of CS and SS, which every event pushes in long mode."""
+        dwords = self.dwords
+        return dwords[_CS_SELECTOR] & 0xFFFF, dwords[_SS_SELECTOR] & 0xFFFF
 
     @property
     def paging_registers(self) -> tuple[int, int, int, int, int]:

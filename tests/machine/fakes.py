@@ -61,6 +61,10 @@ class FakeState:
     msrs: dict[int, int] = field(default_factory=dict)
 
     @property
+    def stacked_selectors(self):
+        return self.cs.selector, self.ss.selector
+
+    @property
     def paging_registers(self):
         return self.cr0, self.cr3, self.cr4, self.efer, self.rflags & 1 << 18
 

@@ -17,19 +17,19 @@ from hv.machine.idt import Event, EventKind, Intercepted, TaskGate, deliver_comb
 from hv.machine.state import ProcessorState
 from hv.machine.traps import Trap
 from hv.spec.exits import ENTRY_FAILURES, ExitReason, InterruptionType
-from hv.spec.vmcs import ExitControls, PinControls, PrimaryControls, SecondaryControls, VmcsField
+from hv.spec.vmcs import PrimaryControls, VmcsField
 from hv.spec.x86 import PUSHES_RF, Vector
 from hv.vmx.apic.controls import ApicControls
 from hv.vmx.capabilities import PROCESSOR
 from hv.vmx.checks import Entry, EntryResult
 from hv.vmx.checks.incremental import EntryChecks
+from hv.vmx.controls import Controls
 from hv.vmx.events import watchful
 from hv.vmx.events.injection import event_of, info_of
 from hv.vmx.events.non_register import ACTIVE, MOV_SS, PENDING, SHUTDOWN, SINGLE_STEP, WAIT_FOR_SIPI, NonRegisterState
 from hv.vmx.events.preemption_timer import PreemptionTimer
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts import BY_TRAP
-from hv.vmx.intercepts.controls import InstructionControls
 from hv.vmx.intercepts.events import bitmap_exits, debug_trap, exception_exit, external_interrupt, raised, task_gate
 from hv.vmx.intercepts.memory import nested_fault, only_walks, refused
 from hv.vmx.intercepts.waiting import Waiting
@@ -42,15 +42,12 @@ from hv.vmx.vmcs import Vmcs
 ExitHandler = Callable[[VmExit], bool]
 
 # Plain integers: naming a member of an enumeration costs a call.
-_PIN, _PRIMARY = VmcsField.PIN_BASED_CONTROLS, VmcsField.PRIMARY_PROC_CONTROLS
-_EXIT_CONTROLS, _TIMER = VmcsField.VM_EXIT_CONTROLS, VmcsField.VMX_PREEMPTION_TIMER_VALUE
+_PRIMARY, _TIMER = VmcsField.PRIMARY_PROC_CONTROLS, VmcsField.VMX_PREEMPTION_TIMER_VALUE
 _EVENT, _EVENT_ERROR, _EVENT_LENGTH = (VmcsField.VM_ENTRY_INTERRUPTION_INFO, VmcsField.VM_ENTRY_EXCEPTION_ERROR_CODE,
                                        VmcsField.VM_ENTRY_INSTRUCTION_LENGTH)
-_WINDOW, _NMI_WINDOW = PrimaryControls.INTERRUPT_WINDOW_EXITING.value, PrimaryControls.NMI_WINDOW_EXITING.value
+_NMI_WINDOW = PrimaryControls.NMI_WINDOW_EXITING.value
 _VALID, _OTHER_EVENT = 1 << 31, InterruptionType.OTHER_EVENT.value
 _NOT_DELIVERED = (1, _OTHER_EVENT)              # 1 is reserved: VM entry refuses it
-_TSC_FRACTION = 48                      # bits of the TSC multiplier behind the point
-_TSC_UNSCALED = 1 << _TSC_FRACTION
 _NMI, _EXTERNAL = EventKind.NMI, EventKind.EXTERNAL
 _WATCHED = 3                    # word of the work counter: the engine watches RFLAGS.IF
 _NMI_UNBLOCKING = 1 << 12
@@ -80,7 +77,6 @@ class Vcpu:
         self.state_written = True               # by software: the next entry checks it
         self.checks, self.entry_result = EntryChecks(), EntryResult()
         self.on_vmfail: Callable[[], None] = lambda: None       # `entry_result` says why
-        self.window_wanted = False
         self.interrupted = False                # a trap ended the engine's run only so that the loop looks
         self.waiting = Waiting()
         self.vmx: VmxOperation | None = None    # the processor's, which has the VMCSs that shadowing reads
@@ -89,6 +85,7 @@ class Vcpu:
         self.cr8 = 0                            # without a TPR shadow
         self.apic = ApicControls(second_level.memory)
         self.apic_acted = False                 # an instruction was virtualized on it
+        self.controls = Controls(self.vmcs.read)
         self._prepare_events()
         self.attach(self.vmcs)
 
@@ -128,48 +125,25 @@ class Vcpu:
     # --- controls --------------------------------------------------------------------------------------
 
     def _read_controls(self) -> None:
-        read = self.vmcs.read
-        primary = read(_PRIMARY)
-        self.primary = primary
-        self.controls = InstructionControls(read)        # of the VMCS, which decide about instructions
+        read, had_window = self.vmcs.read, self.controls.interrupt_window
+        self.controls = Controls(read)
         self.state.watch(self.controls.watched)
-        self.exception_bitmap = read(VmcsField.EXCEPTION_BITMAP)
-        self.pf_mask = read(VmcsField.PAGE_FAULT_ERROR_CODE_MASK)
-        self.pf_match = read(VmcsField.PAGE_FAULT_ERROR_CODE_MATCH)
-        self.msr_bitmap = read(VmcsField.MSR_BITMAP) if primary & PrimaryControls.USE_MSR_BITMAPS else None
-        self.io_bitmaps = ((read(VmcsField.IO_BITMAP_A), read(VmcsField.IO_BITMAP_B))
-                           if primary & PrimaryControls.USE_IO_BITMAPS else None)
-        self._read_tsc_controls(primary)
         read_translation_controls(self)
         self._trap_handler = self._on_trap if self.second_level.vpid else self._on_trap_without_vpid
         if not self.watchful and self.engine.current is self.state:
             self.engine.on_trap = self._trap_handler
         self.apic.follow(read)
         self.second_level.use_access_page(self.apic.access_page)
-        self._read_event_controls(primary)
+        if self.controls.interrupt_window is not had_window:
+            self._window_changed()
+        self._read_event_controls()
 
-    def _read_tsc_controls(self, primary: int) -> None:
-        """The multiplier counts only together with the offset; SDM "Time-Stamp Counter Offset and Multiplier"."""
-        read, offsets = self.vmcs.read, primary & PrimaryControls.USE_TSC_OFFSETTING
-        scales = offsets and self.controls.secondary & SecondaryControls.USE_TSC_SCALING
-        self.tsc_offset = read(VmcsField.TSC_OFFSET) if offsets else 0
-        self.tsc_multiplier = read(VmcsField.TSC_MULTIPLIER) if scales else _TSC_UNSCALED
-
-    def _read_event_controls(self, primary: int) -> None:
-        pin, exit_controls = self.vmcs.read(_PIN), self.vmcs.read(_EXIT_CONTROLS)
-        self.interrupts_exit = bool(pin & PinControls.EXTERNAL_INTERRUPT_EXITING)
-        self.acknowledges = bool(exit_controls & ExitControls.ACKNOWLEDGE_INTERRUPT)
-        self.interrupts_taken = self.interrupts_exit and self.acknowledges      # at once, with their vector
-        self.nmis_exit, self.virtual_nmis = bool(pin & PinControls.NMI_EXITING), bool(pin & PinControls.VIRTUAL_NMIS)
-        self.timer_runs = bool(pin & PinControls.ACTIVATE_PREEMPTION_TIMER)
-        self._timer_saved = bool(exit_controls & ExitControls.SAVE_PREEMPTION_TIMER)
-        self.monitor_trap_flag = bool(primary & PrimaryControls.MONITOR_TRAP_FLAG)
-        self.nmi_window_wanted = bool(primary & _NMI_WINDOW)
+    def _read_event_controls(self) -> None:
+        controls = self.controls
         self.event_waits = bool(self.vmcs.read(_EVENT) & _VALID)
-        self._want_window(bool(primary & _WINDOW))
         self.block_nmis(self.non_register.nmi_blocked)
         self.outside = True
-        if self.event_waits or self.timer_runs or self.monitor_trap_flag or self.nmi_window_wanted:
+        if self.event_waits or controls.timer_runs or controls.monitor_trap_flag or controls.nmi_window:
             self.look()
 
     def _write_interruptibility(self, value: int) -> None:
@@ -191,35 +165,34 @@ class Vcpu:
     @property
     def tsc(self) -> int:
         """The guest's time-stamp counter; SDM "Time-Stamp Counter Offset and Multiplier"."""
-        return (self.clock.tsc * self.tsc_multiplier >> _TSC_FRACTION) + self.tsc_offset & (1 << 64) - 1
+        return self.controls.tsc(self.clock.tsc)
 
     def set_tsc(self, value: int) -> None:
         """Let the guest's counter be *value* now, by TSC offsetting; SDM "Time-Stamp Counter Offset and Multiplier"."""
-        self.vmcs.write(VmcsField.TSC_OFFSET, value - (self.clock.tsc * self.tsc_multiplier >> _TSC_FRACTION))
-        self.vmcs.write(VmcsField.PRIMARY_PROC_CONTROLS, self.primary | PrimaryControls.USE_TSC_OFFSETTING)
+        self.vmcs.write(VmcsField.TSC_OFFSET, self.controls.tsc_offset_for(self.clock.tsc, value))
+        self.vmcs.write(_PRIMARY, self.controls.primary | PrimaryControls.USE_TSC_OFFSETTING)
 
     def want_window(self, wanted: bool) -> None:
         """Set or clear interrupt-window exiting, at once, also inside an exit; SDM "Interrupt-Window Exiting"."""
-        if wanted is not self.window_wanted:
-            self.primary ^= _WINDOW
-            self.vmcs.store(_PRIMARY, self.primary)
-            self._want_window(wanted)
+        controls = self.controls
+        if wanted is not controls.interrupt_window:
+            controls.set_interrupt_window(wanted)
+            self.vmcs.store(_PRIMARY, controls.primary)
+            self._window_changed()
 
-    def _want_window(self, wanted: bool) -> None:
-        if wanted is not self.window_wanted:
-            self.window_wanted = wanted
-            self.apic.hold_back(wanted)
-            self._watch()
+    def _window_changed(self) -> None:
+        self.apic.hold_back(self.controls.interrupt_window)
+        self._watch()
 
     def _watch(self) -> None:
         """What waits for RFLAGS.IF has changed."""
         if self.engine.current is self.state:
-            self.engine.watch_interrupt_flag(self.window_wanted or self.apic.recognizes)
+            self.engine.watch_interrupt_flag(self.controls.interrupt_window or self.apic.recognizes)
 
     def want_nmi_window(self, wanted: bool) -> None:
         """Set or clear NMI-window exiting; SDM "NMI-Window Exiting"."""
-        if wanted is not self.nmi_window_wanted:
-            self.vmcs.write(_PRIMARY, self.primary ^ _NMI_WINDOW)
+        if wanted is not self.controls.nmi_window:
+            self.vmcs.write(_PRIMARY, self.controls.primary ^ _NMI_WINDOW)
 
     # --- what the hypervisor's software asks ----------------------------------------------------------------
 
@@ -283,7 +256,7 @@ class Vcpu:
     def block_nmis(self, blocked: bool) -> None:
         """NMIs are blocked or not; while they are, and IRET unblocks them, it is watched for."""
         self.non_register.nmi_blocked = blocked
-        self.state.watch_iret(blocked and (self.virtual_nmis or not self.nmis_exit))
+        self.state.watch_iret(blocked and (self.controls.virtual_nmis or not self.controls.nmis_exit))
 
     # --- the loop --------------------------------------------------------------------------------------
 
@@ -309,13 +282,13 @@ class Vcpu:
                 self.watchful = True
             if self.watchful:
                 return True
-            vector = self.external_interrupt() if self.interrupts_taken else None
+            vector = self.external_interrupt() if self.controls.interrupts_taken else None
             if vector is not None:
                 if not self.take_physical(vector):
                     return False
             elif clock.tsc >= until:
                 return False
-            elif engine.run(self.state, until, self.window_wanted or self.apic.recognizes):
+            elif engine.run(self.state, until, self.controls.interrupt_window or self.apic.recognizes):
                 if not self.interrupted:
                     return False
                 self.interrupted = False
@@ -328,10 +301,10 @@ class Vcpu:
 
     def interrupt_is_held(self) -> bool:
         """A physical interrupt waits, and is not simply taken: by the controls, or in the shadow of STI or MOV SS."""
-        return (not self.interrupts_taken or self.state.interrupt_shadow) and self.interrupt_waits()
+        return (not self.controls.interrupts_taken or self.state.interrupt_shadow) and self.interrupt_waits()
 
     def _window_is_open(self) -> bool:
-        return (self.window_wanted or self.apic.recognizes) and self.state.interrupts_enabled
+        return (self.controls.interrupt_window or self.apic.recognizes) and self.state.interrupts_enabled
 
     def step(self) -> bool:
         """Run one instruction; True when an exit handler said stop. An exit counts as its instruction."""
@@ -360,7 +333,7 @@ class Vcpu:
             return False
         self.outside = False
         self.non_register.entered()
-        if self.timer_runs:
+        if self.controls.timer_runs:
             self.timer.load(self.vmcs.read(_TIMER))
         if self.apic.apic is not None:
             self.trap_like = self.apic.apic.enter()
@@ -431,8 +404,8 @@ class Vcpu:
         return self.on_exit(exit)
 
     def _leave_guest(self) -> None:
-        if self.timer_runs and not self.outside:
-            if self._timer_saved:
+        if self.controls.timer_runs and not self.outside:
+            if self.controls.timer_saved:
                 self.vmcs.store(_TIMER, self.timer.value)
             self.timer.stop()
         self.outside, self.mtf_pending, self.non_register.returning = True, False, None
@@ -526,7 +499,7 @@ class Vcpu:
                 and not self.watchful and not self.non_register.pending_debug \
                 and not self.take(Event(self.take_virtual_interrupt(), _EXTERNAL)):
             return False
-        if bool(self._work[_WATCHED]) is not (self.window_wanted or self.apic.recognizes):
+        if bool(self._work[_WATCHED]) is not (self.controls.interrupt_window or self.apic.recognizes):
             self._watch()
         return True
 
@@ -608,7 +581,7 @@ class Vcpu:
         except TaskGate as gate:
             return task_gate(gate.selector, gate.event)
         self.state.ignore_code_base()
-        self.mtf_pending = self.monitor_trap_flag
+        self.mtf_pending = self.controls.monitor_trap_flag
         return None
 
     def _intercepts(self, event: Event) -> bool:

@@ -62,7 +62,7 @@ def _piece(vcpu: Vcpu, until: int) -> bool:
     """Run the guest up to the next moment at which something may be due; False when the run ends."""
     if vcpu.non_register.activity != ACTIVE:
         return _sleep(vcpu, until)
-    if vcpu.monitor_trap_flag:
+    if vcpu.controls.monitor_trap_flag:
         return _one_instruction(vcpu)
     if vcpu.state.interrupt_shadow or vcpu.non_register.returning:
         return _one_block(vcpu)
@@ -104,7 +104,7 @@ def _one_instruction(vcpu: Vcpu) -> bool:
         done = not _is_finished_repetition(vcpu)
     if done and not vcpu.outside:
         now.instruction_done()
-        vcpu.mtf_pending = vcpu.mtf_pending or vcpu.monitor_trap_flag
+        vcpu.mtf_pending = vcpu.mtf_pending or vcpu.controls.monitor_trap_flag
     return True
 
 
@@ -134,8 +134,8 @@ def _goes_on(vcpu: Vcpu) -> bool:
 
 def _interrupts_wait(vcpu: Vcpu) -> bool:
     """Something waits for RFLAGS.IF."""
-    return (vcpu.window_wanted or vcpu.virtual_interrupt_waits()
-            or (not vcpu.interrupts_exit and vcpu.interrupt_waits()))
+    return (vcpu.controls.interrupt_window or vcpu.virtual_interrupt_waits()
+            or (not vcpu.controls.interrupts_exit and vcpu.interrupt_waits()))
 
 
 def _sleep(vcpu: Vcpu, until: int) -> bool:

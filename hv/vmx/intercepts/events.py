@@ -145,9 +145,9 @@ def _is_reachable(gva: int, size: int) -> bool:
 
 def bitmap_exits(vcpu: Vcpu, vector: int, error_code: int) -> bool:
     """Exception *vector* exits; SDM "Exception Bitmap", and for #PF "Page-Fault Exceptions" in "VM Exits"."""
-    wanted = bool(vcpu.exception_bitmap >> vector & 1)
+    wanted = bool(vcpu.controls.exception_bitmap >> vector & 1)
     if vector == Vector.PF:
-        return wanted == (error_code & vcpu.pf_mask == vcpu.pf_match)
+        return wanted == (error_code & vcpu.controls.pf_mask == vcpu.controls.pf_match)
     return wanted
 
 
@@ -164,7 +164,7 @@ def software_interrupt(vcpu: Vcpu, detail: int) -> VmExit | None:
     decoded = decoded_at(vcpu)
     if decoded.mnemonic in _EXCEPTIONS_ON_DEMAND:
         event = Event(*_EXCEPTIONS_ON_DEMAND[decoded.mnemonic], None, decoded.length)
-        if vcpu.exception_bitmap >> event.vector & 1:
+        if vcpu.controls.exception_bitmap >> event.vector & 1:
             return exception_exit(event, 0, decoded.length)
     else:
         operand = decoded.operands[0]

@@ -12,26 +12,28 @@ from functools import partial
 
 from hv.machine.clock import EXIT_TICKS, VirtualClock
 from hv.machine.engine import Engine
-from hv.machine.faults import GuestFault, NestedFault, TripleFault
-from hv.machine.idt import Event, EventKind, Intercepted, TaskGate, deliver_combined, exception
+from hv.machine.faults import GuestFault, NestedFault
+from hv.machine.idt import Event, exception
 from hv.machine.state import ProcessorState
 from hv.machine.traps import Trap
-from hv.spec.exits import ENTRY_FAILURES, ExitReason, InterruptionType
+from hv.spec.exits import ENTRY_FAILURES, ExitReason
 from hv.spec.vmcs import PrimaryControls, VmcsField
 from hv.spec.x86 import PUSHES_RF, Vector
 from hv.vmx.apic.controls import ApicControls
+from hv.vmx.apic.interrupts import behind_instruction, deliver_virtual, enter_apic, take_physical
 from hv.vmx.capabilities import PROCESSOR
 from hv.vmx.checks import Entry, EntryResult
 from hv.vmx.checks.incremental import EntryChecks
 from hv.vmx.controls import Controls
 from hv.vmx.events import watchful
-from hv.vmx.events.injection import event_of, info_of
-from hv.vmx.events.non_register import ACTIVE, MOV_SS, PENDING, SHUTDOWN, SINGLE_STEP, WAIT_FOR_SIPI, NonRegisterState
+from hv.vmx.events.delivery import deliver
+from hv.vmx.events.exits import bitmap_exits, exception_exit
+from hv.vmx.events.non_register import MOV_SS, PENDING, SINGLE_STEP, WAIT_FOR_SIPI, NonRegisterState
 from hv.vmx.events.preemption_timer import PreemptionTimer
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts import BY_TRAP
-from hv.vmx.intercepts.events import bitmap_exits, debug_trap, exception_exit, external_interrupt, raised, task_gate
-from hv.vmx.intercepts.memory import nested_fault, only_walks, refused
+from hv.vmx.intercepts.events import debug_trap, raised
+from hv.vmx.intercepts.memory import only_walks, refused
 from hv.vmx.intercepts.waiting import Waiting
 from hv.vmx.root_operation.operation import VmxOperation
 from hv.vmx.translation.controls import read_translation_controls
@@ -43,13 +45,8 @@ ExitHandler = Callable[[VmExit], bool]
 
 # Plain integers: naming a member of an enumeration costs a call.
 _PRIMARY, _TIMER = VmcsField.PRIMARY_PROC_CONTROLS, VmcsField.VMX_PREEMPTION_TIMER_VALUE
-_EVENT, _EVENT_ERROR, _EVENT_LENGTH = (VmcsField.VM_ENTRY_INTERRUPTION_INFO, VmcsField.VM_ENTRY_EXCEPTION_ERROR_CODE,
-                                       VmcsField.VM_ENTRY_INSTRUCTION_LENGTH)
+_EVENT, _VALID = VmcsField.VM_ENTRY_INTERRUPTION_INFO, 1 << 31
 _NMI_WINDOW = PrimaryControls.NMI_WINDOW_EXITING.value
-_VALID, _OTHER_EVENT = 1 << 31, InterruptionType.OTHER_EVENT.value
-_NOT_DELIVERED = (1, _OTHER_EVENT)              # 1 is reserved: VM entry refuses it
-_NMI, _EXTERNAL = EventKind.NMI, EventKind.EXTERNAL
-_WATCHED = 3                    # word of the work counter: the engine watches RFLAGS.IF
 _NMI_UNBLOCKING = 1 << 12
 _QUALIFIED = frozenset({ExitReason.EPT_VIOLATION, ExitReason.PAGE_MODIFICATION_LOG_FULL})
 
@@ -149,16 +146,18 @@ class Vcpu:
     def _write_interruptibility(self, value: int) -> None:
         self.non_register.interruptibility = value
         self.block_nmis(self.non_register.nmi_blocked)
-        self.outside = True
-        self.look()
+        self._look_from_outside()
 
     def _write_activity(self, value: int) -> None:
         self.non_register.activity = value
-        self.outside = True
-        self.look()
+        self._look_from_outside()
 
     def _write_pending_debug(self, value: int) -> None:
         self.non_register.pending_debug = value
+        self._look_from_outside()
+
+    def _look_from_outside(self) -> None:
+        """Software wrote what only a VM entry takes up."""
         self.outside = True
         self.look()
 
@@ -182,12 +181,17 @@ class Vcpu:
 
     def _window_changed(self) -> None:
         self.apic.hold_back(self.controls.interrupt_window)
-        self._watch()
+        self.watch_interrupt_flag()
 
-    def _watch(self) -> None:
+    @property
+    def flag_matters(self) -> bool:
+        """Something waits for RFLAGS.IF: interrupt-window exiting, or a virtual interrupt."""
+        return self.controls.interrupt_window or self.apic.recognizes
+
+    def watch_interrupt_flag(self) -> None:
         """What waits for RFLAGS.IF has changed."""
         if self.engine.current is self.state:
-            self.engine.watch_interrupt_flag(self.controls.interrupt_window or self.apic.recognizes)
+            self.engine.watch_interrupt_flag(self.flag_matters)
 
     def want_nmi_window(self, wanted: bool) -> None:
         """Set or clear NMI-window exiting; SDM "NMI-Window Exiting"."""
@@ -275,20 +279,20 @@ class Vcpu:
         """Run a guest of which nothing rare is asked; True when something is now."""
         engine, clock = self.engine, self.clock
         engine.on_trap = self._trap_handler
-        if (self._entry_is_due() and not self._check_entry()) or not self.enter_apic():
+        if not self.may_enter() or not enter_apic(self):
             return False
-        while not self._entry_is_due() or self._check_entry():
+        while self.may_enter():
             if self.interrupt_is_held():
                 self.watchful = True
             if self.watchful:
                 return True
             vector = self.external_interrupt() if self.controls.interrupts_taken else None
             if vector is not None:
-                if not self.take_physical(vector):
+                if not take_physical(self, vector):
                     return False
             elif clock.tsc >= until:
                 return False
-            elif engine.run(self.state, until, self.controls.interrupt_window or self.apic.recognizes):
+            elif engine.run(self.state, until, self.flag_matters):
                 if not self.interrupted:
                     return False
                 self.interrupted = False
@@ -304,7 +308,7 @@ class Vcpu:
         return (not self.controls.interrupts_taken or self.state.interrupt_shadow) and self.interrupt_waits()
 
     def _window_is_open(self) -> bool:
-        return (self.controls.interrupt_window or self.apic.recognizes) and self.state.interrupts_enabled
+        return self.flag_matters and self.state.interrupts_enabled
 
     def step(self) -> bool:
         """Run one instruction; True when an exit handler said stop. An exit counts as its instruction."""
@@ -312,7 +316,7 @@ class Vcpu:
         if self.watchful:
             return watchful.step(self)
         self.engine.on_trap = self._trap_handler
-        if (self._entry_is_due() and not self._check_entry()) or not self.enter_apic():
+        if not self.may_enter() or not enter_apic(self):
             return True
         return self.engine.run(self.state, 1 << 62, False, instructions=1)
 
@@ -322,38 +326,14 @@ class Vcpu:
             self.engine.pass_one_block()
             return True
         if self.apic.recognizes:
-            return self._deliver_virtual()
+            return deliver_virtual(self)
         return self.exit(VmExit(ExitReason.INTERRUPT_WINDOW))
 
     # --- VM entry and VM exit --------------------------------------------------------------------------
 
-    def enter(self) -> bool:
-        """VM entry of a guest that is watched; False when something exited and the handler said stop."""
-        if self._entry_is_due() and not self._check_entry():
-            return False
-        self.outside = False
-        self.non_register.entered()
-        if self.controls.timer_runs:
-            self.timer.load(self.vmcs.read(_TIMER))
-        if self.apic.apic is not None:
-            self.trap_like = self.apic.apic.enter()
-        if self.event_waits:
-            return self._inject_from_fields()
-        now = self.non_register
-        if now.activity in (SHUTDOWN, WAIT_FOR_SIPI) or not now.pending_debug & PENDING:
-            now.pending_debug = 0
-        return True
-
-    def _inject_from_fields(self) -> bool:
-        """SDM "Event Injection". Any VM exit clears the valid bit, and software sees the field after one only."""
-        read, store = self.vmcs.read, self.vmcs.store
-        info = read(_EVENT)
-        self.event_waits = False
-        store(_EVENT, info & ~_VALID)
-        if info >> 8 & 7 in _NOT_DELIVERED:
-            self.mtf_pending = info >> 8 & 7 == _OTHER_EVENT
-            return True
-        return self.inject(event_of(info, read(_EVENT_ERROR), read(_EVENT_LENGTH)))
+    def may_enter(self) -> bool:
+        """The checks of VM entry hold, as far as they are due; False when VM entry failed, and nobody mended that."""
+        return not self._entry_is_due() or self._check_entry()
 
     def _entry_is_due(self) -> bool:
         """VM entry may have something to check: software wrote, or the last one failed."""
@@ -433,7 +413,7 @@ class Vcpu:
             self.exits[exit.reason] += 1
             self._work[0] += EXIT_TICKS
             return self.on_exit(exit)
-        if self.apic_acted and not self._follow_apic():
+        if self.apic_acted and not behind_instruction(self):
             return False
         if self.non_register.pending_debug & PENDING:
             return debug_trap(self) and self._time_is_left()
@@ -470,56 +450,6 @@ class Vcpu:
         self.interrupted = not deadline         # the processor's APIC has something: look, and go on
         return self.clock.tsc < deadline
 
-    # --- the virtual APIC ------------------------------------------------------------------------------
-
-    def enter_apic(self) -> bool:
-        """What VM entry does about the virtual APIC: software calls it when it changed the page or the guest interrupt
-        status in an exit that it answers with True. False when an exit handler said stop."""
-        apic = self.apic.apic
-        if apic is not None:
-            exit = apic.enter()
-            if exit is not None and not self.exit(exit):
-                return False
-        return self._deliver_virtual()
-
-    def _follow_apic(self) -> bool:
-        """An instruction was virtualized on the APIC: its exit, or the interrupt that it let through."""
-        self.apic_acted = False
-        exit, self.trap_like = self.trap_like, None
-        if exit is not None:
-            if self.non_register.pending_debug:
-                self.look()
-            return self.exit(exit)
-        return bool(self.non_register.pending_debug) or self._deliver_virtual()
-
-    def _deliver_virtual(self) -> bool:
-        """The virtual interrupt that is recognized is delivered, or waits for RFLAGS.IF."""
-        apic, state = self.apic.apic, self.state
-        if apic is not None and apic.recognized and state.interrupts_enabled and not state.interrupt_shadow \
-                and not self.watchful and not self.non_register.pending_debug \
-                and not self.take(Event(self.take_virtual_interrupt(), _EXTERNAL)):
-            return False
-        if bool(self._work[_WATCHED]) is not (self.controls.interrupt_window or self.apic.recognizes):
-            self._watch()
-        return True
-
-    def virtual_interrupt_waits(self) -> bool:
-        """One is recognized: it waits for RFLAGS.IF at most."""
-        return self.apic.recognizes
-
-    def take_virtual_interrupt(self) -> int:
-        """The vector of the one that is recognized, which is in service now."""
-        vector = self.apic.take()
-        self.on_virtual_interrupt(vector)
-        return vector
-
-    def take_physical(self, vector: int) -> bool:
-        """A physical interrupt was acknowledged: posted-interrupt processing, or an exit; False when that said stop."""
-        if vector != self.apic.notification_vector:
-            return self.exit(external_interrupt(vector))
-        self.apic.process_posted()
-        return self._deliver_virtual()
-
     # --- events ----------------------------------------------------------------------------------------
 
     def fault(self, fault: GuestFault) -> bool:
@@ -550,45 +480,10 @@ class Vcpu:
         now = self.non_register
         if now.pending_debug and not (event.by_program and now.shadow & MOV_SS):
             now.pending_debug = 0
-        exit = self.deliver(event, True)
+        exit = deliver(self, event, injected=True)
         return exit is None or self.exit(exit)
 
     def take(self, event: Event) -> bool:
         """Deliver what came to the guest by itself; False when that exited, and the handler said stop."""
-        exit = self.deliver(event)
+        exit = deliver(self, event)
         return exit is None or self.exit(exit)
-
-    def deliver(self, event: Event, injected: bool = False) -> VmExit | None:
-        """Deliver *event* through the guest's IDT now, with all that can come of it; the exit, if that is one.
-
-        It costs as much time as an exit: a guest whose handler faults again for ever must come to its end.
-        """
-        self._work[0] += EXIT_TICKS
-        self.engine.clear_in_flight(self.state)
-        self.non_register.activity = ACTIVE
-        self.non_register.instruction_done()
-        if event.kind is _NMI:
-            self.block_nmis(True)
-        try:
-            deliver_combined(self.state, self.memory, event, self._intercepts, injected)
-        except TripleFault:
-            return VmExit(ExitReason.TRIPLE_FAULT)
-        except NestedFault as fault:
-            return self._during(fault.delivering or event, nested_fault(self, fault))
-        except Intercepted as stop:
-            exit = exception_exit(stop.event, stop.fault.qualification)
-            return exit if stop.event.vector == Vector.DF else self._during(stop.delivering, exit)
-        except TaskGate as gate:
-            return task_gate(gate.selector, gate.event)
-        self.state.ignore_code_base()
-        self.mtf_pending = self.controls.monitor_trap_flag
-        return None
-
-    def _intercepts(self, event: Event) -> bool:
-        return bitmap_exits(self, event.vector, event.error_code or 0)
-
-    def _during(self, event: Event, exit: VmExit) -> VmExit:
-        """*exit* came while *event* was being delivered."""
-        exit.idt_vectoring_info, exit.idt_vectoring_error_code = info_of(event), event.error_code or 0
-        exit.instruction_length = event.instruction_length
-        return exit

@@ -23,6 +23,7 @@ from hv.spec.vmcs import (
 from hv.spec.x86 import Vector
 from hv.vmx.capabilities import REVISION_ID
 from hv.vmx.controls import Controls
+from hv.vmx.events.delivery import deliver
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts import BY_TRAP
 from hv.vmx.intercepts.operands import advance, length_of
@@ -186,7 +187,7 @@ class RootBox(VcpuBox):
         try:
             self._in_root(trap, detail)
         except GuestFault as fault:
-            self.stopped = self.cpu.deliver(exception(fault)) is not None
+            self.stopped = deliver(self.cpu, exception(fault)) is not None
         return not self.stopped and self.engine.on_trap == self._root_trap
 
     def _in_root(self, trap: Trap, detail: int) -> None:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 from hv.machine.idt import Event, EventKind
 from hv.spec.exits import ExitReason, SipiQualification
 from hv.spec.x86 import Vector
+from hv.vmx.apic.interrupts import take_physical, take_virtual
+from hv.vmx.events.exits import interrupt_pending, nmi
 from hv.vmx.events.non_register import ACTIVE, MOV_SS, PENDING, SHUTDOWN, WAIT_FOR_SIPI
 from hv.vmx.exit import VmExit
-from hv.vmx.intercepts.events import debug_trap, interrupt_pending, nmi
+from hv.vmx.intercepts.events import debug_trap
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
@@ -103,14 +105,14 @@ def interrupt(vcpu: Vcpu) -> bool | None:
     if not vcpu.controls.acknowledges:
         return vcpu.exit(interrupt_pending()) if vcpu.interrupt_waits() else None
     vector = vcpu.external_interrupt()
-    return None if vector is None else vcpu.take_physical(vector)
+    return None if vector is None else take_physical(vcpu, vector)
 
 
 def virtual_interrupt(vcpu: Vcpu) -> bool | None:
     """SDM "Virtual-Interrupt Delivery"; none while interrupt-window exiting is on."""
-    if not vcpu.virtual_interrupt_waits() or vcpu.controls.interrupt_window or not _may_be_interrupted(vcpu):
+    if not vcpu.apic.recognizes or vcpu.controls.interrupt_window or not _may_be_interrupted(vcpu):
         return None
-    return vcpu.take(Event(vcpu.take_virtual_interrupt(), EventKind.EXTERNAL))
+    return vcpu.take(Event(take_virtual(vcpu), EventKind.EXTERNAL))
 
 
 def _may_be_interrupted(vcpu: Vcpu) -> bool:
@@ -144,6 +146,6 @@ def something_could_be_due(vcpu: Vcpu) -> bool:
         or (vcpu.controls.nmi_window and not now.nmi_blocked)
         or vcpu.event_waits or now.activity != ACTIVE or now.pending_debug & PENDING or now.written or now.returning
         or vcpu.nmi_pending or vcpu.init_pending or vcpu.sipi_vector is not None or vcpu.trap_like is not None
-        or vcpu.virtual_interrupt_waits()
+        or vcpu.apic.recognizes
         or vcpu.interrupt_is_held())
 

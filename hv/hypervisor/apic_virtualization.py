@@ -103,7 +103,7 @@ def new_apic(vp: VirtualProcessor) -> LocalApic:
     if not partition.apic_virtualization:
         return LocalApic(index, partition.clock, bsp=index == 0)
     vp.vmcs.write(VmcsField.VIRTUAL_APIC_PAGE_ADDR, partition.vp_pages[index].virtual_apic)
-    vp.vmcs.write(VmcsField.PRIMARY_PROC_CONTROLS, vcpu.primary | _P.USE_TPR_SHADOW)
+    vp.vmcs.write(VmcsField.PRIMARY_PROC_CONTROLS, vcpu.controls.primary | _P.USE_TPR_SHADOW)
     assert vcpu.apic.apic is not None, "there is a TPR shadow"
     apic = VpApic(index, partition.clock, index == 0, vcpu.apic.apic, partial(let_eois_exit, vp))
     apic.on_mode = partition.follow_apics

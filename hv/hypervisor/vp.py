@@ -16,6 +16,7 @@ from hv.machine.state import ProcessorState
 from hv.spec.vmcs import VmcsField
 from hv.spec.x86 import Vector
 from hv.trace import events
+from hv.vmx.apic.interrupts import enter_apic
 from hv.vmx.reset import init_registers, startup_registers
 from hv.vmx.vcpu import Vcpu
 
@@ -169,7 +170,7 @@ class VirtualProcessor:
     def _deliver_interrupt(self) -> bool:
         if self.apic_delivers:
             self.event_pending = False
-            return self.vcpu.enter_apic()
+            return enter_apic(self.vcpu)
         vector = self.apic.deliverable()
         if (vector is not None and self.regs.interrupts_enabled and not self.regs.interrupt_shadow
                 and not self.vcpu.debug_pends):         # an injection would discard it

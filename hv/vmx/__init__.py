@@ -4,7 +4,7 @@ A `Vcpu` is a logical processor in VMX non-root operation: its VMCS, its registe
 guest does becomes a VM exit or is done on the spot. The hypervisor room above gives it an exit handler and says for how
 long to run; the machine room below executes the instructions.
 
-    vcpu.py            the loop: enter, run, trap, exit. Read it first
+    vcpu.py            the loop: enter, run, trap, exit. Read it first (`controls.py`: what its VMCS asks for)
     vmcs.py            the fields of a VMCS, its launch state (`fields.py`: which of them exist)
     capabilities.py    what the processor offers; all that is refused is refused by it (`left_out.py`: why)
     checks/            what VM entry wants of a VMCS

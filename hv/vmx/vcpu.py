@@ -12,26 +12,28 @@ from functools import partial
 
 from hv.machine.clock import EXIT_TICKS, VirtualClock
 from hv.machine.engine import Engine
-from hv.machine.faults import GuestFault, NestedFault, TripleFault
-from hv.machine.idt import Event, EventKind, Intercepted, TaskGate, deliver_combined, exception
+from hv.machine.faults import GuestFault, NestedFault
+from hv.machine.idt import Event, exception
 from hv.machine.state import ProcessorState
 from hv.machine.traps import Trap
-from hv.spec.exits import ENTRY_FAILURES, ExitReason, InterruptionType
-from hv.spec.vmcs import ExitControls, PinControls, PrimaryControls, SecondaryControls, VmcsField
+from hv.spec.exits import ENTRY_FAILURES, ExitReason
+from hv.spec.vmcs import PrimaryControls, VmcsField
 from hv.spec.x86 import PUSHES_RF, Vector
 from hv.vmx.apic.controls import ApicControls
+from hv.vmx.apic.interrupts import behind_instruction, deliver_virtual, enter_apic, take_physical
 from hv.vmx.capabilities import PROCESSOR
 from hv.vmx.checks import Entry, EntryResult
 from hv.vmx.checks.incremental import EntryChecks
+from hv.vmx.controls import Controls
 from hv.vmx.events import watchful
-from hv.vmx.events.injection import event_of, info_of
-from hv.vmx.events.non_register import ACTIVE, MOV_SS, PENDING, SHUTDOWN, SINGLE_STEP, WAIT_FOR_SIPI, NonRegisterState
+from hv.vmx.events.delivery import deliver
+from hv.vmx.events.exits import bitmap_exits, exception_exit
+from hv.vmx.events.non_register import MOV_SS, PENDING, SINGLE_STEP, WAIT_FOR_SIPI, NonRegisterState
 from hv.vmx.events.preemption_timer import PreemptionTimer
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts import BY_TRAP
-from hv.vmx.intercepts.controls import InstructionControls
-from hv.vmx.intercepts.events import bitmap_exits, debug_trap, exception_exit, external_interrupt, raised, task_gate
-from hv.vmx.intercepts.memory import nested_fault, only_walks, refused
+from hv.vmx.intercepts.events import debug_trap, raised
+from hv.vmx.intercepts.memory import only_walks, refused
 from hv.vmx.intercepts.waiting import Waiting
 from hv.vmx.root_operation.operation import VmxOperation
 from hv.vmx.translation.controls import read_translation_controls
@@ -42,17 +44,9 @@ from hv.vmx.vmcs import Vmcs
 ExitHandler = Callable[[VmExit], bool]
 
 # Plain integers: naming a member of an enumeration costs a call.
-_PIN, _PRIMARY = VmcsField.PIN_BASED_CONTROLS, VmcsField.PRIMARY_PROC_CONTROLS
-_EXIT_CONTROLS, _TIMER = VmcsField.VM_EXIT_CONTROLS, VmcsField.VMX_PREEMPTION_TIMER_VALUE
-_EVENT, _EVENT_ERROR, _EVENT_LENGTH = (VmcsField.VM_ENTRY_INTERRUPTION_INFO, VmcsField.VM_ENTRY_EXCEPTION_ERROR_CODE,
-                                       VmcsField.VM_ENTRY_INSTRUCTION_LENGTH)
-_WINDOW, _NMI_WINDOW = PrimaryControls.INTERRUPT_WINDOW_EXITING.value, PrimaryControls.NMI_WINDOW_EXITING.value
-_VALID, _OTHER_EVENT = 1 << 31, InterruptionType.OTHER_EVENT.value
-_NOT_DELIVERED = (1, _OTHER_EVENT)              # 1 is reserved: VM entry refuses it
-_TSC_FRACTION = 48                      # bits of the TSC multiplier behind the point
-_TSC_UNSCALED = 1 << _TSC_FRACTION
-_NMI, _EXTERNAL = EventKind.NMI, EventKind.EXTERNAL
-_WATCHED = 3                    # word of the work counter: the engine watches RFLAGS.IF
+_PRIMARY, _TIMER = VmcsField.PRIMARY_PROC_CONTROLS, VmcsField.VMX_PREEMPTION_TIMER_VALUE
+_EVENT, _VALID = VmcsField.VM_ENTRY_INTERRUPTION_INFO, 1 << 31
+_NMI_WINDOW = PrimaryControls.NMI_WINDOW_EXITING.value
 _NMI_UNBLOCKING = 1 << 12
 _QUALIFIED = frozenset({ExitReason.EPT_VIOLATION, ExitReason.PAGE_MODIFICATION_LOG_FULL})
 
@@ -80,7 +74,6 @@ class Vcpu:
         self.state_written = True               # by software: the next entry checks it
         self.checks, self.entry_result = EntryChecks(), EntryResult()
         self.on_vmfail: Callable[[], None] = lambda: None       # `entry_result` says why
-        self.window_wanted = False
         self.interrupted = False                # a trap ended the engine's run only so that the loop looks
         self.waiting = Waiting()
         self.vmx: VmxOperation | None = None    # the processor's, which has the VMCSs that shadowing reads
@@ -89,6 +82,7 @@ class Vcpu:
         self.cr8 = 0                            # without a TPR shadow
         self.apic = ApicControls(second_level.memory)
         self.apic_acted = False                 # an instruction was virtualized on it
+        self.controls = Controls(self.vmcs.read)
         self._prepare_events()
         self.attach(self.vmcs)
 
@@ -128,98 +122,81 @@ class Vcpu:
     # --- controls --------------------------------------------------------------------------------------
 
     def _read_controls(self) -> None:
-        read = self.vmcs.read
-        primary = read(_PRIMARY)
-        self.primary = primary
-        self.controls = InstructionControls(read)        # of the VMCS, which decide about instructions
+        read, had_window = self.vmcs.read, self.controls.interrupt_window
+        self.controls = Controls(read)
         self.state.watch(self.controls.watched)
-        self.exception_bitmap = read(VmcsField.EXCEPTION_BITMAP)
-        self.pf_mask = read(VmcsField.PAGE_FAULT_ERROR_CODE_MASK)
-        self.pf_match = read(VmcsField.PAGE_FAULT_ERROR_CODE_MATCH)
-        self.msr_bitmap = read(VmcsField.MSR_BITMAP) if primary & PrimaryControls.USE_MSR_BITMAPS else None
-        self.io_bitmaps = ((read(VmcsField.IO_BITMAP_A), read(VmcsField.IO_BITMAP_B))
-                           if primary & PrimaryControls.USE_IO_BITMAPS else None)
-        self._read_tsc_controls(primary)
         read_translation_controls(self)
         self._trap_handler = self._on_trap if self.second_level.vpid else self._on_trap_without_vpid
         if not self.watchful and self.engine.current is self.state:
             self.engine.on_trap = self._trap_handler
         self.apic.follow(read)
         self.second_level.use_access_page(self.apic.access_page)
-        self._read_event_controls(primary)
+        if self.controls.interrupt_window is not had_window:
+            self._window_changed()
+        self._read_event_controls()
 
-    def _read_tsc_controls(self, primary: int) -> None:
-        """The multiplier counts only together with the offset; SDM "Time-Stamp Counter Offset and Multiplier"."""
-        read, offsets = self.vmcs.read, primary & PrimaryControls.USE_TSC_OFFSETTING
-        scales = offsets and self.controls.secondary & SecondaryControls.USE_TSC_SCALING
-        self.tsc_offset = read(VmcsField.TSC_OFFSET) if offsets else 0
-        self.tsc_multiplier = read(VmcsField.TSC_MULTIPLIER) if scales else _TSC_UNSCALED
-
-    def _read_event_controls(self, primary: int) -> None:
-        pin, exit_controls = self.vmcs.read(_PIN), self.vmcs.read(_EXIT_CONTROLS)
-        self.interrupts_exit = bool(pin & PinControls.EXTERNAL_INTERRUPT_EXITING)
-        self.acknowledges = bool(exit_controls & ExitControls.ACKNOWLEDGE_INTERRUPT)
-        self.interrupts_taken = self.interrupts_exit and self.acknowledges      # at once, with their vector
-        self.nmis_exit, self.virtual_nmis = bool(pin & PinControls.NMI_EXITING), bool(pin & PinControls.VIRTUAL_NMIS)
-        self.timer_runs = bool(pin & PinControls.ACTIVATE_PREEMPTION_TIMER)
-        self._timer_saved = bool(exit_controls & ExitControls.SAVE_PREEMPTION_TIMER)
-        self.monitor_trap_flag = bool(primary & PrimaryControls.MONITOR_TRAP_FLAG)
-        self.nmi_window_wanted = bool(primary & _NMI_WINDOW)
+    def _read_event_controls(self) -> None:
+        controls = self.controls
         self.event_waits = bool(self.vmcs.read(_EVENT) & _VALID)
-        self._want_window(bool(primary & _WINDOW))
         self.block_nmis(self.non_register.nmi_blocked)
         self.outside = True
-        if self.event_waits or self.timer_runs or self.monitor_trap_flag or self.nmi_window_wanted:
+        if self.event_waits or controls.timer_runs or controls.monitor_trap_flag or controls.nmi_window:
             self.look()
 
     def _write_interruptibility(self, value: int) -> None:
         self.non_register.interruptibility = value
         self.block_nmis(self.non_register.nmi_blocked)
-        self.outside = True
-        self.look()
+        self._look_from_outside()
 
     def _write_activity(self, value: int) -> None:
         self.non_register.activity = value
-        self.outside = True
-        self.look()
+        self._look_from_outside()
 
     def _write_pending_debug(self, value: int) -> None:
         self.non_register.pending_debug = value
+        self._look_from_outside()
+
+    def _look_from_outside(self) -> None:
+        """Software wrote what only a VM entry takes up."""
         self.outside = True
         self.look()
 
     @property
     def tsc(self) -> int:
         """The guest's time-stamp counter; SDM "Time-Stamp Counter Offset and Multiplier"."""
-        return (self.clock.tsc * self.tsc_multiplier >> _TSC_FRACTION) + self.tsc_offset & (1 << 64) - 1
+        return self.controls.tsc(self.clock.tsc)
 
     def set_tsc(self, value: int) -> None:
         """Let the guest's counter be *value* now, by TSC offsetting; SDM "Time-Stamp Counter Offset and Multiplier"."""
-        self.vmcs.write(VmcsField.TSC_OFFSET, value - (self.clock.tsc * self.tsc_multiplier >> _TSC_FRACTION))
-        self.vmcs.write(VmcsField.PRIMARY_PROC_CONTROLS, self.primary | PrimaryControls.USE_TSC_OFFSETTING)
+        self.vmcs.write(VmcsField.TSC_OFFSET, self.controls.tsc_offset_for(self.clock.tsc, value))
+        self.vmcs.write(_PRIMARY, self.controls.primary | PrimaryControls.USE_TSC_OFFSETTING)
 
     def want_window(self, wanted: bool) -> None:
         """Set or clear interrupt-window exiting, at once, also inside an exit; SDM "Interrupt-Window Exiting"."""
-        if wanted is not self.window_wanted:
-            self.primary ^= _WINDOW
-            self.vmcs.store(_PRIMARY, self.primary)
-            self._want_window(wanted)
+        controls = self.controls
+        if wanted is not controls.interrupt_window:
+            controls.set_interrupt_window(wanted)
+            self.vmcs.store(_PRIMARY, controls.primary)
+            self._window_changed()
 
-    def _want_window(self, wanted: bool) -> None:
-        if wanted is not self.window_wanted:
-            self.window_wanted = wanted
-            self.apic.hold_back(wanted)
-            self._watch()
+    def _window_changed(self) -> None:
+        self.apic.hold_back(self.controls.interrupt_window)
+        self.watch_interrupt_flag()
 
-    def _watch(self) -> None:
+    @property
+    def flag_matters(self) -> bool:
+        """Something waits for RFLAGS.IF: interrupt-window exiting, or a virtual interrupt."""
+        return self.controls.interrupt_window or self.apic.recognizes
+
+    def watch_interrupt_flag(self) -> None:
         """What waits for RFLAGS.IF has changed."""
         if self.engine.current is self.state:
-            self.engine.watch_interrupt_flag(self.window_wanted or self.apic.recognizes)
+            self.engine.watch_interrupt_flag(self.flag_matters)
 
     def want_nmi_window(self, wanted: bool) -> None:
         """Set or clear NMI-window exiting; SDM "NMI-Window Exiting"."""
-        if wanted is not self.nmi_window_wanted:
-            self.vmcs.write(_PRIMARY, self.primary ^ _NMI_WINDOW)
+        if wanted is not self.controls.nmi_window:
+            self.vmcs.write(_PRIMARY, self.controls.primary ^ _NMI_WINDOW)
 
     # --- what the hypervisor's software asks ----------------------------------------------------------------
 
@@ -283,7 +260,7 @@ class Vcpu:
     def block_nmis(self, blocked: bool) -> None:
         """NMIs are blocked or not; while they are, and IRET unblocks them, it is watched for."""
         self.non_register.nmi_blocked = blocked
-        self.state.watch_iret(blocked and (self.virtual_nmis or not self.nmis_exit))
+        self.state.watch_iret(blocked and (self.controls.virtual_nmis or not self.controls.nmis_exit))
 
     # --- the loop --------------------------------------------------------------------------------------
 
@@ -302,20 +279,20 @@ class Vcpu:
         """Run a guest of which nothing rare is asked; True when something is now."""
         engine, clock = self.engine, self.clock
         engine.on_trap = self._trap_handler
-        if (self._entry_is_due() and not self._check_entry()) or not self.enter_apic():
+        if not self.may_enter() or not enter_apic(self):
             return False
-        while not self._entry_is_due() or self._check_entry():
+        while self.may_enter():
             if self.interrupt_is_held():
                 self.watchful = True
             if self.watchful:
                 return True
-            vector = self.external_interrupt() if self.interrupts_taken else None
+            vector = self.external_interrupt() if self.controls.interrupts_taken else None
             if vector is not None:
-                if not self.take_physical(vector):
+                if not take_physical(self, vector):
                     return False
             elif clock.tsc >= until:
                 return False
-            elif engine.run(self.state, until, self.window_wanted or self.apic.recognizes):
+            elif engine.run(self.state, until, self.flag_matters):
                 if not self.interrupted:
                     return False
                 self.interrupted = False
@@ -328,10 +305,10 @@ class Vcpu:
 
     def interrupt_is_held(self) -> bool:
         """A physical interrupt waits, and is not simply taken: by the controls, or in the shadow of STI or MOV SS."""
-        return (not self.interrupts_taken or self.state.interrupt_shadow) and self.interrupt_waits()
+        return (not self.controls.interrupts_taken or self.state.interrupt_shadow) and self.interrupt_waits()
 
     def _window_is_open(self) -> bool:
-        return (self.window_wanted or self.apic.recognizes) and self.state.interrupts_enabled
+        return self.flag_matters and self.state.interrupts_enabled
 
     def step(self) -> bool:
         """Run one instruction; True when an exit handler said stop. An exit counts as its instruction."""
@@ -339,7 +316,7 @@ class Vcpu:
         if self.watchful:
             return watchful.step(self)
         self.engine.on_trap = self._trap_handler
-        if (self._entry_is_due() and not self._check_entry()) or not self.enter_apic():
+        if not self.may_enter() or not enter_apic(self):
             return True
         return self.engine.run(self.state, 1 << 62, False, instructions=1)
 
@@ -349,38 +326,14 @@ class Vcpu:
             self.engine.pass_one_block()
             return True
         if self.apic.recognizes:
-            return self._deliver_virtual()
+            return deliver_virtual(self)
         return self.exit(VmExit(ExitReason.INTERRUPT_WINDOW))
 
     # --- VM entry and VM exit --------------------------------------------------------------------------
 
-    def enter(self) -> bool:
-        """VM entry of a guest that is watched; False when something exited and the handler said stop."""
-        if self._entry_is_due() and not self._check_entry():
-            return False
-        self.outside = False
-        self.non_register.entered()
-        if self.timer_runs:
-            self.timer.load(self.vmcs.read(_TIMER))
-        if self.apic.apic is not None:
-            self.trap_like = self.apic.apic.enter()
-        if self.event_waits:
-            return self._inject_from_fields()
-        now = self.non_register
-        if now.activity in (SHUTDOWN, WAIT_FOR_SIPI) or not now.pending_debug & PENDING:
-            now.pending_debug = 0
-        return True
-
-    def _inject_from_fields(self) -> bool:
-        """SDM "Event Injection". Any VM exit clears the valid bit, and software sees the field after one only."""
-        read, store = self.vmcs.read, self.vmcs.store
-        info = read(_EVENT)
-        self.event_waits = False
-        store(_EVENT, info & ~_VALID)
-        if info >> 8 & 7 in _NOT_DELIVERED:
-            self.mtf_pending = info >> 8 & 7 == _OTHER_EVENT
-            return True
-        return self.inject(event_of(info, read(_EVENT_ERROR), read(_EVENT_LENGTH)))
+    def may_enter(self) -> bool:
+        """The checks of VM entry hold, as far as they are due; False when VM entry failed, and nobody mended that."""
+        return not self._entry_is_due() or self._check_entry()
 
     def _entry_is_due(self) -> bool:
         """VM entry may have something to check: software wrote, or the last one failed."""
@@ -431,8 +384,8 @@ class Vcpu:
         return self.on_exit(exit)
 
     def _leave_guest(self) -> None:
-        if self.timer_runs and not self.outside:
-            if self._timer_saved:
+        if self.controls.timer_runs and not self.outside:
+            if self.controls.timer_saved:
                 self.vmcs.store(_TIMER, self.timer.value)
             self.timer.stop()
         self.outside, self.mtf_pending, self.non_register.returning = True, False, None
@@ -460,7 +413,7 @@ class Vcpu:
             self.exits[exit.reason] += 1
             self._work[0] += EXIT_TICKS
             return self.on_exit(exit)
-        if self.apic_acted and not self._follow_apic():
+        if self.apic_acted and not behind_instruction(self):
             return False
         if self.non_register.pending_debug & PENDING:
             return debug_trap(self) and self._time_is_left()
@@ -497,56 +450,6 @@ class Vcpu:
         self.interrupted = not deadline         # the processor's APIC has something: look, and go on
         return self.clock.tsc < deadline
 
-    # --- the virtual APIC ------------------------------------------------------------------------------
-
-    def enter_apic(self) -> bool:
-        """What VM entry does about the virtual APIC: software calls it when it changed the page or the guest interrupt
-        status in an exit that it answers with True. False when an exit handler said stop."""
-        apic = self.apic.apic
-        if apic is not None:
-            exit = apic.enter()
-            if exit is not None and not self.exit(exit):
-                return False
-        return self._deliver_virtual()
-
-    def _follow_apic(self) -> bool:
-        """An instruction was virtualized on the APIC: its exit, or the interrupt that it let through."""
-        self.apic_acted = False
-        exit, self.trap_like = self.trap_like, None
-        if exit is not None:
-            if self.non_register.pending_debug:
-                self.look()
-            return self.exit(exit)
-        return bool(self.non_register.pending_debug) or self._deliver_virtual()
-
-    def _deliver_virtual(self) -> bool:
-        """The virtual interrupt that is recognized is delivered, or waits for RFLAGS.IF."""
-        apic, state = self.apic.apic, self.state
-        if apic is not None and apic.recognized and state.interrupts_enabled and not state.interrupt_shadow \
-                and not self.watchful and not self.non_register.pending_debug \
-                and not self.take(Event(self.take_virtual_interrupt(), _EXTERNAL)):
-            return False
-        if bool(self._work[_WATCHED]) is not (self.window_wanted or (apic is not None and apic.recognized)):
-            self._watch()
-        return True
-
-    def virtual_interrupt_waits(self) -> bool:
-        """One is recognized: it waits for RFLAGS.IF at most."""
-        return self.apic.recognizes
-
-    def take_virtual_interrupt(self) -> int:
-        """The vector of the one that is recognized, which is in service now."""
-        vector = self.apic.take()
-        self.on_virtual_interrupt(vector)
-        return vector
-
-    def take_physical(self, vector: int) -> bool:
-        """A physical interrupt was acknowledged: posted-interrupt processing, or an exit; False when that said stop."""
-        if vector != self.apic.notification_vector:
-            return self.exit(external_interrupt(vector))
-        self.apic.process_posted()
-        return self._deliver_virtual()
-
     # --- events ----------------------------------------------------------------------------------------
 
     def fault(self, fault: GuestFault) -> bool:
@@ -577,45 +480,10 @@ class Vcpu:
         now = self.non_register
         if now.pending_debug and not (event.by_program and now.shadow & MOV_SS):
             now.pending_debug = 0
-        exit = self.deliver(event, True)
+        exit = deliver(self, event, injected=True)
         return exit is None or self.exit(exit)
 
     def take(self, event: Event) -> bool:
         """Deliver what came to the guest by itself; False when that exited, and the handler said stop."""
-        exit = self.deliver(event)
+        exit = deliver(self, event)
         return exit is None or self.exit(exit)
-
-    def deliver(self, event: Event, injected: bool = False) -> VmExit | None:
-        """Deliver *event* through the guest's IDT now, with all that can come of it; the exit, if that is one.
-
-        It costs as much time as an exit: a guest whose handler faults again for ever must come to its end.
-        """
-        self._work[0] += EXIT_TICKS
-        self.engine.clear_in_flight(self.state)
-        self.non_register.activity = ACTIVE
-        self.non_register.instruction_done()
-        if event.kind is _NMI:
-            self.block_nmis(True)
-        try:
-            deliver_combined(self.state, self.memory, event, self._intercepts, injected)
-        except TripleFault:
-            return VmExit(ExitReason.TRIPLE_FAULT)
-        except NestedFault as fault:
-            return self._during(fault.delivering or event, nested_fault(self, fault))
-        except Intercepted as stop:
-            exit = exception_exit(stop.event, stop.fault.qualification)
-            return exit if stop.event.vector == Vector.DF else self._during(stop.delivering, exit)
-        except TaskGate as gate:
-            return task_gate(gate.selector, gate.event)
-        self.state.ignore_code_base()
-        self.mtf_pending = self.monitor_trap_flag
-        return None
-
-    def _intercepts(self, event: Event) -> bool:
-        return bitmap_exits(self, event.vector, event.error_code or 0)
-
-    def _during(self, event: Event, exit: VmExit) -> VmExit:
-        """*exit* came while *event* was being delivered."""
-        exit.idt_vectoring_info, exit.idt_vectoring_error_code = info_of(event), event.error_code or 0
-        exit.instruction_length = event.instruction_length
-        return exit

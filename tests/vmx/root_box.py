@@ -22,9 +22,10 @@ from hv.spec.vmcs import (
 )
 from hv.spec.x86 import Vector
 from hv.vmx.capabilities import REVISION_ID
+from hv.vmx.controls import Controls
+from hv.vmx.events.delivery import deliver
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts import BY_TRAP
-from hv.vmx.intercepts.controls import InstructionControls
 from hv.vmx.intercepts.operands import advance, length_of
 from hv.vmx.intercepts.undefined import undefined_here
 from hv.vmx.root_operation.instructions import VmxInstructions
@@ -186,12 +187,12 @@ class RootBox(VcpuBox):
         try:
             self._in_root(trap, detail)
         except GuestFault as fault:
-            self.stopped = self.cpu.deliver(exception(fault)) is not None
+            self.stopped = deliver(self.cpu, exception(fault)) is not None
         return not self.stopped and self.engine.on_trap == self._root_trap
 
     def _in_root(self, trap: Trap, detail: int) -> None:
         state, msrs = self.cpu.state, self.transitions.msrs
-        self.cpu.controls = InstructionControls(self.cpu.vmcs.read)
+        self.cpu.controls = Controls(self.cpu.vmcs.read)
         if self.operation.mode is VmxMode.OFF:
             self.cpu.controls.cr_fixed = {0: 0, 4: 0}       # bits are fixed in VMX operation only
         if trap is Trap.HLT:

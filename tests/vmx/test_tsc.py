@@ -20,7 +20,7 @@ MINUS = (1 << 64) - 0x1_0000_0000
 def counters(box, way: str, offset: int, multiplier: int, primary: int, secondary: int) -> tuple[int, int]:
     """What the guest read, and the machine's counter when it halted."""
     vcpu = box.vcpu()
-    primary |= vcpu.primary & ~P.RDTSC_EXITING | P.USE_MSR_BITMAPS
+    primary |= vcpu.controls.primary & ~P.RDTSC_EXITING | P.USE_MSR_BITMAPS
     secondary |= vcpu.controls.secondary | S.ENABLE_RDTSCP
     for field, value in ((F.PRIMARY_PROC_CONTROLS, primary), (F.SECONDARY_PROC_CONTROLS, secondary),
                          (F.TSC_OFFSET, offset), (F.TSC_MULTIPLIER, multiplier), (F.MSR_BITMAP, MSR_BITMAP)):
@@ -56,7 +56,7 @@ def test_the_secondary_controls_count_only_when_they_are_activated(box):
     vcpu = box.vcpu()
     vcpu.vmcs.write(F.TSC_MULTIPLIER, DOUBLE)
     vcpu.vmcs.write(F.SECONDARY_PROC_CONTROLS, SCALES)
-    vcpu.vmcs.write(F.PRIMARY_PROC_CONTROLS, (vcpu.primary | OFFSETS) & ~P.ACTIVATE_SECONDARY_CONTROLS)
+    vcpu.vmcs.write(F.PRIMARY_PROC_CONTROLS, (vcpu.controls.primary | OFFSETS) & ~P.ACTIVATE_SECONDARY_CONTROLS)
     box.clock.advance(1_000_000)
     assert vcpu.tsc == box.clock.tsc
 
@@ -66,7 +66,7 @@ def test_setting_the_counter_takes_the_multiplier_into_account(box, multiplier):
     vcpu = box.vcpu()
     vcpu.vmcs.write(F.TSC_MULTIPLIER, multiplier)
     vcpu.vmcs.write(F.SECONDARY_PROC_CONTROLS, vcpu.controls.secondary | SCALES)
-    vcpu.vmcs.write(F.PRIMARY_PROC_CONTROLS, vcpu.primary | OFFSETS)
+    vcpu.vmcs.write(F.PRIMARY_PROC_CONTROLS, vcpu.controls.primary | OFFSETS)
     box.clock.advance(1_000_000)
     vcpu.set_tsc(77)
     assert vcpu.tsc == 77
@@ -74,7 +74,7 @@ def test_setting_the_counter_takes_the_multiplier_into_account(box, multiplier):
 
 def test_wrmsr_of_the_counter_exits_whatever_the_bitmap_says(box):
     _, exit = box.exit_of(f"mov ecx, {int(Msr.TSC)}; wrmsr", fields={
-        F.PRIMARY_PROC_CONTROLS: box.vcpu().primary | P.USE_MSR_BITMAPS, F.MSR_BITMAP: MSR_BITMAP})
+        F.PRIMARY_PROC_CONTROLS: box.vcpu().controls.primary | P.USE_MSR_BITMAPS, F.MSR_BITMAP: MSR_BITMAP})
     assert exit is not None
     assert exit.reason.name == "WRMSR"
 
@@ -84,7 +84,7 @@ def test_an_msr_that_the_bitmap_passes_keeps_its_rules(box, index, value):
     """SDM "WRMSR": #GP(0), through the guest's own IDT."""
     source = f"mov ecx, {int(index)}; mov eax, {value & 0xFFFFFFFF}; mov edx, {value >> 32}; wrmsr"
     vcpu, exit = box.exit_of(source, fields={
-        F.PRIMARY_PROC_CONTROLS: box.vcpu().primary | P.USE_MSR_BITMAPS, F.MSR_BITMAP: MSR_BITMAP})
+        F.PRIMARY_PROC_CONTROLS: box.vcpu().controls.primary | P.USE_MSR_BITMAPS, F.MSR_BITMAP: MSR_BITMAP})
     assert exit is not None
     assert exit.reason.name == "HLT"
     assert vcpu.state.msrs[Msr.LSTAR] == 0
@@ -92,6 +92,6 @@ def test_an_msr_that_the_bitmap_passes_keeps_its_rules(box, index, value):
 
 def test_a_bitmap_where_there_is_no_ram_makes_every_access_exit(box):
     _, exit = box.exit_of(f"mov ecx, {int(Msr.STAR)}; rdmsr", fields={
-        F.PRIMARY_PROC_CONTROLS: box.vcpu().primary | P.USE_MSR_BITMAPS, F.MSR_BITMAP: 1 << 40})
+        F.PRIMARY_PROC_CONTROLS: box.vcpu().controls.primary | P.USE_MSR_BITMAPS, F.MSR_BITMAP: 1 << 40})
     assert exit is not None
     assert exit.reason.name == "RDMSR"

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 from hv.machine.idt import Event, EventKind
 from hv.spec.exits import ExitReason, SipiQualification
 from hv.spec.x86 import Vector
+from hv.vmx.apic.interrupts import take_physical, take_virtual
+from hv.vmx.events.exits import interrupt_pending, nmi
 from hv.vmx.events.non_register import ACTIVE, MOV_SS, PENDING, SHUTDOWN, WAIT_FOR_SIPI
 from hv.vmx.exit import VmExit
-from hv.vmx.intercepts.events import debug_trap, interrupt_pending, nmi
+from hv.vmx.intercepts.events import debug_trap
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
@@ -68,7 +70,7 @@ def preemption_timer(vcpu: Vcpu) -> bool | None:
 def nmi_window(vcpu: Vcpu) -> bool | None:
     """SDM "NMI-Window Exiting": no virtual-NMI blocking, none by MOV SS."""
     now = vcpu.non_register
-    if not vcpu.nmi_window_wanted or now.nmi_blocked or now.activity == WAIT_FOR_SIPI or now.shadow & MOV_SS:
+    if not vcpu.controls.nmi_window or now.nmi_blocked or now.activity == WAIT_FOR_SIPI or now.shadow & MOV_SS:
         return None
     return vcpu.exit(VmExit(ExitReason.NMI_WINDOW))
 
@@ -78,39 +80,39 @@ def non_maskable_interrupt(vcpu: Vcpu) -> bool | None:
     now = vcpu.non_register
     if not vcpu.nmi_pending or now.activity == WAIT_FOR_SIPI or now.shadow & MOV_SS:
         return None
-    if now.nmi_blocked and not vcpu.virtual_nmis:
+    if now.nmi_blocked and not vcpu.controls.virtual_nmis:
         return None
     vcpu.nmi_pending = False
-    return vcpu.exit(nmi()) if vcpu.nmis_exit else vcpu.take(Event(Vector.NMI, EventKind.NMI))
+    return vcpu.exit(nmi()) if vcpu.controls.nmis_exit else vcpu.take(Event(Vector.NMI, EventKind.NMI))
 
 
 def interrupt_window(vcpu: Vcpu) -> bool | None:
     """SDM "Interrupt-Window Exiting": RFLAGS.IF is 1, and no blocking by STI or MOV SS."""
-    if not vcpu.window_wanted or not _may_be_interrupted(vcpu):
+    if not vcpu.controls.interrupt_window or not _may_be_interrupted(vcpu):
         return None
     return vcpu.exit(VmExit(ExitReason.INTERRUPT_WINDOW))
 
 
 def interrupt(vcpu: Vcpu) -> bool | None:
     """A physical interrupt: an exit whatever RFLAGS.IF says, or the guest's own."""
-    if not vcpu.interrupts_exit:
+    if not vcpu.controls.interrupts_exit:
         if not _may_be_interrupted(vcpu) or not vcpu.interrupt_waits():
             return None
         vector = vcpu.external_interrupt()
         return None if vector is None else vcpu.take(Event(vector, EventKind.EXTERNAL))
     if vcpu.non_register.activity in _DEAF or vcpu.state.interrupt_shadow:
         return None
-    if not vcpu.acknowledges:
+    if not vcpu.controls.acknowledges:
         return vcpu.exit(interrupt_pending()) if vcpu.interrupt_waits() else None
     vector = vcpu.external_interrupt()
-    return None if vector is None else vcpu.take_physical(vector)
+    return None if vector is None else take_physical(vcpu, vector)
 
 
 def virtual_interrupt(vcpu: Vcpu) -> bool | None:
     """SDM "Virtual-Interrupt Delivery"; none while interrupt-window exiting is on."""
-    if not vcpu.virtual_interrupt_waits() or vcpu.window_wanted or not _may_be_interrupted(vcpu):
+    if not vcpu.apic.recognizes or vcpu.controls.interrupt_window or not _may_be_interrupted(vcpu):
         return None
-    return vcpu.take(Event(vcpu.take_virtual_interrupt(), EventKind.EXTERNAL))
+    return vcpu.take(Event(take_virtual(vcpu), EventKind.EXTERNAL))
 
 
 def _may_be_interrupted(vcpu: Vcpu) -> bool:
@@ -140,10 +142,10 @@ def something_could_be_due(vcpu: Vcpu) -> bool:
     """The guest must be watched: one of the rows, or the entry, asks for more than the usual."""
     now = vcpu.non_register
     return bool(
-        vcpu.monitor_trap_flag or vcpu.mtf_pending or vcpu.timer_runs
-        or (vcpu.nmi_window_wanted and not now.nmi_blocked)
+        vcpu.controls.monitor_trap_flag or vcpu.mtf_pending or vcpu.controls.timer_runs
+        or (vcpu.controls.nmi_window and not now.nmi_blocked)
         or vcpu.event_waits or now.activity != ACTIVE or now.pending_debug & PENDING or now.written or now.returning
         or vcpu.nmi_pending or vcpu.init_pending or vcpu.sipi_vector is not None or vcpu.trap_like is not None
-        or vcpu.virtual_interrupt_waits()
+        or vcpu.apic.recognizes
         or vcpu.interrupt_is_held())
 

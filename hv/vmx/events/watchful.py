@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING
 
 from hv.machine.decode import Undecodable, decode_at
 from hv.machine.faults import GuestFault, NestedFault
+from hv.spec.exits import InterruptionInfo, InterruptionType
+from hv.spec.vmcs import VmcsField
 from hv.spec.x86 import MAX_INSTRUCTION_LENGTH
 from hv.vmx.events.boundary import at_boundary, something_could_be_due
-from hv.vmx.events.non_register import ACTIVE, WAIT_FOR_SIPI
+from hv.vmx.events.injection import event_of
+from hv.vmx.events.non_register import ACTIVE, PENDING, SHUTDOWN, WAIT_FOR_SIPI
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
 _FOR_EVER = 1 << 62
+_VALID = 1 << 31
+_NOT_DELIVERED = (1, InterruptionType.OTHER_EVENT)       # 1 is reserved: VM entry refuses it
 _ADDRESS_SIZES = {16: 0xFFFF, 32: 0xFFFF_FFFF, 64: (1 << 64) - 1}
 
 
@@ -26,7 +31,7 @@ def run(vcpu: Vcpu, until: int) -> bool:
     vcpu.engine.on_trap = vcpu.on_trap_watchfully
     while something_could_be_due(vcpu):
         vcpu.look_first = False
-        if vcpu.outside and not vcpu.enter():
+        if vcpu.outside and not _enter(vcpu):
             return False
         done = None if vcpu.outside or _returning(vcpu) else at_boundary(vcpu)
         if done is False or vcpu.clock.tsc >= until:
@@ -41,12 +46,44 @@ def step(vcpu: Vcpu) -> bool:
     """One instruction, or what was due before it; True when an exit handler said stop."""
     vcpu.engine.on_trap = vcpu.on_trap_watchfully
     vcpu.look_first, before = False, vcpu.clock.tsc
-    if vcpu.outside and not vcpu.enter():
+    if vcpu.outside and not _enter(vcpu):
         return True
     done = None if vcpu.outside or _returning(vcpu) else at_boundary(vcpu)
     if done is not None or vcpu.clock.tsc != before or vcpu.non_register.activity != ACTIVE:
         return done is False    # an exit at the entry, and a delivery, take time
     return not _one_instruction(vcpu)
+
+
+def _enter(vcpu: Vcpu) -> bool:
+    """VM entry; False when something exited and the handler said stop."""
+    if not vcpu.may_enter():
+        return False
+    now = vcpu.non_register
+    vcpu.outside = False
+    now.entered()
+    if vcpu.controls.timer_runs:
+        vcpu.timer.load(vcpu.vmcs.read(VmcsField.VMX_PREEMPTION_TIMER_VALUE))
+    if vcpu.apic.apic is not None:
+        vcpu.trap_like = vcpu.apic.apic.enter()
+    if vcpu.event_waits:
+        return _inject_from_fields(vcpu)
+    if now.activity in (SHUTDOWN, WAIT_FOR_SIPI) or not now.pending_debug & PENDING:
+        now.pending_debug = 0
+    return True
+
+
+def _inject_from_fields(vcpu: Vcpu) -> bool:
+    """SDM "Event Injection". Any VM exit clears the valid bit, and software sees the field after one only."""
+    read = vcpu.vmcs.read
+    raw = read(VmcsField.VM_ENTRY_INTERRUPTION_INFO)
+    kind = InterruptionInfo(raw).type
+    vcpu.event_waits = False
+    vcpu.vmcs.store(VmcsField.VM_ENTRY_INTERRUPTION_INFO, raw & ~_VALID)
+    if kind in _NOT_DELIVERED:
+        vcpu.mtf_pending = kind == InterruptionType.OTHER_EVENT
+        return True
+    return vcpu.inject(event_of(raw, read(VmcsField.VM_ENTRY_EXCEPTION_ERROR_CODE),
+                                read(VmcsField.VM_ENTRY_INSTRUCTION_LENGTH)))
 
 
 def _returning(vcpu: Vcpu) -> bool:
@@ -62,7 +99,7 @@ def _piece(vcpu: Vcpu, until: int) -> bool:
     """Run the guest up to the next moment at which something may be due; False when the run ends."""
     if vcpu.non_register.activity != ACTIVE:
         return _sleep(vcpu, until)
-    if vcpu.monitor_trap_flag:
+    if vcpu.controls.monitor_trap_flag:
         return _one_instruction(vcpu)
     if vcpu.state.interrupt_shadow or vcpu.non_register.returning:
         return _one_block(vcpu)
@@ -104,7 +141,7 @@ def _one_instruction(vcpu: Vcpu) -> bool:
         done = not _is_finished_repetition(vcpu)
     if done and not vcpu.outside:
         now.instruction_done()
-        vcpu.mtf_pending = vcpu.mtf_pending or vcpu.monitor_trap_flag
+        vcpu.mtf_pending = vcpu.mtf_pending or vcpu.controls.monitor_trap_flag
     return True
 
 
@@ -134,8 +171,7 @@ def _goes_on(vcpu: Vcpu) -> bool:
 
 def _interrupts_wait(vcpu: Vcpu) -> bool:
     """Something waits for RFLAGS.IF."""
-    return (vcpu.window_wanted or vcpu.virtual_interrupt_waits()
-            or (not vcpu.interrupts_exit and vcpu.interrupt_waits()))
+    return vcpu.flag_matters or (not vcpu.controls.interrupts_exit and vcpu.interrupt_waits())
 
 
 def _sleep(vcpu: Vcpu, until: int) -> bool:

@@ -68,7 +68,7 @@ def _not_there_any_more(vcpu: Vcpu) -> VmExit | None:
 def _load_cr3(vcpu: Vcpu, decoded: Decoded, access: ControlRegisterAccess) -> VmExit | None:
     """MOV to CR3 under CR3-load exiting, or with PAE paging; SDM "CR3-Target Controls"."""
     value = read_operand(vcpu, decoded)
-    if vcpu.primary & _CR3_LOAD_EXITING and value not in vcpu.controls.cr3_targets:
+    if vcpu.controls.primary & _CR3_LOAD_EXITING and value not in vcpu.controls.cr3_targets:
         return _cr_exit(access, decoded.length)
     if value >> PHYSICAL_BITS:
         raise GuestFault(Vector.GP, 0)
@@ -132,7 +132,7 @@ def dr_access(vcpu: Vcpu, detail: int) -> VmExit | None:
     access = decoded.debug_register
     if access is None:
         return _not_there_any_more(vcpu)
-    if vcpu.primary & PrimaryControls.MOV_DR_EXITING:
+    if vcpu.controls.primary & PrimaryControls.MOV_DR_EXITING:
         return dr_exit(access, decoded.length)
     state, number = vcpu.state, {4: 6, 5: 7}.get(access.register, access.register)
     if number != access.register and state.cr4 & Cr4.DE:

@@ -8,9 +8,10 @@ from hv.machine.decode import ImmediateOperand, Undecodable, decode_at, linear_a
 from hv.machine.faults import GuestFault, NestedFault
 from hv.machine.idt import Event, EventKind
 from hv.machine.paging import LINEAR_64, is_canonical
-from hv.spec.exits import ExitReason, InterruptionInfo, InterruptionType
+from hv.spec.exits import ExitReason
 from hv.spec.x86 import Dr6, Dr7, Vector
-from hv.vmx.events.injection import info_of
+from hv.vmx.events.delivery import deliver
+from hv.vmx.events.exits import bitmap_exits, exception_exit
 from hv.vmx.events.non_register import MOV_SS, SINGLE_STEP
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import decoded_at
@@ -143,57 +144,15 @@ def _is_reachable(gva: int, size: int) -> bool:
     return is_canonical(gva & LINEAR_64) and is_canonical(gva + size - 1 & LINEAR_64)
 
 
-def bitmap_exits(vcpu: Vcpu, vector: int, error_code: int) -> bool:
-    """Exception *vector* exits; SDM "Exception Bitmap", and for #PF "Page-Fault Exceptions" in "VM Exits"."""
-    wanted = bool(vcpu.exception_bitmap >> vector & 1)
-    if vector == Vector.PF:
-        return wanted == (error_code & vcpu.pf_mask == vcpu.pf_match)
-    return wanted
-
-
-def exception_exit(event: Event, qualification: int, length: int = 0) -> VmExit:
-    """The exit of an exception."""
-    exit = VmExit(ExitReason.EXCEPTION_OR_NMI, qualification, length)
-    exit.interruption_info = info_of(event)
-    exit.interruption_error_code = event.error_code or 0
-    return exit
-
-
 def software_interrupt(vcpu: Vcpu, detail: int) -> VmExit | None:
     """INT n never exits; INT1, INT3 and INTO do when the exception bitmap says so. The delivery of each may."""
     decoded = decoded_at(vcpu)
     if decoded.mnemonic in _EXCEPTIONS_ON_DEMAND:
         event = Event(*_EXCEPTIONS_ON_DEMAND[decoded.mnemonic], None, decoded.length)
-        if vcpu.exception_bitmap >> event.vector & 1:
+        if vcpu.controls.exception_bitmap >> event.vector & 1:
             return exception_exit(event, 0, decoded.length)
     else:
         operand = decoded.operands[0]
         assert isinstance(operand, ImmediateOperand), decoded.text
         event = Event(operand.value & 0xFF, EventKind.SOFTWARE_INTERRUPT, None, decoded.length)
-    return vcpu.deliver(event)
-
-
-def external_interrupt(vector: int) -> VmExit:
-    """A physical interrupt while a guest runs, acknowledged on exit."""
-    exit = VmExit(ExitReason.EXTERNAL_INTERRUPT)
-    exit.interruption_info = InterruptionInfo(vector=vector, type=InterruptionType.EXTERNAL_INTERRUPT, valid=1).raw
-    return exit
-
-
-def interrupt_pending() -> VmExit:
-    """A physical interrupt that the exit does not acknowledge."""
-    return VmExit(ExitReason.EXTERNAL_INTERRUPT)
-
-
-def nmi() -> VmExit:
-    """A physical NMI while a guest runs."""
-    exit = VmExit(ExitReason.EXCEPTION_OR_NMI)
-    exit.interruption_info = InterruptionInfo(vector=Vector.NMI, type=InterruptionType.NMI, valid=1).raw
-    return exit
-
-
-def task_gate(selector: int, event: Event) -> VmExit:
-    """An event that leads to a task gate: a task switch always exits."""
-    exit = VmExit(ExitReason.TASK_SWITCH, selector | 3 << 30, event.instruction_length)
-    exit.idt_vectoring_info, exit.idt_vectoring_error_code = info_of(event), event.error_code or 0
-    return exit
+    return deliver(vcpu, event)

@@ -39,7 +39,7 @@ def cpuid(vcpu: Vcpu, detail: int) -> VmExit | None:
 def hlt(vcpu: Vcpu, detail: int) -> VmExit | None:
     """HLT; without its control the processor halts here, with RIP behind it; SDM "Activity State"."""
     length = length_of(vcpu)
-    if vcpu.primary & _HLT_EXITING:
+    if vcpu.controls.primary & _HLT_EXITING:
         return VmExit(ExitReason.HLT, 0, length)
     advance(vcpu, length)
     vcpu.non_register.activity = HLT
@@ -48,7 +48,8 @@ def hlt(vcpu: Vcpu, detail: int) -> VmExit | None:
 
 
 def rdmsr(vcpu: Vcpu, detail: int) -> VmExit | None:
-    if vcpu.msr_bitmap is not None and _passes(vcpu, vcpu.msr_bitmap):
+    bitmap = vcpu.controls.msr_bitmap
+    if bitmap is not None and _passes(vcpu, bitmap):
         if not reads_x2apic(vcpu):
             _read_msr(vcpu)
         return None
@@ -58,7 +59,8 @@ def rdmsr(vcpu: Vcpu, detail: int) -> VmExit | None:
 
 
 def wrmsr(vcpu: Vcpu, detail: int) -> VmExit | None:
-    if vcpu.msr_bitmap is not None and _passes(vcpu, vcpu.msr_bitmap + 0x800) and vcpu.state.ecx != _TSC:
+    bitmap = vcpu.controls.msr_bitmap
+    if bitmap is not None and _passes(vcpu, bitmap + 0x800) and vcpu.state.ecx != _TSC:
         if not writes_x2apic(vcpu):
             _write_msr(vcpu)
         return None
@@ -98,7 +100,7 @@ def _write_msr(vcpu: Vcpu) -> None:
 
 def rdtsc(vcpu: Vcpu, detail: int) -> VmExit | None:
     _may_read_tsc(vcpu)
-    if vcpu.primary & _RDTSC_EXITING:
+    if vcpu.controls.primary & _RDTSC_EXITING:
         return VmExit(ExitReason.RDTSC, 0, length_of(vcpu))
     _read_tsc(vcpu, length_of(vcpu))
     return None
@@ -109,7 +111,7 @@ def rdtscp(vcpu: Vcpu, decoded: Decoded) -> VmExit | bool:
     if not vcpu.controls.secondary & _RDTSCP_ENABLED:
         return False
     _may_read_tsc(vcpu)
-    if vcpu.primary & _RDTSC_EXITING:
+    if vcpu.controls.primary & _RDTSC_EXITING:
         return VmExit(ExitReason.RDTSCP, 0, decoded.length)
     vcpu.state.rcx = vcpu.state.msrs[Msr.TSC_AUX] & 0xFFFF_FFFF
     _read_tsc(vcpu, decoded.length)
@@ -135,7 +137,7 @@ def undefined(vcpu: Vcpu, detail: int) -> VmExit | None:
 
 def rdpmc(vcpu: Vcpu, detail: int) -> VmExit | None:
     """There are no counters, so reading one without an exit is #GP for everybody."""
-    if vcpu.primary & PrimaryControls.RDPMC_EXITING and (not vcpu.state.cpl or vcpu.state.cr4 & _PCE):
+    if vcpu.controls.primary & PrimaryControls.RDPMC_EXITING and (not vcpu.state.cpl or vcpu.state.cr4 & _PCE):
         return VmExit(ExitReason.RDPMC, 0, length_of(vcpu))
     raise GuestFault(Vector.GP, 0)
 

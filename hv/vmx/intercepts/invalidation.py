@@ -36,7 +36,7 @@ def invpcid(vcpu: Vcpu, decoded: Decoded) -> VmExit | bool:
         return False
     if vcpu.state.cpl:
         raise GuestFault(Vector.GP, 0)
-    if vcpu.primary & _INVLPG_EXITING:
+    if vcpu.controls.primary & _INVLPG_EXITING:
         return operand_exit(ExitReason.INVPCID, decoded, vcpu.state.rip)
     register = decoded.operands[0]
     assert isinstance(register, RegisterOperand), decoded.text

@@ -67,11 +67,11 @@ def _exit(vcpu: Vcpu, decoded: Decoded, access: PortAccess, port: int) -> VmExit
 
 
 def _port_exits(vcpu: Vcpu, port: int, size: int) -> bool:
-    if vcpu.io_bitmaps is None:
+    if vcpu.controls.io_bitmaps is None:
         return vcpu.controls.ports_exit
     if port + size > 0x10000:
         return True
-    memory, bitmaps = vcpu.second_level.memory, vcpu.io_bitmaps
+    memory, bitmaps = vcpu.second_level.memory, vcpu.controls.io_bitmaps
     return any(read_physical(memory, bitmaps[each >> 15] + ((each & 0x7FFF) >> 3), 1)[0] >> (each & 7) & 1
                for each in range(port, port + size))
 

@@ -50,8 +50,8 @@ def _exit_before_the_fault(vcpu: Vcpu) -> VmExit | None:
         decoded = decode_at(vcpu.state, vcpu.memory)
     except (Undecodable, GuestFault, NestedFault):
         return None
-    if decoded.debug_register is not None and vcpu.primary & _MOV_DR_EXITING:
+    if decoded.debug_register is not None and vcpu.controls.primary & _MOV_DR_EXITING:
         return dr_exit(decoded.debug_register, decoded.length)
-    if decoded.mnemonic == "rdpmc" and vcpu.primary & _RDPMC_EXITING and vcpu.state.cr4 & _PCE:
+    if decoded.mnemonic == "rdpmc" and vcpu.controls.primary & _RDPMC_EXITING and vcpu.state.cr4 & _PCE:
         return VmExit(ExitReason.RDPMC, 0, decoded.length)
     return None

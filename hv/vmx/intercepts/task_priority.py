@@ -24,7 +24,7 @@ _LOW = 0xFFFF_FFFF
 
 def cr8_exits(vcpu: Vcpu, access: ControlRegisterAccess) -> bool:
     """The access to CR8 is a VM exit by its own control."""
-    return bool(vcpu.primary & (_LOAD_EXITING if access.kind is ControlAccess.MOV_TO else _STORE_EXITING))
+    return bool(vcpu.controls.primary & (_LOAD_EXITING if access.kind is ControlAccess.MOV_TO else _STORE_EXITING))
 
 
 def access_cr8(vcpu: Vcpu, access: ControlRegisterAccess, length: int) -> None:

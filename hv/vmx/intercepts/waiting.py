@@ -55,7 +55,7 @@ class Waiting:
 
 def pause(vcpu: Vcpu, detail: int) -> VmExit | None:
     controls = vcpu.controls
-    if vcpu.primary & _PAUSE_EXITING or (
+    if vcpu.controls.primary & _PAUSE_EXITING or (
             controls.pause_loops and not vcpu.state.cpl
             and vcpu.waiting.loops(_entries(vcpu), vcpu.clock.tsc, *controls.pause_loops)):
         return VmExit(ExitReason.PAUSE, 0, length_of(vcpu))
@@ -73,7 +73,7 @@ def monitor(vcpu: Vcpu, decoded: Decoded) -> VmExit | bool:
     state = vcpu.state
     if state.cpl:
         return False
-    if vcpu.primary & _MONITOR_EXITING:
+    if vcpu.controls.primary & _MONITOR_EXITING:
         return VmExit(ExitReason.MONITOR, 0, decoded.length)
     if state.rcx & _word(state.bits):
         raise GuestFault(Vector.GP, 0)
@@ -102,7 +102,7 @@ def mwait(vcpu: Vcpu, decoded: Decoded) -> VmExit | bool:
     if state.cpl:
         return False
     armed = vcpu.waiting.is_armed(_entries(vcpu))
-    if vcpu.primary & _MWAIT_EXITING:
+    if vcpu.controls.primary & _MWAIT_EXITING:
         return VmExit(ExitReason.MWAIT, MwaitQualification(armed=int(armed)).raw, decoded.length)
     if state.rcx & _word(state.bits):           # no extension of it is offered
         raise GuestFault(Vector.GP, 0)

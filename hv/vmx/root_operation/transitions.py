@@ -105,7 +105,7 @@ class VmxTransitions:
         """SDM "Updating Non-Register State": an NMI that exits blocks NMIs; virtual blocking ends."""
         vcpu = self.vcpu
         now, nmi = vcpu.non_register, exit.interruption_info & _VALID_TYPE_VECTOR == _NMI
-        blocked = nmi or (now.nmi_blocked and not vcpu.virtual_nmis)
+        blocked = nmi or (now.nmi_blocked and not vcpu.controls.virtual_nmis)
         now.reset()
         vcpu.block_nmis(blocked)
 

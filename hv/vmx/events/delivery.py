@@ -1,0 +1,65 @@
+"""The delivery of an event through the guest's IDT, and the exits that can come of it.
+
+An exit during the delivery would lose the event, so it is recorded with it; SDM "Information for VM Exits That Occur
+During Event Delivery".
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hv.machine.clock import EXIT_TICKS
+from hv.machine.faults import NestedFault, TripleFault
+from hv.machine.idt import Event, EventKind, Intercepted, TaskGate, deliver_combined
+from hv.spec.exits import ExitReason
+from hv.spec.x86 import Vector
+from hv.vmx.events.exits import bitmap_exits, exception_exit, task_gate
+from hv.vmx.events.injection import info_of
+from hv.vmx.events.non_register import ACTIVE
+from hv.vmx.exit import VmExit
+from hv.vmx.intercepts.memory import nested_fault
+
+if TYPE_CHECKING:
+    from hv.vmx.vcpu import Vcpu
+
+_NMI = EventKind.NMI            # naming a member of an enumeration costs a call
+
+
+def deliver(vcpu: Vcpu, event: Event, injected: bool = False) -> VmExit | None:
+    """Deliver *event* now, with all that can come of it; the exit, if that is one. *injected* is by VM entry.
+
+    It costs as much time as an exit: a guest whose handler faults again for ever must come to its end.
+    """
+    state, now = vcpu.state, vcpu.non_register
+    vcpu.engine.counter.words[0] += EXIT_TICKS
+    vcpu.engine.clear_in_flight(state)
+    now.activity = ACTIVE
+    now.instruction_done()
+    if event.kind is _NMI:
+        vcpu.block_nmis(True)
+    try:
+        deliver_combined(state, vcpu.memory, event, partial(_intercepts, vcpu), injected)
+    except TripleFault:
+        return VmExit(ExitReason.TRIPLE_FAULT)
+    except NestedFault as fault:
+        return _during(fault.delivering or event, nested_fault(vcpu, fault))
+    except Intercepted as stop:
+        exit = exception_exit(stop.event, stop.fault.qualification)
+        return exit if stop.event.vector == Vector.DF else _during(stop.delivering, exit)
+    except TaskGate as gate:
+        return task_gate(gate.selector, gate.event)
+    state.ignore_code_base()
+    vcpu.mtf_pending = vcpu.controls.monitor_trap_flag
+    return None
+
+
+def _intercepts(vcpu: Vcpu, event: Event) -> bool:
+    return bitmap_exits(vcpu, event.vector, event.error_code or 0)
+
+
+def _during(event: Event, exit: VmExit) -> VmExit:
+    """*exit* came while *event* was being delivered."""
+    exit.idt_vectoring_info, exit.idt_vectoring_error_code = info_of(event), event.error_code or 0
+    exit.instruction_length = event.instruction_length
+    return exit

@@ -69,7 +69,7 @@ class Vcpu:
         self.interrupt_waits: Callable[[], bool] = lambda: False
         self.on_virtual_interrupt: Callable[[int], None] = lambda vector: None      # it is about to be delivered
         self.exits = [0] * 128
-        self._work = engine.counter.words       # word 0 is the clock
+        self.work = engine.counter.words        # word 0 is the clock
         self.processor = PROCESSOR
         self.state_written = True               # by software: the next entry checks it
         self.checks, self.entry_result = EntryChecks(), EntryResult()
@@ -378,7 +378,7 @@ class Vcpu:
         else:
             self.vmcs.last_exit = exit
         self.exits[exit.reason] += 1
-        self._work[0] += EXIT_TICKS
+        self.work[0] += EXIT_TICKS
         if not self.second_level.vpid:
             self.engine.flush_tlb()
         return self.on_exit(exit)
@@ -411,7 +411,7 @@ class Vcpu:
         if exit is not None:
             self.vmcs.last_exit = exit          # `exit`, without its call: this is the way of every exit
             self.exits[exit.reason] += 1
-            self._work[0] += EXIT_TICKS
+            self.work[0] += EXIT_TICKS
             return self.on_exit(exit)
         if self.apic_acted and not behind_instruction(self):
             return False

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
 _EXTERNAL = EventKind.EXTERNAL          # naming a member of an enumeration costs a call
+_WATCHED = 3                            # word of the work counter: `window`
 
 
 def enter_apic(vcpu: Vcpu) -> bool:
@@ -48,7 +49,8 @@ def deliver_virtual(vcpu: Vcpu) -> bool:
             and not vcpu.watchful and not vcpu.non_register.pending_debug \
             and not vcpu.take(Event(take_virtual(vcpu), _EXTERNAL)):
         return False
-    if bool(vcpu.engine.counter.window) is not vcpu.flag_matters:
+    waits = vcpu.controls.interrupt_window or (apic is not None and apic.recognized)    # `flag_matters`, without calls
+    if bool(vcpu.work[_WATCHED]) is not waits:
         vcpu.watch_interrupt_flag()
     return True
 

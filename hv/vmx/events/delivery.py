@@ -32,7 +32,7 @@ def deliver(vcpu: Vcpu, event: Event, injected: bool = False) -> VmExit | None:
     It costs as much time as an exit: a guest whose handler faults again for ever must come to its end.
     """
     state, now = vcpu.state, vcpu.non_register
-    vcpu.engine.counter.words[0] += EXIT_TICKS
+    vcpu.work[0] += EXIT_TICKS
     vcpu.engine.clear_in_flight(state)
     now.activity = ACTIVE
     now.instruction_done()

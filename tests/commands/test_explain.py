@@ -10,7 +10,7 @@ from hv import cli
 from hv.spec.vmcs import VmcsField
 from hv.vmx.checks import RULES
 from hv.vmx.checks.explain import explain
-from hv.vmx.checks.reading import LARGEST_BYTES, BadVmcs, explain_values, read
+from hv.vmx.checks.reading import _ELSEWHERE, LARGEST_BYTES, BadVmcs, explain_values, read
 from tests.vmx.checks.guest_rows import ROWS
 from tests.vmx.checks.rows import memory
 
@@ -149,6 +149,14 @@ BAD = [
     (b'{"GUEST_CR0": "0x10000000000000000"}', "GUEST_CR0", "0x10000000000000000 does not fit its 64 bits"),
     (b'{"GUEST_CR0": -1}', "GUEST_CR0", "-1 is negative; expected 0..0xffffffffffffffff"),
     (b'{"GUEST_CR0": "80000031"}', "GUEST_CR0", '`80000031` is no hexadecimal number such as "0x10"'),
+    (b'{"GUEST_CR0": "80000031"}', "GUEST_CR0", 'write "0x80000031", or 80000031 without quotes'),
+    (b'{"GUEST_CR0": "ffe0"}', "GUEST_CR0", 'is no hexadecimal number such as "0x10"; write "0xffe0"'),
+    (b'{"GUEST_CR0": 0x31}', None, 'line 1, column 16: no JSON: a hexadecimal number stands in quotes, such as "0x10"'),
+    (b'{"guest_cr0": 1}', "guest_cr0", "did you mean GUEST_CR0?"),
+    (b'{"0x6800": 1}', "0x6800", "it is an encoding; the field is called GUEST_CR0"),
+    (b'{"GUEST_CS_AR_BYTES": 1}', "GUEST_CS_AR_BYTES", "did you mean GUEST_CS_ACCESS_RIGHTS?"),
+    (b'{"GUEST_TR_AR": 1}', "GUEST_TR_AR", "did you mean GUEST_TR_ACCESS_RIGHTS?"),
+    (b'{"CPU_BASED_VM_EXEC_CONTROL": 1}', "CPU_BASED_VM_EXEC_CONTROL", "did you mean PRIMARY_PROC_CONTROLS?"),
     (b'{"GUEST_CR0": "0x"}', "GUEST_CR0", '`0x` is no hexadecimal number such as "0x10"'),
     (b'{"GUEST_CR0": "zero"}', "GUEST_CR0", '`zero` is no hexadecimal number such as "0x10"'),
     (b'{"GUEST_CR0": 1.5}', "GUEST_CR0", "1.5 is no whole number of at most 64 bits"),
@@ -193,6 +201,10 @@ def test_with_json_bad_input_is_a_list(ask, data, field, message):
     problems = json.loads(out)
     assert [problem["field"] for problem in problems] == [field]
     assert message in problems[0]["error"]
+
+
+def test_names_of_other_headers_lead_to_fields_that_there_are():
+    assert set(_ELSEWHERE.values()) <= {field.name for field in VmcsField}
 
 
 def test_every_problem_is_told(ask):

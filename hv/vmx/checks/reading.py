@@ -34,6 +34,19 @@ _LEGACY = {Msr.VMX_PINBASED_CTLS: Msr.VMX_TRUE_PINBASED_CTLS, Msr.VMX_PROCBASED_
            Msr.VMX_EXIT_CTLS: Msr.VMX_TRUE_EXIT_CTLS, Msr.VMX_ENTRY_CTLS: Msr.VMX_TRUE_ENTRY_CTLS}
 _SETTINGS = (*_LEGACY, *_LEGACY.values(), Msr.VMX_PROCBASED_CTLS2)
 _HEXADECIMAL = re.compile(r"0[xX][0-9a-fA-F]{1,32}\Z")
+_HEXADECIMAL_BARE = re.compile(r"0[xX][0-9a-fA-F]")
+_DIGITS = re.compile(r"[0-9a-fA-F]{1,32}\Z")
+# What fields are called elsewhere: in Linux KVM, Xen, and headers made after them.
+_ELSEWHERE = {
+    "CPU_BASED_VM_EXEC_CONTROL": "PRIMARY_PROC_CONTROLS", "PIN_BASED_VM_EXEC_CONTROL": "PIN_BASED_CONTROLS",
+    "SECONDARY_VM_EXEC_CONTROL": "SECONDARY_PROC_CONTROLS", "TERTIARY_VM_EXEC_CONTROL": "TERTIARY_PROC_CONTROLS",
+    "PROC_BASED_CONTROLS": "PRIMARY_PROC_CONTROLS", "CPU_BASED_CONTROLS": "PRIMARY_PROC_CONTROLS",
+    "VIRTUAL_PROCESSOR_ID": "VPID", "GUEST_INTERRUPTIBILITY_INFO": "GUEST_INTERRUPTIBILITY_STATE",
+    "GUEST_PENDING_DBG_EXCEPTIONS": "GUEST_PENDING_DEBUG_EXCEPTIONS", "GUEST_INTR_STATUS": "GUEST_INTERRUPT_STATUS",
+    "VM_ENTRY_INTR_INFO_FIELD": "VM_ENTRY_INTERRUPTION_INFO", "VM_ENTRY_INTR_INFO": "VM_ENTRY_INTERRUPTION_INFO",
+    "VM_ENTRY_INSTRUCTION_LEN": "VM_ENTRY_INSTRUCTION_LENGTH", "EPTP": "EPT_POINTER",
+    "POSTED_INTR_NV": "POSTED_INTR_NOTIFICATION_VECTOR", "VM_EXIT_REASON": "EXIT_REASON",
+}
 _U64 = (1 << 64) - 1
 
 
@@ -78,12 +91,19 @@ def pairs_of(data: bytes) -> list[tuple[str, Any]]:
     try:
         made = json.loads(text, object_pairs_hook=_Pairs, parse_int=_whole, parse_float=_Word, parse_constant=_Word)
     except json.JSONDecodeError as error:
-        raise BadVmcs([Problem("", f"line {error.lineno}, column {error.colno}: no JSON: {error.msg}")]) from None
+        where = f"line {error.lineno}, column {error.colno}"
+        raise BadVmcs([Problem("", f"{where}: no JSON: {_not_json(error)}")]) from None
     except RecursionError:
         raise BadVmcs([Problem("", "it is nested too deeply; expected an object of field names and values")]) from None
     if not isinstance(made, _Pairs):
         raise BadVmcs([Problem("", f"it is {_kind(made)}; expected an object of field names and values")])
     return made
+
+
+def _not_json(error: json.JSONDecodeError) -> str:
+    if _HEXADECIMAL_BARE.match(error.doc, max(error.pos - 1, 0)):
+        return "a hexadecimal number stands in quotes, such as \"0x10\""
+    return error.msg
 
 
 def _whole(text: str) -> int | _Word:
@@ -140,7 +160,7 @@ def number(given: Any, limit: int) -> int | str:
     """The value that was *given*, or what is wrong with it."""
     if isinstance(given, str):
         if not _HEXADECIMAL.match(given):
-            return f"`{_short(given)}` is no hexadecimal number such as \"0x10\""
+            return f"`{_short(given)}` is no hexadecimal number such as \"0x10\"{_meant(given)}"
         given = int(given, 16)
     if isinstance(given, _Word):
         return f"{_short(given.text)} is no whole number of at most {limit.bit_length()} bits"
@@ -153,8 +173,20 @@ def number(given: Any, limit: int) -> int | str:
     return given
 
 
+def _meant(text: str) -> str:
+    if not _DIGITS.match(text):
+        return ""
+    return f"; write \"0x{text}\"" + (f", or {text} without quotes" if text.isdecimal() and text[0] != "0" else "")
+
+
 def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name.upper(), [*_FIELDS, *_MSRS, _WIDTH], 1, 0.6)
+    if _HEXADECIMAL.match(name) and int(name, 16) in VmcsField._value2member_map_:
+        return f"it is an encoding; the field is called {VmcsField(int(name, 16)).name}"
+    upper = name.upper()
+    for ending in ("_AR_BYTES", "_AR"):
+        upper = upper.removesuffix(ending) + "_ACCESS_RIGHTS" if upper.endswith(ending) else upper
+    upper = _ELSEWHERE.get(upper, upper)
+    near = [upper] if upper in _FIELDS else difflib.get_close_matches(upper, [*_FIELDS, *_MSRS, _WIDTH], 1, 0.6)
     return "it is no VMCS field" + (f"; did you mean {near[0]}?" if near else "")
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -72,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
         for rule in explanation.unchecked:
             print(f"not checked: {rule.id}: there is no memory to read", file=sys.stderr)
     else:
-        show(told(explanation, args.verbose), args.plain)
+        show(told(explanation, args.verbose, columns()), args.plain)
     return TRUE if explanation.entered else CHECKS_FAILED
 
 
@@ -163,6 +164,13 @@ def of_guest(args: argparse.Namespace, changes: list[tuple[str, Any]]) -> Explan
         return explain(read(changes, over=entry)[0] if changes else entry)
     finally:
         machine.close()
+
+
+def columns() -> int:
+    """How wide lines may be: as the terminal is, and 80 where there is none, so that a file is always the same."""
+    from hv.debug.entry_text import WIDTH
+
+    return shutil.get_terminal_size((WIDTH, 24)).columns if sys.stdout.isatty() else WIDTH
 
 
 def show(lines: Iterator[Line], asked_plain: bool) -> None:

@@ -83,15 +83,29 @@ def names_of(field: VmcsField) -> Mapping[int, str]:
     return {}
 
 
+@cache
+def parts_of(field: VmcsField) -> Mapping[str, int]:
+    """The parts of several bits that the field has, by name: their masks."""
+    kind = _REGISTERS.get(field)
+    if kind is None:
+        return {}
+    return {name.upper(): (1 << part.high + 1) - (1 << part.low) for name, part in kind.BITS.items()
+            if part.high > part.low}
+
+
 def in_words(field: VmcsField, mask: int) -> str:
-    """The bits of *mask* as the manual writes them: `bit 0 (PE)`, `bits 63:32`, `bits 31:22, 15`."""
+    """The bits of *mask* as the manual writes them: `bit 0 (PE)`, `bits 1:0 (RPL)`, `bits 63:32`, `bits 31:22, 15`."""
     named = names_of(field)
-    singles = [f"bit {n} ({named[n]})" for n in range(64) if mask >> n & 1 and n in named]
-    unnamed = runs(mask & ~sum(1 << n for n in named))
-    if unnamed:
-        one = len(unnamed) == 1 and ":" not in unnamed[0]
-        singles.append(f"{'bit' if one else 'bits'} {', '.join(unnamed)}")
-    return " and ".join(singles) or "no bit"
+    words = [f"bit {n} ({named[n]})" for n in range(64) if mask >> n & 1 and n in named]
+    rest = mask & ~sum(1 << n for n in named)
+    for name, part in parts_of(field).items():
+        words += [f"{_bits(rest & part)} ({name})"] if rest & part else []
+        rest &= ~part
+    return " and ".join(words + ([_bits(rest)] if rest else [])) or "no bit"
+
+
+def _bits(mask: int) -> str:
+    return f"{'bit' if mask.bit_count() == 1 else 'bits'} {', '.join(runs(mask))}"
 
 
 def runs(mask: int) -> list[str]:
@@ -206,10 +220,15 @@ def _pat(value: int) -> str:
                     for n, entry in enumerate(entries))
 
 
+def levels(walk_length: int) -> str:
+    """What bits 5:3 of an EPTP mean: `4 levels`."""
+    return f"{walk_length + 1} level{'s' if walk_length else ''}"
+
+
 def _eptp(value: int) -> str:
     eptp = Eptp(value)
     words = [f"memory type {eptp.memory_type} ({_member(EptMemoryType, eptp.memory_type)})",
-             f"{eptp.walk_length + 1} levels", f"root {eptp.root << 12:#x}"]
+             levels(eptp.walk_length), f"root {eptp.root << 12:#x}"]
     words += [name for name, on in (("A/D", eptp.accessed_dirty), ("shadow stacks", eptp.shadow_stack)) if on]
     strange = runs(value & Eptp.RESERVED)
     return ", ".join(words + ([f"reserved bits {', '.join(strange)}"] if strange else []))

@@ -96,8 +96,8 @@ def explained(args: argparse.Namespace) -> Explanation:
     from hv.vmx.checks.explain import explain
     from hv.vmx.checks.reading import pairs_of, read
 
-    entry, assumed = read([*pairs_of(content(args.file)), *changes], processor(args.processor), not args.legacy_host)
-    return explain(entry, assumed)
+    pairs = [*pairs_of(content(args.file)), *changes]
+    return explain(*read(pairs, processor(args.processor), not args.legacy_host))
 
 
 def change(text: str) -> tuple[str, Any]:
@@ -161,7 +161,7 @@ def of_guest(args: argparse.Namespace, changes: list[tuple[str, Any]]) -> Explan
         vms[0].partition.on_teardown.insert(0, lambda partition: at_the_end.append(vcpu.entry()))
         building.run(machine, ticks(args.budget))
         entry = at_the_end[0] if at_the_end else vcpu.entry()
-        return explain(read(changes, over=entry)[0] if changes else entry)
+        return explain(read(changes, over=entry).entry if changes else entry)
     finally:
         machine.close()
 

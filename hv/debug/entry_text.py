@@ -37,6 +37,8 @@ def told(explanation: Explanation, verbose: bool = False, width: int = WIDTH) ->
 
 def _lines(explanation: Explanation, verbose: bool) -> Iterator[Line]:
     yield from _headline(explanation)
+    if explanation.contradiction:
+        yield _contradiction(explanation)
     for number, failure in enumerate(explanation.failures, 1):
         yield []
         yield from _failure(explanation, failure, number)
@@ -73,6 +75,23 @@ def _headline(explanation: Explanation) -> Iterator[Line]:
     meaning = _MEANINGS[int(first.error)] if first.error is not None else _INVALID_GUEST
     yield [("bad", f"VM entry fails: {first.words}"), ("", f" ({_numbers(first)})")]
     yield [("", f"{meaning}; {count} of {len(RULES)} rules {'does' if count == 1 else 'do'} not hold")]
+
+
+def _contradiction(explanation: Explanation) -> Line:
+    """What the user's processor said is not what the rules say of what the user wrote down."""
+    reported = explanation.contradiction
+    first = next((number for number, failure in enumerate(explanation.failures, 1)
+                  if failure.words.startswith(reported)), None)
+    if first:
+        why = f"your processor got as far as rule {first} below"
+    elif reported == "VM exit 34" and explanation.entered:
+        number = explanation.entry.values[VmcsField.EXIT_QUALIFICATION]
+        why = f"the rules held, and entry {number} of the VM-entry MSR-load area was refused"
+    elif reported == "VM exit 41" and explanation.entered:
+        why = "a machine check came during VM entry"
+    else:
+        why = "what is given does not explain it; look among what is assumed"
+    return [("bad", f"But the VMCS reports {reported}"), ("", f": {why}")]
 
 
 def _numbers(failure: Failure) -> str:
@@ -154,6 +173,10 @@ def _footnotes(explanation: Explanation, verbose: bool) -> Iterator[Line]:
     yield []
     for rule in explanation.unchecked:
         yield [("bad", "not checked: "), ("", f"{rule.id}: {rule.text} There is no memory to read.")]
+    msrs = sorted({msr for asked in explanation.asked.values() for msr in asked})
+    if msrs:
+        names = ", ".join(f"IA32_{msr.name} (MSR {int(msr):#x})" for msr in msrs)
+        yield [("", f"of the processor below, not of yours: {names}. Add your machine's to the JSON.")]
     if explanation.assumed:
         yield from _assumed(explanation, verbose)
     entry = explanation.entry

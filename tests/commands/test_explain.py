@@ -149,6 +149,50 @@ def test_capability_msrs_and_the_physical_width_may_be_given(ask):
     assert json.loads(out)[0]["found"] == "bit 6 (ACTIVATE_PREEMPTION_TIMER) is 0"
 
 
+def test_a_capability_msr_that_nobody_gave_is_assumed_too(ask):
+    """A control of the user's machine may fail just because the modelled processor does not have it."""
+    given = {"PIN_BASED_CONTROLS": 0x16 | 1 << 8}
+    code, out, _ = ask(given)
+    assert code == 1
+    assert ("of the processor below, not of yours: IA32_VMX_TRUE_PINBASED_CTLS (MSR 0x48d). Add your machine's to the "
+            "JSON." in " ".join(out.split()))
+    assert json.loads(ask(given, "--json")[1])[0]["assumed"] == ["IA32_VMX_TRUE_PINBASED_CTLS"]
+    given["IA32_VMX_TRUE_PINBASED_CTLS"] = hex(0xFF << 32 | 0x16)
+    code, out, _ = ask(given)
+    assert code == 1
+    assert "not of yours" not in out
+    assert json.loads(ask(given, "--json")[1])[0]["assumed"] == []
+
+
+def test_without_true_msrs_the_others_are_not_assumed(ask):
+    old = {"IA32_VMX_BASIC": "0x18100000000001", "IA32_VMX_PINBASED_CTLS": hex(0xFF << 32 | 0x16),
+           "PIN_BASED_CONTROLS": 0}
+    assert json.loads(ask(old, "--json")[1])[0]["assumed"] == []
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    ({"VM_INSTRUCTION_ERROR": 7}, "VMfail 7: what is given does not explain it; look among what is assumed"),
+    ({"VM_INSTRUCTION_ERROR": 7, "HOST_CR0": 0}, "VMfail 7: what is given does not explain it;"),
+    ({"EXIT_REASON": "0x80000021", "PIN_BASED_CONTROLS": 0, "GUEST_RFLAGS": 0},
+     "VM exit 33: your processor got as far as rule 2 below"),
+    ({"EXIT_REASON": "0x80000022", "EXIT_QUALIFICATION": 3},
+     "VM exit 34: the rules held, and entry 3 of the VM-entry MSR-load area was refused"),
+    ({"EXIT_REASON": "0x80000029"}, "VM exit 41: a machine check came during VM entry"),
+])
+def test_what_the_vmcs_reports_of_its_last_entry_is_compared(ask, given, words):
+    out = " ".join(ask(given)[1].split())
+    assert f"But the VMCS reports {words}" in out
+    assert json.loads(ask(given, "--json", "--verbose")[1])["contradicts"] == words.split(":")[0]
+
+
+@pytest.mark.parametrize("given", [
+    {"VM_INSTRUCTION_ERROR": 7, "PIN_BASED_CONTROLS": 0}, {"EXIT_REASON": "0x80000021", "GUEST_RFLAGS": 0},
+    {"EXIT_REASON": "0x80000021", "VM_INSTRUCTION_ERROR": 8, "HOST_CR0": 0},        # one of them is of an earlier entry
+    {"EXIT_REASON": 10}, {"VM_INSTRUCTION_ERROR": 5}])
+def test_what_the_vmcs_reports_is_not_told_when_it_fits(ask, given):
+    assert "But the VMCS reports" not in ask(given)[1]
+
+
 def test_without_true_msrs_the_others_count(ask):
     """IA32_VMX_BASIC bit 55."""
     old = {"IA32_VMX_BASIC": "0x18100000000001", "IA32_VMX_PROCBASED_CTLS": hex(0xFFF9FFFE << 32 | 0x0401E172),

@@ -42,7 +42,7 @@ def vmentry(session: Session, text: str = "") -> str:
             raise DebugError(f"`{word}` changes nothing", "write FIELD=VALUE, such as GUEST_CR0=0x30")
         pairs.append((name.upper(), session.number(value)))
     try:
-        return plain(told(explain(read(pairs, over=entry)[0] if pairs else entry)))
+        return plain(told(explain(read(pairs, over=entry).entry if pairs else entry)))
     except BadVmcs as error:
         raise DebugError(str(error), "`vmcs` shows the fields") from None
 

@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from hv.spec.ept import EptVpidCap
 from hv.spec.msrs import Msr
@@ -80,6 +80,14 @@ class _Word:
     text: str
 
 
+class Reading(NamedTuple):
+    """A VM entry that somebody described, and what they did not say: the fields, and the capability MSRs."""
+
+    entry: Entry
+    assumed: tuple[VmcsField, ...] = ()
+    assumed_msrs: frozenset[int] = frozenset()
+
+
 def pairs_of(data: bytes) -> list[tuple[str, Any]]:
     """The keys and values of the JSON object *data*; BadVmcs when it is none."""
     if len(data) > LARGEST_BYTES:
@@ -111,8 +119,8 @@ def _whole(text: str) -> int | _Word:
 
 
 def read(pairs: Iterable[tuple[str, Any]], base: Capabilities = PROCESSOR, ia32e_now: bool = True,
-         over: Entry | None = None) -> tuple[Entry, tuple[VmcsField, ...]]:
-    """The VM entry that *pairs* describe, and the fields that it had to assume; BadVmcs.
+         over: Entry | None = None) -> Reading:
+    """The VM entry that *pairs* describe, and what it had to assume; BadVmcs.
 
     With *over*, the pairs are changes of that entry, and nothing is assumed.
     """
@@ -141,10 +149,11 @@ def read(pairs: Iterable[tuple[str, Any]], base: Capabilities = PROCESSOR, ia32e
         raise BadVmcs(problems)
     processor = processor_of(base, msrs, width) if msrs or width is not None else base
     if over is not None:
-        return Entry({**over.values, **values}, processor if msrs or width else over.processor, over.memory,
-                     over.ia32e_now, over.current_vmcs), ()
+        return Reading(Entry({**over.values, **values}, processor if msrs or width else over.processor, over.memory,
+                             over.ia32e_now, over.current_vmcs))
     assumed = tuple(field for field in VmcsField if field not in values and not field.read_only)
-    return Entry(valid_guest(processor) | values, processor, None, ia32e_now), assumed
+    return Reading(Entry(valid_guest(processor) | values, processor, None, ia32e_now), assumed,
+                   frozenset(processor.msrs) - _given(processor, msrs))
 
 
 def explain_values(values: Mapping[str, int | str], base: Capabilities = PROCESSOR) -> Explanation:
@@ -152,8 +161,7 @@ def explain_values(values: Mapping[str, int | str], base: Capabilities = PROCESS
 
     For a live VP: `explain(vcpu.entry())`.
     """
-    entry, assumed = read(values.items(), base)
-    return explain(entry, assumed)
+    return explain(*read(values.items(), base))
 
 
 def number(given: Any, limit: int) -> int | str:
@@ -215,6 +223,11 @@ def _wrong_capabilities(base: Capabilities, msrs: Mapping[int, int], width: int 
         if must:
             problems.append(Problem(f"IA32_{index.name}", f"bits {must:#x} must be 1 (bits 31:0) and may not (63:32)"))
     return problems
+
+
+def _given(processor: Capabilities, msrs: Mapping[int, int]) -> set[int]:
+    """The capability MSRs that *msrs* settle; where there are no TRUE MSRs, the others settle those too."""
+    return {*msrs, *(true for legacy, true in _LEGACY.items() if legacy in msrs and not processor.basic.true_controls)}
 
 
 def processor_of(base: Capabilities, msrs: Mapping[int, int], physical_bits: int | None = None) -> Capabilities:

@@ -7,7 +7,7 @@ from enum import IntEnum, IntFlag
 from functools import cache
 
 from hv.spec.ept import EptMemoryType, Eptp
-from hv.spec.exits import InterruptionInfo, InterruptionType
+from hv.spec.exits import ExitReason, ExitReasonField, InterruptionInfo, InterruptionType
 from hv.spec.layout import Register
 from hv.spec.msrs import Debugctl
 from hv.spec.vmcs import (
@@ -234,8 +234,21 @@ def _eptp(value: int) -> str:
     return ", ".join(words + ([f"reserved bits {', '.join(strange)}"] if strange else []))
 
 
+def _interruption(info: int) -> str:
+    """An interruption-information field that an exit filled."""
+    return event_in_words(info) if info >> 31 & 1 else "not valid"
+
+
+def _exit_reason(value: int) -> str:
+    reason = ExitReasonField(value)
+    words = [_member(ExitReason, reason.basic)]
+    words += [name for name, part in ExitReasonField.BITS.items() if part.high == part.low and getattr(reason, name)]
+    return " ".join(words)
+
+
 _SPECIAL: dict[VmcsField, Callable[[int], str]] = {
     _F.VM_ENTRY_INTERRUPTION_INFO: event_in_words,
+    _F.EXIT_INTERRUPTION_INFO: _interruption, _F.IDT_VECTORING_INFO: _interruption, _F.EXIT_REASON: _exit_reason,
     _F.GUEST_ACTIVITY_STATE: lambda value: _member(ActivityState, value),
     _F.GUEST_IA32_PAT: _pat, _F.HOST_IA32_PAT: _pat, _F.EPT_POINTER: _eptp,
     _F.VMCS_LINK_POINTER: lambda value: "no VMCS" if value == NO_VMCS else "",

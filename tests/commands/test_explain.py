@@ -224,6 +224,7 @@ BAD = [
     (b'{"GUEST_CR0": "80000031"}', "GUEST_CR0", '`80000031` is no hexadecimal number such as "0x10"'),
     (b'{"GUEST_CR0": "80000031"}', "GUEST_CR0", 'write "0x80000031", or 80000031 without quotes'),
     (b'{"GUEST_CR0": "ffe0"}', "GUEST_CR0", 'is no hexadecimal number such as "0x10"; write "0xffe0"'),
+    (b'{"GUEST_CR0": "80000031h"}', "GUEST_CR0", 'write "0x80000031"'),
     (b'{"GUEST_CR0": 0x31}', None, 'line 1, column 16: no JSON: a hexadecimal number stands in quotes, such as "0x10"'),
     (b'{"guest_cr0": 1}', "guest_cr0", "did you mean GUEST_CR0?"),
     (b'{"0x6800": 1}', "0x6800", "it is an encoding; the field is called GUEST_CR0"),

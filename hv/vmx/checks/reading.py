@@ -35,7 +35,7 @@ _LEGACY = {Msr.VMX_PINBASED_CTLS: Msr.VMX_TRUE_PINBASED_CTLS, Msr.VMX_PROCBASED_
 _SETTINGS = (*_LEGACY, *_LEGACY.values(), Msr.VMX_PROCBASED_CTLS2)
 _HEXADECIMAL = re.compile(r"0[xX][0-9a-fA-F]{1,32}\Z")
 _HEXADECIMAL_BARE = re.compile(r"0[xX][0-9a-fA-F]")
-_DIGITS = re.compile(r"[0-9a-fA-F]{1,32}\Z")
+_DIGITS = re.compile(r"([0-9a-fA-F]{1,32})[hH]?\Z")
 # What fields are called elsewhere: in Linux KVM, Xen, and headers made after them.
 _ELSEWHERE = {
     "CPU_BASED_VM_EXEC_CONTROL": "PRIMARY_PROC_CONTROLS", "PIN_BASED_VM_EXEC_CONTROL": "PIN_BASED_CONTROLS",
@@ -182,9 +182,10 @@ def number(given: Any, limit: int) -> int | str:
 
 
 def _meant(text: str) -> str:
-    if not _DIGITS.match(text):
+    found = _DIGITS.match(text)
+    if found is None:
         return ""
-    return f"; write \"0x{text}\"" + (f", or {text} without quotes" if text.isdecimal() and text[0] != "0" else "")
+    return f"; write \"0x{found[1]}\"" + (f", or {text} without quotes" if text.isdecimal() and text[0] != "0" else "")
 
 
 def _unknown(name: str) -> str:

@@ -68,13 +68,19 @@ def _folded(line: Line, width: int) -> Iterator[Line]:
 
 def _headline(explanation: Explanation) -> Iterator[Line]:
     if explanation.entered:
-        count = len(RULES) - len(explanation.unchecked)
-        yield [("good", "VM entry succeeds"), ("", f": all {count} rules hold")]
+        yield _success(len(RULES), len(explanation.unchecked))
         return
     first, count = explanation.failures[0], len(explanation.failures)
     meaning = _MEANINGS[int(first.error)] if first.error is not None else _INVALID_GUEST
     yield [("bad", f"VM entry fails: {first.words}"), ("", f" ({_numbers(first)})")]
     yield [("", f"{meaning}; {count} of {len(RULES)} rules {'does' if count == 1 else 'do'} not hold")]
+
+
+def _success(count: int, unchecked: int) -> Line:
+    if not unchecked:
+        return [("good", "VM entry succeeds"), ("", f": all {count} rules hold")]
+    return [("bold", "VM entry succeeds, as far as this can tell"),
+            ("", f": {count - unchecked} rules hold, {unchecked} {'was' if unchecked == 1 else 'were'} not checked")]
 
 
 def _contradiction(explanation: Explanation) -> Line:
@@ -90,7 +96,8 @@ def _contradiction(explanation: Explanation) -> Line:
     elif reported == "VM exit 41" and explanation.entered:
         why = "a machine check came during VM entry"
     else:
-        why = "what is given does not explain it; look among what is assumed"
+        why = "what is given does not explain it; look among what is assumed" \
+            + (", and not checked" if explanation.unchecked else "")
     return [("bad", f"But the VMCS reports {reported}"), ("", f": {why}")]
 
 

@@ -127,14 +127,31 @@ def explain(entry: Entry, assumed: tuple[VmcsField, ...] = (),
 
 
 def mended(entry: Entry) -> dict[VmcsField, int] | None:
-    """The fields to change so that *entry* succeeds, rule by rule the smallest change; None when that leads nowhere."""
+    """The fields to change so that *entry* succeeds; None when the changes of the rules lead nowhere.
+
+    Rule by rule the smallest change; then what a later one made needless is left out.
+    """
     changes: dict[VmcsField, int] = {}
     for _ in range(_MOST_STEPS):
-        failure = entry_result(entry).failure
+        failure = entry_result(entry.with_values(changes)).failure
         if failure is None:
-            return changes
+            return _needed(entry, changes)
         if not failure.broken.fix:
             return None
         changes |= failure.broken.fix
-        entry = entry.with_values(failure.broken.fix)
     return None
+
+
+def _needed(entry: Entry, changes: dict[VmcsField, int]) -> dict[VmcsField, int]:
+    """As few of *changes* as still do: the last ones, since a cause may be found late; of these each that must be."""
+    fields = tuple(changes)
+    for start in reversed(range(len(fields))):
+        last = {field: changes[field] for field in fields[start:]}
+        if entry_result(entry.with_values(last)).entered:
+            changes = last
+            break
+    for left_out in tuple(changes):
+        fewer = {field: value for field, value in changes.items() if field is not left_out}
+        if entry_result(entry.with_values(fewer)).entered:
+            changes = fewer
+    return changes

@@ -38,6 +38,11 @@ _CODE_OR_DATA, _DATA = ("cs", "ss", "ds", "es", "fs", "gs"), ("ds", "es", "fs", 
 rule = rules_of(Group.GUEST_STATE, "Checks on Guest Segment Registers")
 
 
+def _or_unusable(rights: int, fixed: int) -> int:
+    """*fixed*; of a register that was left 0, like one that was loaded with a null selector: it is unusable."""
+    return fixed if rights & 0xFFFF else rights | _UNUSABLE
+
+
 def _part(name: str, part: str) -> VmcsField:
     return VmcsField[f"GUEST_{name.upper()}_{part}"]
 
@@ -64,7 +69,7 @@ def ss_type(entry: Entry) -> Finding:
     if entry.virtual_8086 or rights & _UNUSABLE or rights & 0xF in _STACK_TYPES:
         return None
     return Broken(type_in_words(rights), "type 3 or 7 (accessed read/write data)",
-                  {_SS: rights & ~0xF | (3 if rights & _CODE else rights & 0xF | 3)})
+                  {_SS: _or_unusable(rights, rights & ~0xF | (3 if rights & _CODE else rights & 0xF | 3))})
 
 
 def _data_type(name: str) -> None:
@@ -78,7 +83,7 @@ def _data_type(name: str) -> None:
         if rights & wanted == wanted or rights & _UNUSABLE or entry.virtual_8086:
             return None
         return Broken(type_in_words(rights), "accessed" + (" and readable" if rights & _CODE else ""),
-                      {field: rights | wanted})
+                      {field: _or_unusable(rights, rights | wanted)})
 
 
 for _name in _DATA:
@@ -280,7 +285,8 @@ def ldtr_type(entry: Entry) -> Finding:
     rights = entry.values[_LDTR]
     if rights & _UNUSABLE or rights & 0xF == _LDT:
         return None
-    return Broken(type_in_words(rights), "type 2 (LDT)", {_LDTR: rights & ~0xF | _LDT})
+    return Broken(type_in_words(rights), "type 2 (LDT), or unusable (bit 16)",
+                  {_LDTR: _or_unusable(rights, rights & ~0xF | _LDT)})
 
 
 _system("ldtr")

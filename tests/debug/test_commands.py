@@ -94,6 +94,10 @@ def test_vmcs_says_what_the_bits_mean(timer):
     assert shown(VmcsField.EXIT_INTERRUPTION_INFO, 0x300) == "0x300   not valid"
 
 
+def test_vmcs_does_not_write_and_says_who_does(timer):
+    assert refused(timer, "vmcs guest_cr4=3").startswith("vmcs writes nothing; `vmentry GUEST_CR4=3` tells what")
+
+
 def test_vmcs_events_shows_what_may_come_next_and_what_blocks_it(timer):
     text = timer.do("vmcs events")
     assert "GUEST_ACTIVITY_STATE (0x4826)            0x0   ACTIVE\n" in text

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -72,7 +73,7 @@ def main(args: argparse.Namespace) -> int:
         for rule in explanation.unchecked:
             print(f"not checked: {rule.id}: there is no memory to read", file=sys.stderr)
     else:
-        show(told(explanation, args.verbose), args.plain)
+        show(told(explanation, args.verbose, columns()), args.plain)
     return TRUE if explanation.entered else CHECKS_FAILED
 
 
@@ -95,8 +96,8 @@ def explained(args: argparse.Namespace) -> Explanation:
     from hv.vmx.checks.explain import explain
     from hv.vmx.checks.reading import pairs_of, read
 
-    entry, assumed = read([*pairs_of(content(args.file)), *changes], processor(args.processor), not args.legacy_host)
-    return explain(entry, assumed)
+    pairs = [*pairs_of(content(args.file)), *changes]
+    return explain(*read(pairs, processor(args.processor), not args.legacy_host))
 
 
 def change(text: str) -> tuple[str, Any]:
@@ -160,9 +161,16 @@ def of_guest(args: argparse.Namespace, changes: list[tuple[str, Any]]) -> Explan
         vms[0].partition.on_teardown.insert(0, lambda partition: at_the_end.append(vcpu.entry()))
         building.run(machine, ticks(args.budget))
         entry = at_the_end[0] if at_the_end else vcpu.entry()
-        return explain(read(changes, over=entry)[0] if changes else entry)
+        return explain(read(changes, over=entry).entry if changes else entry)
     finally:
         machine.close()
+
+
+def columns() -> int:
+    """How wide lines may be: as the terminal is, and 80 where there is none, so that a file is always the same."""
+    from hv.debug.entry_text import WIDTH
+
+    return shutil.get_terminal_size((WIDTH, 24)).columns if sys.stdout.isatty() else WIDTH
 
 
 def show(lines: Iterator[Line], asked_plain: bool) -> None:

@@ -190,3 +190,13 @@ class VpApic(LocalApic):
         register = R(offset)
         value = self.lvt[register] if register in self.lvt else apic_registers.GETTERS[register](self)
         self._dwords[offset >> 2] = value
+
+    def inspect(self) -> dict[str, Any]:
+        """Plain data: what the processor has of the APIC, then the registers."""
+        virtual = self.virtual
+        return {
+            "virtual": {"page": self._page.spa, "delivers": virtual.delivers, "rvi": virtual.rvi, "svi": virtual.svi,
+                        "recognized": virtual.recognized,
+                        "eoi_exits": [vector for vector in range(256) if self._eoi_exits >> vector & 1]},
+            **super().inspect(),
+        }

@@ -10,7 +10,7 @@ from hv import cli
 from hv.spec.vmcs import VmcsField
 from hv.vmx.checks import RULES
 from hv.vmx.checks.explain import explain
-from hv.vmx.checks.reading import LARGEST_BYTES, BadVmcs, explain_values, read
+from hv.vmx.checks.reading import _ELSEWHERE, LARGEST_BYTES, BadVmcs, explain_values, read
 from tests.vmx.checks.guest_rows import ROWS
 from tests.vmx.checks.rows import memory
 
@@ -39,14 +39,15 @@ def test_every_failing_rule_is_told_with_the_bits_by_name(ask):
     code, out, _ = ask(BOTH)
     assert code == 1
     lines = out.splitlines()
-    assert lines[0].startswith("VM entry fails: VM exit 33, qualification 0 (VM-entry failure due to invalid guest ")
+    assert lines[0] == "VM entry fails: VM exit 33, qualification 0 (exit reason 0x80000021)"
+    assert lines[1] == f"VM-entry failure due to invalid guest state; 4 of {len(RULES)} rules do not hold"
     assert [line.split()[1] for line in lines if line[:1].isdigit()] == [
         "guest-cr0-fixed-bits", "guest-cr0-pg-needs-pe", "guest-cs-type", "guest-cs-granularity"]
     assert "   GUEST_CR0 = 0x80000030   ET NE PG" in lines
     assert "   found     bit 0 (PE) is 0" in lines
     assert "   required  it is 1, as CR0.PG is 1" in lines
     assert "   change    GUEST_CR0 = 0x80000031   set bit 0 (PE)" in lines
-    assert '   manual    SDM "Checks on Guest Segment Registers" (guest state: VM exit 33, qualification 0)' in lines
+    assert '   manual    SDM "Checks on Guest Segment Registers" (guest state)' in lines
     assert "   GUEST_CS_LIMIT = 0xffffffff   (assumed)" in lines
 
 
@@ -57,12 +58,51 @@ def test_the_changes_together_let_the_guest_enter(ask):
     assert ask(BOTH | changes)[0] == 0
 
 
+@pytest.mark.parametrize(("given", "changes"), [
+    ({"GUEST_RFLAGS": "0x20002"}, {"GUEST_RFLAGS": "0x2"}),             # not the bases and limits of virtual-8086 mode
+    ({"GUEST_SS_SELECTOR": "0x2b", "GUEST_CS_SELECTOR": "0x33", "GUEST_CS_ACCESS_RIGHTS": "0xa0fb"},
+     {"GUEST_SS_ACCESS_RIGHTS": "0xc0f3"}),                             # not CS there and back
+    ({"GUEST_LDTR_ACCESS_RIGHTS": 0}, {"GUEST_LDTR_ACCESS_RIGHTS": "0x10000"}),
+    ({"GUEST_GS_ACCESS_RIGHTS": 0}, {"GUEST_GS_ACCESS_RIGHTS": "0x10000"}),
+])
+def test_the_changes_are_those_that_are_needed(ask, given, changes):
+    assert json.loads(ask(given, "--json", "--verbose")[1])["mended"] == changes
+
+
 def test_what_was_assumed_is_said(ask):
     _, out, _ = ask(BOTH)
-    assert "assumed: all fields but GUEST_CS_ACCESS_RIGHTS, GUEST_CR0, as in a small valid 64-bit guest" in out
+    assert ("assumed: all fields but GUEST_CS_ACCESS_RIGHTS, GUEST_CR0, as in a small valid 64-bit guest "
+            in " ".join(out.split()))
     _, out, _ = ask(BOTH, "--verbose")
-    assert "   HOST_CR0                         0x80010033   PE MP ET NE WP PG\n" in out
+    assert "   HOST_CR0                  0x80010033   PE MP ET NE WP PG\n" in out
+    assert "   0: VPID, POSTED_INTR_NOTIFICATION_VECTOR, " in out
     assert "   because   PRIMARY_PROC_CONTROLS = " in out
+
+
+def test_an_assumed_field_that_decides_is_named_beside_the_rule(ask):
+    """A guest in real mode whose controls were not written down: whoever reads sees which ones were supposed."""
+    _, out, _ = ask({"GUEST_CR0": "0x30"})
+    assert '   required  1 by IA32_VMX_CR0_FIXED0 = 0x80000021 and "unrestricted guest" = 0\n' in out
+    assert "   assumed   PRIMARY_PROC_CONTROLS = 0x850061f2, SECONDARY_PROC_CONTROLS = 0x2\n" in out
+    assert "   assumed   VM_ENTRY_CONTROLS = 0x93ff\n" in out
+    _, out, _ = ask({"GUEST_CR0": "0x30", "VM_ENTRY_CONTROLS": "0x93ff"})
+    assert "   assumed   VM_ENTRY_CONTROLS" not in out
+
+
+def test_a_change_of_an_assumed_field_is_marked(ask):
+    _, out, _ = ask({"VM_ENTRY_INTERRUPTION_INFO": "0x80000020"})
+    assert "With these changes the guest is entered:\n   GUEST_RFLAGS = 0x202   (assumed)\n" in out
+
+
+def test_a_failure_of_another_kind_than_the_first_says_its_own(ask):
+    _, out, _ = ask({"EPT_POINTER": "0x100006", "HOST_CS_SELECTOR": "0x13"})
+    assert out.startswith("VM entry fails: VMfail 7 (VM-instruction error 7)\n"
+                          "VM entry with invalid control field(s); 2 of ")
+    assert "(VM-execution controls)\n" in out
+    assert "(host state: VMfail 8)" in " ".join(out.split())
+    assert "   found     bits 5:3 are 0: 1 level\n" in out
+    assert "   change    EPT_POINTER = 0x10001e   set bits 4:3 (WALK_LENGTH)\n" in out
+    assert "   found     bits 1:0 (RPL) are 1\n" in out
 
 
 def test_json_is_a_list_of_what_fails(ask):
@@ -94,6 +134,8 @@ def test_a_rule_that_needs_memory_is_said_to_be_unchecked(ask):
     link = {"VMCS_LINK_POINTER": "0x5000"}
     code, out, _ = ask(link)
     assert code == 0
+    assert out.startswith(f"VM entry succeeds, as far as this can tell: {len(RULES) - 2} rules hold, "
+                          "2 were not checked\n")
     assert "not checked: vmcs-link-pointer-revision: " in out
     code, out, err = ask(link, "--json")
     assert (code, out) == (0, "[]\n")
@@ -102,7 +144,7 @@ def test_a_rule_that_needs_memory_is_said_to_be_unchecked(ask):
 
 def test_the_processor_is_named_and_can_be_another(ask):
     cet = {"VM_ENTRY_CONTROLS": hex(0x93FF | 1 << 20), "GUEST_SSP": 1}
-    assert "processor: the one modelled here, 46 bits of physical address; VMLAUNCH is executed in" in ask(cet)[1]
+    assert "processor: the one modelled here, 46 bits of physical address, in IA-32e mode\n" in ask(cet)[1]
     _, out, _ = ask(cet, "--json")
     assert [item["rule"] for item in json.loads(out)] == ["vm-entry-controls", "guest-ssp-alignment"]
     _, out, _ = ask(cet, "--json", "--processor", "complete")
@@ -118,6 +160,50 @@ def test_capability_msrs_and_the_physical_width_may_be_given(ask):
     must = {"IA32_VMX_TRUE_PINBASED_CTLS": hex(0xFF << 32 | 0x56), "PIN_BASED_CONTROLS": 0x16}
     _, out, _ = ask(must, "--json")
     assert json.loads(out)[0]["found"] == "bit 6 (ACTIVATE_PREEMPTION_TIMER) is 0"
+
+
+def test_a_capability_msr_that_nobody_gave_is_assumed_too(ask):
+    """A control of the user's machine may fail just because the modelled processor does not have it."""
+    given = {"PIN_BASED_CONTROLS": 0x16 | 1 << 8}
+    code, out, _ = ask(given)
+    assert code == 1
+    assert ("of the processor below, not of yours: IA32_VMX_TRUE_PINBASED_CTLS (MSR 0x48d). Add your machine's to the "
+            "JSON." in " ".join(out.split()))
+    assert json.loads(ask(given, "--json")[1])[0]["assumed"] == ["IA32_VMX_TRUE_PINBASED_CTLS"]
+    given["IA32_VMX_TRUE_PINBASED_CTLS"] = hex(0xFF << 32 | 0x16)
+    code, out, _ = ask(given)
+    assert code == 1
+    assert "not of yours" not in out
+    assert json.loads(ask(given, "--json")[1])[0]["assumed"] == []
+
+
+def test_without_true_msrs_the_others_are_not_assumed(ask):
+    old = {"IA32_VMX_BASIC": "0x18100000000001", "IA32_VMX_PINBASED_CTLS": hex(0xFF << 32 | 0x16),
+           "PIN_BASED_CONTROLS": 0}
+    assert json.loads(ask(old, "--json")[1])[0]["assumed"] == []
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    ({"VM_INSTRUCTION_ERROR": 7}, "VMfail 7: what is given does not explain it; look among what is assumed"),
+    ({"VM_INSTRUCTION_ERROR": 7, "HOST_CR0": 0}, "VMfail 7: what is given does not explain it;"),
+    ({"EXIT_REASON": "0x80000021", "PIN_BASED_CONTROLS": 0, "GUEST_RFLAGS": 0},
+     "VM exit 33: your processor got as far as rule 2 below"),
+    ({"EXIT_REASON": "0x80000022", "EXIT_QUALIFICATION": 3},
+     "VM exit 34: the rules held, and entry 3 of the VM-entry MSR-load area was refused"),
+    ({"EXIT_REASON": "0x80000029"}, "VM exit 41: a machine check came during VM entry"),
+])
+def test_what_the_vmcs_reports_of_its_last_entry_is_compared(ask, given, words):
+    out = " ".join(ask(given)[1].split())
+    assert f"But the VMCS reports {words}" in out
+    assert json.loads(ask(given, "--json", "--verbose")[1])["contradicts"] == words.split(":")[0]
+
+
+@pytest.mark.parametrize("given", [
+    {"VM_INSTRUCTION_ERROR": 7, "PIN_BASED_CONTROLS": 0}, {"EXIT_REASON": "0x80000021", "GUEST_RFLAGS": 0},
+    {"EXIT_REASON": "0x80000021", "VM_INSTRUCTION_ERROR": 8, "HOST_CR0": 0},        # one of them is of an earlier entry
+    {"EXIT_REASON": 10}, {"VM_INSTRUCTION_ERROR": 5}])
+def test_what_the_vmcs_reports_is_not_told_when_it_fits(ask, given):
+    assert "But the VMCS reports" not in ask(given)[1]
 
 
 def test_without_true_msrs_the_others_count(ask):
@@ -149,6 +235,15 @@ BAD = [
     (b'{"GUEST_CR0": "0x10000000000000000"}', "GUEST_CR0", "0x10000000000000000 does not fit its 64 bits"),
     (b'{"GUEST_CR0": -1}', "GUEST_CR0", "-1 is negative; expected 0..0xffffffffffffffff"),
     (b'{"GUEST_CR0": "80000031"}', "GUEST_CR0", '`80000031` is no hexadecimal number such as "0x10"'),
+    (b'{"GUEST_CR0": "80000031"}', "GUEST_CR0", 'write "0x80000031", or 80000031 without quotes'),
+    (b'{"GUEST_CR0": "ffe0"}', "GUEST_CR0", 'is no hexadecimal number such as "0x10"; write "0xffe0"'),
+    (b'{"GUEST_CR0": "80000031h"}', "GUEST_CR0", 'write "0x80000031"'),
+    (b'{"GUEST_CR0": 0x31}', None, 'line 1, column 16: no JSON: a hexadecimal number stands in quotes, such as "0x10"'),
+    (b'{"guest_cr0": 1}', "guest_cr0", "did you mean GUEST_CR0?"),
+    (b'{"0x6800": 1}', "0x6800", "it is an encoding; the field is called GUEST_CR0"),
+    (b'{"GUEST_CS_AR_BYTES": 1}', "GUEST_CS_AR_BYTES", "did you mean GUEST_CS_ACCESS_RIGHTS?"),
+    (b'{"GUEST_TR_AR": 1}', "GUEST_TR_AR", "did you mean GUEST_TR_ACCESS_RIGHTS?"),
+    (b'{"CPU_BASED_VM_EXEC_CONTROL": 1}', "CPU_BASED_VM_EXEC_CONTROL", "did you mean PRIMARY_PROC_CONTROLS?"),
     (b'{"GUEST_CR0": "0x"}', "GUEST_CR0", '`0x` is no hexadecimal number such as "0x10"'),
     (b'{"GUEST_CR0": "zero"}', "GUEST_CR0", '`zero` is no hexadecimal number such as "0x10"'),
     (b'{"GUEST_CR0": 1.5}', "GUEST_CR0", "1.5 is no whole number of at most 64 bits"),
@@ -193,6 +288,10 @@ def test_with_json_bad_input_is_a_list(ask, data, field, message):
     problems = json.loads(out)
     assert [problem["field"] for problem in problems] == [field]
     assert message in problems[0]["error"]
+
+
+def test_names_of_other_headers_lead_to_fields_that_there_are():
+    assert set(_ELSEWHERE.values()) <= {field.name for field in VmcsField}
 
 
 def test_every_problem_is_told(ask):
@@ -269,6 +368,8 @@ def test_every_rule_can_be_told(row):
     assert row.id in [failure.rule.id for failure in explanation.failures]
     text = plain(told(explanation, verbose=True))
     assert f". {row.id}" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert plain(told(explanation, True, 100)).split() == text.split()
     json.dumps(explanation.inspect())
     assert explanation.mended is not None
     assert explain(explanation.entry.with_values(explanation.mended)).entered

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hv.debug.commands.control import chosen
+from hv.debug.commands.control import chosen, shown
 from hv.debug.commands.memory import ept_lines, rights_text
 from hv.debug.commands.registers import condition, flags
 from hv.debug.session import in_words
@@ -81,8 +81,34 @@ def test_a_name_that_is_whole_chooses_itself_alone():
 def test_few_fields_are_shown_though_they_are_0(timer):
     assert timer.do("vmcs exit_reason") == "EXIT_REASON (0x4402)  0x0"
     assert timer.do("vmcs guest_cr").count("\n") == 2
-    assert timer.do("vmcs exit") == ""
+    assert timer.do("vmcs exit").endswith(" fields are 0")
     assert "(0x4402)" not in timer.do("vmcs")
+
+
+def test_vmcs_says_what_the_bits_mean(timer):
+    assert timer.do("vmcs guest_cr4") == "GUEST_CR4 (0x6804)  0x2620   PAE OSFXSR OSXMMEXCPT VMXE"
+    assert "memory type 6 (WB), 4 levels, root " in timer.do("vmcs ept_pointer")
+    assert shown(VmcsField.EXIT_REASON, 0x80000021) == "0x80000021   ENTRY_FAILURE_GUEST_STATE entry_failure"
+    assert shown(VmcsField.IDT_VECTORING_INFO, 0x80000B0E) == \
+        "0x80000b0e   type 3 (hardware exception), vector 14 (#PF), with an error code"
+    assert shown(VmcsField.EXIT_INTERRUPTION_INFO, 0x300) == "0x300   not valid"
+
+
+def test_vmcs_does_not_write_and_says_who_does(timer):
+    assert refused(timer, "vmcs guest_cr4=3").startswith("vmcs writes nothing; `vmentry GUEST_CR4=3` tells what")
+
+
+def test_vmcs_events_shows_what_may_come_next_and_what_blocks_it(timer):
+    text = timer.do("vmcs events")
+    assert "GUEST_ACTIVITY_STATE (0x4826)            0x0   ACTIVE\n" in text
+    assert "GUEST_INTERRUPTIBILITY_STATE (0x4824)    0x0\n" in text
+    assert "GUEST_INTERRUPT_STATUS (0x0810)" in text
+
+
+def test_apic_shows_what_the_processor_has_of_it(timer):
+    text = timer.do("apic")
+    assert "virtual/rvi " in text
+    assert f"virtual/page          {timer.vp.vcpu.vmcs.read(VmcsField.VIRTUAL_APIC_PAGE_ADDR):#x}\n" in text
 
 
 def test_a_vp_does_what_it_says():

@@ -9,6 +9,7 @@ from hv.debug.session import Session
 from hv.spec.vmcs import FieldEncoding, FieldKind, VmcsField
 from hv.vmx.checks.explain import explain
 from hv.vmx.checks.reading import BadVmcs, read
+from hv.vmx.checks.words import decoded
 
 GROUPS = {
     "controls": FieldKind.CONTROL, "exit": FieldKind.READ_ONLY_DATA, "guest": FieldKind.GUEST_STATE,
@@ -16,15 +17,36 @@ GROUPS = {
 }
 
 
+# What may come at the next instruction boundary, and what keeps it from coming.
+EVENTS = (
+    VmcsField.GUEST_ACTIVITY_STATE, VmcsField.GUEST_INTERRUPTIBILITY_STATE, VmcsField.GUEST_PENDING_DEBUG_EXCEPTIONS,
+    VmcsField.GUEST_INTERRUPT_STATUS, VmcsField.GUEST_RFLAGS, VmcsField.VM_ENTRY_INTERRUPTION_INFO,
+    VmcsField.EXIT_INTERRUPTION_INFO, VmcsField.IDT_VECTORING_INFO, VmcsField.TPR_THRESHOLD,
+    VmcsField.VMX_PREEMPTION_TIMER_VALUE,
+)
+
+
 @command("vmcs")
-def vmcs(session: Session, which: str = "") -> dict[str, str]:
-    """Show the VMCS fields that are not 0: all, of a group (controls, exit, guest, host), or by part of a name."""
+def vmcs(session: Session, which: str = "") -> dict[str, str] | str:
+    """Show VMCS fields with their bits by name: all, a group (controls, exit, guest, host, events), or part of a name.
+
+    Of many fields only those that are not 0 are shown. `events` is what may come at the next instruction, and what
+    blocks it.
+    """
     fields = chosen(which)
     structure = session.vp.vcpu.vmcs
     values = {field: structure.read(field) for field in fields}
-    if len(fields) > 4:
+    if len(fields) > 4 and which.lower() != "events":
         values = {field: value for field, value in values.items() if value}
-    return {f"{field.name} ({int(field):#06x})": f"{value:#x}" for field, value in values.items()}
+    if not values:
+        return f"all {len(fields)} fields are 0"
+    return {f"{field.name} ({int(field):#06x})": shown(field, value) for field, value in values.items()}
+
+
+def shown(field: VmcsField, value: int) -> str:
+    """The number, and what it means: `0x2620   PAE OSFXSR OSXMMEXCPT VMXE`; of 0 only the activity state has words."""
+    words = decoded(field, value) if value or field is VmcsField.GUEST_ACTIVITY_STATE else ""
+    return f"{value:#x}   {words}".rstrip()
 
 
 @command("vmentry", "entry")
@@ -42,7 +64,7 @@ def vmentry(session: Session, text: str = "") -> str:
             raise DebugError(f"`{word}` changes nothing", "write FIELD=VALUE, such as GUEST_CR0=0x30")
         pairs.append((name.upper(), session.number(value)))
     try:
-        return plain(told(explain(read(pairs, over=entry)[0] if pairs else entry)))
+        return plain(told(explain(read(pairs, over=entry).entry if pairs else entry)))
     except BadVmcs as error:
         raise DebugError(str(error), "`vmcs` shows the fields") from None
 
@@ -51,10 +73,16 @@ def chosen(which: str) -> list[VmcsField]:
     """The fields that *which* names; DebugError when there are none."""
     if not which:
         return list(VmcsField)
+    if "=" in which:
+        raise DebugError("vmcs writes nothing", f"`vmentry {which.upper()}` tells what VM entry would make of it; "
+                         "vp.vcpu.vmcs.write(ENCODING, VALUE) writes a field")
+    if which.lower() == "events":
+        return list(EVENTS)
     if which.lower() in GROUPS:
         return [field for field in VmcsField if FieldEncoding(field).kind == GROUPS[which.lower()]]
     exact = [field for field in VmcsField if field.name == which.upper()]
     found = exact or [field for field in VmcsField if which.upper() in field.name]
     if not found:
-        raise DebugError(f"no VMCS field is called `{which}`", f"write a part of a name, or one of {', '.join(GROUPS)}")
+        raise DebugError(f"no VMCS field is called `{which}`",
+                         f"write a part of a name, or one of {', '.join(GROUPS)}, events")
     return found

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import UserDict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
+from hv.spec.exits import ENTRY_FAILURES, ExitReason, ExitReasonField
+from hv.spec.msrs import Msr
 from hv.spec.vmcs import VmcsField
 from hv.vmx.checks.outcome import Failure, entry_result
 from hv.vmx.checks.rule import RULES, Broken, Entry, Rule
 from hv.vmx.checks.words import decoded
 
 _MOST_STEPS = 200               # of mending; each mends a rule, and may break one
+_REASON, _QUALIFICATION, _ERROR = VmcsField.EXIT_REASON, VmcsField.EXIT_QUALIFICATION, VmcsField.VM_INSTRUCTION_ERROR
+_GUEST_STATE = ExitReason.ENTRY_FAILURE_GUEST_STATE
+_NOT_BY_RULE = ENTRY_FAILURES - {_GUEST_STATE}
+_ENTRY_ERRORS = (7, 8)
+
+
+class _Watched(UserDict[int, int]):
+    """Capability MSRs that know which of them were asked."""
+
+    def __init__(self, msrs: Mapping[int, int]) -> None:
+        super().__init__(msrs)
+        self.asked: set[int] = set()
+
+    def __getitem__(self, index: int) -> int:
+        self.asked.add(index)
+        return super().__getitem__(index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +38,8 @@ class Explanation:
     """What VM entry makes of *entry*. *failures* are in the manual's order: the processor meets the first.
 
     *unchecked* are rules that read memory where there is none. *assumed* are the fields whose value is none of the
-    user's. *mended* are changes after which the guest is entered: the smallest ones, rule by rule; None when there are
-    no such.
+    user's, and *asked* the capability MSRs of that kind, by the id of the failing rule that asked them. *mended* are
+    changes after which the guest is entered: the smallest ones, rule by rule; None when there are no such.
     """
 
     entry: Entry
@@ -28,6 +47,7 @@ class Explanation:
     unchecked: tuple[Rule, ...]
     assumed: tuple[VmcsField, ...] = ()
     mended: Mapping[VmcsField, int] | None = None
+    asked: Mapping[str, tuple[Msr, ...]] = field(default_factory=dict)
 
     @property
     def entered(self) -> bool:
@@ -39,6 +59,25 @@ class Explanation:
         """`entered`, `VMfail 7`, or `VM exit 33, qualification 0`."""
         return self.failures[0].words if self.failures else "entered"
 
+    @property
+    def contradiction(self) -> str:
+        """What a VMCS that was written down reports of its last entry, when that is not *outcome*; "" else.
+
+        A qualification of 0 may just not have been written down.
+        """
+        values = self.entry.values
+        reason, qualification = ExitReasonField(values[_REASON]), values[_QUALIFICATION]
+        seen = []
+        if reason.entry_failure and reason.basic == _GUEST_STATE:
+            seen.append(f"VM exit 33, qualification {qualification}" if qualification else "VM exit 33")
+        elif reason.entry_failure and reason.basic in _NOT_BY_RULE:
+            seen.append(f"VM exit {reason.basic}")
+        if values[_ERROR] in _ENTRY_ERRORS:
+            seen.append(f"VMfail {values[_ERROR]}")
+        if not self.assumed or any(self.outcome.startswith(words) for words in seen):
+            return ""
+        return " or ".join(seen)
+
     def as_list(self) -> list[dict[str, Any]]:
         """One object for each failure, plain data for JSON: numbers of fields are hexadecimal strings."""
         return [self._as_object(failure) for failure in self.failures]
@@ -47,7 +86,7 @@ class Explanation:
         """All of it, plain data."""
         values = self.entry.values
         return {
-            "outcome": self.outcome, "failures": self.as_list(),
+            "outcome": self.outcome, "contradicts": self.contradiction or None, "failures": self.as_list(),
             "unchecked": [rule.id for rule in self.unchecked],
             "mended": None if self.mended is None else _shown(self.mended),
             "assumed": {field.name: hex(values[field]) for field in self.assumed},
@@ -61,7 +100,8 @@ class Explanation:
             "values": {field.name: hex(values[field]) for field in rule.reads},
             "decoded": {field.name: words for field in rule.reads if (words := decoded(field, values[field]))},
             "found": broken.found, "required": broken.required, "text": rule.text, "heading": rule.heading,
-            "fix": _shown(broken.fix), "assumed": [field.name for field in rule.reads if field in self.assumed],
+            "fix": _shown(broken.fix), "assumed": [field.name for field in rule.reads if field in self.assumed]
+            + [f"IA32_{msr.name}" for msr in self.asked.get(rule.id, ())],
         }
 
 
@@ -69,27 +109,49 @@ def _shown(values: Mapping[VmcsField, int]) -> dict[str, str]:
     return {field.name: hex(value) for field, value in values.items()}
 
 
-def explain(entry: Entry, assumed: tuple[VmcsField, ...] = ()) -> Explanation:
-    """Check *entry* by every rule; *assumed* says which of its fields nobody gave."""
-    failures, unchecked = [], []
+def explain(entry: Entry, assumed: tuple[VmcsField, ...] = (),
+            assumed_msrs: Collection[int] = frozenset()) -> Explanation:
+    """Check *entry* by every rule; *assumed* says which of its fields nobody gave, and *assumed_msrs* which MSRs."""
+    failures, unchecked, asked = [], [], {}
+    watched = entry.with_values({})
+    watched.msrs = msrs = _Watched(entry.msrs)
     for rule in RULES:
-        finding = rule.check(entry)
+        msrs.asked.clear()
+        finding = rule.check(watched)
         if isinstance(finding, Broken):
             failures.append(Failure(rule, finding))
+            asked[rule.id] = tuple(Msr(index) for index in sorted(msrs.asked & set(assumed_msrs)))
         elif finding is not None:
             unchecked.append(rule)
-    return Explanation(entry, tuple(failures), tuple(unchecked), assumed, mended(entry) if failures else None)
+    return Explanation(entry, tuple(failures), tuple(unchecked), assumed, mended(entry) if failures else None, asked)
 
 
 def mended(entry: Entry) -> dict[VmcsField, int] | None:
-    """The fields to change so that *entry* succeeds, rule by rule the smallest change; None when that leads nowhere."""
+    """The fields to change so that *entry* succeeds; None when the changes of the rules lead nowhere.
+
+    Rule by rule the smallest change; then what a later one made needless is left out.
+    """
     changes: dict[VmcsField, int] = {}
     for _ in range(_MOST_STEPS):
-        failure = entry_result(entry).failure
+        failure = entry_result(entry.with_values(changes)).failure
         if failure is None:
-            return changes
+            return _needed(entry, changes)
         if not failure.broken.fix:
             return None
         changes |= failure.broken.fix
-        entry = entry.with_values(failure.broken.fix)
     return None
+
+
+def _needed(entry: Entry, changes: dict[VmcsField, int]) -> dict[VmcsField, int]:
+    """As few of *changes* as still do: the last ones, since a cause may be found late; of these each that must be."""
+    fields = tuple(changes)
+    for start in reversed(range(len(fields))):
+        last = {field: changes[field] for field in fields[start:]}
+        if entry_result(entry.with_values(last)).entered:
+            changes = last
+            break
+    for left_out in tuple(changes):
+        fewer = {field: value for field, value in changes.items() if field is not left_out}
+        if entry_result(entry.with_values(fewer)).entered:
+            changes = fewer
+    return changes

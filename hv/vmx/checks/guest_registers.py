@@ -35,10 +35,12 @@ def cr0_fixed(entry: Entry) -> Finding:
     "unrestricted guest" is 1."""
     free = _PE | _PG if entry.unrestricted else 0
     must, may = entry.msrs[_CR0_0] & ~(free | _NOT_CHECKED), entry.msrs[_CR0_1] | _NOT_CHECKED
-    exempt = " (PE and PG are free: unrestricted guest)" if free else ""
     value = entry.values[GUEST_CR0]
     if value & must == must and not value & ~may:
         return None
+    # A guest in real mode is what people forget the control for.
+    why = ' and "unrestricted guest" = 0' if not free and ~value & must & (_PE | _PG) else ""
+    exempt = " (PE and PG are free: unrestricted guest)" if free else why
     return within(GUEST_CR0, value, must, may, f"IA32_VMX_CR0_FIXED0 = {entry.msrs[_CR0_0]:#x}{exempt}",
                   f"IA32_VMX_CR0_FIXED1 = {entry.msrs[_CR0_1]:#x}")
 

@@ -30,12 +30,17 @@ _L, _BIG, _DPL = 1 << 13, 1 << 14, 0x60
 _RESERVED = AccessRights.RESERVED
 _CODE, _READABLE, _ACCESSED = 8, 2, 1
 _CODE_TYPES, _CONFORMING, _STACK_TYPES = frozenset({9, 11, 13, 15}), frozenset({13, 15}), frozenset({3, 7})
-_LAST_NONCONFORMING = 11
+_LAST_NONCONFORMING, _STACK = 11, 3
 _TSS_BUSY, _TSS16_BUSY, _LDT = 11, 3, 2
 _BY_MODE = (GUEST_RFLAGS,)                      # virtual-8086 mode or not
 _CODE_OR_DATA, _DATA = ("cs", "ss", "ds", "es", "fs", "gs"), ("ds", "es", "fs", "gs")
 
 rule = rules_of(Group.GUEST_STATE, "Checks on Guest Segment Registers")
+
+
+def _or_unusable(rights: int, fixed: int) -> int:
+    """*fixed*; of a register that was left 0, like one that was loaded with a null selector: it is unusable."""
+    return fixed if rights & 0xFFFF else rights | _UNUSABLE
 
 
 def _part(name: str, part: str) -> VmcsField:
@@ -49,11 +54,12 @@ def cs_type(entry: Entry) -> Finding:
     """CS is accessed code: type 9, 11, 13 or 15; or also 3 (accessed read/write data) if "unrestricted guest" is 1."""
     rights = entry.values[_CS]
     kind = rights & 0xF
-    if entry.virtual_8086 or kind in _CODE_TYPES or (kind == 3 and entry.unrestricted):
+    if entry.virtual_8086 or kind in _CODE_TYPES or (kind == _STACK and entry.unrestricted):
         return None
     fixed = kind | _ACCESSED if kind & _CODE else 11
-    return Broken(type_in_words(rights), "type 9, 11, 13 or 15 (accessed code)"
-                  + (", or 3 (unrestricted guest)" if entry.unrestricted else ""), {_CS: rights & ~0xF | fixed})
+    also = ", or 3 (unrestricted guest)" if entry.unrestricted else \
+        '; 3 needs "unrestricted guest"' if kind == _STACK else ""
+    return Broken(type_in_words(rights), f"type 9, 11, 13 or 15 (accessed code){also}", {_CS: rights & ~0xF | fixed})
 
 
 @rule("guest-ss-type", _SS, when=_BY_MODE)
@@ -63,7 +69,7 @@ def ss_type(entry: Entry) -> Finding:
     if entry.virtual_8086 or rights & _UNUSABLE or rights & 0xF in _STACK_TYPES:
         return None
     return Broken(type_in_words(rights), "type 3 or 7 (accessed read/write data)",
-                  {_SS: rights & ~0xF | (3 if rights & _CODE else rights & 0xF | 3)})
+                  {_SS: _or_unusable(rights, rights & ~0xF | (3 if rights & _CODE else rights & 0xF | 3))})
 
 
 def _data_type(name: str) -> None:
@@ -77,7 +83,7 @@ def _data_type(name: str) -> None:
         if rights & wanted == wanted or rights & _UNUSABLE or entry.virtual_8086:
             return None
         return Broken(type_in_words(rights), "accessed" + (" and readable" if rights & _CODE else ""),
-                      {field: rights | wanted})
+                      {field: _or_unusable(rights, rights | wanted)})
 
 
 for _name in _DATA:
@@ -279,7 +285,8 @@ def ldtr_type(entry: Entry) -> Finding:
     rights = entry.values[_LDTR]
     if rights & _UNUSABLE or rights & 0xF == _LDT:
         return None
-    return Broken(type_in_words(rights), "type 2 (LDT)", {_LDTR: rights & ~0xF | _LDT})
+    return Broken(type_in_words(rights), "type 2 (LDT), or unusable (bit 16)",
+                  {_LDTR: _or_unusable(rights, rights & ~0xF | _LDT)})
 
 
 _system("ldtr")

@@ -269,7 +269,8 @@ def _linked(entry: Entry) -> int | bool | None:
 
 @rule("vmcs-link-pointer-revision", _LINK, reads_memory=True)
 def link_revision(entry: Entry) -> Finding:
-    """Bits 30:0 of the dword that the VMCS link pointer points to are the processor's VMCS revision identifier."""
+    """If the VMCS link pointer is not FFFFFFFF_FFFFFFFFH, bits 30:0 of the dword there are the processor's VMCS
+    revision identifier."""
     dword = _linked(entry)
     if dword is False:
         return None
@@ -284,7 +285,8 @@ def link_revision(entry: Entry) -> Finding:
 
 @rule("vmcs-link-pointer-shadow-indicator", _LINK, when=BY_SECONDARY, reads_memory=True)
 def link_shadow(entry: Entry) -> Finding:
-    """Bit 31 of that dword (shadow-VMCS indicator) is "VMCS shadowing"."""
+    """If the VMCS link pointer is not FFFFFFFF_FFFFFFFFH, bit 31 of the dword there (shadow-VMCS indicator) is "VMCS
+    shadowing"."""
     dword = _linked(entry)
     if dword is False:
         return None

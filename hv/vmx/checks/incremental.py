@@ -1,8 +1,8 @@
 """The checks of a processor that enters the same VMCS again and again: only what can have changed is checked again.
 
 A rule names every field it reads, so it need not run while none of them was written since it held. Guest state is also
-written by a guest, which cannot bring itself into a state that entry refuses, and by software that writes registers;
-that one says so, and all rules about guest state run.
+written by a guest, and by software that writes registers; that one says so, and all rules about guest state run. A
+guest cannot bring itself into a state that entry refuses, but by what the engine does not check (`docs/guests.md`).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from hv.spec.ept import EptVpidCap
 from hv.spec.msrs import Msr
@@ -34,6 +34,19 @@ _LEGACY = {Msr.VMX_PINBASED_CTLS: Msr.VMX_TRUE_PINBASED_CTLS, Msr.VMX_PROCBASED_
            Msr.VMX_EXIT_CTLS: Msr.VMX_TRUE_EXIT_CTLS, Msr.VMX_ENTRY_CTLS: Msr.VMX_TRUE_ENTRY_CTLS}
 _SETTINGS = (*_LEGACY, *_LEGACY.values(), Msr.VMX_PROCBASED_CTLS2)
 _HEXADECIMAL = re.compile(r"0[xX][0-9a-fA-F]{1,32}\Z")
+_HEXADECIMAL_BARE = re.compile(r"0[xX][0-9a-fA-F]")
+_DIGITS = re.compile(r"([0-9a-fA-F]{1,32})[hH]?\Z")
+# What fields are called elsewhere: in Linux KVM, Xen, and headers made after them.
+_ELSEWHERE = {
+    "CPU_BASED_VM_EXEC_CONTROL": "PRIMARY_PROC_CONTROLS", "PIN_BASED_VM_EXEC_CONTROL": "PIN_BASED_CONTROLS",
+    "SECONDARY_VM_EXEC_CONTROL": "SECONDARY_PROC_CONTROLS", "TERTIARY_VM_EXEC_CONTROL": "TERTIARY_PROC_CONTROLS",
+    "PROC_BASED_CONTROLS": "PRIMARY_PROC_CONTROLS", "CPU_BASED_CONTROLS": "PRIMARY_PROC_CONTROLS",
+    "VIRTUAL_PROCESSOR_ID": "VPID", "GUEST_INTERRUPTIBILITY_INFO": "GUEST_INTERRUPTIBILITY_STATE",
+    "GUEST_PENDING_DBG_EXCEPTIONS": "GUEST_PENDING_DEBUG_EXCEPTIONS", "GUEST_INTR_STATUS": "GUEST_INTERRUPT_STATUS",
+    "VM_ENTRY_INTR_INFO_FIELD": "VM_ENTRY_INTERRUPTION_INFO", "VM_ENTRY_INTR_INFO": "VM_ENTRY_INTERRUPTION_INFO",
+    "VM_ENTRY_INSTRUCTION_LEN": "VM_ENTRY_INSTRUCTION_LENGTH", "EPTP": "EPT_POINTER",
+    "POSTED_INTR_NV": "POSTED_INTR_NOTIFICATION_VECTOR", "VM_EXIT_REASON": "EXIT_REASON",
+}
 _U64 = (1 << 64) - 1
 
 
@@ -67,6 +80,14 @@ class _Word:
     text: str
 
 
+class Reading(NamedTuple):
+    """A VM entry that somebody described, and what they did not say: the fields, and the capability MSRs."""
+
+    entry: Entry
+    assumed: tuple[VmcsField, ...] = ()
+    assumed_msrs: frozenset[int] = frozenset()
+
+
 def pairs_of(data: bytes) -> list[tuple[str, Any]]:
     """The keys and values of the JSON object *data*; BadVmcs when it is none."""
     if len(data) > LARGEST_BYTES:
@@ -78,7 +99,8 @@ def pairs_of(data: bytes) -> list[tuple[str, Any]]:
     try:
         made = json.loads(text, object_pairs_hook=_Pairs, parse_int=_whole, parse_float=_Word, parse_constant=_Word)
     except json.JSONDecodeError as error:
-        raise BadVmcs([Problem("", f"line {error.lineno}, column {error.colno}: no JSON: {error.msg}")]) from None
+        where = f"line {error.lineno}, column {error.colno}"
+        raise BadVmcs([Problem("", f"{where}: no JSON: {_not_json(error)}")]) from None
     except RecursionError:
         raise BadVmcs([Problem("", "it is nested too deeply; expected an object of field names and values")]) from None
     if not isinstance(made, _Pairs):
@@ -86,13 +108,19 @@ def pairs_of(data: bytes) -> list[tuple[str, Any]]:
     return made
 
 
+def _not_json(error: json.JSONDecodeError) -> str:
+    if _HEXADECIMAL_BARE.match(error.doc, max(error.pos - 1, 0)):
+        return "a hexadecimal number stands in quotes, such as \"0x10\""
+    return error.msg
+
+
 def _whole(text: str) -> int | _Word:
     return int(text) if len(text) <= 40 else _Word(text)
 
 
 def read(pairs: Iterable[tuple[str, Any]], base: Capabilities = PROCESSOR, ia32e_now: bool = True,
-         over: Entry | None = None) -> tuple[Entry, tuple[VmcsField, ...]]:
-    """The VM entry that *pairs* describe, and the fields that it had to assume; BadVmcs.
+         over: Entry | None = None) -> Reading:
+    """The VM entry that *pairs* describe, and what it had to assume; BadVmcs.
 
     With *over*, the pairs are changes of that entry, and nothing is assumed.
     """
@@ -121,10 +149,11 @@ def read(pairs: Iterable[tuple[str, Any]], base: Capabilities = PROCESSOR, ia32e
         raise BadVmcs(problems)
     processor = processor_of(base, msrs, width) if msrs or width is not None else base
     if over is not None:
-        return Entry({**over.values, **values}, processor if msrs or width else over.processor, over.memory,
-                     over.ia32e_now, over.current_vmcs), ()
+        return Reading(Entry({**over.values, **values}, processor if msrs or width else over.processor, over.memory,
+                             over.ia32e_now, over.current_vmcs))
     assumed = tuple(field for field in VmcsField if field not in values and not field.read_only)
-    return Entry(valid_guest(processor) | values, processor, None, ia32e_now), assumed
+    return Reading(Entry(valid_guest(processor) | values, processor, None, ia32e_now), assumed,
+                   frozenset(processor.msrs) - _given(processor, msrs))
 
 
 def explain_values(values: Mapping[str, int | str], base: Capabilities = PROCESSOR) -> Explanation:
@@ -132,15 +161,14 @@ def explain_values(values: Mapping[str, int | str], base: Capabilities = PROCESS
 
     For a live VP: `explain(vcpu.entry())`.
     """
-    entry, assumed = read(values.items(), base)
-    return explain(entry, assumed)
+    return explain(*read(values.items(), base))
 
 
 def number(given: Any, limit: int) -> int | str:
     """The value that was *given*, or what is wrong with it."""
     if isinstance(given, str):
         if not _HEXADECIMAL.match(given):
-            return f"`{_short(given)}` is no hexadecimal number such as \"0x10\""
+            return f"`{_short(given)}` is no hexadecimal number such as \"0x10\"{_meant(given)}"
         given = int(given, 16)
     if isinstance(given, _Word):
         return f"{_short(given.text)} is no whole number of at most {limit.bit_length()} bits"
@@ -153,8 +181,21 @@ def number(given: Any, limit: int) -> int | str:
     return given
 
 
+def _meant(text: str) -> str:
+    found = _DIGITS.match(text)
+    if found is None:
+        return ""
+    return f"; write \"0x{found[1]}\"" + (f", or {text} without quotes" if text.isdecimal() and text[0] != "0" else "")
+
+
 def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name.upper(), [*_FIELDS, *_MSRS, _WIDTH], 1, 0.6)
+    if _HEXADECIMAL.match(name) and int(name, 16) in VmcsField._value2member_map_:
+        return f"it is an encoding; the field is called {VmcsField(int(name, 16)).name}"
+    upper = name.upper()
+    for ending in ("_AR_BYTES", "_AR"):
+        upper = upper.removesuffix(ending) + "_ACCESS_RIGHTS" if upper.endswith(ending) else upper
+    upper = _ELSEWHERE.get(upper, upper)
+    near = [upper] if upper in _FIELDS else difflib.get_close_matches(upper, [*_FIELDS, *_MSRS, _WIDTH], 1, 0.6)
     return "it is no VMCS field" + (f"; did you mean {near[0]}?" if near else "")
 
 
@@ -183,6 +224,11 @@ def _wrong_capabilities(base: Capabilities, msrs: Mapping[int, int], width: int 
         if must:
             problems.append(Problem(f"IA32_{index.name}", f"bits {must:#x} must be 1 (bits 31:0) and may not (63:32)"))
     return problems
+
+
+def _given(processor: Capabilities, msrs: Mapping[int, int]) -> set[int]:
+    """The capability MSRs that *msrs* settle; where there are no TRUE MSRs, the others settle those too."""
+    return {*msrs, *(true for legacy, true in _LEGACY.items() if legacy in msrs and not processor.basic.true_controls)}
 
 
 def processor_of(base: Capabilities, msrs: Mapping[int, int], physical_bits: int | None = None) -> Capabilities:

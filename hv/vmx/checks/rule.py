@@ -76,7 +76,8 @@ class Entry:
                  memory: Memory | None = None, ia32e_now: bool = True, current_vmcs: int = NO_VMCS) -> None:
         self.values, self.processor, self.memory = values, processor, memory
         self.ia32e_now, self.current_vmcs = ia32e_now, current_vmcs
-        self.msrs, self.physical_bits = processor.msrs, processor.physical_bits
+        self.physical_bits = processor.physical_bits
+        self.msrs: Mapping[int, int] = processor.msrs
         self.memory_was_read = False
         may_be_set = self.msrs[_CR4_FIXED1]
         self.cet = bool(may_be_set & _CET)

@@ -22,6 +22,7 @@ from hv.vmx.checks.rule import (
     Group,
     rules_of,
 )
+from hv.vmx.checks.words import levels
 
 rule = rules_of(Group.EXECUTION_CONTROLS, "VM-Execution Control Fields")
 _F = VmcsField
@@ -76,7 +77,7 @@ def eptp_walk_length(entry: Entry) -> Finding:
         return None
     good = [walk for walk, bit in _LENGTH_OFFERED.items() if offered >> bit & 1]
     words = " or ".join(f"{walk} ({walk + 1} levels)" for walk in good) or "none is offered"
-    return Broken(f"bits 5:3 are {length}: {length + 1} levels", words,
+    return Broken(f"bits 5:3 are {length}: {levels(length)}", words,
                   {_EPTP: value & ~0x38 | good[0] << 3} if good else {})
 
 

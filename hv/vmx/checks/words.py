@@ -7,7 +7,7 @@ from enum import IntEnum, IntFlag
 from functools import cache
 
 from hv.spec.ept import EptMemoryType, Eptp
-from hv.spec.exits import InterruptionInfo, InterruptionType
+from hv.spec.exits import ExitReason, ExitReasonField, InterruptionInfo, InterruptionType
 from hv.spec.layout import Register
 from hv.spec.msrs import Debugctl
 from hv.spec.vmcs import (
@@ -83,15 +83,29 @@ def names_of(field: VmcsField) -> Mapping[int, str]:
     return {}
 
 
+@cache
+def parts_of(field: VmcsField) -> Mapping[str, int]:
+    """The parts of several bits that the field has, by name: their masks."""
+    kind = _REGISTERS.get(field)
+    if kind is None:
+        return {}
+    return {name.upper(): (1 << part.high + 1) - (1 << part.low) for name, part in kind.BITS.items()
+            if part.high > part.low}
+
+
 def in_words(field: VmcsField, mask: int) -> str:
-    """The bits of *mask* as the manual writes them: `bit 0 (PE)`, `bits 63:32`, `bits 31:22, 15`."""
+    """The bits of *mask* as the manual writes them: `bit 0 (PE)`, `bits 1:0 (RPL)`, `bits 63:32`, `bits 31:22, 15`."""
     named = names_of(field)
-    singles = [f"bit {n} ({named[n]})" for n in range(64) if mask >> n & 1 and n in named]
-    unnamed = runs(mask & ~sum(1 << n for n in named))
-    if unnamed:
-        one = len(unnamed) == 1 and ":" not in unnamed[0]
-        singles.append(f"{'bit' if one else 'bits'} {', '.join(unnamed)}")
-    return " and ".join(singles) or "no bit"
+    words = [f"bit {n} ({named[n]})" for n in range(64) if mask >> n & 1 and n in named]
+    rest = mask & ~sum(1 << n for n in named)
+    for name, part in parts_of(field).items():
+        words += [f"{_bits(rest & part)} ({name})"] if rest & part else []
+        rest &= ~part
+    return " and ".join(words + ([_bits(rest)] if rest else [])) or "no bit"
+
+
+def _bits(mask: int) -> str:
+    return f"{'bit' if mask.bit_count() == 1 else 'bits'} {', '.join(runs(mask))}"
 
 
 def runs(mask: int) -> list[str]:
@@ -206,17 +220,35 @@ def _pat(value: int) -> str:
                     for n, entry in enumerate(entries))
 
 
+def levels(walk_length: int) -> str:
+    """What bits 5:3 of an EPTP mean: `4 levels`."""
+    return f"{walk_length + 1} level{'s' if walk_length else ''}"
+
+
 def _eptp(value: int) -> str:
     eptp = Eptp(value)
     words = [f"memory type {eptp.memory_type} ({_member(EptMemoryType, eptp.memory_type)})",
-             f"{eptp.walk_length + 1} levels", f"root {eptp.root << 12:#x}"]
+             levels(eptp.walk_length), f"root {eptp.root << 12:#x}"]
     words += [name for name, on in (("A/D", eptp.accessed_dirty), ("shadow stacks", eptp.shadow_stack)) if on]
     strange = runs(value & Eptp.RESERVED)
     return ", ".join(words + ([f"reserved bits {', '.join(strange)}"] if strange else []))
 
 
+def _interruption(info: int) -> str:
+    """An interruption-information field that an exit filled."""
+    return event_in_words(info) if info >> 31 & 1 else "not valid"
+
+
+def _exit_reason(value: int) -> str:
+    reason = ExitReasonField(value)
+    words = [_member(ExitReason, reason.basic)]
+    words += [name for name, part in ExitReasonField.BITS.items() if part.high == part.low and getattr(reason, name)]
+    return " ".join(words)
+
+
 _SPECIAL: dict[VmcsField, Callable[[int], str]] = {
     _F.VM_ENTRY_INTERRUPTION_INFO: event_in_words,
+    _F.EXIT_INTERRUPTION_INFO: _interruption, _F.IDT_VECTORING_INFO: _interruption, _F.EXIT_REASON: _exit_reason,
     _F.GUEST_ACTIVITY_STATE: lambda value: _member(ActivityState, value),
     _F.GUEST_IA32_PAT: _pat, _F.HOST_IA32_PAT: _pat, _F.EPT_POINTER: _eptp,
     _F.VMCS_LINK_POINTER: lambda value: "no VMCS" if value == NO_VMCS else "",

@@ -32,6 +32,15 @@ def test_a_jump_outside_ram_without_an_idt_is_a_triple_fault(target, bits):
     assert result.why.startswith("vp 0 triple-faulted at rip 0x")
 
 
+@pytest.mark.parametrize("source", ["mov al, [di]", "mov [di], al", "add [di], ax", "rep movsb"])
+def test_real_mode_reaches_behind_ram_and_gets_gp_without_an_error_code(source):
+    """FFFF:0020 is behind 1 MiB, where nothing is. The handler finds IP, CS and FLAGS, and nothing else."""
+    prepare = "xor ax, ax; mov ss, ax; mov sp, 0x7000; lea cx, [handler]; mov [13 * 4], cx; mov [13 * 4 + 2], ax; "
+    where = "mov ax, 0xFFFF; mov ds, ax; mov di, 0x20; "
+    result = run_guest(prepare + where + source + "; hlt; handler:; mov bx, sp; hlt", 16, memory_mib=1)
+    assert (result.ended, result.registers["rbx"]) == ("halt", 0x7000 - 6)
+
+
 def test_code_that_runs_out_of_memory_ends_there():
     """The last instruction is whole, the next one is not there. RIP may be before it: the engine translates ahead."""
     result = run_guest("mov eax, 0x1FFFFF; jmp rax", data={0x1FFFFF: b"\x90"})

@@ -25,6 +25,7 @@ from hv.vmx.checks.explain import Explanation, explain
 from hv.vmx.checks.rule import Entry
 
 LARGEST_BYTES = 1 << 20
+_MOST_NEAR = 50                         # problems for which a near name is looked for: each takes about a millisecond
 _WIDTHS = range(36, 53)                 # what MAXPHYADDR may be
 _ALIASES = {"TERTIARY_EXEC_CONTROLS": VmcsField.TERTIARY_PROC_CONTROLS}     # the manual's longer name has both words
 _FIELDS: dict[str, VmcsField] = {field.name: field for field in VmcsField} | _ALIASES
@@ -70,7 +71,7 @@ class _Word:
 def pairs_of(data: bytes) -> list[tuple[str, Any]]:
     """The keys and values of the JSON object *data*; BadVmcs when it is none."""
     if len(data) > LARGEST_BYTES:
-        raise BadVmcs([Problem("", f"it has {len(data)} bytes; a VMCS written down has at most {LARGEST_BYTES}")])
+        raise BadVmcs([Problem("", f"it has more than {LARGEST_BYTES} bytes; a VMCS written down never does")])
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -104,7 +105,7 @@ def read(pairs: Iterable[tuple[str, Any]], base: Capabilities = PROCESSOR, ia32e
         known = _FIELDS.get(name)
         limit = known.mask if known is not None else _U64
         if known is None and name not in _MSRS and name != _WIDTH:
-            problems.append(Problem(_short(name), _unknown(name)))
+            problems.append(Problem(_short(name), _unknown(name, len(problems) < _MOST_NEAR)))
         elif (known or name) in seen:
             problems.append(Problem(name, "it is given twice"))
         elif isinstance(value := number(given, limit), str):
@@ -153,8 +154,8 @@ def number(given: Any, limit: int) -> int | str:
     return given
 
 
-def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name.upper(), [*_FIELDS, *_MSRS, _WIDTH], 1, 0.6)
+def _unknown(name: str, look_for_near: bool) -> str:
+    near = difflib.get_close_matches(name.upper(), [*_FIELDS, *_MSRS, _WIDTH], 1, 0.6) if look_for_near else []
     return "it is no VMCS field" + (f"; did you mean {near[0]}?" if near else "")
 
 

@@ -1,6 +1,8 @@
 """Guests that go wrong: each ends clearly, and its machine goes on."""
 
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -181,3 +183,17 @@ def test_the_machine_goes_on_when_a_guest_has_crashed():
         assert again.ended == "halt"
     finally:
         machine.close()
+
+
+@pytest.mark.xfail(strict=True, reason="Unicorn 2.1.4 ends the process as it translates, or does it")
+@pytest.mark.parametrize("code", [
+    pytest.param("f00fbaeb07", id="bts-by-constant"), pytest.param("f00fabc3", id="bts"),
+    pytest.param("f00fb3c3", id="btr"), pytest.param("f00fbbc3", id="btc"), pytest.param("f00fbae307", id="bt"),
+    pytest.param("f00fc1c3", id="xadd"),
+])
+def test_lock_with_a_register_is_undefined(code):
+    """SDM "LOCK - Assert LOCK# Signal Prefix": #UD where the destination is no memory. In a process of its own."""
+    program = "import sys; from tests.guest_runner import run_guest; " \
+              "print(run_guest(bytes.fromhex(sys.argv[1]) + b'\\xf4').ended)"
+    ended = subprocess.run([sys.executable, "-c", program, code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "triple-fault\n")

@@ -22,6 +22,7 @@ from hv.spec.intercepts import HvInterceptAccess, HvInterceptType
 from hv.spec.partition import HvMapGpaFlags
 from hv.spec.synic import (
     HeaderOnlyIntercept,
+    HvExecutionState,
     HvMessage,
     HvMessageType,
     InterceptAccess,
@@ -225,8 +226,9 @@ class Worker:
             self.end("triple-fault", f"vp {header.vp_index} triple-faulted at rip {header.rip:#x}")
             return
         vector = Vector.DF if is_exception and waits.interruption_vector in _CONTRIBUTORY else Vector.GP
+        protected = HvExecutionState(header.execution_state).cr0_pe     # real mode has no error codes
         event = PendingInterruptionRegister(interruption_pending=1, interruption_type=_HARDWARE_EXCEPTION,
-                                            deliver_error_code=1, interruption_vector=vector)
+                                            deliver_error_code=protected, interruption_vector=vector)
         self._complete(header.vp_index, {N.PENDING_INTERRUPTION: event.raw})
 
     def _complete(self, vp_index: int, registers: dict[HvRegisterName, int]) -> None:

@@ -9,6 +9,7 @@ from hv.spec.exits import ExitReason
 from hv.spec.vmcs import SecondaryControls, VmcsField, VmFunctions
 from hv.spec.x86 import Vector
 from hv.vmx.exit import VmExit
+from hv.vmx.translation.controls import read_translation_controls
 from hv.vmx.translation.ept_walk import is_valid_eptp
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def switch_eptp(vcpu: Vcpu, index: int) -> bool:
     eptp = memory.read_u64(at)
     if not is_valid_eptp(eptp, vcpu.second_level.cached.capabilities):
         return False
-    vcpu.vmcs.write(VmcsField.EPT_POINTER, eptp)
-    vcpu.vmcs.write(VmcsField.EPTP_INDEX, index)
+    vcpu.vmcs.store(VmcsField.EPT_POINTER, eptp)        # no software writes: nothing but translation changes
+    vcpu.vmcs.store(VmcsField.EPTP_INDEX, index)
+    read_translation_controls(vcpu)
     return True

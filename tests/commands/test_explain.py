@@ -1,5 +1,6 @@
 """hv explain vmentry: what fails, why, and what to change; and every kind of input that is none."""
 
+import difflib
 import io
 import json
 from types import SimpleNamespace
@@ -267,7 +268,7 @@ BAD = [
     (b'{"GUEST_CR0": "\xff"}', None, "byte 15 is no UTF-8; expected JSON in UTF-8"),
     (b"[" * 200_000, None, "it is nested too deeply; expected an object of field names and values"),
     (b'{"a":' * 100_000, None, "it is nested too deeply; expected an object of field names and values"),
-    (b" " * (LARGEST_BYTES + 1), None, f"it has {LARGEST_BYTES + 1} bytes; a VMCS written down has at most"),
+    (b" " * (LARGEST_BYTES + 1), None, f"it has more than {LARGEST_BYTES} bytes; a VMCS written down never does"),
 ]
 
 
@@ -298,6 +299,14 @@ def test_every_problem_is_told(ask):
     code, _, err = ask({"NOTHING_LIKE_IT": 1, "GUEST_CR0": "x", "GUEST_ES_SELECTOR": 1 << 20, "GUEST_RIP": 0})
     assert code == 2
     assert [line.split(": ")[2] for line in err.splitlines()] == ["NOTHING_LIKE_IT", "GUEST_CR0", "GUEST_ES_SELECTOR"]
+
+
+def test_near_names_are_looked_for_as_long_as_somebody_reads_them(ask, monkeypatch):
+    """A file of the largest size may have 100 000 unknown names, and each look takes about a millisecond."""
+    looks = []
+    monkeypatch.setattr(difflib, "get_close_matches", lambda name, *_: looks.append(name) or [])
+    code, _, err = ask({f"FIELD_{n}": 1 for n in range(5000)})
+    assert (code, err.count("\n"), len(looks)) == (2, 5000, 50)
 
 
 def test_a_long_or_ugly_name_does_not_reach_the_terminal(ask):

@@ -26,16 +26,20 @@ from hv.image.model import Image
 from hv.machine import engine
 from hv.machine.hooks import PythonHooks
 from hv.machine.registers import Segment
-from hv.machine.state import ProcessorState
 from hv.platform import Machine, VirtualMachine
 from hv.root.boot import LOW_DIRECTORY, PDPT, PML4
 from hv.spec.x86 import Cr0, Cr4, Efer
 from tests.guest_runner import GuestRun, image_of, memory_of, observe
+from tests.vmx.random_vmcs import code
 
 BUDGET = 300_000
 ENDS = {"halt", "shutdown", "triple-fault", "budget", "error"}
 MEMORY_MIB = 1
 IDT, LDT = 0x60000, 0x61000
+FIRST_OF_VMX = 1_000_000        # seeds below it keep the guests that campaigns have named
+# Switch on, a timer that goes on and on, self-IPI, NMI to itself, INIT and SIPI to the others.
+_APIC_WRITES = ((0xF0, 0x1FF), (0x320, 0x20041), (0x3E0, 0xB), (0x380, 2000), (0x300, 0x40052), (0x300, 0x40400),
+                (0x300, 0xC4500), (0x300, 0xC4610))
 _GENERAL = ("rax", "rcx", "rdx", "rbx", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
 
 # Opcodes that change how the processor works; random bytes alone seldom hit them.
@@ -65,6 +69,7 @@ class GarbageGuest:
     image: Image
     registers: dict[str, Any]
     patches: dict[int, bytes] = dataclass_field(default_factory=dict)     # written before it starts
+    vps: int = 1
 
 
 def _word(rng: random.Random) -> int:
@@ -137,7 +142,27 @@ def make(seed: int) -> GarbageGuest:
             patches[0] = b"".join(_real_vector(rng) for _ in range(256))
     else:
         _protected(rng, bits, registers, patches)
+    if seed >= FIRST_OF_VMX and rng.random() < 0.5:
+        return _of_vmx(rng, GarbageGuest(seed, image, registers, patches))
     return GarbageGuest(seed, image, registers, patches)
+
+
+def _of_vmx(rng: random.Random, guest: GarbageGuest) -> GarbageGuest:
+    """Code that VMX has to do with, operands in the APIC's page, and a second processor, which starts at this code."""
+    bits, vps = guest.image.bits, rng.choice((1, 1, 2))
+    source = code(rng, rng.choice((10, 40, 100)))
+    if bits != 16:
+        source = b"".join(_store(0xFEE0_0000 + offset, value) for offset, value in _APIC_WRITES
+                          if rng.random() < 0.5 or (vps > 1 and offset == 0x300)) + source
+        for name in ("rbx", "rsi", "rdi"):
+            if rng.random() < 0.5:
+                guest.registers[name] = 0xFEE0_0000 + rng.choice((0x80, 0xB0, 0x300, 0x20, 0xFFE, 0x82, 0x390, 0x100))
+    return GarbageGuest(guest.seed, image_of(source, bits), guest.registers, guest.patches, vps)
+
+
+def _store(address: int, value: int) -> bytes:
+    """mov eax, address; mov dword ptr [rax], value."""
+    return b"\xb8" + address.to_bytes(4, "little") + b"\xc7\x00" + value.to_bytes(4, "little")
 
 
 def _real_vector(rng: random.Random) -> bytes:
@@ -195,7 +220,7 @@ def _descriptor(rng: random.Random) -> int:
 
 def _prepare(guest: GarbageGuest, machine: Machine, vm: VirtualMachine) -> None:
     """Put the processor into the guest's starting state."""
-    state: ProcessorState = vm.partition.vps[0].regs
+    state = vm.partition.vps[0].guest_regs      # without the bits of CR0 and CR4 that VMX operation fixes
     for gpa, data in guest.patches.items():
         vm.worker.write(gpa, data)
     for name, value in guest.registers.items():
@@ -220,7 +245,7 @@ def run_garbage(guest: GarbageGuest, budget: int = BUDGET) -> GuestRun:
         victim = machine.create_vm("victim", image_of(b"\xf4", 16, {0x8000: bytes(range(256)) * 64}), memory_mib=1)
         machine.run(until_tsc=10_000)
         before = memory_of(machine, victim)
-        vm = machine.create_vm("garbage", guest.image, memory_mib=MEMORY_MIB)
+        vm = machine.create_vm("garbage", guest.image, memory_mib=MEMORY_MIB, vps=guest.vps)
         _prepare(guest, machine, vm)
         machine.run(until_tsc=machine.clock.tsc + budget)
         machine.end_budget()

@@ -1,6 +1,8 @@
 """Guests that go wrong: each ends clearly, and its machine goes on."""
 
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -30,6 +32,15 @@ def test_a_jump_outside_ram_without_an_idt_is_a_triple_fault(target, bits):
     result = run_guest(f"mov eax, {target}; jmp {'eax' if bits == 32 else 'rax'}", bits)
     assert result.ended == "triple-fault"
     assert result.why.startswith("vp 0 triple-faulted at rip 0x")
+
+
+@pytest.mark.parametrize("source", ["mov al, [di]", "mov [di], al", "add [di], ax", "rep movsb"])
+def test_real_mode_reaches_behind_ram_and_gets_gp_without_an_error_code(source):
+    """FFFF:0020 is behind 1 MiB, where nothing is. The handler finds IP, CS and FLAGS, and nothing else."""
+    prepare = "xor ax, ax; mov ss, ax; mov sp, 0x7000; lea cx, [handler]; mov [13 * 4], cx; mov [13 * 4 + 2], ax; "
+    where = "mov ax, 0xFFFF; mov ds, ax; mov di, 0x20; "
+    result = run_guest(prepare + where + source + "; hlt; handler:; mov bx, sp; hlt", 16, memory_mib=1)
+    assert (result.ended, result.registers["rbx"]) == ("halt", 0x7000 - 6)
 
 
 def test_code_that_runs_out_of_memory_ends_there():
@@ -172,3 +183,17 @@ def test_the_machine_goes_on_when_a_guest_has_crashed():
         assert again.ended == "halt"
     finally:
         machine.close()
+
+
+@pytest.mark.xfail(strict=True, reason="Unicorn 2.1.4 ends the process as it translates, or does it")
+@pytest.mark.parametrize("code", [
+    pytest.param("f00fbaeb07", id="bts-by-constant"), pytest.param("f00fabc3", id="bts"),
+    pytest.param("f00fb3c3", id="btr"), pytest.param("f00fbbc3", id="btc"), pytest.param("f00fbae307", id="bt"),
+    pytest.param("f00fc1c3", id="xadd"),
+])
+def test_lock_with_a_register_is_undefined(code):
+    """SDM "LOCK - Assert LOCK# Signal Prefix": #UD where the destination is no memory. In a process of its own."""
+    program = "import sys; from tests.guest_runner import run_guest; " \
+              "print(run_guest(bytes.fromhex(sys.argv[1]) + b'\\xf4').ended)"
+    ended = subprocess.run([sys.executable, "-c", program, code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "triple-fault\n")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.guest_runner import image_of
 from tests.guests import garbage
-from tests.guests.garbage import GarbageGuest, campaign, make, run_garbage
+from tests.guests.garbage import FIRST_OF_VMX, GarbageGuest, campaign, make, run_garbage
 
 
 @settings(max_examples=40)
@@ -28,6 +28,19 @@ def test_a_random_guest_ends_the_same_way_twice(seed):
     """Random instructions, privileges, descriptors and control registers, and damaged copies of our own guests."""
     guest = make(seed)
     assert run_garbage(guest, 50_000).fingerprint() == run_garbage(guest, 50_000).fingerprint()
+
+
+@pytest.mark.parametrize("seed", range(FIRST_OF_VMX, FIRST_OF_VMX + 40))
+def test_a_guest_that_knows_of_vmx_ends_the_same_way_twice(seed):
+    """Its APIC's page, its other processor, and the instructions that exit."""
+    guest = make(seed)
+    assert run_garbage(guest, 50_000).fingerprint() == run_garbage(guest, 50_000).fingerprint()
+
+
+def test_most_random_guests_are_entered():
+    """What VM entry refuses runs no instruction, and shows nothing."""
+    refused = [seed for seed in range(5000, 5040) if "VM entry failed" in run_garbage(make(seed), 5_000).why]
+    assert len(refused) <= 2
 
 
 # What campaigns found, by what it did.

@@ -12,6 +12,7 @@ from hv.spec.hv_registers import PendingInterruptionRegister
 from hv.spec.layout import Layout
 from hv.spec.synic import (
     HeaderOnlyIntercept,
+    HvExecutionState,
     HvInterceptHeader,
     HvMessage,
     HvMessageHeader,
@@ -94,9 +95,10 @@ class Bench:
             access_info=size, rax=rax))
         return self.winhv.calls[0][2] if self.winhv.calls else None
 
-    def memory(self, vp=0):
+    def memory(self, vp=0, protected=1):
+        state = HvExecutionState(cr0_pe=protected).raw
         self.send(HvMessageType.UNMAPPED_GPA, MemoryIntercept(
-            header=HvInterceptHeader(vp_index=vp, access_type=READ, rip=0x1234), gpa=1 << 32))
+            header=HvInterceptHeader(vp_index=vp, access_type=READ, execution_state=state, rip=0x1234), gpa=1 << 32))
 
 
 # --- making and ending --------------------------------------------------------------------------------------------
@@ -264,6 +266,15 @@ def test_memory_that_is_not_there_is_gp():
     event = pending(bench)
     assert (event.interruption_pending, event.interruption_type, event.interruption_vector, event.deliver_error_code,
             event.error_code) == (1, 3, 13, 1, 0)
+
+
+@pytest.mark.parametrize("waiting", [0, 13], ids=["gp", "df"])
+def test_in_real_mode_no_exception_has_an_error_code(waiting):
+    """SDM "VM-Entry Controls for Event Injection": VM entry takes no error code into a guest with CR0.PE = 0."""
+    bench = Bench()
+    bench.winhv.registers[N.PENDING_INTERRUPTION] = on_its_way(waiting) if waiting else 0
+    bench.memory(protected=0)
+    assert pending(bench).deliver_error_code == 0
 
 
 @pytest.mark.parametrize(("waiting", "kind", "expected"), [

@@ -210,7 +210,11 @@ class RootBox(VcpuBox):
                 raise GuestFault(Vector.UD)
             self.instructions.execute(decoded)
         else:
-            assert BY_TRAP[trap](self.cpu, detail) is None, "a VM exit in root operation"
+            self.others(BY_TRAP[trap](self.cpu, detail))
+
+    def others(self, exit: VmExit | None) -> None:
+        """What is neither of these: it may be done here as in non-root operation, unless it would exit."""
+        assert exit is None, "a VM exit in root operation"
 
     # --- what the machine code left in memory ---------------------------------------------------------------
 

@@ -3,10 +3,19 @@
 import pytest
 
 from hv.machine.clock import EXIT_TICKS
-from hv.spec.vmcs import ActivityState, ExitControls, Interruptibility, PendingDebugExceptions, PinControls
+from hv.spec.ept import Eptp
+from hv.spec.vmcs import (
+    ActivityState,
+    ExitControls,
+    Interruptibility,
+    PendingDebugExceptions,
+    PinControls,
+    SecondaryControls,
+)
 from hv.vmx.events.preemption_timer import SHIFT
 from tests.proves import proves
 from tests.vmx.event_box import CODE, F, R, control, put, reasons
+from tests.vmx.test_vm_functions import VMFUNC, switching
 from tests.vmx.vcpu_box import vector_at
 
 TIMER, SAVE = PinControls.ACTIVATE_PREEMPTION_TIMER, ExitControls.SAVE_PREEMPTION_TIMER
@@ -128,3 +137,29 @@ def test_without_the_control_the_field_means_nothing(box):
     control(vcpu, PinControls(0), TIMER, F.PIN_BASED_CONTROLS)
     box.go(vcpu)
     assert (reasons(box), vcpu.watchful) == ([R.HLT], False)
+
+
+def switches_views(box):
+    return switching(box, f"again: {VMFUNC}; jmp again", rcx=0)
+
+
+def dirties_pages(box):
+    vcpu = box.vcpu()
+    box.put("again: mov [rbx], rax; add rbx, 0x1000; mov ecx, 200; wait: dec ecx; jnz wait; jmp again")
+    vcpu.state.rbx = 0x80000
+    put(vcpu, EPT_POINTER=box.ept.eptp.raw | Eptp(accessed_dirty=1).raw, PML_ADDRESS=0x72000, PML_INDEX=511)
+    control(vcpu, SecondaryControls.ENABLE_PML, field=F.SECONDARY_PROC_CONTROLS)
+    return vcpu
+
+
+@proves("control/PinControls.ACTIVATE_PREEMPTION_TIMER", "instruction/VMFUNC", "control/SecondaryControls.ENABLE_PML")
+@pytest.mark.parametrize("guest", [switches_views, dirties_pages])
+def test_what_the_processor_writes_to_the_vmcs_is_no_vm_entry(box, guest):
+    """EPTP switching and page-modification logging change fields, and the guest goes on: the timer goes on too."""
+    vcpu = guest(box)
+    control(vcpu, TIMER)
+    put(vcpu, VMX_PREEMPTION_TIMER_VALUE=50)
+    start = box.clock.tsc
+    box.go(vcpu)
+    assert reasons(box) == [R.PREEMPTION_TIMER_EXPIRED]
+    assert box.clock.tsc - EXIT_TICKS == (start >> SHIFT) + 50 << SHIFT

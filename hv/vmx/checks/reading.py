@@ -25,6 +25,7 @@ from hv.vmx.checks.explain import Explanation, explain
 from hv.vmx.checks.rule import Entry
 
 LARGEST_BYTES = 1 << 20
+_MOST_NEAR = 50                         # problems for which a near name is looked for: each takes about a millisecond
 _WIDTHS = range(36, 53)                 # what MAXPHYADDR may be
 _ALIASES = {"TERTIARY_EXEC_CONTROLS": VmcsField.TERTIARY_PROC_CONTROLS}     # the manual's longer name has both words
 _FIELDS: dict[str, VmcsField] = {field.name: field for field in VmcsField} | _ALIASES
@@ -91,7 +92,7 @@ class Reading(NamedTuple):
 def pairs_of(data: bytes) -> list[tuple[str, Any]]:
     """The keys and values of the JSON object *data*; BadVmcs when it is none."""
     if len(data) > LARGEST_BYTES:
-        raise BadVmcs([Problem("", f"it has {len(data)} bytes; a VMCS written down has at most {LARGEST_BYTES}")])
+        raise BadVmcs([Problem("", f"it has more than {LARGEST_BYTES} bytes; a VMCS written down never does")])
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -132,7 +133,7 @@ def read(pairs: Iterable[tuple[str, Any]], base: Capabilities = PROCESSOR, ia32e
         known = _FIELDS.get(name)
         limit = known.mask if known is not None else _U64
         if known is None and name not in _MSRS and name != _WIDTH:
-            problems.append(Problem(_short(name), _unknown(name)))
+            problems.append(Problem(_short(name), _unknown(name, len(problems) < _MOST_NEAR)))
         elif (known or name) in seen:
             problems.append(Problem(name, "it is given twice"))
         elif isinstance(value := number(given, limit), str):
@@ -188,14 +189,16 @@ def _meant(text: str) -> str:
     return f"; write \"0x{found[1]}\"" + (f", or {text} without quotes" if text.isdecimal() and text[0] != "0" else "")
 
 
-def _unknown(name: str) -> str:
+def _unknown(name: str, look_for_near: bool) -> str:
     if _HEXADECIMAL.match(name) and int(name, 16) in VmcsField._value2member_map_:
         return f"it is an encoding; the field is called {VmcsField(int(name, 16)).name}"
     upper = name.upper()
     for ending in ("_AR_BYTES", "_AR"):
         upper = upper.removesuffix(ending) + "_ACCESS_RIGHTS" if upper.endswith(ending) else upper
     upper = _ELSEWHERE.get(upper, upper)
-    near = [upper] if upper in _FIELDS else difflib.get_close_matches(upper, [*_FIELDS, *_MSRS, _WIDTH], 1, 0.6)
+    near = [upper] if upper in _FIELDS else []
+    if not near and look_for_near:
+        near = difflib.get_close_matches(upper, [*_FIELDS, *_MSRS, _WIDTH], 1, 0.6)
     return "it is no VMCS field" + (f"; did you mean {near[0]}?" if near else "")
 
 

@@ -38,5 +38,5 @@ def log_page(vcpu: Vcpu, gpa: int) -> bool:
     memory, at = vcpu.second_level.memory, vcpu.vmcs.read(VmcsField.PML_ADDRESS) + 8 * index
     if at + 8 <= memory.size:
         memory.write_u64(at, gpa)
-    vcpu.vmcs.write(VmcsField.PML_INDEX, index - 1)         # from 0 to FFFF
+    vcpu.vmcs.store(VmcsField.PML_INDEX, index - 1)         # from 0 to FFFF
     return True

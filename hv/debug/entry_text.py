@@ -105,7 +105,8 @@ def _mended(explanation: Explanation) -> Iterator[Line]:
         return
     yield [("good", "With these changes the guest is entered:")]
     for field, value in explanation.mended.items():
-        yield [("", f"   {field.name} = {value:#x}")]
+        yield [("", f"   {field.name} = {value:#x}"),
+               ("dim", _difference(field, explanation.entry.values[field], value))]
 
 
 def _footnotes(explanation: Explanation, verbose: bool) -> Iterator[Line]:

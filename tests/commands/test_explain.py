@@ -53,8 +53,9 @@ def test_every_failing_rule_is_told_with_the_bits_by_name(ask):
 def test_the_changes_together_let_the_guest_enter(ask):
     _, out, _ = ask(BOTH)
     block = out.split("With these changes the guest is entered:\n")[1].split("\n\n")[0]
-    changes = dict(line.strip().split(" = ") for line in block.splitlines())
+    changes = dict(line.strip().partition("   ")[0].split(" = ") for line in block.splitlines())
     assert ask(BOTH | changes)[0] == 0
+    assert "   GUEST_CR0 = 0x80000031   set bit 0 (PE)\n" in f"{block}\n"
 
 
 def test_what_was_assumed_is_said(ask):

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hv.spec.vmcs import VmcsField
-from hv.vmx.checks.outcome import Failure, entry_result
+from hv.vmx.checks.mending import mended
+from hv.vmx.checks.outcome import Failure
 from hv.vmx.checks.rule import RULES, Broken, Entry, Rule
 from hv.vmx.checks.words import decoded
-
-_MOST_STEPS = 200               # of mending; each mends a rule, and may break one
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +18,8 @@ class Explanation:
     """What VM entry makes of *entry*. *failures* are in the manual's order: the processor meets the first.
 
     *unchecked* are rules that read memory where there is none. *assumed* are the fields whose value is none of the
-    user's. *mended* are changes after which the guest is entered: the smallest ones, rule by rule; None when there are
-    no such.
+    user's. *mended* are the changes, as few as were found, after which the guest is entered; None when there are no
+    such.
     """
 
     entry: Entry
@@ -79,17 +78,3 @@ def explain(entry: Entry, assumed: tuple[VmcsField, ...] = ()) -> Explanation:
         elif finding is not None:
             unchecked.append(rule)
     return Explanation(entry, tuple(failures), tuple(unchecked), assumed, mended(entry) if failures else None)
-
-
-def mended(entry: Entry) -> dict[VmcsField, int] | None:
-    """The fields to change so that *entry* succeeds, rule by rule the smallest change; None when that leads nowhere."""
-    changes: dict[VmcsField, int] = {}
-    for _ in range(_MOST_STEPS):
-        failure = entry_result(entry).failure
-        if failure is None:
-            return changes
-        if not failure.broken.fix:
-            return None
-        changes |= failure.broken.fix
-        entry = entry.with_values(failure.broken.fix)
-    return None

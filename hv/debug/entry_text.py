@@ -11,7 +11,7 @@ from textwrap import wrap
 
 from hv.spec.vmcs import VmcsField
 from hv.vmx.capabilities import COMPLETE, PROCESSOR, Capabilities
-from hv.vmx.checks import RULES
+from hv.vmx.checks import RULES, Broken, Entry
 from hv.vmx.checks.explain import Explanation
 from hv.vmx.checks.outcome import Failure
 from hv.vmx.checks.words import decoded, in_words, names_of
@@ -43,8 +43,11 @@ def told(explanation: Explanation, verbose: bool = False) -> Iterator[Line]:
 
 def _headline(explanation: Explanation) -> Line:
     if explanation.entered:
-        count = len(RULES) - len(explanation.unchecked)
-        return [("good", "VM entry succeeds"), ("", f": all {count} rules hold")]
+        unchecked = len(explanation.unchecked)
+        if not unchecked:
+            return [("good", "VM entry succeeds"), ("", f": all {len(RULES)} rules hold")]
+        return [("good", "VM entry succeeds"), ("bad", ", if what could not be checked holds"),
+                ("", f": {len(RULES) - unchecked} rules hold, {unchecked} could not be checked")]
     first, count = explanation.failures[0], len(explanation.failures)
     meaning = _MEANINGS[int(first.error)] if first.error is not None else "VM-entry failure due to invalid guest state"
     return [("bad", f"VM entry fails: {first.words}"), ("", f" ({meaning}). "),
@@ -113,11 +116,27 @@ def _footnotes(explanation: Explanation, verbose: bool) -> Iterator[Line]:
     yield []
     for rule in explanation.unchecked:
         yield [("bad", "not checked: "), ("", f"{rule.id}: {rule.text} There is no memory to read.")]
+        for field in rule.fields:
+            yield [("", "   "), *_field(explanation, field)]
+    yield from _of_another_processor(explanation)
     if explanation.assumed:
         yield from _assumed(explanation, verbose)
     entry = explanation.entry
     mode = "in" if entry.ia32e_now else "outside"
     yield [("dim", f"processor: {processor_words(entry.processor)}; VMLAUNCH is executed {mode} IA-32e mode")]
+
+
+def _of_another_processor(explanation: Explanation) -> Iterator[Line]:
+    """A VMCS that somebody wrote down may be of a machine with more features than the one modelled here."""
+    entry = explanation.entry
+    if entry.processor is not PROCESSOR or not explanation.assumed:
+        return
+    elsewhere = Entry(entry.values, COMPLETE, entry.memory, entry.ia32e_now, entry.current_vmcs)
+    count = sum(not isinstance(failure.rule.check(elsewhere), Broken) for failure in explanation.failures)
+    if count:
+        asks = "ask" if count > 1 else "asks"
+        yield [("bold", f"{count} of these {asks} for what the processor modelled here lacks"),
+               ("", ": for another machine give --processor complete, or its capability MSRs in FILE")]
 
 
 def _assumed(explanation: Explanation, verbose: bool) -> Iterator[Line]:

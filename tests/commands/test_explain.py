@@ -282,3 +282,32 @@ def test_the_library_call():
     with pytest.raises(BadVmcs) as caught:
         read([("GUEST_CR0", "7")])
     assert [problem.field for problem in caught.value.problems] == ["GUEST_CR0"]
+
+
+def test_an_entry_that_could_not_be_checked_whole_does_not_read_as_good(ask):
+    """A VMCS link pointer of 0, which nobody wrote, points to a VMCS at 0."""
+    _, out, _ = ask({"VMCS_LINK_POINTER": 0})
+    assert out.startswith(f"VM entry succeeds, if what could not be checked holds: {len(RULES) - 2} rules hold, "
+                          "2 could not be checked\n")
+    assert "   VMCS_LINK_POINTER = 0x0   a VMCS at that address\n" in out
+
+
+def test_what_only_this_processor_lacks_is_told_apart(ask):
+    """The CR4 of a Linux host has features that are not modelled here."""
+    linux = {"HOST_CR4": "0x3726e0", "GUEST_CR0": "0x80050013"}
+    hint = "1 of these asks for what the processor modelled here lacks: for another machine give --processor complete"
+    assert hint in ask(linux)[1]
+    assert "--processor complete" not in ask({"GUEST_CR0": "0x80050013"})[1]
+    assert "--processor complete" not in ask(linux, "--processor", "complete")[1]
+    assert "--processor complete" not in ask(linux | {"IA32_VMX_CR4_FIXED1": "0x3767ff"})[1]
+
+
+def test_a_linear_address_in_the_place_of_a_physical_one_is_seen():
+    """The usual mistake: a pointer of the hypervisor's own, not translated."""
+    virtual, controls = "0xffff88810e000000", hex(0x8600_61F2 | 1 << 28)
+    found = explain_values({"PRIMARY_PROC_CONTROLS": controls, "MSR_BITMAP": virtual, "VM_EXIT_MSR_LOAD_COUNT": 1,
+                            "VM_EXIT_MSR_LOAD_ADDR": virtual}).failures
+    assert [failure.rule.id for failure in found] == ["msr-bitmap-address", "exit-msr-load-area"]
+    assert all("it looks like a linear address" in failure.broken.found for failure in found)
+    physical = explain_values({"PRIMARY_PROC_CONTROLS": controls, "MSR_BITMAP": "0x10e000001"}).failures
+    assert "linear" not in physical[0].broken.found

@@ -91,7 +91,7 @@ def in_words(field: VmcsField, mask: int) -> str:
     if unnamed:
         one = len(unnamed) == 1 and ":" not in unnamed[0]
         singles.append(f"{'bit' if one else 'bits'} {', '.join(unnamed)}")
-    return " and ".join(singles) or "no bit"
+    return " and ".join(part for part in (", ".join(singles[:-1]), *singles[-1:]) if part) or "no bit"
 
 
 def runs(mask: int) -> list[str]:
@@ -219,5 +219,5 @@ _SPECIAL: dict[VmcsField, Callable[[int], str]] = {
     _F.VM_ENTRY_INTERRUPTION_INFO: event_in_words,
     _F.GUEST_ACTIVITY_STATE: lambda value: _member(ActivityState, value),
     _F.GUEST_IA32_PAT: _pat, _F.HOST_IA32_PAT: _pat, _F.EPT_POINTER: _eptp,
-    _F.VMCS_LINK_POINTER: lambda value: "no VMCS" if value == NO_VMCS else "",
+    _F.VMCS_LINK_POINTER: lambda value: "no VMCS" if value == NO_VMCS else "a VMCS at that address",
 }

@@ -44,10 +44,11 @@ def told(explanation: Explanation, verbose: bool = False) -> Iterator[Line]:
 def _headline(explanation: Explanation) -> Line:
     if explanation.entered:
         unchecked = len(explanation.unchecked)
-        if not unchecked:
-            return [("good", "VM entry succeeds"), ("", f": all {len(RULES)} rules hold")]
-        return [("good", "VM entry succeeds"), ("bad", ", if what could not be checked holds"),
-                ("", f": {len(RULES) - unchecked} rules hold, {unchecked} could not be checked")]
+        holding = f"{len(RULES) - unchecked} rules hold, {unchecked} could not be checked"
+        words = holding if unchecked else f"all {len(RULES)} rules hold"
+        if not unchecked and not explanation.without_rules:
+            return [("good", "VM entry succeeds"), ("", f": {words}")]
+        return [("good", "VM entry succeeds"), ("bad", ", if what could not be checked holds"), ("", f": {words}")]
     first, count = explanation.failures[0], len(explanation.failures)
     meaning = _MEANINGS[int(first.error)] if first.error is not None else "VM-entry failure due to invalid guest state"
     return [("bad", f"VM entry fails: {first.words}"), ("", f" ({meaning}). "),
@@ -118,6 +119,9 @@ def _footnotes(explanation: Explanation, verbose: bool) -> Iterator[Line]:
         yield [("bad", "not checked: "), ("", f"{rule.id}: {rule.text} There is no memory to read.")]
         for field in rule.fields:
             yield [("", "   "), *_field(explanation, field)]
+    if explanation.without_rules:
+        yield [("bad", "not checked: "), ("", f"what the manual says of {', '.join(explanation.without_rules)}: these "
+                                              "rules are not here.")]
     yield from _of_another_processor(explanation)
     if explanation.assumed:
         yield from _assumed(explanation, verbose)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from hv.spec.vmcs import VmcsField
 from hv.vmx.capabilities import COMPLETE, PROCESSOR, Capabilities
-from hv.vmx.checks import RULES
+from hv.vmx.checks import RULES, Broken, Entry
 from hv.vmx.checks.explain import Explanation
 from hv.vmx.checks.outcome import Failure
 from hv.vmx.checks.words import decoded, in_words, names_of
@@ -68,7 +68,7 @@ def _folded(line: Line, width: int) -> Iterator[Line]:
 
 def _headline(explanation: Explanation) -> Iterator[Line]:
     if explanation.entered:
-        yield _success(len(RULES), len(explanation.unchecked))
+        yield _success(len(RULES), len(explanation.unchecked), bool(explanation.without_rules))
         return
     first, count = explanation.failures[0], len(explanation.failures)
     meaning = _MEANINGS[int(first.error)] if first.error is not None else _INVALID_GUEST
@@ -76,9 +76,11 @@ def _headline(explanation: Explanation) -> Iterator[Line]:
     yield [("", f"{meaning}; {count} of {len(RULES)} rules {'does' if count == 1 else 'do'} not hold")]
 
 
-def _success(count: int, unchecked: int) -> Line:
-    if not unchecked:
+def _success(count: int, unchecked: int, without_rules: bool) -> Line:
+    if not unchecked and not without_rules:
         return [("good", "VM entry succeeds"), ("", f": all {count} rules hold")]
+    if not unchecked:
+        return [("bold", "VM entry succeeds, as far as this can tell"), ("", f": all {count} rules hold")]
     return [("bold", "VM entry succeeds, as far as this can tell"),
             ("", f": {count - unchecked} rules hold, {unchecked} {'was' if unchecked == 1 else 'were'} not checked")]
 
@@ -173,22 +175,42 @@ def _mended(explanation: Explanation) -> Iterator[Line]:
         return
     yield [("good", "With these changes the guest is entered:")]
     for field, value in explanation.mended.items():
-        yield [("", f"   {field.name} = {value:#x}"), ("dim", _if_assumed(explanation, field))]
+        yield [("", f"   {field.name} = {value:#x}"),
+               ("dim", _difference(field, explanation.entry.values[field], value) + _if_assumed(explanation, field))]
 
 
 def _footnotes(explanation: Explanation, verbose: bool) -> Iterator[Line]:
     yield []
     for rule in explanation.unchecked:
         yield [("bad", "not checked: "), ("", f"{rule.id}: {rule.text} There is no memory to read.")]
+        for field in rule.fields:
+            yield [("", "   "), *_field(explanation, field)]
+    if explanation.without_rules:
+        yield [("bad", "not checked: "), ("", f"what the manual says of {', '.join(explanation.without_rules)}: these "
+                                              "rules are not here.")]
     msrs = sorted({msr for asked in explanation.asked.values() for msr in asked})
     if msrs:
         names = ", ".join(f"IA32_{msr.name} (MSR {int(msr):#x})" for msr in msrs)
         yield [("", f"of the processor below, not of yours: {names}. Add your machine's to the JSON.")]
+    yield from _of_another_processor(explanation)
     if explanation.assumed:
         yield from _assumed(explanation, verbose)
     entry = explanation.entry
     mode = "in" if entry.ia32e_now else "outside"
     yield [("dim", f"processor: {processor_words(entry.processor)}, {mode} IA-32e mode")]
+
+
+def _of_another_processor(explanation: Explanation) -> Iterator[Line]:
+    """A VMCS that somebody wrote down may be of a machine with more features than the one modelled here."""
+    entry = explanation.entry
+    if entry.processor is not PROCESSOR or not explanation.assumed:
+        return
+    elsewhere = Entry(entry.values, COMPLETE, entry.memory, entry.ia32e_now, entry.current_vmcs)
+    count = sum(not isinstance(failure.rule.check(elsewhere), Broken) for failure in explanation.failures)
+    if count:
+        asks = "ask" if count > 1 else "asks"
+        yield [("bold", f"{count} of these {asks} for what the processor modelled here lacks"),
+               ("", ": for another machine give --processor complete, or its capability MSRs in FILE")]
 
 
 def _assumed(explanation: Explanation, verbose: bool) -> Iterator[Line]:

@@ -55,8 +55,9 @@ def test_every_failing_rule_is_told_with_the_bits_by_name(ask):
 def test_the_changes_together_let_the_guest_enter(ask):
     _, out, _ = ask(BOTH)
     block = out.split("With these changes the guest is entered:\n")[1].split("\n\n")[0]
-    changes = dict(line.strip().split(" = ") for line in block.splitlines())
+    changes = dict(line.strip().partition("   ")[0].split(" = ") for line in block.splitlines())
     assert ask(BOTH | changes)[0] == 0
+    assert "   GUEST_CR0 = 0x80000031   set bit 0 (PE)\n" in f"{block}\n"
 
 
 @pytest.mark.parametrize(("given", "changes"), [
@@ -92,7 +93,7 @@ def test_an_assumed_field_that_decides_is_named_beside_the_rule(ask):
 
 def test_a_change_of_an_assumed_field_is_marked(ask):
     _, out, _ = ask({"VM_ENTRY_INTERRUPTION_INFO": "0x80000020"})
-    assert "With these changes the guest is entered:\n   GUEST_RFLAGS = 0x202   (assumed)\n" in out
+    assert "With these changes the guest is entered:\n   GUEST_RFLAGS = 0x202   set bit 9 (IF)   (assumed)\n" in out
 
 
 def test_a_failure_of_another_kind_than_the_first_says_its_own(ask):
@@ -391,3 +392,46 @@ def test_the_library_call():
     with pytest.raises(BadVmcs) as caught:
         read([("GUEST_CR0", "7")])
     assert [problem.field for problem in caught.value.problems] == ["GUEST_CR0"]
+
+
+def test_an_entry_that_could_not_be_checked_whole_does_not_read_as_good(ask):
+    """A VMCS link pointer of 0, which nobody wrote, points to a VMCS at 0."""
+    _, out, _ = ask({"VMCS_LINK_POINTER": 0})
+    assert out.startswith(f"VM entry succeeds, as far as this can tell: {len(RULES) - 2} rules hold, "
+                          "2 were not checked\n")
+    assert "   VMCS_LINK_POINTER = 0x0   a VMCS at that address\n" in out
+
+
+def test_what_only_this_processor_lacks_is_told_apart(ask):
+    """The CR4 of a Linux host has features that are not modelled here."""
+    linux = {"HOST_CR4": "0x3726e0", "GUEST_CR0": "0x80050013"}
+    hint = "1 of these asks for what the processor modelled here lacks: for another machine give --processor complete"
+    assert hint in " ".join(ask(linux)[1].split())
+    assert "--processor complete" not in ask({"GUEST_CR0": "0x80050013"})[1]
+    assert "--processor complete" not in ask(linux, "--processor", "complete")[1]
+    assert "--processor complete" not in ask(linux | {"IA32_VMX_CR4_FIXED1": "0x3767ff"})[1]
+
+
+def test_a_linear_address_in_the_place_of_a_physical_one_is_seen():
+    """The usual mistake: a pointer of the hypervisor's own, not translated."""
+    virtual, controls = "0xffff88810e000000", hex(0x8600_61F2 | 1 << 28)
+    found = explain_values({"PRIMARY_PROC_CONTROLS": controls, "MSR_BITMAP": virtual, "VM_EXIT_MSR_LOAD_COUNT": 1,
+                            "VM_EXIT_MSR_LOAD_ADDR": virtual}).failures
+    assert [failure.rule.id for failure in found] == ["msr-bitmap-address", "exit-msr-load-area"]
+    assert all("it looks like a linear address" in failure.broken.found for failure in found)
+    physical = explain_values({"PRIMARY_PROC_CONTROLS": controls, "MSR_BITMAP": "0x10e000001"}).failures
+    assert "linear" not in physical[0].broken.found
+
+
+def test_a_control_whose_rules_are_not_here_does_not_pass_silently(ask):
+    """Only a processor with every feature offers one; the modelled one refuses it."""
+    trace = {"VM_ENTRY_CONTROLS": hex(0x93FF | 1 << 18)}
+    code, out, _ = ask(trace, "--processor", "complete")
+    assert code == 0
+    assert out.startswith(f"VM entry succeeds, as far as this can tell: all {len(RULES)} rules hold\n")
+    assert "not checked: what the manual says of LOAD_RTIT_CTL: these rules are not here.\n" in out
+    _, out, err = ask(trace, "--processor", "complete", "--json")
+    assert (out, err) == ("[]\n", "not checked: the rules of LOAD_RTIT_CTL are not here\n")
+    whole = json.loads(ask(trace, "--processor", "complete", "--json", "--verbose")[1])
+    assert whole["without_rules"] == ["LOAD_RTIT_CTL"]
+    assert ask(trace)[0] == 1

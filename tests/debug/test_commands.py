@@ -264,4 +264,4 @@ def test_a_vp_whose_controls_are_wrong_stops_and_says_which_rule(timer):
     timer.do("vp.vcpu.vmcs.write(0x6C00, 0)")
     vp = timer.vp
     timer.do("continue")
-    assert vp.stopped_because.startswith("VM entry failed: VMfail 8: host-cr0-fixed-bits: bit 0 (PE) and bit 5 (NE)")
+    assert vp.stopped_because.startswith("VM entry failed: VMfail 8: host-cr0-fixed-bits: bit 0 (PE), bit 5 (NE)")

@@ -38,13 +38,16 @@ _CODE_OR_DATA, _DATA = ("cs", "ss", "ds", "es", "fs", "gs"), ("ds", "es", "fs", 
 rule = rules_of(Group.GUEST_STATE, "Checks on Guest Segment Registers")
 
 
-def _or_unusable(rights: int, fixed: int) -> int:
-    """*fixed*; of a register that was left 0, like one that was loaded with a null selector: it is unusable."""
-    return fixed if rights & 0xFFFF else rights | _UNUSABLE
-
-
 def _part(name: str, part: str) -> VmcsField:
     return VmcsField[f"GUEST_{name.upper()}_{part}"]
+
+
+def _unless_null(field: VmcsField, rights: int, broken: Broken | None) -> Broken | None:
+    """Rights of 0 are no descriptor's: a null selector was loaded, and the register is unusable."""
+    if broken is None or rights:
+        return broken
+    return Broken("0, which is no segment's", f"{broken.required}; or bit 16 (unusable) is 1, as for a null selector",
+                  {field: _UNUSABLE})
 
 
 # --- Access rights: types ----------------------------------------------------------------------------------------
@@ -68,8 +71,9 @@ def ss_type(entry: Entry) -> Finding:
     rights = entry.values[_SS]
     if entry.virtual_8086 or rights & _UNUSABLE or rights & 0xF in _STACK_TYPES:
         return None
-    return Broken(type_in_words(rights), "type 3 or 7 (accessed read/write data)",
-                  {_SS: _or_unusable(rights, rights & ~0xF | (3 if rights & _CODE else rights & 0xF | 3))})
+    fixed = 3 if rights & _CODE else rights & 0xF | 3
+    return _unless_null(_SS, rights, Broken(type_in_words(rights), "type 3 or 7 (accessed read/write data)",
+                                            {_SS: rights & ~0xF | fixed}))
 
 
 def _data_type(name: str) -> None:
@@ -82,8 +86,8 @@ def _data_type(name: str) -> None:
         wanted = _ACCESSED | _READABLE if rights & _CODE else _ACCESSED
         if rights & wanted == wanted or rights & _UNUSABLE or entry.virtual_8086:
             return None
-        return Broken(type_in_words(rights), "accessed" + (" and readable" if rights & _CODE else ""),
-                      {field: _or_unusable(rights, rights | wanted)})
+        return _unless_null(field, rights, Broken(
+            type_in_words(rights), "accessed" + (" and readable" if rights & _CODE else ""), {field: rights | wanted}))
 
 
 for _name in _DATA:
@@ -101,7 +105,8 @@ def _code_or_data(name: str) -> None:
         rights = entry.values[field]
         if rights & _S or entry.virtual_8086 or (rights & _UNUSABLE and not always):
             return None
-        return one(field, rights, _S, "it is a segment of code or data")
+        found = one(field, rights, _S, "it is a segment of code or data")
+        return found if always else _unless_null(field, rights, found)
 
 
 for _name in _CODE_OR_DATA:
@@ -180,7 +185,8 @@ def _present(name: str) -> None:
         rights = entry.values[field]
         if rights & _PRESENT or (rights & _UNUSABLE and not always) or (entry.virtual_8086 and not system):
             return None
-        return one(field, rights, _PRESENT)
+        found = one(field, rights, _PRESENT)
+        return found if always else _unless_null(field, rights, found)
 
 
 def _reserved(name: str) -> None:
@@ -193,7 +199,7 @@ def _reserved(name: str) -> None:
         rights = entry.values[field]
         if not rights & _RESERVED or (rights & _UNUSABLE and not always) or (entry.virtual_8086 and not system):
             return None
-        return zero(field, rights, _RESERVED, "they are reserved")
+        return zero(field, rights, _RESERVED, "every reserved bit")
 
 
 def _granularity(name: str) -> None:
@@ -212,7 +218,8 @@ def _granularity(name: str) -> None:
             return None
         if (rights & _UNUSABLE and not always) or (entry.virtual_8086 and not system):
             return None
-        return _wrong_granularity(field, limit, rights, last)
+        found = _wrong_granularity(field, limit, rights, last)
+        return found if always else _unless_null(field, rights, found)
 
 
 def _wrong_granularity(field: VmcsField, limit: VmcsField, rights: int, last: int) -> Broken:
@@ -285,8 +292,7 @@ def ldtr_type(entry: Entry) -> Finding:
     rights = entry.values[_LDTR]
     if rights & _UNUSABLE or rights & 0xF == _LDT:
         return None
-    return Broken(type_in_words(rights), "type 2 (LDT), or unusable (bit 16)",
-                  {_LDTR: _or_unusable(rights, rights & ~0xF | _LDT)})
+    return _unless_null(_LDTR, rights, Broken(type_in_words(rights), "type 2 (LDT)", {_LDTR: rights & ~0xF | _LDT}))
 
 
 _system("ldtr")

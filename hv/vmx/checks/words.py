@@ -101,7 +101,8 @@ def in_words(field: VmcsField, mask: int) -> str:
     for name, part in parts_of(field).items():
         words += [f"{_bits(rest & part)} ({name})"] if rest & part else []
         rest &= ~part
-    return " and ".join(words + ([_bits(rest)] if rest else [])) or "no bit"
+    words += [_bits(rest)] if rest else []
+    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part) or "no bit"
 
 
 def _bits(mask: int) -> str:
@@ -251,5 +252,5 @@ _SPECIAL: dict[VmcsField, Callable[[int], str]] = {
     _F.EXIT_INTERRUPTION_INFO: _interruption, _F.IDT_VECTORING_INFO: _interruption, _F.EXIT_REASON: _exit_reason,
     _F.GUEST_ACTIVITY_STATE: lambda value: _member(ActivityState, value),
     _F.GUEST_IA32_PAT: _pat, _F.HOST_IA32_PAT: _pat, _F.EPT_POINTER: _eptp,
-    _F.VMCS_LINK_POINTER: lambda value: "no VMCS" if value == NO_VMCS else "",
+    _F.VMCS_LINK_POINTER: lambda value: "no VMCS" if value == NO_VMCS else "a VMCS at that address",
 }

@@ -8,9 +8,10 @@ import pytest
 
 from hv.spec.apic import ApicRegister as R
 from hv.spec.exits import ExitReason, InterruptionInfo
-from hv.spec.vmcs import PinControls, PrimaryControls, SecondaryControls, VmcsField
+from hv.spec.vmcs import ActivityState, PinControls, PrimaryControls, SecondaryControls, VmcsField
 from hv.vmx.apic.virtual_apic import VIRR, VISR
 from hv.vmx.exit import VmExit
+from tests.machine.engine_box import STACK
 from tests.proves import proves
 from tests.vmx.apic_box import (
     ACCESS_GPA,
@@ -106,6 +107,35 @@ def test_a_priority_below_the_threshold_exits_at_entry(apic: ApicBox):
     apic.put(R.TPR, 0x20)
     assert seen(apic.run(vcpu, "inc rax; hlt")) == (E.HLT, 0)
     assert vcpu.state.rax == 1
+
+
+@pytest.mark.parametrize(("activity", "exits"), [(ActivityState.ACTIVE, True), (ActivityState.HLT, True),
+                                                 (ActivityState.SHUTDOWN, False), (ActivityState.WAIT_FOR_SIPI, False)])
+def test_the_threshold_exit_of_an_entry_depends_on_the_activity_state(apic: ApicBox, activity, exits):
+    """SDM "VM Exits Induced by the TPR Threshold": it wakes from HLT, which stays the state; it does not occur in the
+    shutdown state and in that of waiting for SIPI."""
+    vcpu = apic.vcpu(XAPIC, TPR_THRESHOLD=2, GUEST_ACTIVITY_STATE=int(activity))
+    exit = apic.run(vcpu, "nop; hlt")
+    assert (exit is not None) is exits
+    assert vcpu.vmcs.read(VmcsField.GUEST_ACTIVITY_STATE) == activity
+    if exit is not None:
+        assert seen(exit) == (E.TPR_BELOW_THRESHOLD, 0)
+
+
+def test_the_threshold_exit_of_an_entry_does_not_outlive_it(apic: ApicBox):
+    """The injection exits first. The next entry is without a TPR shadow, so it has no threshold."""
+    vcpu = apic.vcpu(XAPIC, TPR_THRESHOLD=2, VM_ENTRY_INTERRUPTION_INFO=0x80000306)
+    apic.box.ept.unmap(STACK - 0x1000)
+    apic.box.ept.invept()
+
+    def without_shadow(exit: VmExit) -> bool:
+        vcpu.vmcs.write(VmcsField.TPR_THRESHOLD, 0)
+        vcpu.vmcs.write(VmcsField.PRIMARY_PROC_CONTROLS, vcpu.primary & ~TPR_SHADOW)
+        return len(apic.box.exits) == 1
+
+    apic.box.handle = without_shadow
+    apic.run(vcpu, "nop; cpuid")
+    assert [exit.reason for exit in apic.box.exits] == [E.EPT_VIOLATION, E.CPUID]
 
 
 # --- The APIC-access page ----------------------------------------------------------------------------------------
@@ -212,6 +242,25 @@ def test_a_repeated_store_exits_behind_each_element(apic: ApicBox):
     exit = apic.run(vcpu, "rep stosd; hlt", rdi=ACCESS_GPA + R.SVR, rcx=3, rax=0x11)
     assert seen(exit) == (E.APIC_WRITE, R.SVR)
     assert (vcpu.state.rip, vcpu.state.rcx, vcpu.state.rdi) == (CODE, 2, ACCESS_GPA + R.SVR + 4)
+
+
+@pytest.mark.parametrize("single_step", [False, True], ids=["monitor-trap", "single-step"])
+@pytest.mark.parametrize(("source", "pointer"), [("rep stosb", "rdi"), ("rep lodsb", "rsi")])
+def test_each_element_of_a_repeated_access_counts(apic: ApicBox, source, pointer, single_step):
+    """SDM "Monitor Trap Flag", "Single-Step Exception Condition": behind each iteration, also of a virtualized one."""
+    vcpu = apic.vcpu(XAPIC, TPR_SHADOW | (0 if single_step else int(PrimaryControls.MONITOR_TRAP_FLAG)),
+                     EXCEPTION_BITMAP=1 << 1)
+    seen_at = []
+
+    def note(exit: VmExit) -> bool:
+        seen_at.append((exit.reason, vcpu.state.rip - CODE, vcpu.state.rcx))
+        return len(seen_at) < 3
+
+    apic.box.handle = note
+    flags = 0x102 if single_step else 2
+    apic.run(vcpu, source + "; hlt", rcx=3, rax=0x20, rflags=flags, **{pointer: ACCESS_GPA + R.TPR})
+    reason = E.EXCEPTION_OR_NMI if single_step else E.MONITOR_TRAP_FLAG
+    assert seen_at == [(reason, 0, 2), (reason, 0, 1), (reason, 2, 0)]
 
 
 def test_the_guests_own_paging_comes_first(apic: ApicBox):

@@ -54,16 +54,18 @@ def rip_32(entry: Entry) -> Finding:
 def rip_64(entry: Entry) -> Finding:
     """If "IA-32e mode guest" and L (bit 13) of CS are 1, the bits of RIP beyond the linear-address width are all
     equal. RIP need not be canonical."""
-    if not entry.ia32e or not entry.values[_CS] & _L:
-        return None
-    value, width = entry.values[_RIP], entry.canonical_half.bit_length()
+    return _beyond_width(entry, _RIP) if entry.ia32e and entry.values[_CS] & _L else None
+
+
+def _beyond_width(entry: Entry, field: VmcsField) -> Finding:
+    value, width = entry.values[field], entry.canonical_half.bit_length()
     upper = value >> width
     every = (1 << 64 - width) - 1
     if upper in (0, every):
         return None
     low = value & (1 << width) - 1
     return Broken(f"{value:#x}", f"bits 63:{width} all equal",
-                  {_RIP: low | every << width if low & entry.canonical_half else low})
+                  {field: low | every << width if low & entry.canonical_half else low})
 
 
 @rule("guest-rflags-reserved-bits", GUEST_RFLAGS)
@@ -98,3 +100,10 @@ def rflags_if(entry: Entry) -> Finding:
 
 
 loaded_msrs.ssp_aligned(rule, "guest-ssp-alignment", _SSP, ENTRY, _LOAD_CET)
+
+
+@rule("guest-ssp-bits-beyond-linear-width", _SSP, when=(ENTRY,))
+def ssp(entry: Entry) -> Finding:
+    """If "load CET state" is 1, the bits of SSP beyond the linear-address width are all equal. SSP need not be
+    canonical."""
+    return _beyond_width(entry, _SSP) if entry.entry & _LOAD_CET else None

@@ -15,7 +15,8 @@ from hv.vmx.checks.rule import ENTRY, EXIT, Broken, Entry, Finding, Group, rules
 
 _F = VmcsField
 _CR0, _CR3, _CR4, _RIP, _EFER = _F.HOST_CR0, _F.HOST_CR3, _F.HOST_CR4, _F.HOST_RIP, _F.HOST_IA32_EFER
-_CS, _SS, _TR, _SSP = _F.HOST_CS_SELECTOR, _F.HOST_SS_SELECTOR, _F.HOST_TR_SELECTOR, _F.HOST_SSP
+_CS, _SS, _TR = _F.HOST_CS_SELECTOR, _F.HOST_SS_SELECTOR, _F.HOST_TR_SELECTOR
+_SSP, _S_CET = _F.HOST_SSP, _F.HOST_S_CET
 _WP, _CET, _PCIDE, _PAE = Cr0.WP.value, Cr4.CET.value, Cr4.PCIDE.value, Cr4.PAE.value
 _IA32E, _HOST_64 = EntryControls.IA32E_MODE_GUEST.value, ExitControls.HOST_ADDRESS_SPACE_SIZE.value
 _LOAD_EFER, _LOAD_CET = ExitControls.LOAD_EFER.value, ExitControls.LOAD_CET_STATE.value
@@ -74,7 +75,7 @@ def efer_mode(entry: Entry) -> Finding:
                                f'"host address-space size" is {int(entry.host_64)}')
 
 
-loaded_msrs.cet(rule, "host", _F.HOST_S_CET, _F.HOST_INTR_SSP_TABLE, EXIT, _LOAD_CET)
+loaded_msrs.cet(rule, "host", _S_CET, _F.HOST_INTR_SSP_TABLE, EXIT, _LOAD_CET)
 loaded_msrs.ssp_aligned(rule, "host-ssp-alignment", _SSP, EXIT, _LOAD_CET)
 loaded_msrs.pkrs(rule, "host-pkrs-high-half", _F.HOST_IA32_PKRS, EXIT, ExitControls.LOAD_PKRS.value)
 
@@ -154,6 +155,19 @@ def rip_32(entry: Entry) -> Finding:
     return None if entry.host_64 else high_half_zero(_RIP, entry.values[_RIP], '"host address-space size" is 0')
 
 
+def _cet_32(id: str, field: VmcsField, name: str) -> None:
+    @rule(id, field, when=(EXIT,), text='If "host address-space size" is 0 and "load CET state" is 1, bits 63:32 of '
+                                        f"{name} are 0.")
+    def check(entry: Entry) -> Finding:
+        if entry.host_64 or not entry.exit & _LOAD_CET:
+            return None
+        return high_half_zero(field, entry.values[field], '"host address-space size" is 0')
+
+
+_cet_32("host-32-bit-s-cet", _S_CET, "IA32_S_CET")
+_cet_32("host-32-bit-ssp", _SSP, "SSP")
+
+
 @rule("host-64-bit-cr4-pae", _CR4, when=(EXIT,))
 def pae(entry: Entry) -> Finding:
     """If "host address-space size" is 1, CR4.PAE is 1."""
@@ -164,3 +178,9 @@ def pae(entry: Entry) -> Finding:
 def rip_64(entry: Entry) -> Finding:
     """If "host address-space size" is 1, RIP is canonical."""
     return canonical(entry, _RIP, entry.values[_RIP]) if entry.host_64 else None
+
+
+@rule("host-64-bit-ssp-canonical", _SSP, when=(EXIT,))
+def ssp_64(entry: Entry) -> Finding:
+    """If "host address-space size" and "load CET state" are 1, SSP is canonical."""
+    return canonical(entry, _SSP, entry.values[_SSP]) if entry.host_64 and entry.exit & _LOAD_CET else None

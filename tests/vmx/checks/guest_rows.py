@@ -138,6 +138,7 @@ NON_REGISTERS = [
     Row("guest-rflags-vm", {name: value for name, value in V86.items() if name not in PROTECTED} | {CS: 0xF3}),
     Row("guest-rflags-if-for-an-external-interrupt", _INTERRUPT),
     Row("guest-ssp-alignment", {F.GUEST_SSP: 1}, on_entry(EntryControls.LOAD_CET_STATE), COMPLETE),
+    Row("guest-ssp-bits-beyond-linear-width", {F.GUEST_SSP: 1 << 57}, on_entry(EntryControls.LOAD_CET_STATE), COMPLETE),
     Row("guest-activity-state-supported", {F.GUEST_ACTIVITY_STATE: 4}),
     Row("guest-activity-state-supported", {F.GUEST_ACTIVITY_STATE: 2}, processor=replace(
         PROCESSOR, misc=type(PROCESSOR.misc)(PROCESSOR.misc.raw, activity_shutdown=0))),

@@ -197,6 +197,7 @@ EXIT_ENTRY = [
 # --- Host state --------------------------------------------------------------------------------------------------
 
 _EXIT_CET, _ENTRY_CET = on_exit(X.LOAD_CET_STATE), on_entry(E.LOAD_CET_STATE)
+_EXIT_CET_32 = {F.VM_EXIT_CONTROLS: HOST_32[F.VM_EXIT_CONTROLS] | int(X.LOAD_CET_STATE)}
 HOST = [
     Row("host-cr0-fixed-bits", {F.HOST_CR0: VALID[F.HOST_CR0] & ~0x20}),
     Row("host-cr4-fixed-bits", {F.HOST_CR4: VALID[F.HOST_CR4] & ~0x2000}),
@@ -227,6 +228,9 @@ HOST = [
     Row("ia32e-mode-guest-needs-a-64-bit-host", GUEST_64, HOST_32, ia32e_now=False),
     Row("host-32-bit-cr4-pcide", {F.HOST_CR4: 0x22000}, HOST_32, COMPLETE, ia32e_now=False),
     Row("host-32-bit-rip", {F.HOST_RIP: 1 << 32}, HOST_32, ia32e_now=False),
+    Row("host-32-bit-s-cet", {F.HOST_S_CET: 1 << 32}, HOST_32 | _EXIT_CET_32, COMPLETE, ia32e_now=False),
+    Row("host-32-bit-ssp", {F.HOST_SSP: 1 << 32}, HOST_32 | _EXIT_CET_32, COMPLETE, ia32e_now=False),
     Row("host-64-bit-cr4-pae", {F.HOST_CR4: VALID[F.HOST_CR4] & ~0x20}),
     Row("host-64-bit-rip-canonical", {F.HOST_RIP: HIGH}),
+    Row("host-64-bit-ssp-canonical", {F.HOST_SSP: HIGHEST}, _EXIT_CET, COMPLETE),
 ]

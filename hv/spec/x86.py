@@ -27,10 +27,12 @@ class Cr0(IntFlag):
 
 
 class Cr3(IntFlag):
-    """The two cache bits of CR3, and the one which keeps the TLB when CR4.PCIDE = 1."""
+    """The two cache bits of CR3, those of linear-address masking, and the one which keeps the TLB (CR4.PCIDE = 1)."""
 
     PWT = 1 << 3
     PCD = 1 << 4
+    LAM_U57 = 1 << 61     # user addresses carry metadata in bits 62:57
+    LAM_U48 = 1 << 62     # in bits 62:48
     NO_FLUSH = 1 << 63    # only in the source of MOV to CR3; never read back
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from hv.spec.msrs import Msr
 from hv.spec.vmcs import VmcsField
-from hv.spec.x86 import PAGE_SIZE, MemoryType
+from hv.spec.x86 import PAGE_SIZE, Cr3, MemoryType
 from hv.vmx.checks.rule import Broken, Entry
 from hv.vmx.checks.words import in_words
 
 _U32, _U64 = (1 << 32) - 1, (1 << 64) - 1
+_LAM_U57_U48 = int(Cr3.LAM_U57 | Cr3.LAM_U48)
 _PAT_TYPES = frozenset(int(kind) for kind in MemoryType)
 
 
@@ -80,11 +81,13 @@ def physical(entry: Entry, field: VmcsField, address: int, alignment: int = PAGE
                   {field: address & -alignment & (1 << entry.physical_bits) - 1})
 
 
-def narrow(entry: Entry, field: VmcsField, address: int) -> Broken | None:
-    """No bit of *address* beyond the physical-address width is 1."""
-    if not address >> entry.physical_bits:
+def cr3(entry: Entry, field: VmcsField, value: int) -> Broken | None:
+    """No bit of CR3 beyond the physical-address width is 1, but LAM_U57 and LAM_U48 where the processor has them."""
+    wide = value >> entry.physical_bits
+    if not wide:
         return None
-    return zero(field, address, -1 << entry.physical_bits & _U64,
+    lam = _LAM_U57_U48 if entry.masks_addresses else 0
+    return zero(field, value, -1 << entry.physical_bits & _U64 & ~lam,
                 f"the physical-address width is {entry.physical_bits} bits")
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from hv.spec.msrs import Msr
 from hv.spec.vmcs import EntryControls, ExitControls, VmcsField
 from hv.spec.x86 import Cr0, Cr4, Efer
-from hv.vmx.checks import loaded_msrs
-from hv.vmx.checks.findings import canonical, high_half_zero, narrow, one, within, zero
+from hv.vmx.checks import findings, loaded_msrs
+from hv.vmx.checks.findings import canonical, high_half_zero, one, within, zero
 from hv.vmx.checks.rule import ENTRY, EXIT, Broken, Entry, Finding, Group, rules_of
 
 _F = VmcsField
@@ -48,8 +48,9 @@ def cet_needs_wp(entry: Entry) -> Finding:
 
 @rule("host-cr3-width", _CR3)
 def cr3(entry: Entry) -> Finding:
-    """No bit of CR3 beyond the physical-address width is 1."""
-    return narrow(entry, _CR3, entry.values[_CR3])
+    """No bit of CR3 beyond the physical-address width is 1, but for LAM_U57 (61) and LAM_U48 (62) on a processor with
+    linear-address masking."""
+    return findings.cr3(entry, _CR3, entry.values[_CR3])
 
 
 def _canonical(id: str, field: VmcsField, name: str) -> None:

@@ -37,7 +37,7 @@ _SECONDARY = PrimaryControls.ACTIVATE_SECONDARY_CONTROLS.value
 _TERTIARY = PrimaryControls.ACTIVATE_TERTIARY_CONTROLS.value
 _UNRESTRICTED = SecondaryControls.UNRESTRICTED_GUEST.value
 _HOST_64, _IA32E = ExitControls.HOST_ADDRESS_SPACE_SIZE.value, EntryControls.IA32E_MODE_GUEST.value
-_VM, _LA57, _CET, _VALID = Rflags.VM.value, Cr4.LA57.value, Cr4.CET.value, 1 << 31
+_VM, _LA57, _CET, _LAM, _VALID = (Rflags.VM.value, Cr4.LA57.value, Cr4.CET.value, Cr4.LAM_SUP.value, 1 << 31)
 _F, _CR4_FIXED1 = VmcsField, Msr.VMX_CR4_FIXED1
 PIN, PRIMARY, SECONDARY = _F.PIN_BASED_CONTROLS, _F.PRIMARY_PROC_CONTROLS, _F.SECONDARY_PROC_CONTROLS
 TERTIARY, EXIT, ENTRY = _F.TERTIARY_PROC_CONTROLS, _F.VM_EXIT_CONTROLS, _F.VM_ENTRY_CONTROLS
@@ -69,8 +69,8 @@ class Entry:
     """
 
     __slots__ = ("canonical_half", "cet", "current_vmcs", "entry", "exit", "host_64", "ia32e", "ia32e_now", "injection",
-                 "memory", "memory_was_read", "msrs", "physical_bits", "pin", "primary", "processor", "secondary",
-                 "tertiary", "unrestricted", "values", "virtual_8086")
+                 "masks_addresses", "memory", "memory_was_read", "msrs", "physical_bits", "pin", "primary", "processor",
+                 "secondary", "tertiary", "unrestricted", "values", "virtual_8086")
 
     def __init__(self, values: Mapping[VmcsField, int], processor: Capabilities = PROCESSOR,
                  memory: Memory | None = None, ia32e_now: bool = True, current_vmcs: int = NO_VMCS) -> None:
@@ -80,7 +80,7 @@ class Entry:
         self.msrs: Mapping[int, int] = processor.msrs
         self.memory_was_read = False
         may_be_set = self.msrs[_CR4_FIXED1]
-        self.cet = bool(may_be_set & _CET)
+        self.cet, self.masks_addresses = bool(may_be_set & _CET), bool(may_be_set & _LAM)
         self.canonical_half = 1 << (56 if may_be_set & _LA57 else 47)
         self.pin, self.exit, self.entry = int(values[PIN]), int(values[EXIT]), int(values[ENTRY])
         self.primary = primary = int(values[PRIMARY])

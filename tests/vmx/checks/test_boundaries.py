@@ -12,7 +12,7 @@ import pytest
 
 from hv.spec.exits import ENTRY_FAILURES
 from hv.spec.msrs import Msr
-from hv.vmx.capabilities import PROCESSOR
+from hv.vmx.capabilities import COMPLETE, PROCESSOR
 from hv.vmx.checks import Entry, entry_result
 from hv.vmx.checks.example import valid_guest
 from tests.vmx.checks.guest_rows import PAE, PROTECTED, URG
@@ -182,6 +182,15 @@ def test_control_registers_bit_by_bit(host):
     taken(cr3, {1 << n: n < WIDTH for n in bits}, failed, {})
     may = msrs[Msr.VMX_CR4_FIXED1]
     taken(cr4, {VALID[cr4] ^ 1 << n: bool(may >> n & 1) and n not in (5, 13) for n in bits}, failed, {})
+
+
+@pytest.mark.parametrize("field", [F.HOST_CR3, F.GUEST_CR3])
+def test_cr3_may_mask_linear_addresses_where_the_processor_does(field):
+    """SDM "Linear-Address Masking": LAM_U57 and LAM_U48 are bits 61 and 62 of CR3."""
+    for bit in range(WIDTH, 64):
+        values = valid_guest(COMPLETE) | {field: 1 << bit}
+        good = bit < COMPLETE.physical_bits or bit in (61, 62)
+        assert entry_result(Entry(values, COMPLETE)).entered is good, bit
 
 
 @pytest.mark.parametrize(("field", "controls", "load", "failed", "free"), [

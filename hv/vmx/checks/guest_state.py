@@ -21,7 +21,7 @@ from hv.spec.vmcs import (
     VmcsField,
 )
 from hv.spec.x86 import Rflags, Vector
-from hv.vmx.checks.findings import one, physical, zero
+from hv.vmx.checks.findings import one, physical, within, zero
 from hv.vmx.checks.rule import (
     BY_INJECTION,
     BY_SECONDARY,
@@ -58,6 +58,8 @@ _EXCEPTION, _OTHER = InterruptionType.HARDWARE_EXCEPTION.value, InterruptionType
 _DB, _MC = Vector.DB.value, Vector.MC.value
 _BS = PendingDebugExceptions(bs=1).raw
 _PENDING_RESERVED, _OPTIONAL = PendingDebugExceptions.RESERVED, PendingDebugExceptions(bus_lock=1, rtm=1).raw
+_RTM, _ENABLED = PendingDebugExceptions(rtm=1).raw, PendingDebugExceptions(enabled_breakpoint=1).raw
+_NOT_WITH_RTM, _U64 = 0xFFF | _BS, (1 << 64) - 1
 _REVISION = 0x7FFF_FFFF
 _BASIC_MSR, _MISC_MSR, _SECONDARY_MSR = Msr.VMX_BASIC, Msr.VMX_MISC, Msr.VMX_PROCBASED_CTLS2
 _ENCLS, _BUS_LOCK = SecondaryControls.ENCLS_EXITING.value, SecondaryControls.BUS_LOCK_DETECTION.value
@@ -209,10 +211,28 @@ def pending_reserved(entry: Entry) -> Finding:
     value = entry.values[_PENDING]
     if not value:
         return None
-    reserved = _PENDING_RESERVED
-    if not entry.msrs[_SECONDARY_MSR] >> 32 & _BUS_LOCK:
-        reserved |= _OPTIONAL
+    reserved = _PENDING_RESERVED if _has_optional(entry) else _PENDING_RESERVED | _OPTIONAL
     return zero(_PENDING, value, reserved, "they are reserved")
+
+
+def _has_optional(entry: Entry) -> bool:
+    """Bus-lock detection, which a capability MSR tells, stands for RTM too, which only CPUID would."""
+    return bool(entry.msrs[_SECONDARY_MSR] >> 32 & _BUS_LOCK)
+
+
+@rule("guest-pending-rtm", _PENDING, _BLOCKING)
+def pending_rtm(entry: Entry) -> Finding:
+    """If bit 16 (RTM) of the pending debug exceptions is 1, bits 11:0 and 14 are 0, bit 12 (enabled breakpoint) is 1,
+    and MOV SS does not block events."""
+    value = entry.values[_PENDING]
+    if not value & _RTM or not _has_optional(entry):
+        return None
+    wrong = within(_PENDING, value, _ENABLED, _U64 & ~_NOT_WITH_RTM, "bit 16 (RTM)", "bit 16 (RTM)")
+    if not entry.values[_BLOCKING] & _MOV_SS:
+        return wrong
+    blocked = zero(_BLOCKING, entry.values[_BLOCKING], _MOV_SS, "a #DB of a transactional region pends")
+    assert blocked is not None
+    return blocked if wrong is None else blocked._replace(fix=blocked.fix | wrong.fix)
 
 
 def _steps(entry: Entry) -> bool | None:

@@ -173,7 +173,8 @@ def _mended(explanation: Explanation) -> Iterator[Line]:
         return
     yield [("good", "With these changes the guest is entered:")]
     for field, value in explanation.mended.items():
-        yield [("", f"   {field.name} = {value:#x}"), ("dim", _if_assumed(explanation, field))]
+        difference = _difference(field, explanation.entry.values[field], value)
+        yield [("", f"   {field.name} = {value:#x}"), ("dim", difference + _if_assumed(explanation, field))]
 
 
 def _footnotes(explanation: Explanation, verbose: bool) -> Iterator[Line]:

@@ -55,8 +55,9 @@ def test_every_failing_rule_is_told_with_the_bits_by_name(ask):
 def test_the_changes_together_let_the_guest_enter(ask):
     _, out, _ = ask(BOTH)
     block = out.split("With these changes the guest is entered:\n")[1].split("\n\n")[0]
-    changes = dict(line.strip().split(" = ") for line in block.splitlines())
+    changes = dict(line.strip().partition("   ")[0].split(" = ") for line in block.splitlines())
     assert ask(BOTH | changes)[0] == 0
+    assert "   GUEST_CR0 = 0x80000031   set bit 0 (PE)\n" in f"{block}\n"
 
 
 @pytest.mark.parametrize(("given", "changes"), [
@@ -92,7 +93,7 @@ def test_an_assumed_field_that_decides_is_named_beside_the_rule(ask):
 
 def test_a_change_of_an_assumed_field_is_marked(ask):
     _, out, _ = ask({"VM_ENTRY_INTERRUPTION_INFO": "0x80000020"})
-    assert "With these changes the guest is entered:\n   GUEST_RFLAGS = 0x202   (assumed)\n" in out
+    assert "With these changes the guest is entered:\n   GUEST_RFLAGS = 0x202   set bit 9 (IF)   (assumed)\n" in out
 
 
 def test_a_failure_of_another_kind_than_the_first_says_its_own(ask):

@@ -10,11 +10,11 @@ from typing import Any
 from hv.spec.exits import ENTRY_FAILURES, ExitReason, ExitReasonField
 from hv.spec.msrs import Msr
 from hv.spec.vmcs import VmcsField
-from hv.vmx.checks.outcome import Failure, entry_result
+from hv.vmx.checks.mending import mended
+from hv.vmx.checks.outcome import Failure
 from hv.vmx.checks.rule import RULES, Broken, Entry, Rule
 from hv.vmx.checks.words import decoded
 
-_MOST_STEPS = 200               # of mending; each mends a rule, and may break one
 _REASON, _QUALIFICATION, _ERROR = VmcsField.EXIT_REASON, VmcsField.EXIT_QUALIFICATION, VmcsField.VM_INSTRUCTION_ERROR
 _GUEST_STATE = ExitReason.ENTRY_FAILURE_GUEST_STATE
 _NOT_BY_RULE = ENTRY_FAILURES - {_GUEST_STATE}
@@ -39,7 +39,7 @@ class Explanation:
 
     *unchecked* are rules that read memory where there is none. *assumed* are the fields whose value is none of the
     user's, and *asked* the capability MSRs of that kind, by the id of the failing rule that asked them. *mended* are
-    changes after which the guest is entered: the smallest ones, rule by rule; None when there are no such.
+    the changes, as few as were found, after which the guest is entered; None when there are no such.
     """
 
     entry: Entry
@@ -124,34 +124,3 @@ def explain(entry: Entry, assumed: tuple[VmcsField, ...] = (),
         elif finding is not None:
             unchecked.append(rule)
     return Explanation(entry, tuple(failures), tuple(unchecked), assumed, mended(entry) if failures else None, asked)
-
-
-def mended(entry: Entry) -> dict[VmcsField, int] | None:
-    """The fields to change so that *entry* succeeds; None when the changes of the rules lead nowhere.
-
-    Rule by rule the smallest change; then what a later one made needless is left out.
-    """
-    changes: dict[VmcsField, int] = {}
-    for _ in range(_MOST_STEPS):
-        failure = entry_result(entry.with_values(changes)).failure
-        if failure is None:
-            return _needed(entry, changes)
-        if not failure.broken.fix:
-            return None
-        changes |= failure.broken.fix
-    return None
-
-
-def _needed(entry: Entry, changes: dict[VmcsField, int]) -> dict[VmcsField, int]:
-    """As few of *changes* as still do: the last ones, since a cause may be found late; of these each that must be."""
-    fields = tuple(changes)
-    for start in reversed(range(len(fields))):
-        last = {field: changes[field] for field in fields[start:]}
-        if entry_result(entry.with_values(last)).entered:
-            changes = last
-            break
-    for left_out in tuple(changes):
-        fewer = {field: value for field, value in changes.items() if field is not left_out}
-        if entry_result(entry.with_values(fewer)).entered:
-            changes = fewer
-    return changes

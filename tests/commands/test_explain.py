@@ -392,3 +392,14 @@ def test_the_library_call():
     with pytest.raises(BadVmcs) as caught:
         read([("GUEST_CR0", "7")])
     assert [problem.field for problem in caught.value.problems] == ["GUEST_CR0"]
+
+
+def test_a_linear_address_in_the_place_of_a_physical_one_is_seen():
+    """The usual mistake: a pointer of the hypervisor's own, not translated."""
+    virtual, controls = "0xffff88810e000000", hex(0x8600_61F2 | 1 << 28)
+    found = explain_values({"PRIMARY_PROC_CONTROLS": controls, "MSR_BITMAP": virtual, "VM_EXIT_MSR_LOAD_COUNT": 1,
+                            "VM_EXIT_MSR_LOAD_ADDR": virtual}).failures
+    assert [failure.rule.id for failure in found] == ["msr-bitmap-address", "exit-msr-load-area"]
+    assert all("it looks like a linear address" in failure.broken.found for failure in found)
+    physical = explain_values({"PRIMARY_PROC_CONTROLS": controls, "MSR_BITMAP": "0x10e000001"}).failures
+    assert "linear" not in physical[0].broken.found

@@ -70,13 +70,18 @@ def allowed_1(entry: Entry, field: VmcsField, value: int, index: Msr) -> Broken 
     return zero(field, value, ~raw & _U64, f"IA32_{index.name} = {raw:#x} does not offer it")
 
 
+def _linear(address: int) -> str:
+    """Kernels are in the upper half, where no physical address is."""
+    return "; it looks like a linear address" if address >> 47 == 0x1_FFFF else ""
+
+
 def physical(entry: Entry, field: VmcsField, address: int, alignment: int = PAGE_SIZE) -> Broken | None:
     """*address* is a multiple of *alignment* and within the physical-address width."""
     if not address & alignment - 1 and not address >> entry.physical_bits:
         return None
     low, high = address & alignment - 1, address >> entry.physical_bits << entry.physical_bits
     found = [f"{in_words(field, bits)} {are(bits)} 1" for bits in (low, high) if bits]
-    return Broken(f"{address:#x}: {'; '.join(found)}",
+    return Broken(f"{address:#x}: {'; '.join(found)}{_linear(address)}",
                   f"a multiple of {alignment:#x} below 2^{entry.physical_bits} (the physical-address width)",
                   {field: address & -alignment & (1 << entry.physical_bits) - 1})
 
@@ -124,6 +129,6 @@ def msr_area(entry: Entry, field: VmcsField, address: int, count: int) -> Broken
         return None
     limit = 1 << entry.physical_bits
     start = min(address & -16 & limit - 1, limit - 16 * count & -16)
-    return Broken(f"{count} entries from {address:#x} to {address + 16 * count - 1:#x}",
+    return Broken(f"{count} entries from {address:#x} to {address + 16 * count - 1:#x}{_linear(address)}",
                   f"a multiple of 16, and the last byte below 2^{entry.physical_bits} (the physical-address width)",
                   {field: start})

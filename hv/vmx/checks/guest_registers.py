@@ -72,7 +72,7 @@ def debugctl(entry: Entry) -> Finding:
     """If "load debug controls" is 1, reserved bits of IA32_DEBUGCTL are 0."""
     if not entry.entry & _LOAD_DEBUG:
         return None
-    return zero(_DEBUGCTL, entry.values[_DEBUGCTL], Debugctl.RESERVED, "they are reserved")
+    return zero(_DEBUGCTL, entry.values[_DEBUGCTL], Debugctl.RESERVED, "every reserved bit")
 
 
 @rule("guest-ia32e-mode-needs-paging", GUEST_CR0, when=(ENTRY,))

@@ -193,7 +193,7 @@ def _reserved(name: str) -> None:
         rights = entry.values[field]
         if not rights & _RESERVED or (rights & _UNUSABLE and not always) or (entry.virtual_8086 and not system):
             return None
-        return zero(field, rights, _RESERVED, "they are reserved")
+        return zero(field, rights, _RESERVED, "every reserved bit")
 
 
 def _granularity(name: str) -> None:

@@ -212,7 +212,7 @@ def pending_reserved(entry: Entry) -> Finding:
     if not value:
         return None
     reserved = _PENDING_RESERVED if _has_optional(entry) else _PENDING_RESERVED | _OPTIONAL
-    return zero(_PENDING, value, reserved, "they are reserved")
+    return zero(_PENDING, value, reserved, "every reserved bit")
 
 
 def _has_optional(entry: Entry) -> bool:

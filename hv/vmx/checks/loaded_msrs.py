@@ -40,7 +40,7 @@ def efer_reserved(rule: RulesOf, id: str, field: VmcsField, controls: VmcsField,
     def check(entry: Entry) -> Finding:
         if not entry.values[controls] & control:
             return None
-        return zero(field, entry.values[field], _U64 & ~_EFER_BITS, "they are reserved")
+        return zero(field, entry.values[field], _U64 & ~_EFER_BITS, "every reserved bit")
 
 
 def efer_is(field: VmcsField, efer: int, mask: int, wanted: bool, why: str) -> Finding:

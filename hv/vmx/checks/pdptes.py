@@ -46,7 +46,7 @@ def _pdpte(number: int) -> None:
         reserved = PDPTE_RESERVED | _U64 & ~((1 << entry.physical_bits) - 1)
         if entry.secondary & _EPT:
             raw = values[field]
-            return zero(field, raw, reserved, "they are reserved in a present PDPTE") if raw & _PRESENT else None
+            return zero(field, raw, reserved, "every reserved bit of a present PDPTE") if raw & _PRESENT else None
         return _in_memory(entry, number, values[_CR3] & _TABLE, reserved)
 
 

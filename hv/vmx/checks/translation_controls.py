@@ -106,7 +106,7 @@ def eptp_reserved(entry: Entry) -> Finding:
     if not value & _EPTP_RESERVED and not value >> entry.physical_bits:
         return None
     return zero(_EPTP, value, _EPTP_RESERVED | (1 << 64) - (1 << entry.physical_bits),
-                f"they are reserved (the physical-address width is {entry.physical_bits} bits)")
+                f"every reserved bit (the physical-address width is {entry.physical_bits} bits)")
 
 
 def _needs_ept(id: str, control: int, name: str) -> None:

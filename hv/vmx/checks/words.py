@@ -251,5 +251,5 @@ _SPECIAL: dict[VmcsField, Callable[[int], str]] = {
     _F.EXIT_INTERRUPTION_INFO: _interruption, _F.IDT_VECTORING_INFO: _interruption, _F.EXIT_REASON: _exit_reason,
     _F.GUEST_ACTIVITY_STATE: lambda value: _member(ActivityState, value),
     _F.GUEST_IA32_PAT: _pat, _F.HOST_IA32_PAT: _pat, _F.EPT_POINTER: _eptp,
-    _F.VMCS_LINK_POINTER: lambda value: "no VMCS" if value == NO_VMCS else "",
+    _F.VMCS_LINK_POINTER: lambda value: "no VMCS" if value == NO_VMCS else "a VMCS at that address",
 }

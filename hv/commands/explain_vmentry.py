@@ -72,6 +72,8 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps(explanation.inspect() if args.verbose else explanation.as_list(), indent=1))
         for rule in explanation.unchecked:
             print(f"not checked: {rule.id}: there is no memory to read", file=sys.stderr)
+        for control in explanation.without_rules:
+            print(f"not checked: the rules of {control} are not here", file=sys.stderr)
     else:
         show(told(explanation, args.verbose, columns()), args.plain)
     return TRUE if explanation.entered else CHECKS_FAILED

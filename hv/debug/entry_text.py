@@ -68,7 +68,7 @@ def _folded(line: Line, width: int) -> Iterator[Line]:
 
 def _headline(explanation: Explanation) -> Iterator[Line]:
     if explanation.entered:
-        yield _success(len(RULES), len(explanation.unchecked))
+        yield _success(len(RULES), len(explanation.unchecked), bool(explanation.without_rules))
         return
     first, count = explanation.failures[0], len(explanation.failures)
     meaning = _MEANINGS[int(first.error)] if first.error is not None else _INVALID_GUEST
@@ -76,9 +76,11 @@ def _headline(explanation: Explanation) -> Iterator[Line]:
     yield [("", f"{meaning}; {count} of {len(RULES)} rules {'does' if count == 1 else 'do'} not hold")]
 
 
-def _success(count: int, unchecked: int) -> Line:
-    if not unchecked:
+def _success(count: int, unchecked: int, without_rules: bool) -> Line:
+    if not unchecked and not without_rules:
         return [("good", "VM entry succeeds"), ("", f": all {count} rules hold")]
+    if not unchecked:
+        return [("bold", "VM entry succeeds, as far as this can tell"), ("", f": all {count} rules hold")]
     return [("bold", "VM entry succeeds, as far as this can tell"),
             ("", f": {count - unchecked} rules hold, {unchecked} {'was' if unchecked == 1 else 'were'} not checked")]
 
@@ -181,6 +183,9 @@ def _footnotes(explanation: Explanation, verbose: bool) -> Iterator[Line]:
     yield []
     for rule in explanation.unchecked:
         yield [("bad", "not checked: "), ("", f"{rule.id}: {rule.text} There is no memory to read.")]
+    if explanation.without_rules:
+        yield [("bad", "not checked: "), ("", f"what the manual says of {', '.join(explanation.without_rules)}: these "
+                                              "rules are not here.")]
     msrs = sorted({msr for asked in explanation.asked.values() for msr in asked})
     if msrs:
         names = ", ".join(f"IA32_{msr.name} (MSR {int(msr):#x})" for msr in msrs)

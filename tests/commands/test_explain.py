@@ -403,3 +403,17 @@ def test_a_linear_address_in_the_place_of_a_physical_one_is_seen():
     assert all("it looks like a linear address" in failure.broken.found for failure in found)
     physical = explain_values({"PRIMARY_PROC_CONTROLS": controls, "MSR_BITMAP": "0x10e000001"}).failures
     assert "linear" not in physical[0].broken.found
+
+
+def test_a_control_whose_rules_are_not_here_does_not_pass_silently(ask):
+    """Only a processor with every feature offers one; the modelled one refuses it."""
+    trace = {"VM_ENTRY_CONTROLS": hex(0x93FF | 1 << 18)}
+    code, out, _ = ask(trace, "--processor", "complete")
+    assert code == 0
+    assert out.startswith(f"VM entry succeeds, as far as this can tell: all {len(RULES)} rules hold\n")
+    assert "not checked: what the manual says of LOAD_RTIT_CTL: these rules are not here.\n" in out
+    _, out, err = ask(trace, "--processor", "complete", "--json")
+    assert (out, err) == ("[]\n", "not checked: the rules of LOAD_RTIT_CTL are not here\n")
+    whole = json.loads(ask(trace, "--processor", "complete", "--json", "--verbose")[1])
+    assert whole["without_rules"] == ["LOAD_RTIT_CTL"]
+    assert ask(trace)[0] == 1

@@ -13,6 +13,7 @@ from hv.spec.vmcs import VmcsField
 from hv.vmx.checks.mending import mended
 from hv.vmx.checks.outcome import Failure
 from hv.vmx.checks.rule import RULES, Broken, Entry, Rule
+from hv.vmx.checks.without_rules import controls_without_rules
 from hv.vmx.checks.words import decoded
 
 _REASON, _QUALIFICATION, _ERROR = VmcsField.EXIT_REASON, VmcsField.EXIT_QUALIFICATION, VmcsField.VM_INSTRUCTION_ERROR
@@ -55,6 +56,11 @@ class Explanation:
         return not self.failures
 
     @property
+    def without_rules(self) -> tuple[str, ...]:
+        """Controls that are 1, and whose rules of the manual are not among ours."""
+        return controls_without_rules(self.entry)
+
+    @property
     def outcome(self) -> str:
         """`entered`, `VMfail 7`, or `VM exit 33, qualification 0`."""
         return self.failures[0].words if self.failures else "entered"
@@ -87,7 +93,7 @@ class Explanation:
         values = self.entry.values
         return {
             "outcome": self.outcome, "contradicts": self.contradiction or None, "failures": self.as_list(),
-            "unchecked": [rule.id for rule in self.unchecked],
+            "unchecked": [rule.id for rule in self.unchecked], "without_rules": list(self.without_rules),
             "mended": None if self.mended is None else _shown(self.mended),
             "assumed": {field.name: hex(values[field]) for field in self.assumed},
         }

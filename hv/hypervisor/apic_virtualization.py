@@ -104,8 +104,8 @@ def new_apic(vp: VirtualProcessor) -> LocalApic:
         return LocalApic(index, partition.clock, bsp=index == 0)
     vp.vmcs.write(VmcsField.VIRTUAL_APIC_PAGE_ADDR, partition.vp_pages[index].virtual_apic)
     vp.vmcs.write(VmcsField.PRIMARY_PROC_CONTROLS, vcpu.controls.primary | _P.USE_TPR_SHADOW)
-    assert vcpu.apic.apic is not None, "there is a TPR shadow"
-    apic = VpApic(index, partition.clock, index == 0, vcpu.apic.apic, partial(let_eois_exit, vp))
+    assert vcpu.apic.virtual is not None, "there is a TPR shadow"
+    apic = VpApic(index, partition.clock, index == 0, vcpu.apic.virtual, partial(let_eois_exit, vp))
     apic.on_mode = partition.follow_apics
     vcpu.on_virtual_interrupt = partial(_tell, vp)
     return apic

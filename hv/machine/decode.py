@@ -178,16 +178,6 @@ class Decoded(NamedTuple):
         """The first memory operand."""
         return next((operand for operand in self.operands if isinstance(operand, MemoryOperand)), None)
 
-    @property
-    def is_vmx(self) -> bool:
-        """An instruction of VMX, or AMD's VMMCALL."""
-        return self.mnemonic in VMX_MNEMONICS
-
-
-VMX_MNEMONICS = frozenset({
-    "vmcall", "vmmcall", "vmlaunch", "vmresume", "vmxoff", "vmxon", "vmclear", "vmptrld", "vmptrst", "vmread",
-    "vmwrite", "invept", "invvpid", "vmfunc",
-})
 
 # Exits so frequent that nobody shall wait for a disassembler: first two bytes, little-endian -> length.
 SHORT_LENGTHS = {0xA20F: 2, 0x320F: 2, 0x300F: 2, 0x310F: 2, 0x90F3: 2}     # CPUID, RDMSR, WRMSR, RDTSC, PAUSE

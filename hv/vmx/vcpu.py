@@ -33,7 +33,7 @@ from hv.vmx.events.preemption_timer import PreemptionTimer
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts import BY_TRAP
 from hv.vmx.intercepts.events import debug_trap, raised
-from hv.vmx.intercepts.memory import only_walks, refused
+from hv.vmx.intercepts.memory import only_walks, refused_access
 from hv.vmx.intercepts.waiting import Waiting
 from hv.vmx.root_operation.operation import VmxOperation
 from hv.vmx.translation.controls import read_translation_controls
@@ -406,7 +406,7 @@ class Vcpu:
         except GuestFault as fault:
             return self.fault(fault) and self._time_is_left()
         except NestedFault as fault:
-            exit = refused(self, fault)
+            exit = refused_access(self, fault)
             if exit is None:
                 return self.fault(GuestFault(Vector.VE)) and self._time_is_left()
         if exit is not None:
@@ -431,7 +431,7 @@ class Vcpu:
         except GuestFault as fault:
             return self.fault(fault)
         except NestedFault as fault:
-            exit = refused(self, fault)
+            exit = refused_access(self, fault)
             if exit is None:
                 return self.fault(GuestFault(Vector.VE))
         if exit is None:

@@ -139,7 +139,6 @@ def test_string_port_instructions_name_their_segment():
 ], ids=lambda value: value if value.isalpha() else "")
 def test_vmx_instructions_are_recognized(text, mnemonic):
     decoded = decode(code(text), 64)
-    assert decoded.is_vmx
     assert decoded.mnemonic == mnemonic
     assert decoded.length == len(code(text))
 

@@ -130,7 +130,7 @@ def test_the_threshold_exit_of_an_entry_does_not_outlive_it(apic: ApicBox):
 
     def without_shadow(exit: VmExit) -> bool:
         vcpu.vmcs.write(VmcsField.TPR_THRESHOLD, 0)
-        vcpu.vmcs.write(VmcsField.PRIMARY_PROC_CONTROLS, vcpu.primary & ~TPR_SHADOW)
+        vcpu.vmcs.write(VmcsField.PRIMARY_PROC_CONTROLS, vcpu.controls.primary & ~TPR_SHADOW)
         return len(apic.box.exits) == 1
 
     apic.box.handle = without_shadow

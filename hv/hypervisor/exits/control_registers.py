@@ -14,7 +14,7 @@ from hv.spec.x86 import Vector
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.control_registers import write_control_register
 
-_MOV_TO, _MOV_FROM = 0, 1
+_MOV_TO = 0
 
 
 @on_exit(ExitReason.CR_ACCESS)

@@ -28,7 +28,7 @@ class ApicControls:
     def __init__(self, memory: PhysicalMemory) -> None:
         self.memory = memory
         self.status = InterruptStatus()         # a VirtualApic, since there was a page the first time
-        self.apic: VirtualApic | None = None    # while there is a TPR shadow
+        self.virtual: VirtualApic | None = None    # while there is a TPR shadow
         self.access_page = NO_PAGE              # number of the APIC-access page
         self.x2apic = False                     # "virtualize x2APIC mode"
         self.registers = False                  # "APIC-register virtualization"
@@ -53,12 +53,12 @@ class ApicControls:
         self.notification_vector = read(VmcsField.POSTED_INTR_NOTIFICATION_VECTOR) & 0xFF if posted else -1
         self.descriptor = read(VmcsField.POSTED_INTR_DESC_ADDR)
         self._follow_page(read(VmcsField.VIRTUAL_APIC_PAGE_ADDR) if shadow else -1)
-        if self.apic is not None:
-            self.apic.delivers = delivers
-            self.apic.window_exiting = bool(primary & PrimaryControls.INTERRUPT_WINDOW_EXITING)
-            self.apic.threshold = read(VmcsField.TPR_THRESHOLD)
-            self.apic.eoi_exits = sum(read(field) << 64 * n for n, field in enumerate(_BITMAPS)) if delivers else 0
-            self.apic.recognized = self.apic.recognized and delivers
+        if self.virtual is not None:
+            self.virtual.delivers = delivers
+            self.virtual.window_exiting = bool(primary & PrimaryControls.INTERRUPT_WINDOW_EXITING)
+            self.virtual.threshold = read(VmcsField.TPR_THRESHOLD)
+            self.virtual.eoi_exits = sum(read(field) << 64 * n for n, field in enumerate(_BITMAPS)) if delivers else 0
+            self.virtual.recognized = self.virtual.recognized and delivers
 
     def interrupt_status(self) -> int:
         """GUEST_INTERRUPT_STATUS."""
@@ -70,41 +70,41 @@ class ApicControls:
 
     def hold_back(self, window_exiting: bool) -> None:
         """Interrupt-window exiting was set or cleared: with it, no virtual interrupt is recognized."""
-        if self.apic is not None:
-            self.apic.window_exiting = window_exiting
-            if self.apic.delivers:
-                self.apic.evaluate()
+        if self.virtual is not None:
+            self.virtual.window_exiting = window_exiting
+            if self.virtual.delivers:
+                self.virtual.evaluate()
 
     @property
     def recognizes(self) -> bool:
         """A virtual interrupt is pending."""
-        return self.apic is not None and self.apic.recognized
+        return self.virtual is not None and self.virtual.recognized
 
     def take(self) -> int:
         """The vector of the virtual interrupt that is recognized; it is in service now."""
-        assert self.apic is not None, "only a virtual APIC recognizes one"
-        return self.apic.deliver()
+        assert self.virtual is not None, "only a virtual APIC recognizes one"
+        return self.virtual.deliver()
 
     def process_posted(self) -> None:
         """The notification vector has come; SDM "Posted-Interrupt Processing"."""
-        assert self.apic is not None, "posted interrupts need a TPR shadow"
+        assert self.virtual is not None, "posted interrupts need a TPR shadow"
         spa, memory = self.descriptor, self.memory
         if spa + DESCRIPTOR_BYTES > memory.size:
-            self.apic.post(0)           # nothing answers: there is no request
+            self.virtual.post(0)           # nothing answers: there is no request
             return
         status = memory.read_u32(spa + _STATUS)
         memory.write_u32(spa + _STATUS, status & ~_OUTSTANDING)
         requests = int.from_bytes(memory.read(spa, _STATUS), "little")
         memory.write(spa, bytes(_STATUS))
-        self.apic.post(requests)
+        self.virtual.post(requests)
 
     def _follow_page(self, address: int) -> None:
         """Work with the page at *address* from now on, with none at -1; RVI and SVI stay what they are."""
         status = self.status
         if address < 0:
-            self.apic = None
+            self.virtual = None
         elif isinstance(status, VirtualApic) and status.page.spa == address:
-            self.apic = status
+            self.virtual = status
         else:
-            self.apic = self.status = VirtualApic(VirtualApicPage(self.memory, address))
-            self.apic.rvi, self.apic.svi = status.rvi, status.svi
+            self.virtual = self.status = VirtualApic(VirtualApicPage(self.memory, address))
+            self.virtual.rvi, self.virtual.svi = status.rvi, status.svi

@@ -23,7 +23,7 @@ def enter_apic(vcpu: Vcpu) -> bool:
 
     Software calls it when it changed the page or the guest interrupt status in an exit that it answers with True.
     """
-    apic = vcpu.apic.apic
+    apic = vcpu.apic.virtual
     if apic is not None:
         exit = apic.enter()
         if exit is not None and not vcpu.exit(exit):
@@ -44,7 +44,7 @@ def behind_instruction(vcpu: Vcpu) -> bool:
 
 def deliver_virtual(vcpu: Vcpu) -> bool:
     """The virtual interrupt that is recognized is delivered, or waits for RFLAGS.IF."""
-    apic, state = vcpu.apic.apic, vcpu.state
+    apic, state = vcpu.apic.virtual, vcpu.state
     if apic is not None and apic.recognized and state.interrupts_enabled and not state.interrupt_shadow \
             and not vcpu.watchful and not vcpu.non_register.pending_debug \
             and not vcpu.take(Event(take_virtual(vcpu), _EXTERNAL)):

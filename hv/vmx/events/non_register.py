@@ -1,6 +1,8 @@
 """What of a guest's state is in no register: activity, blocking, pending debug exceptions.
 
 SDM "Guest Non-Register State". The fields hold whatever software wrote, reserved bits too: VM entry checks them.
+# Simplified: STI blocks the next instruction's interrupts also where RFLAGS.IF was 1 before it: the engine keeps no
+word of that. On silicon only the STI that sets IF does, so of two in a row the second blocks nothing.
 """
 
 from __future__ import annotations

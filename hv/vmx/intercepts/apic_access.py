@@ -40,7 +40,7 @@ def apic_access(vcpu: Vcpu, gpa: int, access: Access) -> VmExit | None:
         return access_exit(NestedFault(gpa, access))
     decoded, operation = found
     controls, offset = vcpu.apic, gpa & _OFFSET
-    apic, register = controls.apic, offset & ~3
+    apic, register = controls.virtual, offset & ~3
     if (apic is None or not is_one_register(offset, operation.size)
             or (operation.read and register not in controls.readable)
             or (operation.write and register not in controls.writable)):

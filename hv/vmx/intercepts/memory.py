@@ -34,7 +34,7 @@ def nested(vcpu: Vcpu, detail: int) -> VmExit | None:
     met = meeting(vcpu, gpa, access)
     if met is not None and met.guest is None and not met.writes and _may_only_be_read(vcpu, gpa):
         met = next((other for other in meetings(vcpu, gpa) if other.writes), met)
-    exit = refused(vcpu, _fault(vcpu, gpa, access, met))
+    exit = refused_access(vcpu, _fault(vcpu, gpa, access, met))
     if exit is None:
         raise GuestFault(Vector.VE)
     return exit
@@ -79,7 +79,7 @@ def _tried(vcpu: Vcpu, access: int, met: Met) -> Access:
     return Access.READ | Access.WRITE if met.marks or vcpu.second_level.keeps_flags else Access.READ
 
 
-def refused(vcpu: Vcpu, fault: NestedFault) -> VmExit | None:
+def refused_access(vcpu: Vcpu, fault: NestedFault) -> VmExit | None:
     """What becomes of an access of the guest's own, outside event delivery: an exit, or None for #VE."""
     exit = nested_fault(vcpu, fault)
     if exit.reason is _VIOLATION and vcpu.violations_convert \

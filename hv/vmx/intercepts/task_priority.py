@@ -32,7 +32,7 @@ def access_cr8(vcpu: Vcpu, access: ControlRegisterAccess, length: int) -> None:
 
     # Simplified: without one it is a register that holds nothing back, not the processor's own task priority.
     """
-    apic, gpr = vcpu.apic.apic, vcpu.state.gpr
+    apic, gpr = vcpu.apic.virtual, vcpu.state.gpr
     if access.kind is not ControlAccess.MOV_TO:
         gpr[access.gpr] = vcpu.cr8 if apic is None else apic.vtpr >> 4
     elif gpr[access.gpr] >> 4:
@@ -49,8 +49,8 @@ def reads_x2apic(vcpu: Vcpu) -> bool:
     controls, index = vcpu.apic, vcpu.state.ecx
     if not controls.x2apic or index >> 8 != 8 or not (controls.registers or index == TPR_MSR):
         return False
-    assert controls.apic is not None, "only with a TPR shadow"
-    value = read_x2apic(controls.apic, index)
+    assert controls.virtual is not None, "only with a TPR shadow"
+    value = read_x2apic(controls.virtual, index)
     vcpu.state.rax, vcpu.state.rdx = value & _LOW, value >> 32
     advance(vcpu, length_of(vcpu))
     return True
@@ -62,7 +62,7 @@ def writes_x2apic(vcpu: Vcpu) -> bool:
     index = state.ecx
     if not controls.x2apic or index not in X2APIC_RESERVED:
         return False
-    apic, value = controls.apic, state.edx << 32 | state.eax
+    apic, value = controls.virtual, state.edx << 32 | state.eax
     assert apic is not None, "only with a TPR shadow"
     if index != TPR_MSR and not apic.delivers:
         return False

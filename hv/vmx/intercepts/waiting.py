@@ -55,7 +55,7 @@ class Waiting:
 
 def pause(vcpu: Vcpu, detail: int) -> VmExit | None:
     controls = vcpu.controls
-    if vcpu.controls.primary & _PAUSE_EXITING or (
+    if controls.primary & _PAUSE_EXITING or (
             controls.pause_loops and not vcpu.state.cpl
             and vcpu.waiting.loops(_entries(vcpu), vcpu.clock.tsc, *controls.pause_loops)):
         return VmExit(ExitReason.PAUSE, 0, length_of(vcpu))

@@ -53,7 +53,7 @@ def memory() -> PhysicalMemory:
     return ram
 
 
-VALID, WHOLE = valid_guest(), valid_guest(COMPLETE)
+VALID = valid_guest()
 
 
 def pin(*controls: PinControls) -> Values:

@@ -10,13 +10,12 @@ import random
 import sys
 from hashlib import sha256
 
-from hv.vmx.operation import VmxMode
-
 from hv.spec.vmcs import NO_VMCS, VmcsField
 from hv.spec.x86 import PAGE_SIZE
 from hv.vmx.capabilities import PROCESSOR, REVISION_ID
 from hv.vmx.exit import VmExit
 from hv.vmx.fields import existing_fields
+from hv.vmx.root_operation.operation import VmxMode
 from tests.machine.engine_box import CODE
 from tests.played_twice import main
 from tests.vmx.random_vmcs import code

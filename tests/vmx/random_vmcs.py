@@ -11,8 +11,6 @@ import sys
 from collections.abc import Iterable
 from hashlib import sha256
 
-from hv.vmx.operation import VmxOperation
-
 from hv.machine.registers import Table
 from hv.spec.exits import ENTRY_FAILURES
 from hv.spec.vmcs import (
@@ -27,6 +25,7 @@ from hv.spec.x86 import PAGE_SIZE
 from hv.vmx.capabilities import PROCESSOR, REVISION_ID
 from hv.vmx.exit import VmExit
 from hv.vmx.fields import existing_fields
+from hv.vmx.root_operation.operation import VmxOperation
 from hv.vmx.vmcs import DEFAULT_CONTROLS
 from tests.machine.engine_box import SIZE
 from tests.played_twice import main

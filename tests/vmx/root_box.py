@@ -175,7 +175,8 @@ class RootBox(VcpuBox):
                 self.cpu.run(until)
             else:
                 self.engine.on_trap = self._root_trap
-                self.engine.run(self.cpu.state, until)
+                if not self.engine.run(self.cpu.state, until):
+                    self.clock.counter.done = max(self.clock.tsc, until)    # the block that would pass it waits
 
     def _leave(self, exit: VmExit) -> bool:
         self.exits.append(exit)

@@ -20,3 +20,7 @@ def test_a_guest_of_a_random_vmcs_without_native_routines(seed, monkeypatch):
 @pytest.mark.parametrize("seed", range(20))
 def test_a_hypervisor_whose_region_is_overwritten(seed):
     assert not wrong(random_root.play, seed)
+
+
+def test_a_hypervisor_whose_last_block_is_longer_than_its_time_ends():
+    assert not wrong(random_root.play, 7100020)

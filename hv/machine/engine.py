@@ -63,9 +63,17 @@ TrapHandler = Callable[[Trap, int], bool]
 # The system-physical page; readable, writable, executable; all of its 2 MiB may be entered at once.
 Translation = tuple[int, bool, bool, bool, bool]
 
+# A page that is only shown for a moment is asked for each time, so "nothing was asked for" is not what ends a step.
+_MOST_ATTEMPTS = 16             # at an instruction that moves nothing: one that jumps to itself
+
 
 class EngineError(Exception):
     """The engine itself gave up (an internal error of Unicorn, not a guest's fault)."""
+
+
+def _progress(state: ProcessorState) -> tuple[int, int, int]:
+    """Differs when an instruction was done, but for a jump to itself: LOOP and REP move RCX, CALL and RET RSP."""
+    return state.rip, state.rcx, state.rsp
 
 
 def _native(name: str) -> int:
@@ -94,7 +102,8 @@ class Engine:
         self._scratch = at.allocate(self._uc)
         self._failure: BaseException | None = None
         self._stopped_by_trap = False
-        self._refused_fetch = self._misplaced = self._filled = False
+        self._refused_fetch = self._misplaced = False
+        self._entered, self._shown = 0, False       # since the start: pages to stay, page tables for a moment
         self._alone_at = -1                         # RIP of the instruction that `run_alone` lets run
         self.breakpoints = Breakpoints(self._uc, self._forget_all_code)
         self._counted = False                       # the last run was limited to a number of instructions
@@ -270,10 +279,10 @@ class Engine:
             uclib.uc_ctl(self._handle, ctypes.c_int(_FLUSH))
         counter.deadline, counter.window = until, window
         counter.limit = 0 if window or counter.skip else until
-        refused_at, refusals = -1, 0
+        refused_at, refusals, attempts, wasted = -1, 0, 0, 0
         while True:
-            began, self._filled = state.rip, False
-            status = self._start(state, instructions)
+            began, self._entered, self._shown = _progress(state), 0, False
+            status = self._start(state, instructions and instructions + wasted)
             if status == UC_ERR_FETCH_PROT:
                 refusals = refusals + 1 if state.rip == refused_at else 0
                 refused_at = state.rip
@@ -293,7 +302,9 @@ class Engine:
                 continue
             elif self._python_hooks is None or (late := self._python_hooks.deferred()) is None:
                 stopped = self._stopped_by_trap or self.breakpoints.hit is not None
-                if instructions and self._filled and state.rip == began and not stopped:
+                attempts, wasted = attempts + 1, max(0, wasted + 1 - self._entered)
+                if instructions and (self._entered or self._shown) and not stopped \
+                        and attempts < _MOST_ATTEMPTS and _progress(state) == began:
                     continue        # the engine counted the attempt that only told it where memory is
                 return stopped
             if late is not None and not self.on_trap(late, 0):
@@ -499,7 +510,8 @@ class Engine:
         answer = self.second_level(gpa, access)
         if answer is None:
             return False
-        self._filled = self._exposure.kept = True
+        self._exposure.kept = True
+        self._entered += 1
         spa, readable, writable, executable, large = answer
         if not readable:
             return self._show_code(gpa, spa)
@@ -547,7 +559,7 @@ class Engine:
             return False
         self.nested.fill(gpa, answer[0], True, answer[0] >> 12 in self.nested.executable)
         self._exposure.for_instruction(gpa & -PAGE_SIZE, state, as_data)
-        self._filled = True
+        self._shown = True
         return True
 
     def _fill_code(self, gpa: int, spa: int, writable: bool, executable: bool, access: int) -> None:

@@ -7,9 +7,10 @@ import pytest
 from hv.machine.faults import Access
 from hv.spec.ept import EptViolationQualification
 from hv.spec.exits import ExitReason
-from hv.spec.vmcs import VmcsField
+from hv.spec.vmcs import PrimaryControls, VmcsField
 from tests.machine.engine_box import DATA, DIRECTORY, PDPT, PML4, TABLE
 from tests.proves import proves
+from tests.vmx.event_box import control
 from tests.vmx.vcpu_box import ALL, CODE, VcpuBox, vector_at
 
 READ, WRITE, EXECUTE = Access.READ, Access.WRITE, Access.EXECUTE
@@ -129,6 +130,32 @@ def test_one_step_is_one_instruction_of_an_execute_only_page(box):
         assert not vcpu.step()
         rips.append(vcpu.state.rip - CODE)
     assert (rips, vcpu.state.rax) == ([2, 4, 6, 8], 3)
+
+
+JUMP, LOOP, MOVE = b"\xeb\xfe", b"\xe2\xfe", b"\xf3\xa4"
+PUSH_POP = b"\xff\x36\x8f\x07"         # push [rsi]; pop [rdi]
+
+
+@proves(ROW)
+@pytest.mark.parametrize("page", [CODE, TABLE], ids=["execute-only", "table"])
+@pytest.mark.parametrize(("code", "steps"), [
+    (JUMP, [(0, 3)] * 4), (LOOP, [(0, 2), (0, 1), (2, 0), (3, 0)]), (MOVE, [(0, 2), (0, 1), (2, 0), (3, 0)]),
+    (PUSH_POP, [(2, 3), (4, 3), (5, 3), (6, 3)]),
+], ids=["jump-to-itself", "loop", "movs", "push-pop"])
+def test_one_step_is_one_instruction_also_where_a_page_is_shown_again_each_time(box, page, code, steps):
+    """One that comes back to itself is done once in a step, and a step that gets nowhere ends; SDM "Monitor Trap
+    Flag" counts by them."""
+    allow(box, EXECUTE if page == CODE else READ, page)
+    vcpu = box.vcpu()
+    vcpu.state.rcx, vcpu.state.rsi, vcpu.state.rdi = 3, DATA + 0xFFC, DATA + 0x1FFC
+    box.put(code + b"\x90" * 8, 64)
+    control(vcpu, PrimaryControls.MONITOR_TRAP_FLAG)
+    seen = []
+    for _ in steps:
+        box.go(vcpu)
+        seen.append((vcpu.state.rip - CODE, vcpu.state.rcx))
+    assert seen == steps
+    assert {exit.reason for exit in box.exits} == {ExitReason.MONITOR_TRAP_FLAG}
 
 
 def test_a_guest_in_an_execute_only_page_ends_with_its_budget(either_box):

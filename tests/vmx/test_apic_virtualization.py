@@ -8,9 +8,10 @@ import pytest
 
 from hv.spec.apic import ApicRegister as R
 from hv.spec.exits import ExitReason, InterruptionInfo
-from hv.spec.vmcs import PinControls, PrimaryControls, SecondaryControls, VmcsField
+from hv.spec.vmcs import ActivityState, PinControls, PrimaryControls, SecondaryControls, VmcsField
 from hv.vmx.apic.virtual_apic import VIRR, VISR
 from hv.vmx.exit import VmExit
+from tests.machine.engine_box import STACK
 from tests.proves import proves
 from tests.vmx.apic_box import (
     ACCESS_GPA,
@@ -106,6 +107,36 @@ def test_a_priority_below_the_threshold_exits_at_entry(apic: ApicBox):
     apic.put(R.TPR, 0x20)
     assert seen(apic.run(vcpu, "inc rax; hlt")) == (E.HLT, 0)
     assert vcpu.state.rax == 1
+
+
+@pytest.mark.parametrize(("activity", "exits"), [(ActivityState.ACTIVE, True), (ActivityState.HLT, True),
+                                                 (ActivityState.SHUTDOWN, False), (ActivityState.WAIT_FOR_SIPI, False)])
+def test_the_threshold_exit_of_an_entry_depends_on_the_activity_state(apic: ApicBox, activity, exits):
+    """SDM "VM Exits Induced by the TPR Threshold": it wakes from HLT, which stays the state; it does not occur in the
+    shutdown state and in that of waiting for SIPI."""
+    vcpu = apic.vcpu(XAPIC, TPR_THRESHOLD=2, GUEST_ACTIVITY_STATE=int(activity))
+    exit = apic.run(vcpu, "nop; hlt")
+    assert (exit is not None) is exits
+    assert vcpu.vmcs.read(VmcsField.GUEST_ACTIVITY_STATE) == activity
+    if exit is not None:
+        assert seen(exit) == (E.TPR_BELOW_THRESHOLD, 0)
+
+
+def test_the_threshold_exit_of_an_entry_does_not_outlive_it(apic: ApicBox):
+    """The injection exits first. The next entry is without a TPR shadow, so it has no threshold."""
+    vcpu = apic.vcpu(XAPIC, TPR_THRESHOLD=2, VM_ENTRY_INTERRUPTION_INFO=0x80000306)
+    apic.box.ept.unmap(STACK - 0x1000)
+    apic.box.ept.invept()
+
+    def without_shadow(exit: VmExit) -> bool:
+        primary = vcpu.vmcs.read(VmcsField.PRIMARY_PROC_CONTROLS)
+        vcpu.vmcs.write(VmcsField.TPR_THRESHOLD, 0)
+        vcpu.vmcs.write(VmcsField.PRIMARY_PROC_CONTROLS, primary & ~TPR_SHADOW)
+        return len(apic.box.exits) == 1
+
+    apic.box.handle = without_shadow
+    apic.run(vcpu, "nop; cpuid")
+    assert [exit.reason for exit in apic.box.exits] == [E.EPT_VIOLATION, E.CPUID]
 
 
 # --- The APIC-access page ----------------------------------------------------------------------------------------

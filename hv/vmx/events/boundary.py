@@ -26,9 +26,12 @@ Row = Callable[["Vcpu"], bool | None]
 
 
 def trap_like_exit(vcpu: Vcpu) -> bool | None:
-    """TPR below threshold, virtualized EOI, APIC write: behind the instruction that caused it."""
+    """TPR below threshold, virtualized EOI, APIC write: behind the instruction that caused it, or behind VM entry.
+
+    SDM "VM Exits Induced by the TPR Threshold": not in the shutdown state, nor while the processor waits for SIPI.
+    """
     exit, vcpu.trap_like = vcpu.trap_like, None
-    return None if exit is None else vcpu.exit(exit)
+    return None if exit is None or vcpu.non_register.activity in _DEAF else vcpu.exit(exit)
 
 
 def init_signal(vcpu: Vcpu) -> bool | None:

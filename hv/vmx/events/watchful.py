@@ -63,8 +63,7 @@ def _enter(vcpu: Vcpu) -> bool:
     now.entered()
     if vcpu.controls.timer_runs:
         vcpu.timer.load(vcpu.vmcs.read(VmcsField.VMX_PREEMPTION_TIMER_VALUE))
-    if vcpu.apic.apic is not None:
-        vcpu.trap_like = vcpu.apic.apic.enter()
+    vcpu.trap_like = vcpu.apic.apic.enter() if vcpu.apic.apic is not None else None
     if vcpu.event_waits:
         return _inject_from_fields(vcpu)
     if now.activity in (SHUTDOWN, WAIT_FOR_SIPI) or not now.pending_debug & PENDING:

@@ -245,6 +245,25 @@ def test_a_repeated_store_exits_behind_each_element(apic: ApicBox):
     assert (vcpu.state.rip, vcpu.state.rcx, vcpu.state.rdi) == (CODE, 2, ACCESS_GPA + R.SVR + 4)
 
 
+@pytest.mark.parametrize("single_step", [False, True], ids=["monitor-trap", "single-step"])
+@pytest.mark.parametrize(("source", "pointer"), [("rep stosb", "rdi"), ("rep lodsb", "rsi")])
+def test_each_element_of_a_repeated_access_counts(apic: ApicBox, source, pointer, single_step):
+    """SDM "Monitor Trap Flag", "Single-Step Exception Condition": behind each iteration, also of a virtualized one."""
+    vcpu = apic.vcpu(XAPIC, TPR_SHADOW | (0 if single_step else int(PrimaryControls.MONITOR_TRAP_FLAG)),
+                     EXCEPTION_BITMAP=1 << 1)
+    seen_at = []
+
+    def note(exit: VmExit) -> bool:
+        seen_at.append((exit.reason, vcpu.state.rip - CODE, vcpu.state.rcx))
+        return len(seen_at) < 3
+
+    apic.box.handle = note
+    flags = 0x102 if single_step else 2
+    apic.run(vcpu, source + "; hlt", rcx=3, rax=0x20, rflags=flags, **{pointer: ACCESS_GPA + R.TPR})
+    reason = E.EXCEPTION_OR_NMI if single_step else E.MONITOR_TRAP_FLAG
+    assert seen_at == [(reason, 0, 2), (reason, 0, 1), (reason, 2, 0)]
+
+
 def test_the_guests_own_paging_comes_first(apic: ApicBox):
     """A page that the guest's tables forbid to write is #PF, whatever lies behind it; also for what reads first."""
     vcpu = apic.vcpu(XAPIC | REGISTERS)

@@ -6,6 +6,7 @@ from hv.machine.registers import Table
 from hv.spec.vmcs import Interruptibility, PendingDebugExceptions, PrimaryControls
 from tests.proves import proves
 from tests.vmx.event_box import CODE, HANDLERS, F, R, T, control, info, put, reasons
+from tests.vmx.vcpu_box import BITMAP_A, BITMAP_B
 
 MTF = PrimaryControls.MONITOR_TRAP_FLAG
 NONE = PrimaryControls(0)
@@ -62,6 +63,18 @@ def test_each_iteration_of_a_string_instruction_counts(box, count, prefix):
     box.put(bytes.fromhex(prefix) + b"\xf3\xa4\xf4", 64)
     end = 2 + len(prefix) // 2
     assert trace(box, vcpu) == [0] * (count - 1) + [end]
+
+
+@pytest.mark.parametrize("source", ["rep insb", "rep outsw"])
+def test_each_iteration_of_a_string_that_no_device_answers_counts(box, source):
+    """It does not exit, so software here does the iteration; SDM "Monitor Trap Flag"."""
+    vcpu = box.vcpu()
+    put(vcpu, IO_BITMAP_A=BITMAP_A, IO_BITMAP_B=BITMAP_B)
+    control(vcpu, PrimaryControls.USE_IO_BITMAPS)
+    vcpu.state.rcx, vcpu.state.rdx, vcpu.state.rsi, vcpu.state.rdi = 3, 0x80, 0x20000, 0x20800
+    end = box.put(f"{source}; hlt") - 1
+    assert trace(box, vcpu) == [0, 0, end]
+    assert vcpu.state.rcx == 0
 
 
 def test_an_instruction_that_jumps_to_itself_counts_each_time(box):

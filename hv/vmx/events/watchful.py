@@ -130,11 +130,12 @@ def _one_block(vcpu: Vcpu) -> bool:
 def _one_instruction(vcpu: Vcpu) -> bool:
     """Run one instruction, or one iteration of a string instruction, and let the monitor trap come behind it."""
     state, now, clock = vcpu.state, vcpu.non_register, vcpu.clock
-    rip, pending, began = state.rip, now.pending_debug, clock.tsc
+    rip, rcx, pending, began = state.rip, state.rcx, now.pending_debug, clock.tsc
     if vcpu.engine.run(state, _FOR_EVER, instructions=1):
         if not _goes_on(vcpu):
             return False
-        done = state.rip != rip or now.pending_debug != pending or now.activity != ACTIVE
+        done = (state.rip != rip or state.rcx != rcx            # an iteration of REP, done here
+                or now.pending_debug != pending or now.activity != ACTIVE)
     else:
         clock.counter.done = began + _length(state.rip - rip)    # the engine has counted the block it is part of
         done = not _is_finished_repetition(vcpu)

@@ -48,6 +48,8 @@ def apic_access(vcpu: Vcpu, gpa: int, access: Access) -> VmExit | None:
     if perform(vcpu.state, operation, lambda: _load(apic, offset, operation.size),
                lambda value: _store(apic, offset, operation.size, value)):
         advance(vcpu, decoded.length)
+    else:
+        advance(vcpu, 0)            # REP: each iteration ends a shadow, and is stepped
     if operation.write:
         vcpu.trap_like, vcpu.apic_acted = written(apic, offset), True
     return None

@@ -17,7 +17,7 @@ from hv.machine.memory_operations import next_element
 from hv.spec.exits import ExitReason, IoQualification
 from hv.spec.x86 import PAGE_SIZE, Vector
 from hv.vmx.exit import VmExit
-from hv.vmx.intercepts.operands import advance, decoded_at, single_stepped
+from hv.vmx.intercepts.operands import advance, decoded_at
 from hv.vmx.root_operation.region import read_physical
 
 if TYPE_CHECKING:
@@ -87,8 +87,8 @@ def _string_on_empty_bus(vcpu: Vcpu, decoded: Decoded, access: PortAccess) -> No
         vcpu.memory.read(gva, access.size)
     if next_element(state, operand, access.repeat):
         advance(vcpu, decoded.length)
-    elif state.complete_instruction(0):         # each repetition is stepped
-        single_stepped(vcpu)
+    else:
+        advance(vcpu, 0)                        # each repetition is stepped
 
 
 # --- the memory side, which the engine does first ----------------------------------------------------------

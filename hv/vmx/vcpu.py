@@ -106,7 +106,7 @@ class Vcpu:
                      self._write_interruptibility)
         vmcs.provide(VmcsField.GUEST_ACTIVITY_STATE, lambda: self.non_register.activity, self._write_activity)
         vmcs.provide(VmcsField.GUEST_INTERRUPT_STATUS, self.apic.interrupt_status, self.apic.set_interrupt_status)
-        vmcs.provide(VmcsField.GUEST_PENDING_DEBUG_EXCEPTIONS, lambda: self.non_register.pending_debug,
+        vmcs.provide(VmcsField.GUEST_PENDING_DEBUG_EXCEPTIONS, lambda: self.non_register.saved_debug,
                      self._write_pending_debug)
         self.state_written = True
         self._read_controls()
@@ -144,6 +144,7 @@ class Vcpu:
             self.look()
 
     def _write_interruptibility(self, value: int) -> None:
+        self.non_register.pending_debug = self.non_register.saved_debug     # a field of its own
         self.non_register.interruptibility = value
         self.block_nmis(self.non_register.nmi_blocked)
         self._look_from_outside()
@@ -477,9 +478,6 @@ class Vcpu:
 
         The fields of the VMCS come here too. SDM "Event Injection".
         """
-        now = self.non_register
-        if now.pending_debug and not (event.by_program and now.shadow & MOV_SS):
-            now.pending_debug = 0
         exit = deliver(self, event, injected=True)
         return exit is None or self.exit(exit)
 

@@ -3,10 +3,10 @@
 import pytest
 
 from hv.spec.exits import DebugQualification, InterruptionInfo
-from hv.spec.vmcs import ActivityState, Interruptibility, PendingDebugExceptions
+from hv.spec.vmcs import ActivityState, Interruptibility, PendingDebugExceptions, PrimaryControls
 from hv.spec.x86 import DR6_RESET, Dr6, Dr7
 from tests.vmx.event_box import CODE, HANDLERS, F, R, T, control, frame, info, put, reasons
-from tests.vmx.vcpu_box import vector_at
+from tests.vmx.vcpu_box import ALL, vector_at
 
 TF, IF = 0x100, 0x200
 MOV_SS, STI = Interruptibility.BLOCKING_BY_MOV_SS, Interruptibility.BLOCKING_BY_STI
@@ -133,6 +133,49 @@ def test_a_single_step_does_not_stop_behind_mov_ss(box, code, stops):
     box.go(vcpu)
     assert seen == [*stops, len(code) + 1, len(code) + 2, len(code) + 2]
     assert reasons(box)[-1] is R.HLT
+
+
+@pytest.mark.parametrize("monitored", [False, True], ids=["freely", "monitor-trap"])
+def test_an_exit_behind_a_single_stepped_mov_ss_saves_its_step(box, monitored):
+    """SDM "Saving Non-Register State": exits with blocking by MOV SS save what pends; and "Checks on Guest Non-Register
+    State" want it so, or a hypervisor that writes back what it read could not enter again."""
+    vcpu = box.vcpu()
+    vcpu.state.rflags, vcpu.state.rax, vcpu.state.rbx = 2 | TF, 0x10, 0x21000
+    put(vcpu, EXCEPTION_BITMAP=2)
+    if monitored:
+        control(vcpu, PrimaryControls.MONITOR_TRAP_FLAG)
+    box.ept.unmap(0x21000)
+    box.ept.invept()
+    box.put(b"\x8e\xd0\x89\x03\xf4", 64)         # mov ss, eax; mov [rbx], eax; hlt
+    saved = []
+
+    def handle(exit):
+        saved.append((exit.reason, vcpu.state.rip - CODE, pending(vcpu)))
+        if exit.reason is R.EPT_VIOLATION:
+            box.ept.map(0x21000, 0x21000, ALL)
+            box.ept.invept()
+        for field in (F.GUEST_INTERRUPTIBILITY_STATE, F.GUEST_PENDING_DEBUG_EXCEPTIONS, F.GUEST_RFLAGS):
+            vcpu.vmcs.write(field, vcpu.vmcs.read(field))
+        return exit.reason is not R.EXCEPTION_OR_NMI
+
+    box.handle = handle
+    box.go(vcpu)
+    between = [(R.MONITOR_TRAP_FLAG, 2, BS)] if monitored else []
+    behind = [(R.MONITOR_TRAP_FLAG, 4, BS)] if monitored else []
+    assert saved == [*between, (R.EPT_VIOLATION, 2, BS), *behind, (R.EXCEPTION_OR_NMI, 4, 0)]
+    assert box.exits[-1].qualification == DebugQualification(bs=1).raw
+
+
+@pytest.mark.parametrize(("code", "vector", "kept"), [(b"\x0f\x0b", 6, False), (b"\xcd\x21", 0x21, True)],
+                         ids=["fault", "int"])
+def test_an_event_behind_mov_ss_loses_what_pends_unless_it_is_softwares(box, code, vector, kept):
+    """As for an injected one; SDM "Delivery of Pending Debug Exceptions after VM Entry"."""
+    vcpu = box.vcpu()
+    put(vcpu, GUEST_INTERRUPTIBILITY_STATE=MOV_SS, GUEST_PENDING_DEBUG_EXCEPTIONS=B1)
+    box.put(code, 64)
+    box.go(vcpu)
+    assert vector_at(vcpu) == (1 if kept else vector)
+    assert frame(box, vcpu, "64", 1) == [HANDLERS + 16 * vector if kept else CODE]
 
 
 def test_a_step_over_an_instruction_that_exits_is_softwares_to_make(box):

@@ -16,7 +16,7 @@ from hv.spec.exits import ExitReason
 from hv.spec.x86 import Vector
 from hv.vmx.events.exits import bitmap_exits, exception_exit, task_gate
 from hv.vmx.events.injection import info_of
-from hv.vmx.events.non_register import ACTIVE
+from hv.vmx.events.non_register import ACTIVE, MOV_SS
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.memory import nested_fault
 
@@ -29,11 +29,15 @@ _NMI = EventKind.NMI            # naming a member of an enumeration costs a call
 def deliver(vcpu: Vcpu, event: Event, injected: bool = False) -> VmExit | None:
     """Deliver *event* now, with all that can come of it; the exit, if that is one. *injected* is by VM entry.
 
+    A #DB that pends is lost, but for an event of the program's behind MOV SS; SDM "Delivery of Pending Debug Exceptions
+    after VM Entry".
     It costs as much time as an exit: a guest whose handler faults again for ever must come to its end.
     """
     state, now = vcpu.state, vcpu.non_register
     vcpu.work[0] += EXIT_TICKS
     vcpu.engine.clear_in_flight(state)
+    if now.pending_debug and not (event.by_program and now.shadow & MOV_SS):
+        now.pending_debug = 0
     now.activity = ACTIVE
     now.instruction_done()
     if event.kind is _NMI:

@@ -60,6 +60,14 @@ class NonRegisterState:
         return shadow_left_behind(state, self._memory)
 
     @property
+    def saved_debug(self) -> int:
+        """GUEST_PENDING_DEBUG_EXCEPTIONS as an exit saves it: the single step over a MOV SS pends until the instruction
+        behind it is done, whose own step makes one #DB of both. SDM "Saving Non-Register State".
+        """
+        held = self._state.single_stepping and not self.written and self.shadow & MOV_SS
+        return self.pending_debug | SINGLE_STEP if held else self.pending_debug
+
+    @property
     def written(self) -> bool:
         """The blocking of the next instruction is software's word, and it has not run yet."""
         return self._written is not None

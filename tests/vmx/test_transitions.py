@@ -567,3 +567,14 @@ def test_the_hosts_invept_makes_a_changed_table_count(root, invalidates):
     root.start(LAUNCH, "xor r9d, r9d; mov r10, [0x60000]; cpuid; mov r11, [0x60000]; hlt", handler)
     assert root.cpu.state.r10 == 0x1111
     assert root.cpu.state.r11 == (0x2222 if invalidates else 0x1111)
+
+
+def test_a_guest_that_is_single_stepped_over_mov_ss_is_entered_again(root: RootBox):
+    """The step that MOV SS holds back is in the VMCS, where VM entry wants it, and comes behind the CPUID that the
+    hypervisor did. SDM "Saving Non-Register State", "Checks on Guest Non-Register State"."""
+    root.fields[F.EXCEPTION_BITMAP] = 1 << 1
+    guest = "mov eax, 0x10; pushfq; or qword ptr [rsp], 0x100; popfq; mov ss, ax; cpuid; nop; hlt"
+    root.start(LAUNCH, guest)
+    assert root.log == [ExitReason.CPUID, ExitReason.EXCEPTION_OR_NMI]
+    assert root.exits[-1].qualification == 1 << 14
+    assert root.operation.vmread(F.GUEST_PENDING_DEBUG_EXCEPTIONS) == 0

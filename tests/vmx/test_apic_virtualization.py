@@ -26,7 +26,7 @@ from tests.vmx.apic_box import (
     XAPIC,
     ApicBox,
 )
-from tests.vmx.vcpu_box import CODE, IDT, MSR_BITMAP, VcpuBox, vector_at
+from tests.vmx.vcpu_box import CODE, HANDLERS, IDT, MSR_BITMAP, VcpuBox, vector_at
 
 E = ExitReason
 REGISTERS = int(SecondaryControls.APIC_REGISTER_VIRTUALIZATION)
@@ -129,8 +129,9 @@ def test_the_threshold_exit_of_an_entry_does_not_outlive_it(apic: ApicBox):
     apic.box.ept.invept()
 
     def without_shadow(exit: VmExit) -> bool:
+        primary = vcpu.vmcs.read(VmcsField.PRIMARY_PROC_CONTROLS)
         vcpu.vmcs.write(VmcsField.TPR_THRESHOLD, 0)
-        vcpu.vmcs.write(VmcsField.PRIMARY_PROC_CONTROLS, vcpu.controls.primary & ~TPR_SHADOW)
+        vcpu.vmcs.write(VmcsField.PRIMARY_PROC_CONTROLS, primary & ~TPR_SHADOW)
         return len(apic.box.exits) == 1
 
     apic.box.handle = without_shadow
@@ -559,3 +560,15 @@ def test_a_single_stepped_write_of_cr8_exits_and_then_traps(apic: ApicBox):
     apic.put(R.TPR, 0x70)
     apic.box.go(vcpu)
     assert vector_at(vcpu) == 1
+
+
+@proves("control/SecondaryControls.VIRTUAL_INTERRUPT_DELIVERY")
+def test_a_single_stepped_write_of_tpr_lets_the_interrupt_through_behind_its_debug_exception(apic: ApicBox):
+    """SDM "Evaluation and Delivery of Virtual Interrupts": the #DB is first, and the interrupt follows its IRET."""
+    vcpu = apic.vcpu(XAPIC | DELIVERY, GUEST_INTERRUPT_STATUS=0x44)
+    apic.serve(vcpu, (0x44,), EOI_BY_PAGE)
+    apic.page.insert(VIRR, 0x44)
+    apic.put(R.TPR, 0x60)
+    apic.box.memory.write(HANDLERS + 16, b"\x48\xcf")            # iretq
+    apic.run(vcpu, f"mov dword ptr [{TPR_AT}], 0x10; nop; nop; hlt", rflags=0x302)
+    assert apic.served == [0x44]

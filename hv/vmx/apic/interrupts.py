@@ -39,7 +39,7 @@ def behind_instruction(vcpu: Vcpu) -> bool:
         if vcpu.non_register.pending_debug:
             vcpu.look()
         return vcpu.exit(exit)
-    return bool(vcpu.non_register.pending_debug) or deliver_virtual(vcpu)
+    return deliver_virtual(vcpu)            # behind the #DB, if one pends
 
 
 def deliver_virtual(vcpu: Vcpu) -> bool:

@@ -35,9 +35,11 @@ class VpVmcs:
         before = operation.vmptrst()
         if before != self.page:
             operation.vmptrld(self.page)
-        yield
-        if before not in (self.page, NO_VMCS):
-            operation.vmptrld(before)
+        try:
+            yield
+        finally:
+            if before not in (self.page, NO_VMCS):
+                operation.vmptrld(before)
 
     def read(self, field: VmcsField) -> int:
         """VMREAD, whoever's VMCS is current."""

@@ -9,7 +9,7 @@ from hv.machine.ram import PhysicalMemory
 from hv.platform import Machine
 from hv.spec.vmcs import NO_VMCS, VmcsField
 from hv.vmx.capabilities import REVISION_ID
-from hv.vmx.root_operation.operation import VmxMode, VmxOperation
+from hv.vmx.root_operation.operation import VmFail, VmxMode, VmxOperation
 from hv.vmx.root_operation.region import load_region
 from hv.vmx.vmcs import DEFAULT_CONTROLS, LaunchState
 from tests.guest_runner import image_of
@@ -41,6 +41,14 @@ def test_writing_another_ones_field_leaves_the_current_one_current(operation):
     second.write(F.EXCEPTION_BITMAP, 0x4000)
     assert operation.vmptrst() == A
     assert (first.read(F.EXCEPTION_BITMAP), second.read(F.EXCEPTION_BITMAP)) == (0, 0x4000)
+    assert operation.vmptrst() == A
+
+
+def test_a_write_that_fails_leaves_the_current_one_current(operation):
+    first, second = VpVmcs(operation, A), VpVmcs(operation, B)
+    first.enter()
+    with pytest.raises(VmFail):
+        second.write(F.GUEST_S_CET, 0)          # which this processor does not have
     assert operation.vmptrst() == A
 
 

@@ -108,3 +108,14 @@ def pages_of(address: int, size: int) -> Iterator[tuple[int, int]]:
         length = min(end - address, PAGE_SIZE - address % PAGE_SIZE)
         yield address, length
         address += length
+
+
+def read_physical(memory: PhysicalMemory, spa: int, size: int) -> bytes:
+    """What the bus answers: all ones where there is no RAM."""
+    return memory.read(spa, size) if spa + size <= memory.size else b"\xff" * size
+
+
+def write_physical(memory: PhysicalMemory, spa: int, data: bytes) -> None:
+    """Store *data*; nothing happens where there is no RAM."""
+    if spa + len(data) <= memory.size:
+        memory.write(spa, data)

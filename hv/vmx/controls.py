@@ -17,8 +17,6 @@ _EXEMPT = int(Cr0.PE | Cr0.PG)      # from the fixed bits, by "unrestricted gues
 _REFUSED = int(PrimaryControls.MOV_DR_EXITING | PrimaryControls.RDPMC_EXITING)
 _PORTS = int(PrimaryControls.UNCONDITIONAL_IO_EXITING | PrimaryControls.USE_IO_BITMAPS)
 _TARGETS = tuple(VmcsField(VmcsField.CR3_TARGET_VALUE0 + 2 * n) for n in range(PROCESSOR.misc.cr3_target_count))
-
-
 _WINDOW = PrimaryControls.INTERRUPT_WINDOW_EXITING.value
 _TSC_FRACTION = 48              # bits of the TSC multiplier behind the point
 _U64 = (1 << 64) - 1

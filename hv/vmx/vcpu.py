@@ -129,7 +129,7 @@ class Vcpu:
         self._trap_handler = self._on_trap if self.second_level.vpid else self._on_trap_without_vpid
         if not self.watchful and self.engine.current is self.state:
             self.engine.on_trap = self._trap_handler
-        self.apic.follow(read)
+        self.apic.follow(read, self.controls)
         self.second_level.use_access_page(self.apic.access_page)
         if self.controls.interrupt_window is not had_window:
             self._window_changed()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hv.machine.faults import GuestFault
+from hv.machine.ram import read_physical
 from hv.spec.exits import ExitReason
 from hv.spec.vmcs import SecondaryControls, VmcsField, VmFunctions
 from hv.spec.x86 import Vector
@@ -42,9 +43,7 @@ def switch_eptp(vcpu: Vcpu, index: int) -> bool:
     if index >= _LIST_ENTRIES:
         return False
     memory, at = vcpu.second_level.memory, vcpu.vmcs.read(VmcsField.EPTP_LIST_ADDRESS) + 8 * index
-    if at + 8 > memory.size:
-        return False                # nobody answers: it reads as ones
-    eptp = memory.read_u64(at)
+    eptp = int.from_bytes(read_physical(memory, at, 8), "little")
     if not is_valid_eptp(eptp, vcpu.second_level.cached.capabilities):
         return False
     vcpu.vmcs.store(VmcsField.EPT_POINTER, eptp)        # no software writes: nothing but translation changes

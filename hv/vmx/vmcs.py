@@ -12,6 +12,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
+from hv.machine.registers import Segment, Table
 from hv.machine.state import ProcessorState
 from hv.spec.exits import ENTRY_FAILURES, ExitReason, ExitReasonField
 from hv.spec.msrs import Msr
@@ -64,7 +65,13 @@ def _msr(index: Msr) -> tuple[Getter, Setter]:
     return (lambda state: state.msrs[index], put)
 
 
-_SEGMENT_PARTS = (("SELECTOR", "selector"), ("BASE", "base"), ("LIMIT", "limit"), ("ACCESS_RIGHTS", "rights"))
+# Guest-state fields that are a register, and those that are the parts of one, in the order of `Segment` and `Table`.
+_WHOLE = [(VmcsField[f"GUEST_{name.upper()}"], name) for name in ("cr0", "cr3", "cr4", "dr7", "rsp", "rip", "rflags")]
+_WHOLE += [(VmcsField.GUEST_IA32_EFER, "efer"), (VmcsField.GUEST_IA32_DEBUGCTL, "debugctl")]
+_PARTS = [(tuple(VmcsField[f"GUEST_{name.upper()}_{part}"] for part in parts), name)
+          for names, parts in ((("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr"),
+                                ("SELECTOR", "BASE", "LIMIT", "ACCESS_RIGHTS")), (("gdtr", "idtr"), ("BASE", "LIMIT")))
+          for name in names]
 _MSR_FIELDS = ((VmcsField.GUEST_SYSENTER_CS, Msr.SYSENTER_CS), (VmcsField.GUEST_SYSENTER_ESP, Msr.SYSENTER_ESP),
                (VmcsField.GUEST_SYSENTER_EIP, Msr.SYSENTER_EIP), (VmcsField.GUEST_IA32_PAT, Msr.PAT))
 
@@ -74,17 +81,10 @@ def _set_interruptibility(state: ProcessorState, value: int) -> None:
 
 
 def _guest_fields() -> dict[VmcsField, tuple[Getter, Setter]]:
-    fields: dict[VmcsField, tuple[Getter, Setter]] = {}
-    for name in ("cr0", "cr3", "cr4", "dr7", "rsp", "rip", "rflags"):
-        fields[VmcsField[f"GUEST_{name.upper()}"]] = _register(name)
-    fields[VmcsField.GUEST_IA32_EFER] = _register("efer")
-    fields[VmcsField.GUEST_IA32_DEBUGCTL] = _register("debugctl")
-    for segment in ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr"):
-        for suffix, part in _SEGMENT_PARTS:
-            fields[VmcsField[f"GUEST_{segment.upper()}_{suffix}"]] = _part(segment, part)
-    for table in ("gdtr", "idtr"):
-        for suffix, part in (("BASE", "base"), ("LIMIT", "limit")):
-            fields[VmcsField[f"GUEST_{table.upper()}_{suffix}"]] = _part(table, part)
+    fields = {field: _register(name) for field, name in _WHOLE}
+    for parts, name in _PARTS:
+        kind = Segment if len(parts) == len(Segment._fields) else Table
+        fields |= {field: _part(name, part) for field, part in zip(parts, kind._fields, strict=True)}
     for field, index in _MSR_FIELDS:
         fields[field] = _msr(index)
     fields[VmcsField.GUEST_INTERRUPTIBILITY_STATE] = (lambda state: int(state.interrupt_shadow), _set_interruptibility)
@@ -95,12 +95,6 @@ _GUEST = _guest_fields()
 _REASONS = frozenset(ExitReason)
 _ZEROES = dict.fromkeys(VmcsField, 0)
 _ENTRY_CONTROLS = VmcsField.VM_ENTRY_CONTROLS
-_WHOLE = [(VmcsField[f"GUEST_{name.upper()}"], name) for name in ("cr0", "cr3", "cr4", "dr7", "rsp", "rip", "rflags")]
-_WHOLE += [(VmcsField.GUEST_IA32_EFER, "efer"), (VmcsField.GUEST_IA32_DEBUGCTL, "debugctl")]
-_SEGMENTS = [(tuple(VmcsField[f"GUEST_{name.upper()}_{suffix}"] for suffix, _ in _SEGMENT_PARTS), name)
-             for name in ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr")]
-_SEGMENTS += [((VmcsField[f"GUEST_{name.upper()}_BASE"], VmcsField[f"GUEST_{name.upper()}_LIMIT"]), name)
-              for name in ("gdtr", "idtr")]
 
 
 def _exit_reason(exit: VmExit) -> int:
@@ -278,7 +272,7 @@ class Vmcs:
             return values
         for field, name in _WHOLE:
             values[field] = getattr(state, name)
-        for fields, name in _SEGMENTS:
+        for fields, name in _PARTS:
             values.update(zip(fields, getattr(state, name), strict=True))
         for field, index in _MSR_FIELDS:
             values[field] = state.msrs[index]

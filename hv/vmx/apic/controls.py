@@ -13,6 +13,7 @@ from hv.spec.vmcs import PinControls, PrimaryControls, SecondaryControls, VmcsFi
 from hv.spec.x86 import PAGE_SHIFT
 from hv.vmx.apic.access_page import READABLE, WRITABLE, WRITABLE_WITH_DELIVERY
 from hv.vmx.apic.virtual_apic import InterruptStatus, VirtualApic, VirtualApicPage
+from hv.vmx.controls import Controls
 from hv.vmx.translation.second_level import NO_PAGE
 
 _BITMAPS = (VmcsField.EOI_EXIT_BITMAP0, VmcsField.EOI_EXIT_BITMAP1, VmcsField.EOI_EXIT_BITMAP2,
@@ -36,11 +37,9 @@ class ApicControls:
         self.notification_vector = -1           # of posted interrupts
         self.descriptor = 0                     # spa of the posted-interrupt descriptor
 
-    def follow(self, read: Callable[[VmcsField], int]) -> None:
-        """A control was written: *read* gives the fields."""
-        pin, primary = read(VmcsField.PIN_BASED_CONTROLS), read(VmcsField.PRIMARY_PROC_CONTROLS)
-        secondary = read(VmcsField.SECONDARY_PROC_CONTROLS) \
-            if primary & PrimaryControls.ACTIVATE_SECONDARY_CONTROLS else 0
+    def follow(self, read: Callable[[VmcsField], int], controls: Controls) -> None:
+        """A control was written: *read* gives the fields, of which *controls* are some."""
+        pin, primary, secondary = read(VmcsField.PIN_BASED_CONTROLS), controls.primary, controls.secondary
         shadow = bool(primary & PrimaryControls.USE_TPR_SHADOW)
         delivers = shadow and bool(secondary & SecondaryControls.VIRTUAL_INTERRUPT_DELIVERY)
         accesses = bool(secondary & SecondaryControls.VIRTUALIZE_APIC_ACCESSES)
@@ -55,7 +54,7 @@ class ApicControls:
         self._follow_page(read(VmcsField.VIRTUAL_APIC_PAGE_ADDR) if shadow else -1)
         if self.virtual is not None:
             self.virtual.delivers = delivers
-            self.virtual.window_exiting = bool(primary & PrimaryControls.INTERRUPT_WINDOW_EXITING)
+            self.virtual.window_exiting = controls.interrupt_window
             self.virtual.threshold = read(VmcsField.TPR_THRESHOLD)
             self.virtual.eoi_exits = sum(read(field) << 64 * n for n, field in enumerate(_BITMAPS)) if delivers else 0
             self.virtual.recognized = self.virtual.recognized and delivers

@@ -106,14 +106,8 @@ def dr7(entry: Entry) -> Finding:
     return high_half_zero(_DR7, entry.values[_DR7]) if entry.entry & _LOAD_DEBUG else None
 
 
-def _canonical(id: str, field: VmcsField, name: str) -> None:
-    @rule(id, field, text=f"{name} is canonical.")
-    def check(entry: Entry) -> Finding:
-        return canonical(entry, field, entry.values[field])
-
-
-_canonical("guest-sysenter-esp-canonical", _F.GUEST_SYSENTER_ESP, "IA32_SYSENTER_ESP")
-_canonical("guest-sysenter-eip-canonical", _F.GUEST_SYSENTER_EIP, "IA32_SYSENTER_EIP")
+loaded_msrs.canonical_address(rule, "guest-sysenter-esp-canonical", _F.GUEST_SYSENTER_ESP, "IA32_SYSENTER_ESP")
+loaded_msrs.canonical_address(rule, "guest-sysenter-eip-canonical", _F.GUEST_SYSENTER_EIP, "IA32_SYSENTER_EIP")
 loaded_msrs.perf_global_ctrl(rule, "guest-perf-global-ctrl-reserved-bits", _F.GUEST_IA32_PERF_GLOBAL_CTRL, ENTRY,
                              _E.LOAD_PERF_GLOBAL_CTRL.value)
 loaded_msrs.pat(rule, "guest-pat-memory-types", _F.GUEST_IA32_PAT, ENTRY, _E.LOAD_PAT.value)

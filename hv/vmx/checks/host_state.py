@@ -53,14 +53,8 @@ def cr3(entry: Entry) -> Finding:
     return findings.cr3(entry, _CR3, entry.values[_CR3])
 
 
-def _canonical(id: str, field: VmcsField, name: str) -> None:
-    @rule(id, field, text=f"{name} is canonical.")
-    def check(entry: Entry) -> Finding:
-        return canonical(entry, field, entry.values[field])
-
-
-_canonical("host-sysenter-esp-canonical", _F.HOST_SYSENTER_ESP, "IA32_SYSENTER_ESP")
-_canonical("host-sysenter-eip-canonical", _F.HOST_SYSENTER_EIP, "IA32_SYSENTER_EIP")
+loaded_msrs.canonical_address(rule, "host-sysenter-esp-canonical", _F.HOST_SYSENTER_ESP, "IA32_SYSENTER_ESP")
+loaded_msrs.canonical_address(rule, "host-sysenter-eip-canonical", _F.HOST_SYSENTER_EIP, "IA32_SYSENTER_EIP")
 loaded_msrs.perf_global_ctrl(rule, "host-perf-global-ctrl-reserved-bits", _F.HOST_IA32_PERF_GLOBAL_CTRL, EXIT,
                              ExitControls.LOAD_PERF_GLOBAL_CTRL.value)
 loaded_msrs.pat(rule, "host-pat-memory-types", _F.HOST_IA32_PAT, EXIT, ExitControls.LOAD_PAT.value)
@@ -116,11 +110,11 @@ def ss_not_null(entry: Entry) -> Finding:
     return Broken("0000H, of a host outside IA-32e mode", "the selector of a data segment", {_SS: 0x10})
 
 
-_canonical("host-fs-base-canonical", _F.HOST_FS_BASE, "The base of FS")
-_canonical("host-gs-base-canonical", _F.HOST_GS_BASE, "The base of GS")
-_canonical("host-gdtr-base-canonical", _F.HOST_GDTR_BASE, "The base of GDTR")
-_canonical("host-idtr-base-canonical", _F.HOST_IDTR_BASE, "The base of IDTR")
-_canonical("host-tr-base-canonical", _F.HOST_TR_BASE, "The base of TR")
+loaded_msrs.canonical_address(rule, "host-fs-base-canonical", _F.HOST_FS_BASE, "The base of FS")
+loaded_msrs.canonical_address(rule, "host-gs-base-canonical", _F.HOST_GS_BASE, "The base of GS")
+loaded_msrs.canonical_address(rule, "host-gdtr-base-canonical", _F.HOST_GDTR_BASE, "The base of GDTR")
+loaded_msrs.canonical_address(rule, "host-idtr-base-canonical", _F.HOST_IDTR_BASE, "The base of IDTR")
+loaded_msrs.canonical_address(rule, "host-tr-base-canonical", _F.HOST_TR_BASE, "The base of TR")
 
 rule = rules_of(Group.HOST_STATE, "Checks Related to Address-Space Size")
 

@@ -1,4 +1,4 @@
-"""What both halves of the VMCS say of the MSRs that entry and exit load: IA32_PAT, IA32_EFER and their like."""
+"""What both halves of the VMCS say of what entry and exit load: linear addresses, IA32_PAT, IA32_EFER and the like."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ def perf_global_ctrl(rule: RulesOf, id: str, field: VmcsField, controls: VmcsFie
         if not entry.values[controls] & control:
             return None
         return zero(field, entry.values[field], _U64 & ~_PERF_GLOBAL_CTRL, "there are no such counters")
+
+
+def canonical_address(rule: RulesOf, id: str, field: VmcsField, name: str) -> None:
+    """The rule of a linear address that is called *name*."""
+    @rule(id, field, text=f"{name} is canonical.")
+    def check(entry: Entry) -> Finding:
+        return canonical(entry, field, entry.values[field])
 
 
 def pat(rule: RulesOf, id: str, field: VmcsField, controls: VmcsField, control: int) -> None:

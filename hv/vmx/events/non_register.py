@@ -34,22 +34,13 @@ class NonRegisterState:
         """As after INIT: nothing is blocked, nothing pends."""
         self.activity = ACTIVE
         self.pending_debug = 0
-        self._nmi_blocked = False
+        self.nmi_blocked = False                    # NMIs (virtual ones, when the controls have them), until IRET
         self._written: int | None = None            # what blocks the next instruction, if software said
         self._written_at: int | None = None         # RIP of that instruction, once the guest was entered
         self._rest = 0                              # bits that block nothing here
         self.returning: tuple[int, int] | None = None   # RIP and RSP of the IRET that unblocked NMIs, until it is done
 
     # --- what blocks -------------------------------------------------------------------------------------
-
-    @property
-    def nmi_blocked(self) -> bool:
-        """NMIs (virtual ones, when the controls have them) are blocked until IRET."""
-        return self._nmi_blocked
-
-    @nmi_blocked.setter
-    def nmi_blocked(self, blocked: bool) -> None:
-        self._nmi_blocked = blocked
 
     @property
     def shadow(self) -> int:
@@ -86,7 +77,7 @@ class NonRegisterState:
     @property
     def interruptibility(self) -> int:
         """GUEST_INTERRUPTIBILITY_STATE."""
-        return self.shadow | (NMI if self._nmi_blocked else 0) | self._rest
+        return self.shadow | (NMI if self.nmi_blocked else 0) | self._rest
 
     @interruptibility.setter
     def interruptibility(self, value: int) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from hv.machine.decode import Undecodable, decode_at
 from hv.machine.faults import GuestFault, NestedFault
+from hv.machine.memory_operations import elements_left
 from hv.spec.exits import InterruptionInfo, InterruptionType
 from hv.spec.vmcs import VmcsField
 from hv.spec.x86 import MAX_INSTRUCTION_LENGTH
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 _FOR_EVER = 1 << 62
 _VALID = 1 << 31
 _NOT_DELIVERED = (1, InterruptionType.OTHER_EVENT)       # 1 is reserved: VM entry refuses it
-_ADDRESS_SIZES = {16: 0xFFFF, 32: 0xFFFF_FFFF, 64: (1 << 64) - 1}
 
 
 def run(vcpu: Vcpu, until: int) -> bool:
@@ -154,13 +154,9 @@ def _is_finished_repetition(vcpu: Vcpu) -> bool:
     state = vcpu.state
     try:
         decoded = decode_at(state, vcpu.memory)
-        code = vcpu.memory.fetch(state.linear_rip, decoded.length)
     except (Undecodable, GuestFault, NestedFault):
         return False
-    if not decoded.repeat:
-        return False
-    size = state.bits if 0x67 not in code[:-1] else {16: 32, 32: 16, 64: 32}[state.bits]
-    return not state.rcx & _ADDRESS_SIZES[size]
+    return bool(decoded.repeat and decoded.memory is not None and not elements_left(state, decoded.memory))
 
 
 def _goes_on(vcpu: Vcpu) -> bool:

@@ -8,6 +8,7 @@ from hv.machine import msrs
 from hv.machine.clock import EXIT_TICKS
 from hv.machine.decode import Decoded
 from hv.machine.faults import GuestFault
+from hv.machine.ram import read_physical
 from hv.spec.exits import ExitReason
 from hv.spec.msrs import Msr
 from hv.spec.vmcs import PrimaryControls, SecondaryControls
@@ -16,7 +17,6 @@ from hv.vmx.events.non_register import HLT
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import advance, decoded_at, length_of
 from hv.vmx.intercepts.task_priority import reads_x2apic, writes_x2apic
-from hv.vmx.root_operation.region import read_physical
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu

@@ -14,11 +14,11 @@ from hv.machine.decode import Decoded, PortAccess, Undecodable, decode_at, linea
 from hv.machine.faults import GuestFault, NestedFault
 from hv.machine.io_permission import io_permitted
 from hv.machine.memory_operations import next_element
+from hv.machine.ram import read_physical
 from hv.spec.exits import ExitReason, IoQualification
 from hv.spec.x86 import PAGE_SIZE, Vector
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import advance, decoded_at
-from hv.vmx.root_operation.region import read_physical
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 from hv.machine.decode import Decoded, RegisterOperand, linear_address, read_register, write_register
 from hv.machine.faults import GuestFault
+from hv.machine.ram import read_physical
 from hv.spec.vmcs import NO_VMCS, VmcsField
-from hv.spec.x86 import Rflags, Vector
+from hv.spec.x86 import ARITHMETIC_FLAGS, Rflags, Vector
 from hv.vmx.intercepts.operands import advance
 from hv.vmx.root_operation.operation import VmFail, VmxOperation
-from hv.vmx.root_operation.region import read_physical
 from hv.vmx.vmcs import Vmcs
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
-_OUTCOME = int(Rflags.CF | Rflags.PF | Rflags.AF | Rflags.ZF | Rflags.SF | Rflags.OF)
+_OUTCOME = ARITHMETIC_FLAGS.value
 _ENCODINGS = 1 << 15            # of fields; each has a bit in the bitmaps
 
 

@@ -14,13 +14,13 @@ from hv.machine.linear import LinearMemory
 from hv.machine.paging import NonCanonical
 from hv.machine.state import ProcessorState
 from hv.spec.ept import InveptDescriptor, InvvpidDescriptor
-from hv.spec.x86 import Cr4, Rflags, Vector
+from hv.spec.x86 import ARITHMETIC_FLAGS, Cr4, Rflags, Vector
 from hv.vmx.events.non_register import MOV_SS
 from hv.vmx.root_operation.operation import VmFail, VmxMode
 from hv.vmx.root_operation.transitions import VmxTransitions
 
 _VM, _VMXE = Rflags.VM.value, Cr4.VMXE.value
-_OUTCOME = int(Rflags.CF | Rflags.PF | Rflags.AF | Rflags.ZF | Rflags.SF | Rflags.OF)
+_OUTCOME = ARITHMETIC_FLAGS.value
 _POINTER = 8                    # bytes of a physical address in memory
 _U32 = (1 << 32) - 1
 

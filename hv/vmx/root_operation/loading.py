@@ -13,13 +13,13 @@ from contextlib import suppress
 
 from hv.machine.faults import GuestFault, NestedFault
 from hv.machine.paging import Load, PagingFormat, PagingMode, load_pdptes
-from hv.machine.ram import PhysicalMemory
+from hv.machine.ram import PhysicalMemory, read_physical
 from hv.machine.registers import LONG, UNUSABLE, Segment, Table
 from hv.machine.state import ProcessorState
 from hv.spec.msrs import Msr
 from hv.spec.vmcs import EntryControls, ExitControls, PrimaryControls, SecondaryControls, VmcsField, VmxAbort
 from hv.spec.x86 import DR7_RESET, DR7_WRITABLE, Cr0, Cr4, Efer
-from hv.vmx.root_operation.region import read_physical
+from hv.vmx.translation.pdptes import FIELDS as PDPTES
 from hv.vmx.vmcs import Vmcs
 
 F = VmcsField
@@ -29,7 +29,6 @@ _SEGMENTS = ("es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr")
 _HOST_DATA = ("es", "ss", "ds", "fs", "gs")
 _CODE_64, _CODE_32, _DATA, _BUSY_TSS = 0xA09B, 0xC09B, 0xC093, 0x8B
 _FLAT = 0xFFFF_FFFF
-_PDPTES = (F.GUEST_PDPTE0, F.GUEST_PDPTE1, F.GUEST_PDPTE2, F.GUEST_PDPTE3)
 _SECONDARY, _EPT = PrimaryControls.ACTIVATE_SECONDARY_CONTROLS.value, SecondaryControls.ENABLE_EPT.value
 
 # What `load_guest_state` loads by a rule of its own; every other guest-state field is simply loaded.
@@ -109,7 +108,7 @@ def save_pdptes(vmcs: Vmcs, state: ProcessorState, load: Load) -> None:
     mode = PagingMode.of(state)
     if not secondary & _EPT or mode.format is not PagingFormat.PAE:
         return
-    for number, field in enumerate(_PDPTES):
+    for number, field in enumerate(PDPTES):
         with suppress(NestedFault):
             vmcs.store(field, load(mode.root + 8 * number, 8))
 

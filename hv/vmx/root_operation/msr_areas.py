@@ -9,10 +9,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from hv.machine.faults import GuestFault
-from hv.machine.ram import PhysicalMemory
+from hv.machine.ram import PhysicalMemory, read_physical, write_physical
 from hv.spec.msrs import Msr
 from hv.spec.vmcs import MsrListEntry
-from hv.vmx.root_operation.region import read_physical, write_physical
 
 MOST_ENTRIES = 512              # IA32_VMX_MISC 27:25 is 0. Simplified: one more fails, where silicon may check-stop
 _X2APIC = range(0x800, 0x900)

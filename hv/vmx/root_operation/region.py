@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from hv.machine.ram import PhysicalMemory
+from hv.machine.ram import PhysicalMemory, read_physical, write_physical
 from hv.spec.vmcs import FieldWidth, RevisionIdentifier, VmcsField, VmcsRegion, VmxAbort
 from hv.spec.x86 import PAGE_SIZE
 from hv.vmx.vmcs import LaunchState, Vmcs
@@ -22,17 +22,6 @@ _DATA = struct.Struct("<I" + "".join(_CODES[field.width] for field in _FIELDS))
 _LAUNCH_STATE = struct.Struct("<I")
 _ABORT = VmcsRegion.offset_of("vmx_abort")
 assert VmcsRegion.SIZE + _DATA.size <= PAGE_SIZE, "the fields do not fit a region"
-
-
-def read_physical(memory: PhysicalMemory, spa: int, size: int) -> bytes:
-    """What the bus answers: all ones where there is no RAM."""
-    return memory.read(spa, size) if spa + size <= memory.size else b"\xff" * size
-
-
-def write_physical(memory: PhysicalMemory, spa: int, data: bytes) -> None:
-    """Store *data*; nothing happens where there is no RAM."""
-    if spa + len(data) <= memory.size:
-        memory.write(spa, data)
 
 
 def revision_of(memory: PhysicalMemory, spa: int) -> RevisionIdentifier:

@@ -9,6 +9,7 @@ empty. It may not forget less, and it goes on using a stale translation until so
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from hv.machine.paging import is_canonical
@@ -83,7 +84,7 @@ class CachedMappings:
             return False
         return True
 
-    def _forget(self, is_meant: _Choice) -> None:
+    def _forget(self, is_meant: Callable[[int | None], bool]) -> None:
         """The tag is the address of the top table: pointers that differ elsewhere are forgotten together."""
         self.generation += 1
         for eptp in [eptp for eptp in self._by_eptp if is_meant(eptp)]:
@@ -128,7 +129,3 @@ class CachedMappings:
         """Forget every linear and combined mapping that the engine has."""
         if self.engine is not None:
             self.engine.flush_tlb()
-
-
-class _Choice(Protocol):
-    def __call__(self, tag: int | None) -> bool: ...

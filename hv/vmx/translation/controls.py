@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from hv.machine.ram import write_physical
 from hv.spec.vmcs import SecondaryControls, VmcsField
 from hv.spec.x86 import PAGE_SIZE
 
@@ -36,7 +37,6 @@ def log_page(vcpu: Vcpu, gpa: int) -> bool:
     if index >= _LOG_ENTRIES:
         return False
     memory, at = vcpu.second_level.memory, vcpu.vmcs.read(VmcsField.PML_ADDRESS) + 8 * index
-    if at + 8 <= memory.size:
-        memory.write_u64(at, gpa)
+    write_physical(memory, at, gpa.to_bytes(8, "little"))
     vcpu.vmcs.store(VmcsField.PML_INDEX, index - 1)         # from 0 to FFFF
     return True

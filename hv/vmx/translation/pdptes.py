@@ -17,7 +17,7 @@ from hv.spec.x86 import Cr0, Cr4, Efer
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
-_FIELDS = (VmcsField.GUEST_PDPTE0, VmcsField.GUEST_PDPTE1, VmcsField.GUEST_PDPTE2, VmcsField.GUEST_PDPTE3)
+FIELDS = (VmcsField.GUEST_PDPTE0, VmcsField.GUEST_PDPTE1, VmcsField.GUEST_PDPTE2, VmcsField.GUEST_PDPTE3)
 _LME = Efer.LME.value
 # A change of these loads the entries, when PAE paging is in use afterwards.
 _LOADING_CR0, _LOADING_CR4 = int(Cr0.CD | Cr0.NW | Cr0.PG), int(Cr4.PAE | Cr4.PGE | Cr4.PSE | Cr4.SMEP)
@@ -43,5 +43,5 @@ def _load(vcpu: Vcpu, cr0: int, cr3: int, cr4: int) -> None:
         return
     mode = PagingMode.of_values(cr0, cr3, cr4, 0)
     if mode.format is PagingFormat.PAE:
-        for field, raw in zip(_FIELDS, load_pdptes(mode, vcpu.memory.load_entry), strict=True):
+        for field, raw in zip(FIELDS, load_pdptes(mode, vcpu.memory.load_entry), strict=True):
             vcpu.vmcs.store(field, raw)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hv.machine.ram import read_physical
 from hv.spec.ept import EptEntry, VirtualizationExceptionArea
 from hv.spec.exits import ExitReason
 from hv.spec.vmcs import VmcsField
@@ -27,10 +28,8 @@ def converts(vcpu: Vcpu, found: EptWalk, violation: VmExit) -> bool:
     if not found.entries or found.entries[-1].entry.raw & _SUPPRESSED:
         return False
     memory, at = vcpu.second_level.memory, vcpu.vmcs.read(VmcsField.VE_INFO_ADDRESS)
-    if at + VirtualizationExceptionArea.SIZE > memory.size:
-        return False                # nobody answers: the busy word reads as ones
-    area = VirtualizationExceptionArea.parse(memory.read(at, VirtualizationExceptionArea.SIZE))
-    if area.busy:
+    area = VirtualizationExceptionArea.parse(read_physical(memory, at, VirtualizationExceptionArea.SIZE))
+    if area.busy:                   # as where nobody answers
         return False
     memory.write(at, VirtualizationExceptionArea(
         reason=int(ExitReason.EPT_VIOLATION), busy=_BUSY, exit_qualification=violation.qualification,

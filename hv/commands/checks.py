@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from hv.commands.story import BAG_GPA, DEVICE_VECTOR, LETTERS, MESSAGE_SINT, MESSAGE_VECTOR, Story
 from hv.spec.hv_status import HvStatus
-from hv.spec.hypercalls import HypercallCode
+from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.x86 import PAGE_SIZE
 from hv.trace import events
 

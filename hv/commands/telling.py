@@ -7,7 +7,7 @@ from typing import Any
 
 from hv.commands.checks import attempts, device_of
 from hv.commands.story import DEVICE_VECTOR, MESSAGE_SINT, MESSAGE_VECTOR, Story, is_exit
-from hv.spec.hypercalls import HypercallCode
+from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.msrs import Msr
 from hv.spec.x86 import PAGE_SIZE
 from hv.trace import events

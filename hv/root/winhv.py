@@ -15,52 +15,51 @@ from typing import Any
 
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hv_status import HvStatus
-from hv.spec.hypercalls import (
+from hv.spec.hypercalls.codes import HypercallCode
+from hv.spec.hypercalls.control import HypercallControl, HypercallResult
+from hv.spec.hypercalls.devices import AttachDeviceInput, DetachDeviceInput, HvDeviceId
+from hv.spec.hypercalls.interrupts import (
     INTERRUPT_SOURCE_MSI,
     AssertVirtualInterruptInput,
-    AttachDeviceInput,
-    ConnectPortInput,
-    CreatePartitionInput,
-    CreatePortInput,
-    CreateVpInput,
-    DeletePortInput,
-    DeleteVpInput,
-    DepositMemoryInput,
-    DetachDeviceInput,
-    DisconnectPortInput,
-    GetMemoryBalanceOutput,
-    GetNextChildPartitionInput,
-    GetPartitionPropertyInput,
-    GetPartitionPropertyOutput,
-    GpaPageNumber,
-    HvDeviceId,
     HvInterruptControl,
-    HypercallCode,
-    HypercallControl,
-    HypercallResult,
     InterruptEntry,
     MapDeviceInterruptInput,
     MapDeviceInterruptOutput,
+    UnmapDeviceInterruptInput,
+)
+from hv.spec.hypercalls.memory import (
+    DepositMemoryInput,
+    GetMemoryBalanceOutput,
+    GpaPageNumber,
     MapGpaPagesInput,
-    PartitionIdOutput,
-    PartitionInput,
-    PostMessageInput,
     ReadGpaInput,
     ReadGpaOutput,
-    RegisterAssoc,
-    RegisterName,
-    RegisterValue,
-    SetPartitionPropertyInput,
-    SignalEventInput,
     TranslateVirtualAddressInput,
     TranslateVirtualAddressOutput,
-    UnmapDeviceInterruptInput,
     UnmapGpaPagesInput,
-    VpRegistersInput,
     WithdrawMemoryInput,
     WriteGpaInput,
     WriteGpaOutput,
 )
+from hv.spec.hypercalls.messages import (
+    ConnectPortInput,
+    CreatePortInput,
+    DeletePortInput,
+    DisconnectPortInput,
+    PostMessageInput,
+    SignalEventInput,
+)
+from hv.spec.hypercalls.partitions import (
+    CreatePartitionInput,
+    GetNextChildPartitionInput,
+    GetPartitionPropertyInput,
+    GetPartitionPropertyOutput,
+    PartitionIdOutput,
+    PartitionInput,
+    SetPartitionPropertyInput,
+)
+from hv.spec.hypercalls.registers import RegisterAssoc, RegisterName, RegisterValue, VpRegistersInput
+from hv.spec.hypercalls.vps import CreateVpInput, DeleteVpInput
 from hv.spec.intercepts import HvInterceptType, InstallInterceptInput
 from hv.spec.layout import Layout
 from hv.spec.partition import ANY_VP, PARTITION_ID_INVALID, PARTITION_ID_SELF, HvMapGpaFlags, HvPartitionProperty

@@ -9,7 +9,7 @@ import pytest
 from hv import cli
 from hv.commands import checks, demo, story, telling
 from hv.spec.hv_status import HvStatus
-from hv.spec.hypercalls import HypercallCode
+from hv.spec.hypercalls.codes import HypercallCode
 from hv.trace import events
 
 

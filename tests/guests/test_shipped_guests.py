@@ -15,7 +15,7 @@ from hv.platform import Machine
 from hv.root.vmwp import DEVICE_VECTOR
 from hv.spec.exits import ExitReason, InterruptionType
 from hv.spec.hv_status import HvStatus
-from hv.spec.hypercalls import HypercallCode
+from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.x86 import PAGE_SIZE
 from hv.trace import events
 from hv.vmx.exit import VmExit

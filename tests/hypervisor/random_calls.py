@@ -23,7 +23,9 @@ from hv.machine.faults import NestedFault
 from hv.platform import DEVICE_RID, DEVICE_SPA, Machine
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hv_status import HvStatus
-from hv.spec.hypercalls import HvDeviceId, HypercallCode, HypercallControl, HypercallResult
+from hv.spec.hypercalls.codes import HypercallCode
+from hv.spec.hypercalls.control import HypercallControl, HypercallResult
+from hv.spec.hypercalls.devices import HvDeviceId
 from hv.spec.layout import FieldType, Layout
 from hv.spec.msrs import HvSynicSint
 from hv.spec.partition import ANY_VP, PARTITION_ID_SELF, VP_INDEX_SELF, HvMapGpaFlags, HvPartitionProperty

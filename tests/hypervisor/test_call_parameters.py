@@ -5,12 +5,22 @@ import pytest
 from hv.hypervisor.hypercalls.door import hypercall
 from hv.hypervisor.hypercalls.registry import HYPERCALLS
 from hv.machine.faults import Access
-from hv.spec import hypercalls as h
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_registers import HvRegisterName as N
 from hv.spec.hv_status import HvStatus as S
-from hv.spec.hypercalls import HypercallCode as C
-from hv.spec.hypercalls import HypercallControl, HypercallResult, TranslateGvaFlags, TranslateGvaResult
+from hv.spec.hypercalls.codes import HypercallCode as C
+from hv.spec.hypercalls.control import HypercallControl, HypercallResult
+from hv.spec.hypercalls.devices import HvDeviceId
+from hv.spec.hypercalls.interrupts import HvInterruptType
+from hv.spec.hypercalls.memory import (
+    GpaPageNumber,
+    TranslateGvaFlags,
+    TranslateGvaResult,
+    UnmapGpaPagesInput,
+    WithdrawMemoryInput,
+)
+from hv.spec.hypercalls.messages import PostMessageInput
+from hv.spec.hypercalls.registers import RegisterAssoc, RegisterName
 from hv.spec.intercepts import HvInterceptType as I
 from hv.spec.partition import HvMapGpaFlags as F
 from hv.spec.partition import HvPartitionProperty as P
@@ -21,7 +31,7 @@ from tests.hypervisor.fakes import Machine
 
 IN, OUT = 0x4000, 0x5000
 GUEST, PCI = 2, 1
-DEVICE, ATTACHED = h.HvDeviceId(rid=9, device_type=PCI).raw, h.HvDeviceId(rid=8, device_type=PCI).raw
+DEVICE, ATTACHED = HvDeviceId(rid=9, device_type=PCI).raw, HvDeviceId(rid=8, device_type=PCI).raw
 A_PORT = HvPortInfo(port_type=PortType.MESSAGE, target_sint=2)
 
 
@@ -100,7 +110,7 @@ RULES = [
     (C.MAP_DEVICE_INTERRUPT, interrupt(target_vector=255), S.SUCCESS),
     (C.MAP_DEVICE_INTERRUPT, interrupt(device_id=DEVICE), S.INVALID_DEVICE_ID),
     (C.MAP_DEVICE_INTERRUPT, interrupt(target_flags=1), S.FEATURE_UNAVAILABLE),
-    (C.MAP_DEVICE_INTERRUPT, interrupt(interrupt_type=h.HvInterruptType.NMI), WRONG),
+    (C.MAP_DEVICE_INTERRUPT, interrupt(interrupt_type=HvInterruptType.NMI), WRONG),
     (C.MAP_DEVICE_INTERRUPT, interrupt(trigger_mode=2), WRONG),
     (C.MAP_DEVICE_INTERRUPT, interrupt(vector_count=2), WRONG),
     (C.MAP_DEVICE_INTERRUPT, interrupt(target_vector=15), WRONG),
@@ -160,7 +170,7 @@ def test_a_call_has_its_status(bench, code, fields, status):
     assert bench.ask(code, **fields)[0] == status
 
 
-PAGES = [h.GpaPageNumber(page_number=page) for page in (600, 601, 602)]
+PAGES = [GpaPageNumber(page_number=page) for page in (600, 601, 602)]
 MAP = {"target_partition_id": GUEST, "target_gpa_base": 0x100, "map_flags": int(F.READABLE)}
 
 
@@ -170,16 +180,16 @@ MAP = {"target_partition_id": GUEST, "target_gpa_base": 0x100, "map_flags": int(
     (C.MAP_GPA_PAGES, {**MAP, "target_gpa_base": (1 << 28) - 2}, PAGES, WRONG, 0),
     (C.MAP_GPA_PAGES, {**MAP, "map_flags": int(F.READABLE | F.LARGE_PAGE)}, PAGES, WRONG, 0),
     (C.MAP_GPA_PAGES, {**MAP, "target_gpa_base": 0x200, "map_flags": int(F.READABLE | F.LARGE_PAGE)}, PAGES, WRONG, 0),
-    (C.MAP_GPA_PAGES, MAP, [PAGES[0], h.GpaPageNumber(page_number=1 << 30)], S.OPERATION_DENIED, 1),
+    (C.MAP_GPA_PAGES, MAP, [PAGES[0], GpaPageNumber(page_number=1 << 30)], S.OPERATION_DENIED, 1),
     (C.MAP_GPA_PAGES, {**MAP, "map_flags": int(F.NO_ACCESS)}, PAGES[:1], S.SUCCESS, 1),
     (C.MAP_GPA_PAGES, {**MAP, "map_flags": int(F.NO_ACCESS | F.READABLE)}, PAGES, WRONG, 0),
     (C.MAP_GPA_PAGES, {**MAP, "map_flags": int(F.WRITABLE)}, PAGES, WRONG, 0),
     (C.DEPOSIT_MEMORY, {"partition_id": GUEST}, PAGES, S.SUCCESS, 3),
     (C.DEPOSIT_MEMORY, {"partition_id": GUEST}, [PAGES[0], PAGES[0]], WRONG, 1),
-    (C.GET_VP_REGISTERS, {"partition_id": GUEST, "input_vtl": 1}, [h.RegisterName(name=N.RIP)], VTL, 0),
-    (C.GET_VP_REGISTERS, {"partition_id": GUEST, "vp_index": 4}, [h.RegisterName(name=N.RIP)], S.INVALID_VP_INDEX, 0),
-    (C.SET_VP_REGISTERS, {"partition_id": GUEST}, [h.RegisterAssoc(name=N.RIP), h.RegisterAssoc(name=N.TSC)], WRONG, 1),
-    (C.SET_VP_REGISTERS, {"partition_id": GUEST}, [h.RegisterAssoc(name=N.RIP, padding=b"\1" + bytes(11))], WRONG, 0),
+    (C.GET_VP_REGISTERS, {"partition_id": GUEST, "input_vtl": 1}, [RegisterName(name=N.RIP)], VTL, 0),
+    (C.GET_VP_REGISTERS, {"partition_id": GUEST, "vp_index": 4}, [RegisterName(name=N.RIP)], S.INVALID_VP_INDEX, 0),
+    (C.SET_VP_REGISTERS, {"partition_id": GUEST}, [RegisterAssoc(name=N.RIP), RegisterAssoc(name=N.TSC)], WRONG, 1),
+    (C.SET_VP_REGISTERS, {"partition_id": GUEST}, [RegisterAssoc(name=N.RIP, padding=b"\1" + bytes(11))], WRONG, 0),
 ])
 def test_a_list_ends_at_what_is_refused(bench, code, fields, elements, status, reps):
     assert bench.ask(code, elements, **fields) == (status, reps)
@@ -191,11 +201,11 @@ def test_reserved_bytes_in_the_header_of_a_list_are_refused_before_its_first_ele
 
 
 def test_what_was_done_is_told_and_nothing_else(bench):
-    bench.ask(C.MAP_GPA_PAGES, [*PAGES[:2], h.GpaPageNumber(page_number=1 << 30)], **MAP)
+    bench.ask(C.MAP_GPA_PAGES, [*PAGES[:2], GpaPageNumber(page_number=1 << 30)], **MAP)
     bench.ask(C.MAP_GPA_PAGES, PAGES, **{**MAP, "map_flags": 2})
     assert bench.events(events.PagesMapped) == [events.PagesMapped(GUEST, 0x100000, 2, 1)]
     word = HypercallControl(call_code=C.UNMAP_GPA_PAGES, rep_count=3, rep_start=1)
-    bench.memory.write(IN, h.UnmapGpaPagesInput(target_partition_id=GUEST, target_gpa_base=0x100).pack())
+    bench.memory.write(IN, UnmapGpaPagesInput(target_partition_id=GUEST, target_gpa_base=0x100).pack())
     assert HypercallResult(hypercall(bench.hypervisor, bench.root_vp, word.raw, IN, OUT)).reps_complete == 3
     assert bench.events(events.PagesUnmapped) == [events.PagesUnmapped(GUEST, 0x101000, 2)]
     assert bench.guest.space.mapping(0x100) is not None
@@ -283,7 +293,7 @@ def test_what_is_wider_than_64_bits_is_no_control_word(bench):
 (IN + 0xF08, S.INVALID_ALIGNMENT)])
 def test_parameters_may_end_with_their_page(bench, input_gpa, status):
     """PostMessage takes 256 bytes."""
-    bench.guest.space.write(IN + 0xF00, h.PostMessageInput(connection_id=77).pack())
+    bench.guest.space.write(IN + 0xF00, PostMessageInput(connection_id=77).pack())
     vp = bench.guest.vps[0]
     assert HypercallResult(hypercall(bench.hypervisor, vp, C.POST_MESSAGE, input_gpa, OUT)).status == status
 
@@ -333,7 +343,7 @@ def test_a_translation_says_what_is_in_its_way(bench, gva, flags, result):
 def test_a_pool_gives_back_what_it_does_not_use_and_says_when_there_is_no_more(bench):
     pool, free = bench.guest.pool, bench.guest.pool.available
     word = HypercallControl(call_code=C.WITHDRAW_MEMORY, rep_count=free + 1)
-    bench.memory.write(IN, h.WithdrawMemoryInput(partition_id=GUEST).pack())
+    bench.memory.write(IN, WithdrawMemoryInput(partition_id=GUEST).pack())
     result = HypercallResult(hypercall(bench.hypervisor, bench.root_vp, word.raw, IN, OUT))
     assert (result.status, result.reps_complete, pool.available) == (S.NO_RESOURCES, free, 0)
     pages = {int.from_bytes(bench.memory.read(OUT + 8 * n, 8), "little") for n in range(free)}
@@ -350,14 +360,14 @@ def test_a_page_that_is_deposited_is_the_pools(bench):
     assert bench.guest.pool.available == before + 3
     assert not any(bench.hypervisor.owners.is_root(page) for page in (600, 601, 602))
     bench.done(C.FINALIZE_PARTITION, partition_id=GUEST)
-    late = [h.GpaPageNumber(page_number=603)]
+    late = [GpaPageNumber(page_number=603)]
     assert bench.ask(C.DEPOSIT_MEMORY, late, partition_id=GUEST) == (S.INVALID_PARTITION_STATE, 0)
 
 
 @pytest.mark.parametrize("code", [C.DEPOSIT_MEMORY, C.WITHDRAW_MEMORY])
 def test_a_child_has_no_page_to_give_or_take_even_with_the_privilege(bench, code):
     bench.guest.set_privileges(int(HvPrivilege.ACCESS_MEMORY_POOL))
-    elements = [h.GpaPageNumber(page_number=3)]
+    elements = [GpaPageNumber(page_number=3)]
     assert bench.ask(code, elements, vp=bench.guest.vps[0], partition_id=GUEST) == (S.OPERATION_DENIED, 0)
 
 
@@ -394,7 +404,7 @@ def test_a_signal_is_told_with_its_flag(bench):
     ({"target_gpa_base": 1 << 28}, WRONG),
 ])
 def test_unmapping_has_its_range_and_its_flags(bench, fields, status):
-    bench.memory.write(IN, h.UnmapGpaPagesInput(**{"target_partition_id": GUEST, **fields}).pack())
+    bench.memory.write(IN, UnmapGpaPagesInput(**{"target_partition_id": GUEST, **fields}).pack())
     word = HypercallControl(call_code=C.UNMAP_GPA_PAGES, rep_count=1)
     assert HypercallResult(hypercall(bench.hypervisor, bench.root_vp, word.raw, IN, OUT)).status == status
 
@@ -409,7 +419,7 @@ def test_a_spinning_vp_is_told_to_the_scheduler(bench):
 
 def test_own_registers_need_a_privilege_and_own_properties_are_roots(bench):
     vp = bench.guest.vps[0]
-    names = [h.RegisterName(name=N.RIP)]
+    names = [RegisterName(name=N.RIP)]
     bench.guest.set_privileges(0)
     assert bench.ask(C.GET_VP_REGISTERS, names, vp=vp, partition_id=GUEST) == (S.ACCESS_DENIED, 0)
     bench.guest.set_privileges(int(HvPrivilege.ACCESS_VP_REGISTERS))
@@ -426,12 +436,12 @@ def test_a_property_keeps_what_is_set(bench, code, value):
 
 
 def put(bench, name, value):
-    element = h.RegisterAssoc(name=name, value=value.to_bytes(16, "little"))
+    element = RegisterAssoc(name=name, value=value.to_bytes(16, "little"))
     return bench.ask(C.SET_VP_REGISTERS, [element], partition_id=GUEST)[0]
 
 
 def got(bench, name):
-    bench.done(C.GET_VP_REGISTERS, [h.RegisterName(name=name)], partition_id=GUEST)
+    bench.done(C.GET_VP_REGISTERS, [RegisterName(name=name)], partition_id=GUEST)
     return int.from_bytes(bench.memory.read(OUT, 16), "little")
 
 

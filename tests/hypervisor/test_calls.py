@@ -14,7 +14,8 @@ from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_registers import HvRegisterName as N
 from hv.spec.hv_registers import PendingInterruptionRegister
 from hv.spec.hv_status import HvStatus
-from hv.spec.hypercalls import AccessGpaResult, HvInterruptType, TranslateGvaResult
+from hv.spec.hypercalls.interrupts import HvInterruptType
+from hv.spec.hypercalls.memory import AccessGpaResult, TranslateGvaResult
 from hv.spec.partition import HvMapGpaFlags, HvPartitionProperty
 from hv.spec.synic import HvSegmentRegister, HvTableRegister
 from hv.trace.events import InterruptRouted

@@ -6,12 +6,17 @@ from hv.hypervisor.hypercalls.door import hypercall
 from hv.hypervisor.hypercalls.registry import HYPERCALLS
 from hv.hypervisor.hypercalls.registry import hypercall as declare
 from hv.machine.faults import NestedFault
-from hv.spec import hypercalls as h
 from hv.spec.hv_status import HvStatus
+from hv.spec.hypercalls.codes import HypercallCode
+from hv.spec.hypercalls.control import HypercallControl, HypercallResult
+from hv.spec.hypercalls.messages import SignalEventInput
+from hv.spec.hypercalls.partitions import PartitionInput
+from hv.spec.hypercalls.registers import RegisterName, VpRegistersInput
+from hv.spec.hypercalls.vps import DeleteVpInput
 from hv.trace.events import Hypercall
 from tests.hypervisor.fakes import Machine
 
-C = h.HypercallCode
+C = HypercallCode
 IN, OUT = 0x4000, 0x5000
 
 
@@ -21,12 +26,12 @@ def machine():
 
 
 def call(machine, vp, control, input_gpa=IN, output_gpa=OUT):
-    result = h.HypercallResult(hypercall(machine.hypervisor, vp, int(control), input_gpa, output_gpa))
+    result = HypercallResult(hypercall(machine.hypervisor, vp, int(control), input_gpa, output_gpa))
     return HvStatus(result.status), result.reps_complete
 
 
 def control(code, **fields):
-    return h.HypercallControl(call_code=code, **fields).raw
+    return HypercallControl(call_code=code, **fields).raw
 
 
 REFUSED = [
@@ -77,7 +82,7 @@ def test_a_list_that_does_not_fit_its_page_is_an_alignment_error(machine):
 
 def test_an_address_is_ignored_in_a_direction_the_call_does_not_have(machine):
     child = machine.child()
-    child.space.write(IN, h.SignalEventInput().pack())
+    child.space.write(IN, SignalEventInput().pack())
     assert call(machine, child.vps[0], C.SIGNAL_EVENT, IN, 0x3)[0] == HvStatus.INVALID_CONNECTION_ID
 
 
@@ -120,7 +125,7 @@ def test_a_child_cannot_name_another_partition(machine, code, target):
 
 def test_reserved_bytes_of_the_input_are_a_parameter_error(machine):
     child = machine.child()
-    data = bytearray(h.DeleteVpInput(partition_id=child.id).pack())
+    data = bytearray(DeleteVpInput(partition_id=child.id).pack())
     data[12] = 1
     machine.memory.write(IN, bytes(data))
     assert call(machine, machine.root_vp, C.DELETE_VP)[0] == HvStatus.INVALID_PARAMETER
@@ -137,8 +142,8 @@ def test_reps_completed_are_absolute_and_their_outputs_are_written(machine):
     """TLFS "Hypercall Outputs"; names of a good, an unknown and a good register."""
     child = machine.child()
     child.vps[0].regs.rip = 0xBEEF
-    header = h.VpRegistersInput(partition_id=child.id)
-    names = b"".join(h.RegisterName(name=name).pack() for name in (0x20010, 0x20010, 0x999, 0x20010))
+    header = VpRegistersInput(partition_id=child.id)
+    names = b"".join(RegisterName(name=name).pack() for name in (0x20010, 0x20010, 0x999, 0x20010))
     machine.memory.write(IN, header.pack() + names)
     machine.memory.write(OUT, b"\xee" * 64)
     assert call(machine, machine.root_vp, control(C.GET_VP_REGISTERS, rep_count=4, rep_start=1)) == \
@@ -163,12 +168,12 @@ def test_each_call_is_an_event(machine):
 
 def test_the_event_of_a_refused_call_says_why(machine):
     """The guest gets the status; the sentence is for people."""
-    machine.memory.write(IN, h.PartitionInput(partition_id=77).pack())
+    machine.memory.write(IN, PartitionInput(partition_id=77).pack())
     call(machine, machine.root_vp, C.INITIALIZE_PARTITION)
     call(machine, machine.root_vp, control(C.GET_VP_REGISTERS, rep_count=0))
     call(machine, machine.root_vp, C.GET_PARTITION_ID)
     assert [event.why for event in machine.events(Hypercall)[-3:]] == ["no partition 0x4d", "rep count is 0", ""]
-    names = h.VpRegistersInput(partition_id=machine.child().id).pack() + h.RegisterName(name=0x999).pack()
+    names = VpRegistersInput(partition_id=machine.child().id).pack() + RegisterName(name=0x999).pack()
     machine.memory.write(IN, names)
     call(machine, machine.root_vp, control(C.GET_VP_REGISTERS, rep_count=1))
     assert machine.events(Hypercall)[-1].why == "register 0x999 is unknown or not built"

@@ -10,7 +10,8 @@ from hv.hypervisor.verdicts import ADVANCE, ASK_PARENT, RETRY, YIELD, Halt, Inje
 from hv.machine.faults import Access, GuestFault
 from hv.spec.apic import ApicRegister
 from hv.spec.exits import CrQualification, ExitReason, InterruptionInfo, InterruptionType, IoQualification
-from hv.spec.hypercalls import HypercallCode, HypercallControl
+from hv.spec.hypercalls.codes import HypercallCode
+from hv.spec.hypercalls.control import HypercallControl
 from hv.spec.intercepts import HvInterceptType
 from hv.spec.msrs import HvHypercallMsr, Msr
 from hv.spec.synic import HvMessageType

@@ -9,7 +9,7 @@ from hv.hypervisor.hypercalls.registers import get_vp_registers, set_vp_register
 from hv.hypervisor.hypercalls.registry import Call, Reps
 from hv.hypervisor.root_vp import HANDLER_TICKS, RootVirtualProcessor
 from hv.spec.hv_registers import HvRegisterName
-from hv.spec.hypercalls import RegisterAssoc, RegisterName, VpRegistersInput
+from hv.spec.hypercalls.registers import RegisterAssoc, RegisterName, VpRegistersInput
 from hv.spec.partition import PARTITION_ID_SELF, VP_INDEX_SELF
 from hv.spec.x86 import PAT_RESET
 from hv.trace.events import Injected

@@ -7,8 +7,10 @@ from hv.hypervisor.hypercalls.door import hypercall
 from hv.hypervisor.synic import ports
 from hv.hypervisor.synic.synic import QueuedMessage
 from hv.machine.faults import GuestFault
-from hv.spec import hypercalls as h
 from hv.spec.hv_status import HvStatus
+from hv.spec.hypercalls.codes import HypercallCode
+from hv.spec.hypercalls.control import HypercallControl
+from hv.spec.hypercalls.messages import PostMessageInput
 from hv.spec.msrs import HvSynicSint, Msr
 from hv.spec.partition import ANY_VP
 from hv.spec.synic import HvMessage, HvPortInfo, PortType
@@ -152,13 +154,13 @@ def pair(machine, kind=PortType.MESSAGE, target_vp=0, count=8):
 
 
 def post(machine, sender, connection=0x222, kind=5, size=3, payload=b"abc", **fields):
-    data = h.PostMessageInput(connection_id=connection, message_type=kind, payload_size=size, payload=payload, **fields)
+    data = PostMessageInput(connection_id=connection, message_type=kind, payload_size=size, payload=payload, **fields)
     sender.space.write(0x1000, data.pack())
-    return HvStatus(hypercall(machine.hypervisor, sender.vps[0], h.HypercallCode.POST_MESSAGE, 0x1000, 0) & 0xFFFF)
+    return HvStatus(hypercall(machine.hypervisor, sender.vps[0], HypercallCode.POST_MESSAGE, 0x1000, 0) & 0xFFFF)
 
 
 def signal(machine, sender, flag=3, connection=0x222):
-    word = h.HypercallControl(call_code=h.HypercallCode.SIGNAL_EVENT, fast=1).raw
+    word = HypercallControl(call_code=HypercallCode.SIGNAL_EVENT, fast=1).raw
     return HvStatus(hypercall(machine.hypervisor, sender.vps[0], word, flag << 32 | connection, 0) & 0xFFFF)
 
 

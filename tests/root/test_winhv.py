@@ -10,7 +10,8 @@ from hv.hypervisor.hypercalls.door import hypercall
 from hv.root.winhv import DEPOSIT_BATCH, HvError, OutOfPages, RootMemory, WinHv
 from hv.spec.hv_registers import HvRegisterName as N
 from hv.spec.hv_status import HvStatus
-from hv.spec.hypercalls import HypercallCode, HypercallControl, HypercallResult
+from hv.spec.hypercalls.codes import HypercallCode
+from hv.spec.hypercalls.control import HypercallControl, HypercallResult
 from tests.hypervisor.fakes import Machine
 
 

@@ -2,22 +2,58 @@
 
 import pytest
 
-from hv.spec import hypercalls as h
 from hv.spec import synic as s
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hv_status import HvStatus
+from hv.spec.hypercalls.codes import HypercallCode
+from hv.spec.hypercalls.control import HypercallControl, HypercallResult
+from hv.spec.hypercalls.devices import AttachDeviceInput, DetachDeviceInput
+from hv.spec.hypercalls.interrupts import (
+    AssertVirtualInterruptInput,
+    InterruptEntry,
+    MapDeviceInterruptInput,
+    UnmapDeviceInterruptInput,
+)
+from hv.spec.hypercalls.memory import (
+    DepositMemoryInput,
+    GetMemoryBalanceOutput,
+    MapGpaPagesInput,
+    ReadGpaInput,
+    ReadGpaOutput,
+    TranslateVirtualAddressInput,
+    TranslateVirtualAddressOutput,
+    UnmapGpaPagesInput,
+    WithdrawMemoryInput,
+    WriteGpaInput,
+)
+from hv.spec.hypercalls.messages import (
+    ConnectPortInput,
+    CreatePortInput,
+    DeletePortInput,
+    DisconnectPortInput,
+    PostMessageInput,
+    SignalEventInput,
+)
+from hv.spec.hypercalls.partitions import (
+    CreatePartitionInput,
+    GetNextChildPartitionInput,
+    GetPartitionPropertyInput,
+    SetPartitionPropertyInput,
+)
+from hv.spec.hypercalls.registers import RegisterAssoc, RegisterName, RegisterValue, VpRegistersInput
+from hv.spec.hypercalls.vps import CreateVpInput, DeleteVpInput, NotifyLongSpinWaitInput
 
 SIZES = [
-    (h.CreatePartitionInput, 56), (h.GetPartitionPropertyInput, 16), (h.SetPartitionPropertyInput, 24),
-    (h.GetNextChildPartitionInput, 16), (h.DepositMemoryInput, 8), (h.WithdrawMemoryInput, 16),
-    (h.GetMemoryBalanceOutput, 16), (h.MapGpaPagesInput, 24), (h.UnmapGpaPagesInput, 24),
-    (h.TranslateVirtualAddressInput, 32), (h.TranslateVirtualAddressOutput, 16), (h.ReadGpaInput, 32),
-    (h.ReadGpaOutput, 24), (h.WriteGpaInput, 48), (h.CreateVpInput, 40), (h.DeleteVpInput, 16),
-    (h.VpRegistersInput, 16), (h.RegisterName, 4), (h.RegisterValue, 16), (h.RegisterAssoc, 32),
-    (h.AssertVirtualInterruptInput, 32), (h.InterruptEntry, 16), (h.MapDeviceInterruptInput, 72),
-    (h.UnmapDeviceInterruptInput, 32), (h.AttachDeviceInput, 40), (h.DetachDeviceInput, 16), (h.CreatePortInput, 56),
-    (h.DeletePortInput, 16), (h.ConnectPortInput, 72), (h.DisconnectPortInput, 16), (h.PostMessageInput, 256),
-    (h.SignalEventInput, 8), (h.NotifyLongSpinWaitInput, 8), (s.HvMessageHeader, 16), (s.HvMessage, 256),
+    (CreatePartitionInput, 56), (GetPartitionPropertyInput, 16), (SetPartitionPropertyInput, 24),
+    (GetNextChildPartitionInput, 16), (DepositMemoryInput, 8), (WithdrawMemoryInput, 16),
+    (GetMemoryBalanceOutput, 16), (MapGpaPagesInput, 24), (UnmapGpaPagesInput, 24),
+    (TranslateVirtualAddressInput, 32), (TranslateVirtualAddressOutput, 16), (ReadGpaInput, 32),
+    (ReadGpaOutput, 24), (WriteGpaInput, 48), (CreateVpInput, 40), (DeleteVpInput, 16),
+    (VpRegistersInput, 16), (RegisterName, 4), (RegisterValue, 16), (RegisterAssoc, 32),
+    (AssertVirtualInterruptInput, 32), (InterruptEntry, 16), (MapDeviceInterruptInput, 72),
+    (UnmapDeviceInterruptInput, 32), (AttachDeviceInput, 40), (DetachDeviceInput, 16), (CreatePortInput, 56),
+    (DeletePortInput, 16), (ConnectPortInput, 72), (DisconnectPortInput, 16), (PostMessageInput, 256),
+    (SignalEventInput, 8), (NotifyLongSpinWaitInput, 8), (s.HvMessageHeader, 16), (s.HvMessage, 256),
     (s.HvEventFlags, 256), (s.HvPortInfo, 24), (s.HvConnectionInfo, 32), (s.HvSegmentRegister, 16),
     (s.HvTableRegister, 16), (s.HvInterceptHeader, 40), (s.IoPortIntercept, 128), (s.MemoryIntercept, 80),
     (s.MsrIntercept, 64), (s.CpuidIntercept, 104), (s.ExceptionIntercept, 240), (s.HeaderOnlyIntercept, 40),
@@ -31,11 +67,11 @@ def test_a_layout_has_the_size_of_the_document(layout, size):
 
 
 OFFSETS = [
-    (h.CreateVpInput, "subnode_type", 15), (h.CreateVpInput, "flags", 32), (h.VpRegistersInput, "input_vtl", 12),
-    (h.RegisterAssoc, "value", 16), (h.CreatePortInput, "connection_partition", 16),
-    (h.CreatePortInput, "proximity_domain_info", 48), (h.ConnectPortInput, "port_partition", 16),
-    (h.ConnectPortInput, "connection_info", 32), (h.PostMessageInput, "payload", 16),
-    (h.MapDeviceInterruptInput, "target_vp_mask", 64), (h.AttachDeviceInput, "pf_rid", 36),
+    (CreateVpInput, "subnode_type", 15), (CreateVpInput, "flags", 32), (VpRegistersInput, "input_vtl", 12),
+    (RegisterAssoc, "value", 16), (CreatePortInput, "connection_partition", 16),
+    (CreatePortInput, "proximity_domain_info", 48), (ConnectPortInput, "port_partition", 16),
+    (ConnectPortInput, "connection_info", 32), (PostMessageInput, "payload", 16),
+    (MapDeviceInterruptInput, "target_vp_mask", 64), (AttachDeviceInput, "pf_rid", 36),
     (s.HvMessageHeader, "message_flags", 5), (s.IoPortIntercept, "instruction_bytes", 56),
     (s.IoPortIntercept, "rdi", 120),
     (s.MemoryIntercept, "gpa", 56), (s.ExceptionIntercept, "registers", 112), (s.HvInterceptHeader, "rflags", 32),
@@ -50,14 +86,14 @@ def test_a_field_stands_where_the_document_says(layout, field, offset):
 
 def test_the_control_word_is_the_documents():
     """TLFS "Hypercall Inputs": the vectors of a fast SignalEvent and of a rep call."""
-    assert h.HypercallControl(call_code=h.HypercallCode.SIGNAL_EVENT, fast=1).raw == 0x1005D
-    assert h.HypercallControl(call_code=0x50, rep_count=3, rep_start=1).raw == 0x0001_0003_0000_0050
-    assert h.HypercallControl.RESERVED == 0xF000_F000_7800_0000
-    assert h.HypercallResult(status=5, reps_complete=1).raw == 0x0000_0001_0000_0005
+    assert HypercallControl(call_code=HypercallCode.SIGNAL_EVENT, fast=1).raw == 0x1005D
+    assert HypercallControl(call_code=0x50, rep_count=3, rep_start=1).raw == 0x0001_0003_0000_0050
+    assert HypercallControl.RESERVED == 0xF000_F000_7800_0000
+    assert HypercallResult(status=5, reps_complete=1).raw == 0x0000_0001_0000_0005
 
 
 def test_codes_the_specification_fixes():
-    code = h.HypercallCode
+    code = HypercallCode
     assert (code.CREATE_PARTITION, code.POST_MESSAGE, code.ATTACH_DEVICE) == (0x40, 0x5C, 0x82)
     assert (HvStatus.INVALID_VP_INDEX, HvStatus.NO_RESOURCES, HvStatus.UNKNOWN_REGISTER_NAME) == (0xE, 0x1D, 0x87)
     assert (HvRegisterName.RIP, HvRegisterName.TR, HvRegisterName.SINT15) == (0x20010, 0x60007, 0xA000F)

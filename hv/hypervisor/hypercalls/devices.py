@@ -11,7 +11,8 @@ from hv.hypervisor.hypercalls.registry import Call, hypercall, require
 from hv.hypervisor.partition import Partition, PartitionState
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus
-from hv.spec.hypercalls import AttachDeviceInput, DetachDeviceInput, HvDeviceId, HypercallCode
+from hv.spec.hypercalls.codes import HypercallCode
+from hv.spec.hypercalls.devices import AttachDeviceInput, DetachDeviceInput, HvDeviceId
 from hv.trace.events import DeviceAttached, DeviceDetached
 
 PCI = 1                         # HvDeviceId.device_type

@@ -17,7 +17,7 @@ from hv.hypervisor.hypercalls.registry import FAST_INPUT_SIZE, HYPERCALLS, Call,
 from hv.machine.faults import Access
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus
-from hv.spec.hypercalls import HypercallControl, HypercallResult
+from hv.spec.hypercalls.control import HypercallControl, HypercallResult
 from hv.spec.x86 import PAGE_SIZE
 from hv.trace.events import Hypercall
 

@@ -6,7 +6,7 @@ TLFS "Intercepts". # Simplified: the types of `HvInterceptType`; others are INVA
 from __future__ import annotations
 
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require
-from hv.spec.hypercalls import HypercallCode
+from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.intercepts import HvInterceptAccess, HvInterceptType, InstallInterceptInput
 
 _READ_WRITE = int(HvInterceptAccess.READ | HvInterceptAccess.WRITE)

@@ -12,12 +12,12 @@ from hv.hypervisor.partition import Partition, PartitionState
 from hv.spec.apic import LOWEST_LEGAL_VECTOR
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus
-from hv.spec.hypercalls import (
+from hv.spec.hypercalls.codes import HypercallCode
+from hv.spec.hypercalls.interrupts import (
     INTERRUPT_SOURCE_MSI,
     AssertVirtualInterruptInput,
     HvInterruptControl,
     HvInterruptType,
-    HypercallCode,
     InterruptEntry,
     MapDeviceInterruptInput,
     MapDeviceInterruptOutput,

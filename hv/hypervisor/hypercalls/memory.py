@@ -15,12 +15,12 @@ from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.paging import PagingMode, walk
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus
-from hv.spec.hypercalls import (
+from hv.spec.hypercalls.codes import HypercallCode
+from hv.spec.hypercalls.memory import (
     AccessGpaResult,
     DepositMemoryInput,
     GetMemoryBalanceOutput,
     GpaPageNumber,
-    HypercallCode,
     MapGpaPagesInput,
     ReadGpaInput,
     ReadGpaOutput,

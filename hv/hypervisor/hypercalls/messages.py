@@ -8,12 +8,12 @@ from __future__ import annotations
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require, require_any_node
 from hv.hypervisor.synic import ports
 from hv.spec.cpuid import HvPrivilege
-from hv.spec.hypercalls import (
+from hv.spec.hypercalls.codes import HypercallCode
+from hv.spec.hypercalls.messages import (
     ConnectPortInput,
     CreatePortInput,
     DeletePortInput,
     DisconnectPortInput,
-    HypercallCode,
     PostMessageInput,
     SignalEventInput,
 )

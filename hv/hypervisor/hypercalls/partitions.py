@@ -10,12 +10,12 @@ from hv.hypervisor.partition import Partition, PartitionState
 from hv.machine.clock import APIC_BUS_HZ, TSC_HZ
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus
-from hv.spec.hypercalls import (
+from hv.spec.hypercalls.codes import HypercallCode
+from hv.spec.hypercalls.partitions import (
     CreatePartitionInput,
     GetNextChildPartitionInput,
     GetPartitionPropertyInput,
     GetPartitionPropertyOutput,
-    HypercallCode,
     PartitionIdOutput,
     PartitionInput,
     SetPartitionPropertyInput,

@@ -24,7 +24,8 @@ from hv.spec.hv_registers import (
     PendingInterruptionRegister,
 )
 from hv.spec.hv_status import HvStatus
-from hv.spec.hypercalls import HypercallCode, RegisterAssoc, RegisterName, RegisterValue, VpRegistersInput
+from hv.spec.hypercalls.codes import HypercallCode
+from hv.spec.hypercalls.registers import RegisterAssoc, RegisterName, RegisterValue, VpRegistersInput
 from hv.spec.msrs import Msr
 from hv.spec.synic import HvSegmentRegister, HvTableRegister
 from hv.spec.x86 import Cr4

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from hv.hypervisor.errors import HypercallError
 from hv.spec.hv_status import HvStatus
-from hv.spec.hypercalls import HvInputVtl, HypercallCode
+from hv.spec.hypercalls.codes import HypercallCode
+from hv.spec.hypercalls.control import HvInputVtl
 from hv.spec.layout import Layout
 
 if TYPE_CHECKING:

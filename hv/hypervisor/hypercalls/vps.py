@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require, require_any_node
-from hv.spec.hypercalls import CreateVpInput, DeleteVpInput, HypercallCode, NotifyLongSpinWaitInput
+from hv.spec.hypercalls.codes import HypercallCode
+from hv.spec.hypercalls.vps import CreateVpInput, DeleteVpInput, NotifyLongSpinWaitInput
 
 
 @hypercall(HypercallCode.CREATE_VP, input=CreateVpInput)

@@ -15,11 +15,11 @@ from itertools import count
 from typing import Any, NamedTuple, cast
 
 import hv.hypervisor.exits  # noqa: F401  registers the exit handlers
-from hv.hypervisor import msrs
 from hv.hypervisor.cpuid import MAX_VPS
 from hv.hypervisor.device_domains import DeviceDomains
 from hv.hypervisor.hypercalls.door import hypercall
 from hv.hypervisor.hypervisor import Hypervisor
+from hv.hypervisor.msrs import registry as msrs
 from hv.hypervisor.partition import Partition
 from hv.hypervisor.processors import ProcessorFactory
 from hv.hypervisor.root_vp import RootVirtualProcessor

@@ -260,7 +260,7 @@ def test_a_mistake_in_an_exit_handler_is_reported_with_the_events_before_it(caps
         raise RuntimeError("handler broke")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("hv.hypervisor.msrs.read_msr", broken)
+    monkeypatch.setattr("hv.hypervisor.msrs.registry.read_msr", broken)
     code, _, err = run(capsys, "msr_reader")
     assert code == 4
     assert err.count("\n") == 1

@@ -3,7 +3,7 @@
 import pytest
 
 from hv.hypervisor.cpuid import CHILD_PRIVILEGES, CpuidTable
-from hv.hypervisor.msrs import OURS, read_msr, write_msr
+from hv.hypervisor.msrs.registry import OURS, read_msr, write_msr
 from hv.machine.clock import TICKS_PER_100NS
 from hv.machine.faults import GuestFault, NestedFault
 from hv.spec.cpuid import FeaturesEcx, HvPrivilege

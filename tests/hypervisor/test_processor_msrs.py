@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hv.hypervisor import msrs
+from hv.hypervisor.msrs import registry as msrs
 from hv.hypervisor.processor_msrs import READERS, WRITERS
 from hv.machine.faults import GuestFault
 from hv.spec.msrs import Msr

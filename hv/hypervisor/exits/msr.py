@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hv.hypervisor import intercepts, msrs, processor_msrs
+from hv.hypervisor import intercepts, processor_msrs
+from hv.hypervisor.msrs import registry as msrs
 from hv.hypervisor.run import on_exit
 from hv.hypervisor.verdicts import ADVANCE, ASK_PARENT, Verdict
 from hv.hypervisor.vp import VirtualProcessor

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from hv.hypervisor import intercepts, msrs
+from hv.hypervisor import intercepts
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.hypercalls.registry import Call, Reps, hypercall, require, require_vtl0
+from hv.hypervisor.msrs import registry as msrs
 from hv.hypervisor.partition import PartitionState
 from hv.machine.faults import GuestFault
 from hv.machine.idt import Event, EventKind

@@ -17,8 +17,8 @@ from hashlib import sha256
 from types import TracebackType
 
 from hv.hypervisor.hypercalls.door import hypercall
-from hv.hypervisor.hypercalls.registers import _REGISTERS
 from hv.hypervisor.hypercalls.registry import HYPERCALLS
+from hv.hypervisor.registers.table import REGISTERS
 from hv.machine.faults import NestedFault
 from hv.platform import DEVICE_RID, DEVICE_SPA, Machine
 from hv.spec.hv_registers import HvRegisterName
@@ -65,7 +65,7 @@ def _map_flags(chance: random.Random) -> int:
         0, 0, 0, HvMapGpaFlags.LARGE_PAGE, HvMapGpaFlags.NO_ACCESS, 1 << 30))
 
 
-_BUILT = [name for name in HvRegisterName if name in _REGISTERS]
+_BUILT = [name for name in HvRegisterName if name in REGISTERS]
 
 
 def _name(chance: random.Random) -> int:

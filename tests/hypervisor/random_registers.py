@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 from hashlib import sha256
 
-from hv.hypervisor.hypercalls.registers import _REGISTERS
+from hv.hypervisor.registers.table import REGISTERS
 from hv.platform import Machine
 from hv.root.winhv import HvError
 from hv.spec.hv_registers import HvRegisterName, InterruptStateRegister, PendingInterruptionRegister
@@ -25,7 +25,7 @@ from tests.vmx.random_vmcs import code
 N = HvRegisterName
 PAGES_OF_CHILD, CODE, APIC_PAGE, TIMER_VECTOR = 32, 0x4000, 0xFEE00, 0x41
 ALL_RIGHTS = HvMapGpaFlags.READABLE | HvMapGpaFlags.WRITABLE | HvMapGpaFlags.EXECUTABLE
-_SETTABLE = [name for name in HvRegisterName if (ways := _REGISTERS.get(int(name))) and ways[1] is not None]
+_SETTABLE = [name for name in HvRegisterName if (ways := REGISTERS.get(int(name))) and ways[1] is not None]
 _SEGMENTS = [N(number) for number in range(N.ES, N.TR + 1)]
 _DEEP = [N.CR0, N.CR4, N.CR3, N.EFER, N.RFLAGS, N.RIP, N.RSP, N.PENDING_INTERRUPTION, N.INTERRUPT_STATE,
          N.INTERNAL_ACTIVITY_STATE, N.APIC_BASE, N.CR8, N.TPR, N.EOI, N.ICR, N.DR7, N.GDTR, N.IDTR, N.SINT0, N.SINT1]

@@ -50,6 +50,8 @@ def hypercall(hypervisor: Hypervisor, vp: VirtualProcessor, control: int, input_
             reps = _check_shape(declaration, HypercallControl(control))
         if declaration.rep:
             reps, refusal = _rep_call(call, declaration, HypercallControl(control), input_gpa, output_gpa)
+        elif declaration.variable:
+            _variable_call(call, declaration, HypercallControl(control), input_gpa, output_gpa)
         else:
             _simple_call(call, declaration, control & _FAST, input_gpa, output_gpa)
     except HypercallError as error:
@@ -74,7 +76,8 @@ def _check_shape(declaration: Declaration, control: HypercallControl) -> int:
     require(not control.raw & HypercallControl.RESERVED, f"reserved bits in {control.raw:#x}", wrong)
     require(not control.raw >> 64, f"control {control.raw:#x} is wider than 64 bits", wrong)
     require(not control.is_nested, "the hypervisor is not nested", wrong)
-    require(not control.variable_header_size, f"{declaration.code.name} has no variable header", wrong)
+    require(declaration.variable or not control.variable_header_size,
+            f"{declaration.code.name} has no variable header", wrong)
     if not declaration.rep:
         require(not control.rep_count and not control.rep_start, f"{declaration.code.name} is a simple call", wrong)
         return 0
@@ -141,13 +144,33 @@ def _simple_call(call: Call, declaration: Declaration, fast: int, input_gpa: int
         call.partition.space.write(output_gpa, answer.pack())
 
 
+def _variable_call(call: Call, declaration: Declaration, control: HypercallControl, input_gpa: int,
+                   output_gpa: int) -> None:
+    """A simple call whose fixed input is followed by as many units of 8 bytes as the control word says."""
+    size = declaration.input_size + 8 * control.variable_header_size
+    if control.fast:
+        fits = size <= FAST_INPUT_SIZE and not declaration.output_size
+        data = _read_registers(call, declaration, fits, input_gpa, output_gpa)
+    else:
+        data = _read_memory(call, declaration, size, declaration.output_size, input_gpa, output_gpa)
+    _check_reserved(declaration, data)
+    assert declaration.input is not None, "a variable header has a fixed part"
+    answer = declaration.handler(call, declaration.input.parse(data), _units(data[declaration.input_size : size]))
+    if answer is not None:
+        call.partition.space.write(output_gpa, answer.pack())
+
+
+def _units(data: bytes) -> tuple[int, ...]:
+    return struct.unpack(f"<{len(data) // 8}Q", data)
+
+
 def _rep_call(call: Call, declaration: Declaration, control: HypercallControl, input_gpa: int,
               output_gpa: int) -> tuple[int, HypercallError | None]:
     """The reps completed, whose outputs are written in any case, and the refusal that ended them."""
     count, start = control.rep_count, control.rep_start
     step = declaration.rep_output.SIZE if declaration.rep_output else 0
     element = declaration.rep_input.SIZE if declaration.rep_input else 0
-    header = declaration.input_size
+    header = declaration.input_size + 8 * control.variable_header_size
     size, output_size = header + count * element, count * step
     if control.fast:
         fits = size <= FAST_INPUT_SIZE and not output_size
@@ -158,7 +181,8 @@ def _rep_call(call: Call, declaration: Declaration, control: HypercallControl, i
     try:
         _check_reserved(declaration, data)
         assert declaration.input is not None, "a rep call has a header"
-        declaration.handler(call, declaration.input.parse(data), reps)
+        variable = (_units(data[declaration.input_size : header]),) if declaration.variable else ()
+        declaration.handler(call, declaration.input.parse(data), *variable, reps)
     except HypercallError as error:
         refusal = error
     finished = (reps.done - start) * step

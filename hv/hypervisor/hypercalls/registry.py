@@ -1,7 +1,8 @@
 """How a hypercall is declared: `@hypercall(code, input=..., output=..., rep_input=..., privilege=...)`.
 
-A simple call is a function of (call, input) that returns its output layout or None. A rep call gets a third argument,
-the `Reps`, iterates over it, and whatever it had finished when it raises is counted as completed.
+A simple call is a function of (call, input) that returns its output layout or None. A call with a variable header gets
+that next, as a tuple of u64. A rep call's last argument is the `Reps`: it iterates over it, and whatever it had
+finished when it raises is counted as completed.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Declaration(NamedTuple):
     rep: bool
     rep_input: type[Layout] | None
     rep_output: type[Layout] | None
+    variable: bool                      # units of 8 bytes may follow the fixed input
     privilege: int
     reserved: tuple[slice, ...]         # bytes of the input that must be zero
     input_size: int                     # bytes of the fixed input, or header
@@ -46,7 +48,7 @@ HYPERCALLS: dict[int, Declaration] = {}
 
 def hypercall(code: HypercallCode, *, input: type[Layout] | None = None, output: type[Layout] | None = None,
               rep: bool = False, rep_input: type[Layout] | None = None, rep_output: type[Layout] | None = None,
-              privilege: int = 0) -> Callable[[F], F]:
+              variable: bool = False, privilege: int = 0) -> Callable[[F], F]:
     """Register the decorated function for *code*; TypeError, naming both, when the code has a handler already.
 
     *rep* is implied by a list layout. Fields named reserved or padding are RsvdZ.
@@ -58,7 +60,7 @@ def hypercall(code: HypercallCode, *, input: type[Layout] | None = None, output:
         is_rep = rep or rep_input is not None or rep_output is not None
         size, output_size = input.SIZE if input else 0, output.SIZE if output else 0
         HYPERCALLS[int(code)] = Declaration(
-            code, handler, input, output, is_rep, rep_input, rep_output, int(privilege),
+            code, handler, input, output, is_rep, rep_input, rep_output, variable, int(privilege),
             tuple(_reserved(input)) if input else (), size, output_size, size <= FAST_INPUT_SIZE and not output_size)
         return handler
     return register

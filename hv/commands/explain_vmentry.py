@@ -15,21 +15,20 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hv.commands.errors import CHECKS_FAILED, TRUE, USAGE, CommandError
-from hv.commands.screen import console, is_plain, ticks
-from hv.printable import LONGEST_LINE, one_line, printable
+from hv.commands.screen import ticks
+from hv.commands.subjects import show
+from hv.printable import one_line, printable
 
 if TYPE_CHECKING:
-    from hv.debug.entry_text import Line
     from hv.vmx.capabilities import Capabilities
     from hv.vmx.checks.explain import Explanation
 
 _GUESTS = (".asm", ".s", ".elf", ".bin", ".img", ".com", ".toml")
-_STYLES = {"": "", "bold": "bold", "dim": "dim", "good": "green", "bad": "red"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -173,18 +172,3 @@ def columns() -> int:
     from hv.debug.entry_text import WIDTH
 
     return shutil.get_terminal_size((WIDTH, 24)).columns if sys.stdout.isatty() else WIDTH
-
-
-def show(lines: Iterator[Line], asked_plain: bool) -> None:
-    """Print the lines, in colours where somebody looks."""
-    from hv.debug.entry_text import plain
-
-    if is_plain(asked_plain):
-        print("\n".join(printable(line, LONGEST_LINE) for line in plain(lines).split("\n")))
-        return
-    from rich.text import Text
-
-    screen = console(plain=False)
-    for line in lines:
-        screen.print(Text.assemble(*((printable(text, LONGEST_LINE), _STYLES[style]) for style, text in line)),
-                     soft_wrap=True)

@@ -113,3 +113,100 @@ class HvStatus(IntEnum):
     CALL_PENDING = 0x0079
     VTL_ALREADY_ENABLED = 0x0086
     UNKNOWN_REGISTER_NAME = 0x0087
+
+
+# What each means, and what a caller does about it; those of processor features are made from their names.
+_MEANINGS: dict[HvStatus, tuple[str, str]] = {
+    HvStatus.SUCCESS: ("the call is done", ""),
+    HvStatus.INVALID_HYPERCALL_CODE: (
+        "no call has this code, or this hypervisor does not offer it", "check bits 15..0 of the input value"),
+    HvStatus.INVALID_HYPERCALL_INPUT: (
+        "the input value itself is wrong: a reserved bit, a rep count or start that the call cannot have, a variable "
+        "header it has not, or parameters that do not fit registers",
+        "compare the input value with the call's form: `hv explain hypercall VALUE`"),
+    HvStatus.INVALID_ALIGNMENT: (
+        "an input or output address is not a multiple of 8, its block crosses a page, or it is beyond the GPA space",
+        "give each block a place of its own inside one page"),
+    HvStatus.INVALID_PARAMETER: (
+        "a value inside the parameters is refused: reserved field, flag, range, or combination",
+        "set reserved fields to zero, then check each field's range"),
+    HvStatus.ACCESS_DENIED: (
+        "the caller lacks the privilege, or is not the parent of the partition it names",
+        "look at CPUID 0x40000003: EAX and EBX are the privileges"),
+    HvStatus.INVALID_PARTITION_STATE: (
+        "the partition is not in the state that the call needs", "most calls need an active partition"),
+    HvStatus.OPERATION_DENIED: (
+        "the object exists, but this may not be done to it", "a page may be lent, a property only readable"),
+    HvStatus.UNKNOWN_PROPERTY: ("no property has this code", ""),
+    HvStatus.PROPERTY_VALUE_OUT_OF_RANGE: ("the property exists, and does not take this value", ""),
+    HvStatus.INSUFFICIENT_MEMORY: (
+        "the pool of the partition is empty, and the hypervisor stores nothing for free",
+        "deposit pages (HvCallDepositMemory) and make the call again"),
+    HvStatus.PARTITION_TOO_DEEP: ("partitions cannot be nested any deeper", ""),
+    HvStatus.INVALID_PARTITION_ID: ("no partition has this id", "HV_PARTITION_ID_SELF is all ones"),
+    HvStatus.INVALID_VP_INDEX: (
+        "the partition has no such VP; of CreateVp: it has it already, or the index is too high", ""),
+    HvStatus.NOT_FOUND: ("what is looked for is not there", ""),
+    HvStatus.INVALID_PORT_ID: (
+        "no port has this id, it is taken, wider than 24 bits, of another type, or it was deleted", ""),
+    HvStatus.INVALID_CONNECTION_ID: (
+        "the caller has no connection of this id; of ConnectPort: it is taken or wider than 24 bits", ""),
+    HvStatus.INSUFFICIENT_BUFFERS: (
+        "all message buffers of the port hold messages that their receiver has not taken", "wait, and post again"),
+    HvStatus.NOT_ACKNOWLEDGED: ("the external interrupt was not acknowledged yet", ""),
+    HvStatus.INVALID_VP_STATE: ("the VP is not in the state that the call needs", "a VP is started only once"),
+    HvStatus.ACKNOWLEDGED: ("the external interrupt was acknowledged and not cleared", "HvCallClearVirtualInterrupt"),
+    HvStatus.INVALID_SAVE_RESTORE_STATE: ("a save or restore of the partition is under way, or is not", ""),
+    HvStatus.INVALID_SYNIC_STATE: (
+        "the receiver's SynIC is off, its page is off, or its SINT is masked",
+        "look at SCONTROL, SIMP or SIEFP, and the SINT of the receiving VP"),
+    HvStatus.OBJECT_IN_USE: ("something still uses the object", "take that away first"),
+    HvStatus.INVALID_PROXIMITY_DOMAIN_INFO: ("there is no such proximity domain", "there is one: 0"),
+    HvStatus.NO_DATA: ("there is nothing to read", ""),
+    HvStatus.INACTIVE: ("nobody is at the other end", ""),
+    HvStatus.NO_RESOURCES: (
+        "there are no more of what is asked for; of WithdrawMemory: the pool has no unused page, its normal end", ""),
+    HvStatus.FEATURE_UNAVAILABLE: ("the machine, or this hypervisor, does not have it", ""),
+    HvStatus.PARTIAL_PACKET: ("only a part was sent", "send the rest"),
+    HvStatus.PROCESSOR_CACHE_LINE_FLUSH_SIZE_INCOMPATIBLE: ("CLFLUSH works on lines of another size here", ""),
+    HvStatus.INSUFFICIENT_BUFFER: ("the caller's buffer is too small", ""),
+    HvStatus.PROCESSOR_XSAVE_SAVE_AREA_INCOMPATIBLE: ("the area of XSAVE has another size here", ""),
+    HvStatus.INCOMPATIBLE_PROCESSOR: ("the processor is of another kind", ""),
+    HvStatus.INSUFFICIENT_DEVICE_DOMAINS: ("there are no more device domains", "delete one"),
+    HvStatus.PROCESSOR_FEATURE_INCOMPATIBLE_XSAVE_FEATURES: ("XSAVE has other features here", ""),
+    HvStatus.CPUID_FEATURE_VALIDATION_ERROR: ("CPUID's feature bits contradict one another", ""),
+    HvStatus.CPUID_XSAVE_FEATURE_VALIDATION_ERROR: ("CPUID's XSAVE leaves contradict one another", ""),
+    HvStatus.PROCESSOR_STARTUP_TIMEOUT: ("the processor did not start", ""),
+    HvStatus.SMX_ENABLED: ("the firmware has SMX on", ""),
+    HvStatus.INVALID_LP_INDEX: ("there is no such logical processor", "there is one: 0"),
+    HvStatus.INVALID_REGISTER_VALUE: (
+        "the register does not take this value", "reps completed says which element it was"),
+    HvStatus.INVALID_VTL_STATE: ("the virtual trust level is not there, or not in the state the call needs", ""),
+    HvStatus.NX_NOT_DETECTED: ("the processor has no-execute off", ""),
+    HvStatus.INVALID_DEVICE_ID: ("there is no such device, or it is not this partition's", ""),
+    HvStatus.INVALID_DEVICE_STATE: ("the device is not in the state that the call needs", "attached, or detached?"),
+    HvStatus.PENDING_PAGE_REQUESTS: ("page requests of the device are under way", ""),
+    HvStatus.PAGE_REQUEST_INVALID: ("there is no such page request", ""),
+    HvStatus.KEY_ALREADY_EXISTS: ("the key is there already", ""),
+    HvStatus.DEVICE_ALREADY_IN_DOMAIN: ("the device is in this domain already", "nothing is left to do"),
+    HvStatus.INVALID_CPU_GROUP_ID: ("there is no such CPU group", ""),
+    HvStatus.INVALID_CPU_GROUP_STATE: ("the CPU group is not in the state that the call needs", ""),
+    HvStatus.OPERATION_FAILED: ("it was tried and failed", ""),
+    HvStatus.NOT_ALLOWED_WITH_NESTED_VIRT_ACTIVE: ("a guest hypervisor is running", ""),
+    HvStatus.INSUFFICIENT_ROOT_MEMORY: ("root's own pool is empty", "deposit pages for root, and call again"),
+    HvStatus.EVENT_BUFFER_ALREADY_FREED: ("the event buffer is free already", ""),
+    HvStatus.TIMEOUT: ("it took too long", ""),
+    HvStatus.CALL_PENDING: ("the call goes on; its end comes as a message", ""),
+    HvStatus.VTL_ALREADY_ENABLED: ("the virtual trust level is enabled already", ""),
+    HvStatus.UNKNOWN_REGISTER_NAME: ("no register has this name", ""),
+}
+_FEATURE, _MISSING = "PROCESSOR_FEATURE_", "_NOT_SUPPORTED"
+
+
+def meaning(status: HvStatus) -> tuple[str, str]:
+    """What *status* says, and what a caller does about it (which may be nothing)."""
+    found = _MEANINGS.get(status)
+    if found is None:
+        feature = status.name.removeprefix(_FEATURE).removesuffix(_MISSING)
+        return f"the processor lacks {feature}, which the partition was made or saved with", ""
+    return found

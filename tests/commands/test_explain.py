@@ -333,7 +333,7 @@ def test_at_a_terminal_it_says_what_it_wants(capsys, monkeypatch):
 
 def test_in_colours_it_says_the_same(ask, monkeypatch):
     plain = ask(BOTH)[1]
-    monkeypatch.setattr("hv.commands.explain_vmentry.is_plain", lambda asked: False)
+    monkeypatch.setattr("hv.commands.subjects.is_plain", lambda asked: False)
     assert [line.rstrip() for line in ask(BOTH)[1].splitlines()] == plain.splitlines()
 
 

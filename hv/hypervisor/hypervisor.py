@@ -15,6 +15,7 @@ from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.interrupts import InterruptRouting
 from hv.hypervisor.pages import PageOwners
 from hv.hypervisor.partition import Partition, PartitionState
+from hv.hypervisor.synic import ports
 from hv.hypervisor.synic.synic import Synic
 from hv.machine.clock import VirtualClock
 from hv.machine.ram import PhysicalMemory
@@ -105,10 +106,7 @@ class Hypervisor:
             if self.iommu is not None:
                 self.iommu.detach(source_id)
         partition.devices.clear()
-        for port in partition.ports.values():
-            port.deleted = True
-        partition.ports.clear()
-        partition.connections.clear()
+        ports.close_all(partition)
 
     def find_partition(self, caller: Partition, partition_id: int) -> Partition:
         """The partition *partition_id* as *caller* may name it: itself, or a child.

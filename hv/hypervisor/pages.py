@@ -2,11 +2,16 @@
 
 TLFS "Memory Management": the hypervisor allocates nothing for a partition but what its parent deposited for it. Every
 EPT table, VMCS and overlay page comes from the partition's pool, and INSUFFICIENT_MEMORY says that the pool is empty.
+What is smaller than a page shares one with others of its kind: `PagePool.records`.
+
+Paid at boot, by the region the hypervisor keeps: `PageOwners`, one entry for each page of RAM. Paid by the EPT tables:
+the record of a page's mapping, which says what its entry says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from hv.hypervisor.errors import HypercallError
 from hv.machine.ram import PhysicalMemory
@@ -14,6 +19,7 @@ from hv.spec.hv_status import HvStatus
 from hv.spec.x86 import PAGE_SIZE
 
 _ZEROES = bytes(PAGE_SIZE)
+_SHARES = [1 << n for n in range(PAGE_SIZE.bit_length())]
 
 
 class PageOwners:
@@ -90,6 +96,7 @@ class PagePool:
         self._memory = memory
         self._available: list[int] = sorted(pages, reverse=True)
         self._in_use: set[int] = set()
+        self._records: dict[str, Records] = {}
         self.keep: frozenset[int] = frozenset()     # pages that were never deposited and so cannot be withdrawn
 
     @property
@@ -130,6 +137,47 @@ class PagePool:
         self._memory.write(spa, _ZEROES)
         return spa
 
-    def inspect(self) -> dict[str, int]:
-        """Plain data: the balance."""
-        return {"available": self.available, "in_use": self.in_use}
+    def records(self, kind: str, size: int) -> Records:
+        """The records of *kind*, of *size* bytes each (a power of two, at most a page), in pages of this pool."""
+        found = self._records.get(kind)
+        if found is None:
+            found = self._records[kind] = Records(self, size)
+        assert found.size == size, f"a {kind} has {found.size} bytes, not {size}"
+        return found
+
+    def inspect(self) -> dict[str, Any]:
+        """Plain data: the balance, and how many records of each kind are in the pages in use."""
+        counts = {kind: each.count for kind, each in sorted(self._records.items()) if each.count}
+        balance = {"available": self.available, "in_use": self.in_use}
+        return {**balance, "records": counts} if counts else balance
+
+
+class Records:
+    """Records of one kind, several to a page of *pool*. A record has no address of its own: the hypervisor keeps them
+    close together, so they always take as few pages as their number allows."""
+
+    def __init__(self, pool: PagePool, size: int) -> None:
+        assert size in _SHARES, f"{size} bytes do not share a page evenly"
+        self.size, self.count = size, 0
+        self._pool, self._per_page = pool, PAGE_SIZE // size
+        self._pages: list[int] = []
+
+    @property
+    def pages(self) -> int:
+        """Number of pages they take."""
+        return len(self._pages)
+
+    def take(self, count: int = 1) -> None:
+        """*count* more records; INSUFFICIENT_MEMORY, and none taken, when the pool has no page for them."""
+        more = -(-(self.count + count) // self._per_page) - len(self._pages)
+        if more > self._pool.available:
+            raise HypercallError(HvStatus.INSUFFICIENT_MEMORY, f"the pool has {self._pool.available} pages, not {more}")
+        self._pages += [self._pool.allocate() for _ in range(more)]
+        self.count += count
+
+    def give_back(self, count: int = 1) -> None:
+        """*count* records fewer; a page goes back to the pool with its last one."""
+        assert count <= self.count, f"{count} of {self.count} records"
+        self.count -= count
+        while (len(self._pages) - 1) * self._per_page >= self.count and self._pages:
+            self._pool.free(self._pages.pop())

@@ -332,7 +332,7 @@ class WinHv:
 
     def _create_port(self, owner: int, port_id: int, connector: int, info: HvPortInfo) -> None:
         self._call(HypercallCode.CREATE_PORT, CreatePortInput(
-            port_partition=owner, port_id=port_id, connection_partition=connector, port_info=info))
+            port_partition=owner, port_id=port_id, connection_partition=connector, port_info=info), pool=owner)
 
     def delete_port(self, owner: int, port_id: int) -> None:
         """The port is gone, its connections are orphans."""
@@ -343,7 +343,7 @@ class WinHv:
         """*connector* sends through *connection_id* to the port of *owner*."""
         self._call(HypercallCode.CONNECT_PORT, ConnectPortInput(
             connection_partition=connector, connection_id=connection_id, port_partition=owner, port_id=port_id,
-            connection_info=HvConnectionInfo(port_type=kind)))
+            connection_info=HvConnectionInfo(port_type=kind)), pool=connector)
 
     def disconnect_port(self, connector: int, connection_id: int) -> None:
         """The connection is gone."""

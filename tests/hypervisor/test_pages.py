@@ -135,3 +135,60 @@ def test_a_message_for_any_vp_goes_to_the_first_that_can_take_it():
         empty = child if index == 5 else Machine().child(vps=0)
         with pytest.raises(HypercallError, match=r"^INVALID_VP_INDEX"):
             empty.target_vps(index)
+
+
+# --- records that share pages -----------------------------------------------------------------------------------------
+
+def a_pool(memory, pages=3):
+    return PagePool(memory, [page << 12 for page in range(1, 1 + pages)])
+
+
+def test_records_of_a_kind_share_pages_and_the_last_one_gives_its_page_back(memory):
+    pool = a_pool(memory)
+    records = pool.records("port", 1024)
+    assert pool.records("port", 1024) is records
+    seen = []
+    for _ in range(9):
+        records.take()
+        seen.append(records.pages)
+    for _ in range(9):
+        records.give_back()
+        seen.append(records.pages)
+    assert seen == [1] * 4 + [2] * 4 + [3] + [2] * 4 + [1] * 4 + [0]
+    assert pool.inspect() == {"available": 3, "in_use": 0}
+
+
+def test_kinds_do_not_share_a_page(memory):
+    pool = a_pool(memory)
+    pool.records("port", 64).take()
+    pool.records("connection", 64).take(2)
+    assert pool.inspect() == {"available": 1, "in_use": 2, "records": {"connection": 2, "port": 1}}
+
+
+def test_records_that_do_not_all_fit_are_not_taken(memory):
+    pool = a_pool(memory, pages=2)
+    records = pool.records("port", 2048)
+    records.take(3)
+    with pytest.raises(HypercallError, match=r"^INSUFFICIENT_MEMORY"):
+        records.take(2)
+    assert (records.count, records.pages) == (3, 2)
+    records.take()
+    with pytest.raises(HypercallError, match=r"^INSUFFICIENT_MEMORY"):
+        records.take()
+    records.give_back(4)
+    assert pool.available == 2
+
+
+@pytest.mark.parametrize("size", [0, 3, 96, 8192])
+def test_a_size_that_does_not_divide_a_page_is_our_mistake(memory, size):
+    with pytest.raises(AssertionError):
+        a_pool(memory).records("port", size)
+
+
+def test_a_kind_has_one_size_and_no_more_records_than_were_taken(memory):
+    pool = a_pool(memory)
+    records = pool.records("port", 64)
+    with pytest.raises(AssertionError):
+        pool.records("port", 128)
+    with pytest.raises(AssertionError):
+        records.give_back()

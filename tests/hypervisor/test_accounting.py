@@ -1,0 +1,117 @@
+"""Nothing the hypervisor stores for a partition is free; TLFS "Memory Management"."""
+
+import pytest
+
+from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.synic import ports
+from hv.spec.synic import MESSAGE_BUFFERS_PER_PORT, HvPortInfo, PortType
+from tests.hypervisor.fakes import Machine
+
+MESSAGES = HvPortInfo(port_type=PortType.MESSAGE, target_sint=2)
+EVENTS = HvPortInfo(port_type=PortType.EVENT, target_sint=2, flag_count=1)
+SIMP, SCONTROL, SINT2 = 0x40000083, 0x40000080, 0x40000092
+
+
+@pytest.fixture
+def machine():
+    return Machine()
+
+
+def no_memory():
+    return pytest.raises(HypercallError, match=r"^INSUFFICIENT_MEMORY")
+
+
+def spend(pool):
+    """Use up what *pool* has."""
+    return [pool.allocate() for _ in range(pool.available)]
+
+
+def counts(partition):
+    return partition.pool.inspect().get("records", {})
+
+
+def test_a_port_pays_for_itself_and_for_the_buffers_of_its_messages(machine):
+    child = machine.child()
+    before = child.pool.inspect()
+    ports.create_port(child, 1, machine.root, EVENTS)
+    assert counts(child) == {"port": 1}
+    ports.create_port(child, 2, machine.root, MESSAGES)
+    assert counts(child) == {"port": 2, "message buffer": MESSAGE_BUFFERS_PER_PORT}
+    assert child.pool.in_use == before["in_use"] + 2
+    ports.delete_port(child, 2)
+    ports.delete_port(child, 1)
+    assert child.pool.inspect() == before
+
+
+def test_a_connection_is_paid_by_who_sends(machine):
+    child = machine.child()
+    ports.create_port(machine.root, 1, child, EVENTS)
+    ports.connect_port(child, 7, machine.root, 1, PortType.EVENT)
+    assert (counts(child), counts(machine.root)) == ({"connection": 1}, {"port": 1})
+    ports.disconnect_port(child, 7)
+    assert counts(child) == {}
+
+
+@pytest.mark.parametrize("free", [0, 1])
+def test_a_port_that_cannot_be_paid_is_not_made(machine, free):
+    """A message port takes two pages: one is not enough, and stays in the pool."""
+    child = machine.child()
+    pages = spend(child.pool)
+    for _ in range(free):
+        child.pool.free(pages.pop())
+    before = child.pool.inspect()
+    with no_memory():
+        ports.create_port(child, 1, machine.root, MESSAGES)
+    assert (child.ports, child.pool.inspect()) == ({}, before)
+
+
+def test_a_connection_that_cannot_be_paid_is_not_made(machine):
+    child = machine.child()
+    ports.create_port(machine.root, 1, child, EVENTS)
+    spend(child.pool)
+    with no_memory():
+        ports.connect_port(child, 7, machine.root, 1, PortType.EVENT)
+    assert child.connections == {}
+
+
+def with_messages_under_way(machine, count=3):
+    """A child whose SINT2 has one message in its slot and *count* waiting, of port 1."""
+    child = machine.child()
+    port = ports.create_port(child, 1, machine.root, MESSAGES)
+    for msr, value in ((SCONTROL, 1), (SIMP, 0x7001), (SINT2, 0x40)):
+        child.vps[0].synic.write_msr(msr, value)
+    for _ in range(1 + count):
+        port.post(5, b"")
+    assert port.buffers_in_use == count
+    return child
+
+
+def test_a_message_under_way_keeps_its_buffer_after_its_port_is_gone(machine):
+    child = with_messages_under_way(machine)
+    ports.delete_port(child, 1)
+    assert counts(child) == {"message buffer": 3}
+    for left in ({"message buffer": 2}, {"message buffer": 1}, {}):
+        child.space.write(0x7200, bytes(4))
+        child.vps[0].synic.write_msr(0x40000084, 0)
+        assert counts(child) == left
+
+
+@pytest.mark.parametrize("end", ["finalize", "delete vp"])
+def test_messages_under_way_end_with_their_partition_or_vp(machine, end):
+    child = with_messages_under_way(machine)
+    if end == "finalize":
+        machine.hypervisor.finalize_partition(child)
+        assert counts(child) == {}
+    else:
+        machine.hypervisor.delete_vp(child, 0)
+        ports.delete_port(child, 1)
+        assert counts(child) == {}
+
+
+def test_what_is_finalized_pays_for_nothing_but_its_vps(machine):
+    child = machine.child()
+    ports.create_port(child, 1, machine.root, MESSAGES)
+    ports.create_port(machine.root, 1, child, EVENTS)
+    ports.connect_port(child, 7, machine.root, 1, PortType.EVENT)
+    machine.hypervisor.finalize_partition(child)
+    assert child.pool.in_use == len(list(child.vp_pages[0]))

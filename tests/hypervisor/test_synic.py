@@ -75,6 +75,31 @@ def test_a_second_message_waits_for_eom_and_sets_pending(machine):
     assert (slot(vp).payload[:5], slot(vp).header.message_flags) == (b"three", 0)
 
 
+def test_a_message_may_be_composed_at_delivery(machine):
+    """TLFS "Timer Expiration Messages" hold the time of delivery, which may be long after that of expiry."""
+    vp = with_synic(machine.child().vps[0])
+    vp.synic.post(2, note(b"one"))
+    text = [b"early"]
+    vp.synic.post(2, note(lambda: text[0]))
+    text[0] = b"late"
+    empty_slot(vp)
+    vp.synic.write_msr(Msr.HV_EOM, 0)
+    assert (slot(vp).header.payload_size, slot(vp).payload[:4]) == (4, b"late")
+
+
+def test_a_message_that_waits_can_be_withdrawn(machine):
+    vp = with_synic(machine.child().vps[0])
+    told = []
+    messages = [QueuedMessage(1, text, 0, lambda: told.append(1)) for text in (b"one", b"two", b"three")]
+    for message in messages:
+        vp.synic.post(2, message)
+    vp.synic.withdraw(2, messages[1])
+    assert told == [1]                              # of the first one, which is in the slot
+    empty_slot(vp)
+    vp.synic.write_msr(Msr.HV_EOM, 0)
+    assert (slot(vp).payload[:5], slot(vp).header.message_flags) == (b"three", 0)
+
+
 def test_eoi_of_the_sints_vector_delivers_what_waits(machine):
     vp = with_synic(machine.child().vps[0])
     vp.synic.post(2, note(b"one"))

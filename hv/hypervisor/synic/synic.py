@@ -42,10 +42,13 @@ _EMPTY_PAGE = bytes(PAGE_SIZE)
 
 
 class QueuedMessage(NamedTuple):
-    """A message on its way. *on_delivered* is called once it is in its slot (a port gets its buffer back)."""
+    """A message on its way. *on_delivered* is called once it is in its slot (a port gets its buffer back).
+
+    A *payload* that is a function is asked for its bytes at the moment of delivery: a timer says when that was.
+    """
 
     message_type: int
-    payload: bytes
+    payload: bytes | Callable[[], bytes]
     sender: int
     on_delivered: Callable[[], None] | None = None
 
@@ -159,6 +162,10 @@ class Synic:
         self.queues[sint].append(message)
         self._deliver(sint)
 
+    def withdraw(self, sint: int, message: QueuedMessage) -> None:
+        """Forget *message*, which waits for the slot of *sint*; nobody is told. It must wait there."""
+        self.queues[sint].remove(message)
+
     def signal(self, sint: int, flag: int) -> bool:
         """Set event *flag* (0..2047) of *sint*; True when it was clear, and so the guest is interrupted.
 
@@ -207,9 +214,10 @@ class Synic:
                 self.trace.emit(MessagePending(sint, queue[0].message_type))
             return
         message = queue.popleft()
-        header = HvMessageHeader(payload_size=len(message.payload), sender=message.sender,
+        payload = message.payload if isinstance(message.payload, bytes) else message.payload()
+        header = HvMessageHeader(payload_size=len(payload), sender=message.sender,
                                  message_flags=MESSAGE_PENDING if queue else 0)
-        memory.write(slot, header.pack() + message.payload)
+        memory.write(slot, header.pack() + payload)
         memory.write_u32(slot, message.message_type)
         self._release(message)
         if self.trace.listening:

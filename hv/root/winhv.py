@@ -250,7 +250,8 @@ class WinHv:
     def install_intercept(self, partition_id: int, kind: HvInterceptType, parameter: int, access: int) -> None:
         """From now on the child's *access* (HvInterceptAccess; 0 = no more) is a message to root."""
         self._call(HypercallCode.INSTALL_INTERCEPT, InstallInterceptInput(
-            partition_id=partition_id, access_type=int(access), intercept_type=kind, intercept_parameter=parameter))
+            partition_id=partition_id, access_type=int(access), intercept_type=kind, intercept_parameter=parameter),
+            pool=partition_id)
 
     # --- virtual processors ------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 HYPERCALL_PAGE_CODE = bytes.fromhex("0f01c1c3")     # VMCALL; RET
 _INT3 = b"\xcc"
+DEVICE_SIZE = 64                # bytes of a pool, for each device that is assigned
 
 
 class PartitionState(Enum):

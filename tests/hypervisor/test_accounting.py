@@ -3,7 +3,11 @@
 import pytest
 
 from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.hypercalls.devices import attach_device, detach_device
+from hv.hypervisor.hypercalls.registry import Call
 from hv.hypervisor.synic import ports
+from hv.spec.hv_status import HvStatus
+from hv.spec.hypercalls.devices import AttachDeviceInput, DetachDeviceInput, HvDeviceId
 from hv.spec.synic import MESSAGE_BUFFERS_PER_PORT, HvPortInfo, PortType
 from tests.hypervisor.fakes import Machine
 
@@ -115,3 +119,49 @@ def test_what_is_finalized_pays_for_nothing_but_its_vps(machine):
     ports.connect_port(child, 7, machine.root, 1, PortType.EVENT)
     machine.hypervisor.finalize_partition(child)
     assert child.pool.in_use == len(list(child.vp_pages[0]))
+
+
+def test_a_devices_interrupt_is_paid_by_who_gets_it(machine):
+    child, interrupts = machine.child(), machine.hypervisor.interrupts
+    routes = [interrupts.allocate(8, child, child.vps[0], 0x61) for _ in range(3)]
+    assert counts(child) == {"device interrupt": 3}
+    interrupts.free(routes[0], machine.iommu)
+    machine.hypervisor.delete_vp(child, 0)
+    assert counts(child) == {}
+
+
+def test_an_interrupt_that_cannot_be_paid_takes_no_vector(machine):
+    child, interrupts = machine.child(), machine.hypervisor.interrupts
+    spend(child.pool)
+    with no_memory():
+        interrupts.allocate(8, child, child.vps[0], 0x61)
+    assert interrupts.of_device(8) == []
+
+
+def test_a_device_is_paid_by_its_partition_until_it_is_detached_or_the_partition_ends(machine):
+    child, call = machine.child(), Call(machine.hypervisor, machine.root_vp)
+    for rid in (8, 9):
+        device = HvDeviceId(rid=rid, device_type=1).raw
+        attach_device(call, AttachDeviceInput(partition_id=child.id, device_id=device, logical_device_id=rid))
+    assert counts(child) == {"device": 2}
+    detach_device(call, DetachDeviceInput(partition_id=child.id, logical_device_id=8))
+    assert counts(child) == {"device": 1}
+    machine.hypervisor.finalize_partition(child)
+    assert counts(child) == {}
+
+
+@pytest.mark.parametrize("shortage", ["of the partition", "of the tables"])
+def test_a_device_that_cannot_be_paid_is_not_attached(machine, monkeypatch, shortage):
+    child, call = machine.child(), Call(machine.hypervisor, machine.root_vp)
+
+    def refuse(source_id, partition):
+        raise HypercallError(HvStatus.INSUFFICIENT_MEMORY, "no page for a table")
+
+    if shortage == "of the partition":
+        spend(child.pool)
+    else:
+        monkeypatch.setattr(machine.iommu, "attach", refuse)
+    before = child.pool.inspect()
+    with no_memory():
+        attach_device(call, AttachDeviceInput(partition_id=child.id, device_id=HvDeviceId(rid=8, device_type=1).raw))
+    assert (child.devices, child.pool.inspect(), machine.iommu.attached) == ({}, before, {})

@@ -3,9 +3,11 @@
 import pytest
 
 from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.gpa_space import ALL
 from hv.hypervisor.hypercalls.devices import attach_device, detach_device
 from hv.hypervisor.hypercalls.registry import Call
 from hv.hypervisor.synic import ports
+from hv.machine.faults import Access
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.devices import AttachDeviceInput, DetachDeviceInput, HvDeviceId
 from hv.spec.synic import MESSAGE_BUFFERS_PER_PORT, HvPortInfo, PortType
@@ -165,3 +167,27 @@ def test_a_device_that_cannot_be_paid_is_not_attached(machine, monkeypatch, shor
     with no_memory():
         attach_device(call, AttachDeviceInput(partition_id=child.id, device_id=HvDeviceId(rid=8, device_type=1).raw))
     assert (child.devices, child.pool.inspect(), machine.iommu.attached) == ({}, before, {})
+
+
+def test_an_inaccessible_page_costs_its_table_as_any_other(machine):
+    """Else 2^28 of them could stand around one page of root's for nothing."""
+    child = machine.child(pages=0)
+    before, page = child.pool.in_use, machine.fresh_page()
+    for n in range(2):
+        child.space.map(n << 9, page, Access(0))
+    assert child.pool.in_use == before + 4              # a directory pointer table, a directory, two tables
+    assert list(child.space.tables.mappings()) == []
+    spend(child.pool)
+    with no_memory():
+        child.space.map(2 << 9, page, Access(0))
+    assert child.space.unmap(0)
+    assert child.space.unmap(1 << 9)
+    assert child.space.tables.table_pages == 1
+
+
+def test_an_inaccessible_page_becomes_accessible_and_back(machine):
+    child = machine.child(pages=1)
+    spa_page = child.space.mapping(0).spa >> 12
+    for rights in (Access(0), Access.READ, Access(0), ALL):
+        child.space.map(0, spa_page, rights)
+        assert child.space.tables.walk(0).rights == rights

@@ -4,8 +4,8 @@ TLFS "Guest Physical Address Spaces". Over the map lies a second one of *overlay
 event-flag page, assist page): an overlay hides the page beneath and ignores its rights, and uncovers it unchanged.
 
 A child's space is written into EPT tables, which decide what its code reaches; the dictionary here is the
-hypervisor's own record of the same. Root needs no tables: its addresses are the machine's, except for pages it
-deposited.
+hypervisor's own record of the same. The tables pay for both, so an inaccessible page has its entry too. Root needs no
+tables: its addresses are the machine's, except for pages it deposited.
 # Simplified: the type field of the map flags (zeroed, ones) is not offered.
 """
 
@@ -234,7 +234,7 @@ class GpaSpace:
         if self.tables is None:
             return
         mapping = self.visible(page)
-        if mapping is None or not mapping.rights:
+        if mapping is None:
             self.tables.unmap(page << 12)
         else:
             self.tables.map(page << 12, mapping.spa, mapping.rights)

@@ -14,7 +14,7 @@ from hv.hypervisor.cpuid import CHILD_PRIVILEGES, MAX_VPS, ROOT_PRIVILEGES
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.interrupts import InterruptRouting
 from hv.hypervisor.pages import PageOwners
-from hv.hypervisor.partition import Partition, PartitionState
+from hv.hypervisor.partition import DEVICE_SIZE, Partition, PartitionState
 from hv.hypervisor.synic import ports
 from hv.hypervisor.synic.synic import Synic
 from hv.machine.clock import VirtualClock
@@ -105,6 +105,7 @@ class Hypervisor:
         for source_id in sorted(partition.devices.values()):
             if self.iommu is not None:
                 self.iommu.detach(source_id)
+        partition.pool.records("device", DEVICE_SIZE).give_back(len(partition.devices))
         partition.devices.clear()
         ports.close_all(partition)
 

@@ -7,8 +7,11 @@ intercept-suspended, until the parent has set the registers and writes 0 to the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from hv.hypervisor.pages import PagePool, Records
 from hv.hypervisor.string_io import complete_element
 from hv.hypervisor.synic.synic import QueuedMessage
 from hv.machine.faults import Access
@@ -40,6 +43,11 @@ if TYPE_CHECKING:
 
 CACHE_WRITE_BACK = 6
 MAX_INSTRUCTION = 15
+PORTS, PORT_MAP_PAGES = 1 << 16, 2      # one bit for each port in the processor's I/O bitmaps
+INTERCEPT_SIZE = 16                     # bytes of a pool
+_NO_PORTS = bytearray(PORTS)
+_IO_PORT = HvInterceptType.IO_PORT
+_PAID = (HvInterceptType.MSR, HvInterceptType.CPUID)        # any number of them
 _ATTRIBUTES = 0xFFFF                    # VMX access rights and HV_X64_SEGMENT_REGISTER agree in these bits
 _UNUSABLE = 1 << 16
 _PRESENT = 1 << 7
@@ -50,22 +58,63 @@ _GENERAL_REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
 
 
 class InterceptTable:
-    """What the parent installed: (HvInterceptType, parameter) -> access mask."""
+    """What the parent installed. The partition's *pool* pays: a map of all ports takes the two pages of the processor's
+    I/O bitmaps, however many ports are in it; an MSR or a CPUID leaf takes a record; the 32 exceptions are a register
+    of the VMCS. All calls: *access* is bits of HV_INTERCEPT_ACCESS_MASK (1 read, 2 write, 4 execute)."""
 
-    def __init__(self) -> None:
-        self._installed: dict[tuple[int, int], int] = {}
-        self.kinds: frozenset[int] = frozenset()        # of which there is, or was, any
+    def __init__(self, pool: PagePool) -> None:
+        self._pool = pool
+        self._installed: dict[tuple[int, int], int] = {}    # (HvInterceptType, parameter) -> access
+        self._ports = _NO_PORTS                             # access by port
+        self._port_pages: list[int] = []
+        self.kinds: frozenset[int] = frozenset()            # of which there is, or was, any
 
     def install(self, kind: int, parameter: int, access: int) -> None:
-        """Intercept *access* (bits of HV_INTERCEPT_ACCESS_MASK: 1 read, 2 write, 4 execute); 0 removes."""
+        """Intercept *access*; 0 removes. INSUFFICIENT_MEMORY, and nothing changed."""
+        if kind == _IO_PORT:
+            self.install_ports(parameter, parameter, access)
+            return
+        known = (kind, parameter) in self._installed
         if access:
+            if not known and kind in _PAID:
+                self._records.take()
             self._installed[kind, parameter] = access
             self.kinds |= {int(kind)}
-        else:
-            self._installed.pop((kind, parameter), None)
+        elif known:
+            del self._installed[kind, parameter]
+            if kind in _PAID:
+                self._records.give_back()
+
+    def install_ports(self, first: int, last: int, access: int) -> None:
+        """`install` for the ports *first* to *last*."""
+        if access and not self._port_pages:
+            self._port_pages = self._pool.allocate_all(PORT_MAP_PAGES)
+            self._ports = bytearray(PORTS)
+        if self._port_pages:
+            self._ports[first : last + 1] = bytes((access,)) * (last + 1 - first)
+            if self._ports.count(0) == PORTS:
+                self._free_ports()
+
+    def _free_ports(self) -> None:
+        self._pool.free_all(self._port_pages)
+        self._port_pages, self._ports = [], _NO_PORTS
+
+    def clear(self) -> None:
+        """Nothing is intercepted any more, and nothing paid for."""
+        self._free_ports()
+        self._records.give_back(self._records.count)
+        self._installed.clear()
+
+    @property
+    def _records(self) -> Records:
+        return self._pool.records("intercept", INTERCEPT_SIZE)
+
+    def wants_port(self, port: int, access: int) -> int:
+        """The parent wants to hear of *access* to *port* (0..0xFFFF): not 0."""
+        return self._ports[port] & access
 
     def wants(self, kind: int, parameter: int, access: int) -> bool:
-        """The parent wants to hear of this."""
+        """The parent wants to hear of this, which is no port."""
         return bool(self._installed.get((kind, parameter), 0) & access)
 
     @property
@@ -74,9 +123,16 @@ class InterceptTable:
         return sum(1 << vector for kind, vector in self._installed if kind == HvInterceptType.EXCEPTION)
 
     def inspect(self) -> list[dict[str, int]]:
-        """Plain data for the REPL."""
-        return [{"type": kind, "parameter": parameter, "access": access}
-                for (kind, parameter), access in sorted(self._installed.items())]
+        """Plain data for the REPL; ports that follow each other are one row."""
+        return [*self._port_ranges(), *({"type": kind, "parameter": parameter, "access": access}
+                                        for (kind, parameter), access in sorted(self._installed.items()))]
+
+    def _port_ranges(self) -> Iterator[dict[str, int]]:
+        port = 0
+        for access, run in groupby(self._ports):
+            first, port = port, port + len(list(run))
+            if access:
+                yield {"type": int(_IO_PORT), "parameter": first, "last": port - 1, "access": access}
 
 
 def segment_register(segment: Segment) -> HvSegmentRegister:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.pages import Records
 from hv.spec.hv_status import HvStatus
 from hv.trace.bus import Trace
 from hv.trace.events import InterruptRouted
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from hv.hypervisor.vp import VirtualProcessor
 
 DEVICE_VECTORS = range(0x30, 0xF0)      # physical vectors for devices; below and above are the hypervisor's own
+ROUTE_SIZE = 64                         # bytes of a pool
 
 
 class InterruptRemapper(Protocol):
@@ -51,10 +53,14 @@ class InterruptRouting:
 
     def allocate(self, source_id: int, partition: Partition, vp: VirtualProcessor, guest_vector: int,
                  level: bool = False) -> Route:
-        """A physical vector of its own for an interrupt of the device; NO_RESOURCES when none is free."""
+        """A physical vector of its own for an interrupt of the device; the partition pays for the entry.
+
+        NO_RESOURCES when no vector is free, INSUFFICIENT_MEMORY.
+        """
         vector = next((vector for vector in DEVICE_VECTORS if vector not in self._routes), None)
         if vector is None:
             raise HypercallError(HvStatus.NO_RESOURCES, f"all {len(DEVICE_VECTORS)} device vectors are in use")
+        _entries(partition).take()
         self._routes[vector] = Route(vector, source_id, partition, vp, guest_vector, level)
         return self._routes[vector]
 
@@ -69,6 +75,7 @@ class InterruptRouting:
     def free(self, route: Route, remapper: InterruptRemapper | None) -> None:
         """Forget *route*; its vector may be given to another device."""
         del self._routes[route.vector]
+        _entries(route.partition).give_back()
         if remapper is not None and route.message != (0, 0):
             remapper.unmap_interrupt(route.source_id, route.vector)
 
@@ -97,3 +104,7 @@ class InterruptRouting:
         """Plain data for the REPL."""
         return {f"{vector:#x}": {"source_id": route.source_id, "partition": route.partition.id, "vp": route.vp.index,
                                  "vector": route.guest_vector} for vector, route in sorted(self._routes.items())}
+
+
+def _entries(partition: Partition) -> Records:
+    return partition.pool.records("device interrupt", ROUTE_SIZE)

@@ -118,11 +118,23 @@ class PagePool:
         self._memory.write(spa, _ZEROES)
         return spa
 
+    def allocate_all(self, count: int) -> list[int]:
+        """The spa of *count* pages, all zero; INSUFFICIENT_MEMORY, and none taken, when there are not so many."""
+        if count > len(self._available):
+            text = f"the pool has {len(self._available)} pages, not {count}: deposit pages"
+            raise HypercallError(HvStatus.INSUFFICIENT_MEMORY, text)
+        return [self.allocate() for _ in range(count)]
+
     def free(self, spa: int) -> None:
         """Take back a page that `allocate` gave."""
         assert spa in self._in_use, f"page {spa:#x} was not allocated from this pool"
         self._in_use.remove(spa)
         self._available.append(spa)
+
+    def free_all(self, pages: Iterable[int]) -> None:
+        """Take back pages that `allocate_all` gave."""
+        for spa in pages:
+            self.free(spa)
 
     def deposit(self, spa: int) -> None:
         """Add a page."""
@@ -170,9 +182,7 @@ class Records:
     def take(self, count: int = 1) -> None:
         """*count* more records; INSUFFICIENT_MEMORY, and none taken, when the pool has no page for them."""
         more = -(-(self.count + count) // self._per_page) - len(self._pages)
-        if more > self._pool.available:
-            raise HypercallError(HvStatus.INSUFFICIENT_MEMORY, f"the pool has {self._pool.available} pages, not {more}")
-        self._pages += [self._pool.allocate() for _ in range(more)]
+        self._pages += self._pool.allocate_all(more)
         self.count += count
 
     def give_back(self, count: int = 1) -> None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 HYPERCALL_PAGE_CODE = bytes.fromhex("0f01c1c3")     # VMCALL; RET
 _INT3 = b"\xcc"
+DEVICE_SIZE = 64                # bytes of a pool, for each device that is assigned
 
 
 class PartitionState(Enum):
@@ -83,7 +84,7 @@ class Partition:
         self.connections: dict[int, Connection] = {}
         self.devices: dict[int, int] = {}       # what is assigned to it: logical device id -> source id
         self.awaiting: dict[int, int] = {}      # VP index -> type of the intercept message it waits on
-        self.intercepts = InterceptTable()
+        self.intercepts = InterceptTable(self.pool)
         self.interconnect = Interconnect()      # of its virtual APICs
         self.schedule = Schedule()
         self.crash_parameters = [0] * 5         # HV_X64_MSR_CRASH_P0..4: words of the guest's own meaning
@@ -174,6 +175,7 @@ class Partition:
         self.state = PartitionState.FINALIZED
         for listener in self.on_teardown:
             listener(self)
+        self.intercepts.clear()
         if self._space is None or self._hypercall_overlay is None:
             return
         for vp in self.vps.values():
@@ -197,21 +199,12 @@ class Partition:
 
     def allocate_vp_pages(self, index: int) -> VpPages:
         """The pages VP *index* needs; INSUFFICIENT_MEMORY takes none."""
-        taken: list[int] = []
-        try:
-            for _ in range(5):
-                taken.append(self.pool.allocate())
-        except HypercallError:
-            for page in reversed(taken):
-                self.pool.free(page)
-            raise
-        self.vp_pages[index] = VpPages(*taken)
+        self.vp_pages[index] = VpPages(*self.pool.allocate_all(len(VpPages._fields)))
         return self.vp_pages[index]
 
     def free_vp_pages(self, index: int) -> None:
         """Give the pages of VP *index* back to the pool."""
-        for page in self.vp_pages.pop(index):
-            self.pool.free(page)
+        self.pool.free_all(self.vp_pages.pop(index))
 
     def follow_apics(self) -> None:
         """A VP came, went, or changed how its APIC is reached: its virtualization follows."""

@@ -250,7 +250,8 @@ class WinHv:
     def install_intercept(self, partition_id: int, kind: HvInterceptType, parameter: int, access: int) -> None:
         """From now on the child's *access* (HvInterceptAccess; 0 = no more) is a message to root."""
         self._call(HypercallCode.INSTALL_INTERCEPT, InstallInterceptInput(
-            partition_id=partition_id, access_type=int(access), intercept_type=kind, intercept_parameter=parameter))
+            partition_id=partition_id, access_type=int(access), intercept_type=kind, intercept_parameter=parameter),
+            pool=partition_id)
 
     # --- virtual processors ------------------------------------------------------------------------
 
@@ -296,7 +297,7 @@ class WinHv:
         """The device raises *vector* on a VP of its partition; (address, data) of the MSI to program into it."""
         entry = self._call(HypercallCode.MAP_DEVICE_INTERRUPT, MapDeviceInterruptInput(
             partition_id=partition_id, device_id=_pci(source_id), vector_count=1, target_vector=vector,
-            target_vp_mask=1 << vp_index), MapDeviceInterruptOutput).interrupt_entry
+            target_vp_mask=1 << vp_index), MapDeviceInterruptOutput, pool=partition_id).interrupt_entry
         return entry.address, entry.data
 
     def unmap_device_interrupt(self, partition_id: int, source_id: int, message: tuple[int, int]) -> None:

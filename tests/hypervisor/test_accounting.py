@@ -3,7 +3,13 @@
 import pytest
 
 from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.gpa_space import ALL
+from hv.hypervisor.hypercalls.devices import attach_device, detach_device
+from hv.hypervisor.hypercalls.registry import Call
 from hv.hypervisor.synic import ports
+from hv.machine.faults import Access
+from hv.spec.hv_status import HvStatus
+from hv.spec.hypercalls.devices import AttachDeviceInput, DetachDeviceInput, HvDeviceId
 from hv.spec.synic import MESSAGE_BUFFERS_PER_PORT, HvPortInfo, PortType
 from tests.hypervisor.fakes import Machine
 
@@ -115,3 +121,73 @@ def test_what_is_finalized_pays_for_nothing_but_its_vps(machine):
     ports.connect_port(child, 7, machine.root, 1, PortType.EVENT)
     machine.hypervisor.finalize_partition(child)
     assert child.pool.in_use == len(list(child.vp_pages[0]))
+
+
+def test_a_devices_interrupt_is_paid_by_who_gets_it(machine):
+    child, interrupts = machine.child(), machine.hypervisor.interrupts
+    routes = [interrupts.allocate(8, child, child.vps[0], 0x61) for _ in range(3)]
+    assert counts(child) == {"device interrupt": 3}
+    interrupts.free(routes[0], machine.iommu)
+    machine.hypervisor.delete_vp(child, 0)
+    assert counts(child) == {}
+
+
+def test_an_interrupt_that_cannot_be_paid_takes_no_vector(machine):
+    child, interrupts = machine.child(), machine.hypervisor.interrupts
+    spend(child.pool)
+    with no_memory():
+        interrupts.allocate(8, child, child.vps[0], 0x61)
+    assert interrupts.of_device(8) == []
+
+
+def test_a_device_is_paid_by_its_partition_until_it_is_detached_or_the_partition_ends(machine):
+    child, call = machine.child(), Call(machine.hypervisor, machine.root_vp)
+    for rid in (8, 9):
+        device = HvDeviceId(rid=rid, device_type=1).raw
+        attach_device(call, AttachDeviceInput(partition_id=child.id, device_id=device, logical_device_id=rid))
+    assert counts(child) == {"device": 2}
+    detach_device(call, DetachDeviceInput(partition_id=child.id, logical_device_id=8))
+    assert counts(child) == {"device": 1}
+    machine.hypervisor.finalize_partition(child)
+    assert counts(child) == {}
+
+
+@pytest.mark.parametrize("shortage", ["of the partition", "of the tables"])
+def test_a_device_that_cannot_be_paid_is_not_attached(machine, monkeypatch, shortage):
+    child, call = machine.child(), Call(machine.hypervisor, machine.root_vp)
+
+    def refuse(source_id, partition):
+        raise HypercallError(HvStatus.INSUFFICIENT_MEMORY, "no page for a table")
+
+    if shortage == "of the partition":
+        spend(child.pool)
+    else:
+        monkeypatch.setattr(machine.iommu, "attach", refuse)
+    before = child.pool.inspect()
+    with no_memory():
+        attach_device(call, AttachDeviceInput(partition_id=child.id, device_id=HvDeviceId(rid=8, device_type=1).raw))
+    assert (child.devices, child.pool.inspect(), machine.iommu.attached) == ({}, before, {})
+
+
+def test_an_inaccessible_page_costs_its_table_as_any_other(machine):
+    """Else 2^28 of them could stand around one page of root's for nothing."""
+    child = machine.child(pages=0)
+    before, page = child.pool.in_use, machine.fresh_page()
+    for n in range(2):
+        child.space.map(n << 9, page, Access(0))
+    assert child.pool.in_use == before + 4              # a directory pointer table, a directory, two tables
+    assert list(child.space.tables.mappings()) == []
+    spend(child.pool)
+    with no_memory():
+        child.space.map(2 << 9, page, Access(0))
+    assert child.space.unmap(0)
+    assert child.space.unmap(1 << 9)
+    assert child.space.tables.table_pages == 1
+
+
+def test_an_inaccessible_page_becomes_accessible_and_back(machine):
+    child = machine.child(pages=1)
+    spa_page = child.space.mapping(0).spa >> 12
+    for rights in (Access(0), Access.READ, Access(0), ALL):
+        child.space.map(0, spa_page, rights)
+        assert child.space.tables.walk(0).rights == rights

@@ -4,6 +4,7 @@ import pytest
 
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.interrupts import DEVICE_VECTORS
+from hv.hypervisor.partition import DEVICE_SIZE
 from hv.machine.faults import NestedFault
 from hv.spec.hv_status import HvStatus
 from hv.spec.partition import VP_INDEX_SELF
@@ -85,6 +86,7 @@ def test_what_is_finalized_has_no_ports_and_those_it_had_are_dead(machine):
     ports.connect_port(child, 6, machine.root, 2, PortType.MESSAGE)
     port = child.ports[1]
     child.devices[1] = 8
+    child.pool.records("device", DEVICE_SIZE).take()
     machine.iommu.attach(8, child)
     machine.hypervisor.finalize_partition(child)
     assert (child.ports, child.connections, child.devices, machine.iommu.attached) == ({}, {}, {}, {})

@@ -8,11 +8,9 @@ from hv.hypervisor.string_io import element_at, finish_element
 from hv.hypervisor.verdicts import ADVANCE, ASK_PARENT, Verdict
 from hv.hypervisor.vp import VirtualProcessor
 from hv.spec.exits import ExitReason, IoQualification
-from hv.spec.intercepts import HvInterceptType
 from hv.trace.events import PortIo
 from hv.vmx.exit import VmExit
 
-_IO_PORT = HvInterceptType.IO_PORT
 _READ, _WRITE = 1, 2
 
 
@@ -49,5 +47,5 @@ def _string_io(vp: VirtualProcessor, exit: VmExit, io: IoQualification) -> Verdi
     return ADVANCE
 
 
-def _parent_wants(vp: VirtualProcessor, io: IoQualification) -> bool:
-    return vp.partition.intercepts.wants(_IO_PORT, io.port, _READ if io.in_ else _WRITE)
+def _parent_wants(vp: VirtualProcessor, io: IoQualification) -> int:
+    return vp.partition.intercepts.wants_port(io.port, _READ if io.in_ else _WRITE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require
-from hv.hypervisor.partition import Partition, PartitionState
+from hv.hypervisor.partition import DEVICE_SIZE, Partition, PartitionState
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
@@ -38,7 +38,7 @@ def source_id_of(partition: Partition, device_id: int) -> int:
 def attach_device(call: Call, input: AttachDeviceInput) -> None:
     """The device translates through the partition's domain from now on.
 
-    DEVICE_ALREADY_IN_DOMAIN when it is the partition's already, OBJECT_IN_USE when it is another's.
+    DEVICE_ALREADY_IN_DOMAIN when it is the partition's, OBJECT_IN_USE when it is another's; INSUFFICIENT_MEMORY.
     """
     partition, source_id = call.find_child(input.partition_id), requester_id(input.device_id)
     require(not input.flags and not input.attach_vtl, f"attach flags {input.flags:#x} are not built")
@@ -47,7 +47,13 @@ def attach_device(call: Call, input: AttachDeviceInput) -> None:
     owner = next((each.id for each in call.hypervisor.partitions.values() if source_id in each.devices.values()), None)
     require(owner is None, f"device {source_id:#x} is partition {owner}'s", HvStatus.OBJECT_IN_USE)
     require(input.logical_device_id not in partition.devices, f"logical id {input.logical_device_id:#x} is in use")
-    call.iommu.attach(source_id, partition)
+    iommu, records = call.iommu, partition.pool.records("device", DEVICE_SIZE)
+    records.take()
+    try:
+        iommu.attach(source_id, partition)
+    except HypercallError:
+        records.give_back()
+        raise
     partition.devices[input.logical_device_id] = source_id
     call.emit(DeviceAttached(source_id, partition.id))
 
@@ -64,4 +70,5 @@ def detach_device(call: Call, input: DetachDeviceInput) -> None:
         routing.free(route, iommu)
     iommu.detach(source_id)
     del partition.devices[input.logical_device_id]
+    partition.pool.records("device", DEVICE_SIZE).give_back()
     call.emit(DeviceDetached(source_id, partition.id))

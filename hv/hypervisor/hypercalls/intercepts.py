@@ -19,7 +19,7 @@ _LIMIT = {HvInterceptType.IO_PORT: 1 << 16, HvInterceptType.MSR: 1 << 32, HvInte
 
 @hypercall(HypercallCode.INSTALL_INTERCEPT, input=InstallInterceptInput)
 def install_intercept(call: Call, input: InstallInterceptInput) -> None:
-    """From now on the access is a message to the caller; access 0 takes the intercept away."""
+    """From now on the access is a message to the caller; access 0 takes the intercept away. INSUFFICIENT_MEMORY."""
     partition = call.find_child(input.partition_id)
     require(input.intercept_type in _ALLOWED, f"intercept type {input.intercept_type:#x} is not built")
     kind = HvInterceptType(input.intercept_type)
@@ -29,8 +29,7 @@ def install_intercept(call: Call, input: InstallInterceptInput) -> None:
     if kind is HvInterceptType.IO_PORT_RANGE:
         first, last = input.intercept_parameter & 0xFFFF, input.intercept_parameter >> 16
         require(first <= last, f"port range {first:#x}..{last:#x} is empty")
-        for port in range(first, last + 1):
-            partition.intercepts.install(HvInterceptType.IO_PORT, port, access)
+        partition.intercepts.install_ports(first, last, access)
     else:
         partition.intercepts.install(kind, input.intercept_parameter, access)
     if kind is HvInterceptType.EXCEPTION:

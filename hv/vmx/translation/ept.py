@@ -51,14 +51,15 @@ class EptTables:
     def map(self, gpa: int, spa: int, rights: Access, page_size: int = PAGE_SIZE) -> None:
         """Let the page at *gpa* be the page at *spa* with *rights*; replaces what was there.
 
-        Both are multiples of *page_size* (4 KiB, 2 MiB, 1 GiB); *rights* include READ, or are EXECUTE
-        alone. Raises what *allocate_page* raises, and then maps nothing.
+        Both are multiples of *page_size* (4 KiB, 2 MiB, 1 GiB); *rights* include READ, or are EXECUTE alone. With no
+        rights at all the entry, of a 4 KiB page, is not present, and still holds the place of the page in its table.
+        Raises what *allocate_page* raises, and then maps nothing.
         """
         assert not (gpa | spa) % page_size, f"gpa {gpa:#x} or spa {spa:#x} is no multiple of {page_size:#x}"
         assert not gpa >> GPA_BITS, f"gpa {gpa:#x} exceeds {GPA_BITS} bits"
         bits = int(rights)              # plain integers: `&` with an IntFlag would build an enum member each time
-        assert bits & _READ or bits == _EXECUTE, f"{rights!r}: such an entry is not present or misconfigured"
         level = LEVEL_OF_SIZE[page_size]
+        assert bits & _READ or bits == _EXECUTE or (level == 1 and not bits), f"{rights!r}: misconfigured"
         at = self._entry_address(gpa, level)
         if level > 1:
             self._free_below(at, level)
@@ -72,7 +73,7 @@ class EptTables:
         nothing was mapped there.
         """
         level, found = LEVEL_OF_SIZE[page_size], self.walk(gpa)
-        if found.spa is None and len(found.entries) <= WALK_LEVELS - level + 1:
+        if found.spa is None and len(found.entries) <= WALK_LEVELS - level + 1 and not found.entries[-1].entry.raw:
             return False
         at = self._entry_address(gpa, level)
         if level > 1:

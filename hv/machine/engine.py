@@ -121,6 +121,7 @@ class Engine:
         self._flag_word = ctypes.c_uint64()
         self._flag_place = ctypes.byref(self._flag_word)
         self._install_hooks()
+        memory.engines.append(self)
 
     # --- set-up --------------------------------------------------------------------------------------
 
@@ -221,6 +222,37 @@ class Engine:
         end = spa + len(data)
         first, last = self._stale.get(spa >> 12, (spa, end))
         self._stale[spa >> 12] = min(first, spa), max(last, end)
+
+    # A page may stand in two partitions. The engine notices stores to code that it translated itself, and no others: so
+    # where one engine has code, all others are refused to store, and the first store takes the code from that one.
+
+    def _begin_code(self, page: int) -> None:
+        """There will be translated code of *page* here."""
+        self.nested.set_executable(page, True)
+        self.memory.watch_code(page, self._code_written)
+        for other in self.memory.engines:
+            if other is not self:
+                other.guard(page)
+
+    def guard(self, page: int) -> None:
+        """Another engine has code of *page*: the next store of this one must be noticed."""
+        if self.nested.forget(page):
+            self.flush_tlb()
+
+    def _stores(self, page: int, access: int) -> bool:
+        """*page*, of which others have code, may be entered writable: this *access* is a store, and they forget it."""
+        if not access & Access.WRITE.value:
+            return False
+        for other in self.memory.engines:
+            if other is not self:
+                other.end_code(page)
+        return True
+
+    def end_code(self, page: int) -> None:
+        """Another engine stores to *page*: whatever code was translated of it is none any more."""
+        self._code_written(page << 12, bytes(PAGE_SIZE))
+        self.nested.set_executable(page, False)
+        self.memory.unwatch_code(self._code_written, page)
 
     def distrust_code(self) -> None:
         """From inside a trap: what the engine executed at RIP is not what stands there. It is translated anew.
@@ -515,12 +547,16 @@ class Engine:
         spa, readable, writable, executable, large = answer
         if not readable:
             return self._show_code(gpa, spa)
+        if self.memory.watched_by_others(spa >> 12, self._code_written):
+            writable, large = writable and self._stores(spa >> 12, access), False
         if spa >= self.memory.size:
             self._fill_bus(gpa, spa, writable)
         elif spa >> 12 in self.nested.executable:
             self._fill_code(gpa, spa, writable, executable, access)
         elif large:
-            self.nested.fill_large(gpa & -LARGE, spa & -LARGE, writable)
+            pages = range((spa & -LARGE) >> 12, (spa & -LARGE) + LARGE >> 12)
+            self.nested.fill_large(gpa & -LARGE, spa & -LARGE, writable,
+                                   self.memory.pages_watched_by_others(pages, self._code_written))
         else:
             self.nested.fill(gpa, spa, writable, False)
         return True
@@ -541,8 +577,7 @@ class Engine:
         """The guest fetches from a page that it may not read; False when there is a device, which has no code."""
         if spa >= self.memory.size:
             return False
-        self.nested.set_executable(spa >> 12, True)
-        self.memory.watch_code(spa >> 12, self._code_written)
+        self._begin_code(spa >> 12)
         self.nested.fill(gpa, spa, False, True)
         self._exposure.until_block(gpa & -PAGE_SIZE)
         return True
@@ -603,9 +638,9 @@ class Engine:
         if not readable:
             self.nested.drop(gpa)
             return True             # it is asked for again, and shown
-        self.nested.set_executable(spa >> 12, True)
-        self.nested.fill(gpa, spa, writable, True)
-        self.memory.watch_code(spa >> 12, self._code_written)
+        self._begin_code(spa >> 12)
+        elsewhere = self.memory.watched_by_others(spa >> 12, self._code_written)
+        self.nested.fill(gpa, spa, writable and not elsewhere, True)
         return True
 
     # --- what a trap left behind -----------------------------------------------------------------------
@@ -651,6 +686,7 @@ class Engine:
     def close(self) -> None:
         """Give everything back to the host."""
         self.memory.unwatch_code(self._code_written)
+        self.memory.engines.remove(self)
         for state in self._states:
             state.forget()
             at.release(state.context)

@@ -15,6 +15,7 @@ guest uses such a page as a page table, so a guest could end the process with it
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 
 PRESENT, WRITABLE, USER = 1, 2, 4
 _ADDRESS = 0x000F_FFFF_FFFF_F000
@@ -62,22 +63,29 @@ class NestedTables:
         flushes the engine's own TLB.
         """
         (self.executable.add if executable else self.executable.discard)(page)
-        offset = page % (LARGE >> 12)
+        self.forget(page)
+
+    def forget(self, page: int) -> bool:
+        """Drop every translation that leads to system-physical *page*; False when there was none. The caller flushes
+        the engine's own TLB."""
+        found, offset = False, page % (LARGE >> 12)
         guest_pages = self._entered.pop(page, set())
         guest_pages |= {large * (LARGE >> 12) + offset for large in self._entered_large.get(page // (LARGE >> 12), ())}
         for guest_page in guest_pages:
             slot = self._slot(guest_page << 12)
             if slot is not None and self._words[slot] & _ADDRESS & ~self._alias == page << 12:
-                self._words[slot] = 0
+                self._words[slot], found = 0, True
+        return found
 
-    def fill_large(self, gpa: int, spa: int, writable: bool) -> None:
-        """Enter all pages of the 2 MiB at *gpa* and *spa* (multiples of 2 MiB), but those of which there is code."""
+    def fill_large(self, gpa: int, spa: int, writable: bool, but: Collection[int] = ()) -> None:
+        """Enter all pages of the 2 MiB at *gpa* and *spa* (multiples of 2 MiB), but those of which there is code, and
+        system-physical pages *but*."""
         table = self._table_of(gpa)
         first = spa + self._alias | PRESENT | USER | (WRITABLE if writable else 0)
         entries = struct.pack("<512Q", *range(first, first + LARGE, 4096))
         self._bytes[table * 4096 : (table + 1) * 4096] = entries
         self._entered_large.setdefault(spa // LARGE, set()).add(gpa // LARGE)
-        for page in self.executable.intersection(range(spa >> 12, spa + LARGE >> 12)):
+        for page in {*self.executable.intersection(range(spa >> 12, spa + LARGE >> 12)), *but}:
             self._words[table * 512 + (page & 511)] = 0
 
     def refuses_fetch(self, gpa: int) -> bool:

@@ -13,6 +13,7 @@ import ctypes
 import mmap
 import struct
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from hv.machine.faults import BusError
 from hv.spec.x86 import PAGE_SIZE
@@ -33,6 +34,7 @@ class PhysicalMemory:
         self.host_address = ctypes.addressof(self._pin)
         self.view = memoryview(self._map)
         self._code: dict[int, list[Callable[[int, bytes], None]]] = {}     # page number -> watchers
+        self.engines: list[Any] = []        # that run code of it: a page may be in the hands of several
 
     def close(self) -> None:
         """Give the memory back to the host; nothing may use it afterwards."""
@@ -91,6 +93,14 @@ class PhysicalMemory:
         watchers = self._code.setdefault(page, [])
         if watcher not in watchers:
             watchers.append(watcher)
+
+    def watched_by_others(self, page: int, watcher: Callable[[int, bytes], None]) -> bool:
+        """Somebody else than *watcher* has translated code of *page*."""
+        return any(other != watcher for other in self._code.get(page, ()))
+
+    def pages_watched_by_others(self, pages: range, watcher: Callable[[int, bytes], None]) -> set[int]:
+        """Those of *pages* that somebody else than *watcher* has translated code of."""
+        return {page for page in self._code.keys() & pages if self.watched_by_others(page, watcher)}
 
     def unwatch_code(self, watcher: Callable[[int, bytes], None], only: int | None = None) -> None:
         """Forget *watcher* on every page, or on page *only*."""

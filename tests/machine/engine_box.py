@@ -29,8 +29,8 @@ DATA_SEGMENTS = ("ss", "ds", "es", "fs", "gs")
 class EngineBox:
     """Traps are kept in `traps` as (trap, detail, rip, bytes); `answer` decides about each (True: go on)."""
 
-    def __init__(self) -> None:
-        self.memory = PhysicalMemory(SIZE)
+    def __init__(self, memory: PhysicalMemory | None = None) -> None:
+        self.memory = memory or PhysicalMemory(SIZE)
         self.counter = WorkCounter()
         self.engine = Engine(self.memory, self.counter)
         self.engine.on_trap = self._on_trap

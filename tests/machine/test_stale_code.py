@@ -191,3 +191,52 @@ def test_a_page_that_became_executable_again_runs_what_was_stored_meanwhile(box)
     a_function(box, 64)
     at_cpuid(box, action)
     assert returned(box, box.run_code(code_of(64, f"cpuid; {store(64, 2)}; cpuid"), 64)) == (1, 2)
+
+
+# --- a page in the hands of two engines ------------------------------------------------------------------------------
+
+@pytest.fixture
+def other(box):
+    """A second engine over the same RAM, with the same addresses."""
+    second = EngineBox(box.memory)
+    yield second
+    second.engine.close()
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["4-KiB", "2-MiB"])
+def test_what_one_engine_stores_another_runs(box, other, large):
+    """Each time: the engine that stores is refused again once the other one has translated the new code."""
+    box.large = other.large = large
+    a_function(box, 64)
+    box.put(f"{call(64)}; hlt", 64)
+    box.put(f"mov [{FUNCTION + 1}], bl; hlt", 64, CODE + 0x1000)
+    caller, writer = box.state(64), other.state(64, rip=CODE + 0x1000)
+    found = []
+    for value in (2, 3, 4):
+        caller.rip, writer.rip, writer.rbx = CODE, CODE + 0x1000, value
+        box.run(caller)
+        found.append(caller.rax)
+        other.run(writer)
+    assert found == [1, 2, 3]
+
+
+def test_a_page_that_both_engines_run_is_rewritten_by_either(box, other):
+    a_function(box, 64)
+    box.put(f"{call(64)}; mov ecx, eax; mov [{FUNCTION + 1}], bl; {call(64)}; hlt", 64)
+    states, seen = (box.state(64), other.state(64)), []
+    for n, (which, state) in enumerate([(box, states[0]), (other, states[1])] * 3):
+        state.rip, state.rbx = CODE, n + 2
+        which.run(state)
+        seen.append((state.rcx, state.rax))
+    assert seen == [(n + 1, n + 2) for n in range(6)]
+
+
+def test_reading_a_page_that_another_engine_runs_takes_nothing_from_it(box, other):
+    a_function(box, 64)
+    box.put(f"{call(64)}; hlt", 64)
+    box.put(f"mov eax, [{FUNCTION}]; hlt", 64, CODE + 0x1000)
+    caller, reader = box.state(64), other.state(64, rip=CODE + 0x1000)
+    box.run(caller)
+    other.run(reader)
+    assert FUNCTION >> 12 in box.engine.nested.executable
+    assert reader.rax & 0xFFFF == 0x01B8

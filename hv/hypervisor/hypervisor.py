@@ -64,6 +64,7 @@ class Hypervisor:
         self.on_wake: Callable[[Any], None] = lambda vp: None       # a VP may have something to do: for the scheduler
         self.on_spin: Callable[[Any], None] = lambda vp: None       # a VP waits for another one's lock: likewise
         self.on_halt: Callable[[Any], bool] = lambda vp: False      # a VP halted: True when it was woken meanwhile
+        self.on_vp_deleted: Callable[[Any], None] = lambda vp: None     # what runs VPs forgets this one
         self.interrupts = InterruptRouting(trace)
         self.partitions: dict[int, Partition] = {}
         self._next_id = ROOT_PARTITION_ID
@@ -204,7 +205,9 @@ class Hypervisor:
         partition.interconnect.apics.remove(vp.apic)
         vp.apic.init()                  # its timer is off, and nothing reaches its page any more
         vp.vmcs.clear()
+        self.on_vp_deleted(vp)
         del partition.vps[index]
+        partition.awaiting.pop(index, None)
         partition.follow_apics()
         partition.free_vp_pages(index)
         if self.trace.listening:

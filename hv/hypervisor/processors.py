@@ -31,15 +31,14 @@ class ProcessorFactory:
         self.hypervisor, self.memory = hypervisor, hypervisor.memory
         self.processor, self.mmio = processor, mmio
         self._engines: dict[int, tuple[Engine, CachedMappings]] = {}
-        self._structures: dict[int, list[VpVmcs]] = {}
         self._vpids = cycle(range(1, 1 << 16))
+        hypervisor.on_vp_deleted = self._drop
 
     def __call__(self, partition: Partition, index: int) -> VirtualProcessor | RootVirtualProcessor:
         if partition.is_root:
             return RootVirtualProcessor(partition, index, lambda vp: self.hypervisor.on_wake(vp))
         engine, cached = self._engine_of(partition)
         vmcs = VpVmcs(self.hypervisor.operation, partition.vp_pages[index].vmcs)
-        self._structures.setdefault(partition.id, []).append(vmcs)
         vcpu = Vcpu(engine, self.processor.clock, SecondLevel(cached), vmcs.fields)
         vcpu.external_interrupt, vcpu.interrupt_waits = self.processor.acknowledge, self.processor.interrupt_waits
         assert partition.space.tables is not None, "a child has second-level tables"
@@ -62,13 +61,19 @@ class ProcessorFactory:
             self._engines[partition.id] = engine, cached
         return self._engines[partition.id]
 
+    def _drop(self, vp: VirtualProcessor) -> None:
+        """A VP is gone; an engine that is still there keeps nothing of it."""
+        found = self._engines.get(vp.partition.id)
+        if found is not None:
+            found[0].drop_state(vp.regs)
+
     def _forget(self, partition: Partition) -> None:
         found = self._engines.pop(partition.id, None)
         if found is not None:
             if partition.space.tables is not None:
                 partition.space.tables.on_invept = lambda: None
-            for vmcs in self._structures.pop(partition.id, ()):
-                vmcs.clear()                    # while there are registers to be written back
+            for vp in partition.vps.values():
+                vp.vmcs.clear()                 # while there are registers to be written back
             self.mmio.detach(found[0])
             found[0].close()
 

@@ -683,6 +683,16 @@ class Engine:
         state.refresh_hidden_flags()        # what is left to software depends on the mode
         self.flush_tlb()
 
+    def drop_state(self, state: ProcessorState) -> None:
+        """The VP of *state*, which is not running, is gone: its context is the host's again."""
+        if self.current is state:
+            self.current = None
+        if self._held is state.context:
+            self._held = None
+        self._states.remove(state)
+        state.forget()
+        at.release(state.context)
+
     def close(self) -> None:
         """Give everything back to the host."""
         self.memory.unwatch_code(self._code_written)

@@ -38,6 +38,8 @@ DEVICE_VECTOR = 0x50                    # of VP 0: the assigned device's interru
 _HARDWARE_EXCEPTION = 3
 _CONTRIBUTORY = frozenset({Vector.DE, Vector.TS, Vector.NP, Vector.SS, Vector.GP, Vector.PF})
 _ZEROES = bytes(PAGE_SIZE)
+# For tables: an overlay that a guest asks for splits a large page, and nobody can deposit while its WRMSR waits.
+SPARE_PAGES, SPARE_PAGES_OF_VP = 8, 4
 _ALL_RIGHTS = HvMapGpaFlags.READABLE | HvMapGpaFlags.WRITABLE | HvMapGpaFlags.EXECUTABLE
 _READ_WRITE = HvInterceptAccess.READ | HvInterceptAccess.WRITE
 
@@ -90,6 +92,7 @@ class Worker:
         for index in range(self.vp_count):
             winhv.create_vp(partition, index)
             self._vps_made += 1
+        winhv.deposit_memory(partition, winhv.memory.allocate(SPARE_PAGES + SPARE_PAGES_OF_VP * self.vp_count))
         self.vid.register(partition, self._on_intercept)
 
     def assign(self, device: AssignedDevice) -> None:

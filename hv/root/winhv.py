@@ -59,7 +59,15 @@ from hv.spec.hypercalls.partitions import (
     SetPartitionPropertyInput,
 )
 from hv.spec.hypercalls.registers import RegisterAssoc, RegisterName, RegisterValue, VpRegistersInput
-from hv.spec.hypercalls.vps import CreateVpInput, DeleteVpInput
+from hv.spec.hypercalls.vps import (
+    ApicId,
+    CreateVpInput,
+    DeleteVpInput,
+    GetVpIndexFromApicIdInput,
+    HvInitialVpContext,
+    StartVirtualProcessorInput,
+    VpIndex,
+)
 from hv.spec.intercepts import HvInterceptType, InstallInterceptInput
 from hv.spec.layout import Layout
 from hv.spec.partition import ANY_VP, PARTITION_ID_INVALID, PARTITION_ID_SELF, HvMapGpaFlags, HvPartitionProperty
@@ -263,6 +271,18 @@ class WinHv:
     def delete_vp(self, partition_id: int, vp_index: int) -> None:
         """The VP is gone."""
         self._call(HypercallCode.DELETE_VP, DeleteVpInput(partition_id=partition_id, vp_index=vp_index))
+
+    def start_virtual_processor(self, partition_id: int, vp_index: int, context: HvInitialVpContext) -> None:
+        """A VP that waits for SIPI begins with *context* instead."""
+        self._call(HypercallCode.START_VIRTUAL_PROCESSOR, StartVirtualProcessorInput(
+            partition_id=partition_id, vp_index=vp_index, context=context))
+
+    def get_vp_index_from_apic_id(self, partition_id: int, apic_ids: Sequence[int]) -> list[int]:
+        """The VPs that have *apic_ids*, in the order asked."""
+        answers = self._reps(HypercallCode.GET_VP_INDEX_FROM_APIC_ID,
+                             lambda first: GetVpIndexFromApicIdInput(partition_id=partition_id),
+                             [ApicId(apic_id=apic_id).pack() for apic_id in apic_ids], VpIndex.SIZE)
+        return [VpIndex.parse(answer).vp_index for answer in answers]
 
     def get_vp_registers(self, partition_id: int, vp_index: int, names: Sequence[HvRegisterName]) -> list[bytes]:
         """The 16-byte values of registers, in the order asked."""

@@ -305,6 +305,14 @@ class VpCreated(Event):
     vp: int
 
 
+class VpStarted(Event):
+    """VP *vp* of *partition* begins at *rip*, with registers that its starter gave."""
+
+    partition: int
+    vp: int
+    rip: int
+
+
 class VpDeleted(Event):
     """VP *vp* of *partition* is gone."""
 

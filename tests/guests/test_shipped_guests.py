@@ -21,7 +21,9 @@ from hv.trace import events
 from hv.vmx.exit import VmExit
 
 EXTERNAL = InterruptionType.EXTERNAL_INTERRUPT
-MINE = ("attacker", "crasher", "dma", "hello", "hypercaller", "long_mode", "msr_reader", "receiver", "timer", "two_vps")
+MINE = ("attacker", "crasher", "dma", "hello", "hypercaller", "long_mode", "msr_reader", "receiver", "start_vp",
+        "timer", "two_vps")
+NEED_TWO_VPS = ("two_vps", "start_vp")
 
 
 class Run:
@@ -34,7 +36,7 @@ class Run:
         self.vms = []
         for name in names:
             self.vms.append(self.machine.create_vm(
-                name, load(str(guests_folder() / f"{name}.asm")), memory_mib=4, vps=2 if name == "two_vps" else 1,
+                name, load(str(guests_folder() / f"{name}.asm")), memory_mib=4, vps=2 if name in NEED_TWO_VPS else 1,
                 dma_device=name in ("dma", "attacker"), other=self.vms[0] if self.vms else None))
         if len(self.vms) == 2:
             self.machine.connect(self.vms[0], 1, self.vms[1])
@@ -86,6 +88,9 @@ SERIAL = {
     "hello": r"hello from a partition\n",
     "long_mode": r"RPL\nEFER is 0x0000000000000500, long mode is active\n",
     "two_vps": r"VP 0 counted 10000\nVP 1 counted 10000\ntogether 20000\n",
+    "start_vp": r"HvCallGetVpIndexFromApicId: result 0x0000000100000000\nthe VP with APIC id 1 has index 1\n"
+                r"start in long mode without paging: status 0x0{14}50\nstart with our own registers: status 0x0{16}\n"
+                r"hello from VP 1\nits EFER is 0x0{13}d00\nstart it again: status 0x0{14}15\n",
     "timer": r"timer interrupts: 10\n",
     "dma": r"interrupt taken, device status 0x000000000000000a, the bytes are in place\n",
     "crasher": r"",
@@ -107,7 +112,7 @@ def test_a_guest_prints_what_its_header_says_and_ends(run, name):
 
 
 @pytest.mark.parametrize("names", [
-    ("hello",), ("long_mode",), ("two_vps",), ("timer",), ("dma",), ("crasher",), ("msr_reader",),
+    ("hello",), ("long_mode",), ("two_vps",), ("start_vp",), ("timer",), ("dma",), ("crasher",), ("msr_reader",),
     ("hypercaller", "receiver"), ("timer", "dma")], ids="+".join)
 def test_two_runs_cannot_be_told_apart(run, names):
     assert run(*names).fingerprint() == run(*names).fingerprint()
@@ -170,6 +175,15 @@ def test_two_vps_count_exactly_whatever_the_slices_are(slice_ticks):
         assert len(result.of(events.VpSwitch)) > 4
     finally:
         result.close()
+
+
+def test_a_vp_that_is_started_has_no_exit_of_its_own(run):
+    """No INIT, no SIPI, no mode switch: it reads its index and EFER, and halts."""
+    result = run("start_vp")
+    exits = [exit.reason for record in result.records if record.partition == 2 and record.vp == 1
+             and isinstance(exit := record.event, VmExit)]
+    assert exits == [ExitReason.RDMSR, ExitReason.RDMSR, ExitReason.HLT]
+    assert [event.vp for event in result.of(events.VpStarted)] == [1]
 
 
 # --- between partitions -------------------------------------------------------------------------------------------

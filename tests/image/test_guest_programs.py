@@ -11,8 +11,8 @@ from hv.image.library import guest_names, guests_folder
 from hv.image.load import load
 from hv.image.model import Image
 
-NAMES = ["attacker", "crasher", "dma", "hello", "hypercaller", "long_mode", "msr_reader", "receiver", "timer",
-         "two_vps"]
+NAMES = ["attacker", "crasher", "dma", "hello", "hypercaller", "long_mode", "msr_reader", "receiver", "start_vp",
+         "timer", "two_vps"]
 REAL_MODE = {"hello", "long_mode"}
 
 

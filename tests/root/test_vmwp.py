@@ -106,7 +106,7 @@ class Bench:
 def test_a_vm_is_made_by_hypercalls_in_the_order_tlfs_wants():
     made = [call[0] for call in Bench().made]
     assert made == ["initialize_partition", "map_gpa_pages", "map_gpa_pages", "install_intercept", "install_intercept",
-                    "create_vp", "create_vp"]
+                    "create_vp", "create_vp", "deposit_memory"]
 
 
 def test_memory_is_mapped_in_large_pages_and_the_rest_in_small_ones():

@@ -41,7 +41,16 @@ from hv.spec.hypercalls.partitions import (
     SetPartitionPropertyInput,
 )
 from hv.spec.hypercalls.registers import RegisterAssoc, RegisterName, RegisterValue, VpRegistersInput
-from hv.spec.hypercalls.vps import CreateVpInput, DeleteVpInput, NotifyLongSpinWaitInput
+from hv.spec.hypercalls.vps import (
+    ApicId,
+    CreateVpInput,
+    DeleteVpInput,
+    GetVpIndexFromApicIdInput,
+    HvInitialVpContext,
+    NotifyLongSpinWaitInput,
+    StartVirtualProcessorInput,
+    VpIndex,
+)
 
 SIZES = [
     (CreatePartitionInput, 56), (GetPartitionPropertyInput, 16), (SetPartitionPropertyInput, 24),
@@ -49,6 +58,8 @@ SIZES = [
     (GetMemoryBalanceOutput, 16), (MapGpaPagesInput, 24), (UnmapGpaPagesInput, 24),
     (TranslateVirtualAddressInput, 32), (TranslateVirtualAddressOutput, 16), (ReadGpaInput, 32),
     (ReadGpaOutput, 24), (WriteGpaInput, 48), (CreateVpInput, 40), (DeleteVpInput, 16),
+    (HvInitialVpContext, 224), (StartVirtualProcessorInput, 240), (GetVpIndexFromApicIdInput, 16), (ApicId, 4),
+    (VpIndex, 4),
     (VpRegistersInput, 16), (RegisterName, 4), (RegisterValue, 16), (RegisterAssoc, 32),
     (AssertVirtualInterruptInput, 32), (InterruptEntry, 16), (MapDeviceInterruptInput, 72),
     (UnmapDeviceInterruptInput, 32), (AttachDeviceInput, 40), (DetachDeviceInput, 16), (CreatePortInput, 56),
@@ -67,6 +78,10 @@ def test_a_layout_has_the_size_of_the_document(layout, size):
 
 
 OFFSETS = [
+    (HvInitialVpContext, "cs", 24), (HvInitialVpContext, "ss", 104), (HvInitialVpContext, "tr", 120),
+    (HvInitialVpContext, "ldtr", 136), (HvInitialVpContext, "idtr", 152), (HvInitialVpContext, "gdtr", 168),
+    (HvInitialVpContext, "efer", 184), (HvInitialVpContext, "cr3", 200), (HvInitialVpContext, "pat", 216),
+    (StartVirtualProcessorInput, "target_vtl", 12), (StartVirtualProcessorInput, "context", 16),
     (CreateVpInput, "subnode_type", 15), (CreateVpInput, "flags", 32), (VpRegistersInput, "input_vtl", 12),
     (RegisterAssoc, "value", 16), (CreatePortInput, "connection_partition", 16),
     (CreatePortInput, "proximity_domain_info", 48), (ConnectPortInput, "port_partition", 16),

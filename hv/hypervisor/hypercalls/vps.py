@@ -1,10 +1,25 @@
-"""Virtual processors: create, delete, and the hint that one spins. TLFS "Virtual Processor Management"."""
+"""Virtual processors: create, delete, start, find, and the hint that one spins.
+
+TLFS "Virtual Processor Management".
+"""
 
 from __future__ import annotations
 
-from hv.hypervisor.hypercalls.registry import Call, hypercall, require, require_any_node
+from hv.hypervisor import vp_start
+from hv.hypervisor.hypercalls.registry import Call, Reps, hypercall, require, require_any_node, require_vtl0
+from hv.hypervisor.partition import PartitionState
+from hv.spec.cpuid import HvPrivilege
+from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
-from hv.spec.hypercalls.vps import CreateVpInput, DeleteVpInput, NotifyLongSpinWaitInput
+from hv.spec.hypercalls.vps import (
+    ApicId,
+    CreateVpInput,
+    DeleteVpInput,
+    GetVpIndexFromApicIdInput,
+    NotifyLongSpinWaitInput,
+    StartVirtualProcessorInput,
+    VpIndex,
+)
 
 
 @hypercall(HypercallCode.CREATE_VP, input=CreateVpInput)
@@ -20,6 +35,29 @@ def create_vp(call: Call, input: CreateVpInput) -> None:
 def delete_vp(call: Call, input: DeleteVpInput) -> None:
     """The VP is gone, its pages are the pool's again."""
     call.hypervisor.delete_vp(call.find_child(input.partition_id), input.vp_index)
+
+
+@hypercall(HypercallCode.START_VIRTUAL_PROCESSOR, input=StartVirtualProcessorInput,
+           privilege=HvPrivilege.START_VIRTUAL_PROCESSOR)
+def start_virtual_processor(call: Call, input: StartVirtualProcessorInput) -> None:
+    """A VP that waits for INIT and SIPI begins with the registers given; of the caller's partition, or of a child."""
+    partition = call.find(input.partition_id)
+    vp = call.find_vp(partition, input.vp_index)
+    require(not input.target_vtl, f"vtl {input.target_vtl} is not enabled", HvStatus.INVALID_VTL_STATE)
+    partition.require_state(PartitionState.ACTIVE)
+    vp_start.start(vp, input.context)
+
+
+@hypercall(HypercallCode.GET_VP_INDEX_FROM_APIC_ID, input=GetVpIndexFromApicIdInput, rep_input=ApicId,
+           rep_output=VpIndex, privilege=HvPrivilege.START_VIRTUAL_PROCESSOR)
+def get_vp_index_from_apic_id(call: Call, input: GetVpIndexFromApicIdInput, reps: Reps) -> None:
+    """The VPs that have these APIC ids; INVALID_PARAMETER at the first that nobody has."""
+    partition = call.find(input.partition_id)
+    require_vtl0(input.input_vtl)
+    by_id = {vp.apic.apic_id: index for index, vp in partition.vps.items()}
+    for element in reps:
+        require(element.apic_id in by_id, f"no vp has apic id {element.apic_id:#x}")
+        reps.answer(VpIndex(vp_index=by_id[element.apic_id]))
 
 
 @hypercall(HypercallCode.NOTIFY_LONG_SPIN_WAIT, input=NotifyLongSpinWaitInput)

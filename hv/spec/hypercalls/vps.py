@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from hv.spec.layout import Layout, raw, u8, u32, u64
+from hv.spec.synic import HvSegmentRegister, HvTableRegister
 
 
 class CreateVpInput(Layout):
@@ -31,3 +32,56 @@ class NotifyLongSpinWaitInput(Layout):
 
     spin_count: u32
     unused: u32                         # not checked: the call always succeeds
+
+
+class HvInitialVpContext(Layout):
+    """HV_INITIAL_VP_CONTEXT: the registers a VP begins with, in protected or long mode at once."""
+
+    rip: u64
+    rsp: u64
+    rflags: u64
+    cs: HvSegmentRegister
+    ds: HvSegmentRegister
+    es: HvSegmentRegister
+    fs: HvSegmentRegister
+    gs: HvSegmentRegister
+    ss: HvSegmentRegister
+    tr: HvSegmentRegister
+    ldtr: HvSegmentRegister
+    idtr: HvTableRegister
+    gdtr: HvTableRegister
+    efer: u64
+    cr0: u64
+    cr3: u64
+    cr4: u64
+    pat: u64
+
+
+class StartVirtualProcessorInput(Layout):
+    """HvCallStartVirtualProcessor."""
+
+    partition_id: u64
+    vp_index: u32
+    target_vtl: u8
+    padding: raw[3]
+    context: HvInitialVpContext
+
+
+class GetVpIndexFromApicIdInput(Layout):
+    """The header of HvCallGetVpIndexFromApicId; its elements are `ApicId`, packed."""
+
+    partition_id: u64
+    input_vtl: u8                       # HvInputVtl
+    padding: raw[7]
+
+
+class ApicId(Layout):
+    """An input element of HvCallGetVpIndexFromApicId."""
+
+    apic_id: u32
+
+
+class VpIndex(Layout):
+    """An output element of HvCallGetVpIndexFromApicId."""
+
+    vp_index: u32

@@ -41,6 +41,7 @@ FEATURES = int(HvFeatures.FREQUENCY_REGS_AVAILABLE | HvFeatures.GUEST_CRASH_REGS
                | HvFeatures.SINT_POLLING_MODE_AVAILABLE | HvFeatures.HYPERCALL_MSR_LOCK_AVAILABLE)
 RECOMMENDATIONS = int(HvEnlightenments.RELAXED_TIMING)
 MSRS_FOR_APIC = int(HvEnlightenments.MSRS_FOR_APIC)     # where an access by the page or by x2APIC MSR would exit
+NO_AUTO_EOI = int(HvEnlightenments.DEPRECATE_AUTO_EOI)  # which takes interrupts out of the processor's hands
 LONG_SPIN_WAIT = 4096                   # tries of a lock before NotifyLongSpinWait is worth its exit
 MAX_VPS, MAX_LPS = 64, 64
 ADDRESS_BITS_PHYSICAL, ADDRESS_BITS_LINEAR = 40, 48
@@ -64,7 +65,7 @@ class CpuidTable:
     """The answers of one partition, computed once."""
 
     def __init__(self, privileges: int, apic_virtualization: bool = False) -> None:
-        recommendations = RECOMMENDATIONS if apic_virtualization else RECOMMENDATIONS | MSRS_FOR_APIC
+        recommendations = RECOMMENDATIONS | (NO_AUTO_EOI if apic_virtualization else MSRS_FOR_APIC)
         self._answers = {**_processor_leaves(), **_hypervisor_leaves(privileges, recommendations)}
         self._features = self._answers[CpuidLeaf.FEATURES]
 

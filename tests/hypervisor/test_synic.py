@@ -2,6 +2,7 @@
 
 import pytest
 
+from hv.hypervisor.cpuid import CpuidTable
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.hypercalls.door import hypercall
 from hv.hypervisor.synic import ports
@@ -165,6 +166,214 @@ def test_an_event_interrupts_once_until_it_is_cleared(machine):
     assert vp.synic.signal(2, 77) is False
     assert vp.partition.space.read(SIEF + 2 * 256 + 9, 1) == b"\x20"
     assert len(machine.events(EventDelivered)) == 1
+
+
+# What is commonly done wrong.
+
+def test_the_header_is_type_size_flags_sender(machine):
+    """TLFS "HV_MESSAGE": size at 4, flags at 5; version 5.0C prints them the other way round."""
+    vp = with_synic(machine.child().vps[0])
+    vp.synic.post(2, note(b"abc", 0x1234, 0x0A0B0C))
+    assert vp.partition.space.read(SIM + 2 * 256, 16) == bytes.fromhex("34120000 03 00 0000 0c0b0a0000000000")
+
+
+def test_the_type_is_written_last(machine, monkeypatch):
+    """A guest that polls takes a slot with a type as complete."""
+    vp = with_synic(machine.child().vps[0])
+    written, write = [], machine.memory.write
+
+    def watched(spa, data):
+        written.append((spa, bytes(data)))
+        write(spa, data)
+    monkeypatch.setattr(machine.memory, "write", watched)
+    vp.synic.post(2, note(b"abc", 5))
+    page = vp.synic.message_page + 2 * 256
+    assert [spa for spa, _ in written] == [page, page]
+    assert written[0][1][:4] == bytes(4)
+    assert written[1] == (page, (5).to_bytes(4, "little"))
+
+
+def test_pending_is_set_in_the_message_that_is_in_the_slot_already(machine):
+    """TLFS "Message Delivery"; checklist 7. The rest of the slot stays as it is."""
+    vp = with_synic(machine.child().vps[0])
+    vp.synic.post(2, note(b"one", 0x77, 0x99))
+    before = slot(vp)
+    vp.synic.post(2, note(b"two"))
+    before.header.message_flags = 1
+    assert slot(vp) == before
+
+
+def test_pending_is_set_in_a_message_that_has_others_behind_it_from_the_start(machine):
+    vp = machine.child().vps[0]
+    for text in (b"one", b"two"):
+        vp.synic.post(2, note(text))
+    assert slot(with_synic(vp)).header.message_flags == 1
+
+
+def test_eom_tries_all_sixteen_sints(machine):
+    vp = with_synic(machine.child().vps[0])
+    for sint in range(16):
+        vp.synic.post(sint, note(b"one"))
+        vp.synic.post(sint, note(b"two"))
+        empty_slot(vp, sint)
+    vp.synic.write_msr(Msr.HV_EOM, 0xFFFF_FFFF_FFFF_FFFF)       # any value
+    assert [slot(vp, sint).payload[:3] for sint in range(16)] == [b"two"] * 16
+
+
+def test_eom_without_anything_queued_does_nothing(machine):
+    vp = with_synic(machine.child().vps[0])
+    before = machine.memory.read(vp.synic.message_page, 4096)
+    vp.synic.write_msr(Msr.HV_EOM, 0)
+    assert machine.memory.read(vp.synic.message_page, 4096) == before
+    assert vp.apic.irr == 0
+
+
+def test_without_eom_a_message_waits_for_the_next_one(machine):
+    """The lost wake-up of a guest that forgets EOM: until somebody posts, or an EOI comes, nothing is tried."""
+    vp = with_synic(machine.child().vps[0])
+    vp.synic.post(2, note(b"one"))
+    vp.synic.post(2, note(b"two"))
+    empty_slot(vp)
+    assert slot(vp).header.message_type == 0
+    vp.synic.post(2, note(b"three"))
+    assert (slot(vp).payload[:3], slot(vp).header.message_flags) == (b"two", 1)
+
+
+def test_an_eoi_of_another_vector_delivers_nothing(machine):
+    vp = with_synic(machine.child().vps[0])
+    vp.synic.post(2, note(b"one"))
+    vp.synic.post(2, note(b"two"))
+    vp.apic.acknowledge()
+    vp.apic.accept(0x71)
+    vp.apic.acknowledge()
+    empty_slot(vp)
+    vp.apic.eoi()
+    assert slot(vp).header.message_type == 0
+    vp.apic.eoi()
+    assert slot(vp).payload[:3] == b"two"
+
+
+def test_a_sint_that_gets_another_vector_waits_for_the_eoi_of_that_one(machine):
+    vp = with_synic(machine.child().vps[0])
+    heard = []
+    vp.apic.hear_eoi = heard.append
+    vp.synic.post(2, note(b"one"))
+    vp.synic.post(2, note(b"two"))
+    vp.synic.write_msr(Msr.HV_SINT2, 0x61)
+    assert heard == [VECTOR, 0x61]
+    vp.apic.accept(0x61)
+    vp.apic.acknowledge()
+    empty_slot(vp)
+    vp.apic.eoi()
+    assert slot(vp).payload[:3] == b"two"
+
+
+@pytest.mark.parametrize("fields", [{"masked": 1}, {"polling": 1}], ids=["masked", "polling"])
+def test_a_quiet_sint_queues_and_obeys_eom(machine, fields):
+    vp = with_synic(machine.child().vps[0], **fields)
+    for text in (b"one", b"two"):
+        vp.synic.post(2, note(text))
+    empty_slot(vp)
+    vp.synic.write_msr(Msr.HV_EOM, 0)
+    assert (slot(vp).payload[:3], vp.apic.irr) == (b"two", 0)
+
+
+def test_one_queue_for_all_senders_keeps_their_order(machine):
+    """First in, first out for each VP and SINT, whoever sends: a port, a timer, an intercept."""
+    vp = with_synic(machine.child().vps[0])
+    kinds = [1, 0x80000010, 7, 0x80010000, 1]
+    for kind in kinds:
+        vp.synic.post(2, note(kind=kind))
+    taken = []
+    for _ in kinds:
+        taken.append(slot(vp).header.message_type)
+        empty_slot(vp)
+        vp.synic.write_msr(Msr.HV_EOM, 0)
+    assert taken == kinds
+
+
+@pytest.mark.parametrize("off", [(Msr.HV_SCONTROL, 0), (Msr.HV_SIMP, SIM)], ids=["synic", "page"])
+def test_what_comes_while_it_is_off_waits_until_it_is_on(machine, off):
+    vp = with_synic(machine.child().vps[0])
+    vp.synic.write_msr(*off)
+    vp.synic.post(2, note(b"late"))
+    assert not machine.events(MessageDelivered)
+    vp.synic.write_msr(off[0], off[1] | 1)
+    assert slot(vp).payload[:4] == b"late"
+
+
+def test_the_page_keeps_its_contents_while_it_is_off_or_elsewhere(machine):
+    """TLFS "GPA Overlay Pages": what lies beneath comes back unchanged; the page is the VP's, and zero after reset."""
+    vp = with_synic(machine.child().vps[0])
+    vp.partition.space.write(0x5000, b"mine")
+    vp.synic.post(2, note(b"kept"))
+    vp.synic.write_msr(Msr.HV_SIMP, 0x5001)
+    assert HvMessage.parse(vp.partition.space.read(0x5200, 256)).payload[:4] == b"kept"
+    vp.synic.write_msr(Msr.HV_SIMP, 0)
+    assert vp.partition.space.read(0x5000, 4) == b"mine"
+    vp.synic.write_msr(Msr.HV_SIMP, SIM | 1)
+    assert slot(vp).payload[:4] == b"kept"
+    vp.synic.reset()
+    vp.synic.write_msr(Msr.HV_SIMP, SIM | 1)
+    assert vp.partition.space.read(SIM, 4096) == bytes(4096)
+
+
+def test_reset_puts_everything_back_and_returns_the_buffers(machine):
+    vp = with_synic(machine.child().vps[0], auto_eoi=1)
+    freed, followed = [], []
+    vp.synic.on_auto_eoi = lambda: followed.append(vp.synic.auto_eoi_vectors)
+    vp.synic.signal(2, 5)
+    for n in range(3):
+        vp.synic.post(2, QueuedMessage(1, b"", 0, lambda n=n: freed.append(n)))
+    vp.synic.reset()
+    assert freed == [0, 1, 2]
+    assert followed == [frozenset()]
+    assert [vp.synic.read_msr(Msr.HV_SINT0 + n) for n in range(16)] == [0x10000] * 16
+    assert [vp.synic.read_msr(msr) for msr in (Msr.HV_SCONTROL, Msr.HV_SIMP, Msr.HV_SIEFP)] == [0, 0, 0]
+    with_synic(vp)
+    assert slot(vp).header.message_type == 0
+    assert vp.partition.space.read(SIEF, 4096) == bytes(4096)
+
+
+def test_reserved_bits_are_preserved(machine):
+    synic = machine.child().vps[0].synic
+    for msr, value in ((Msr.HV_SCONTROL, 0xFFFF_FFFF_FFFF_FFFF), (Msr.HV_SIMP, 0x3FFF), (Msr.HV_SIEFP, 0x4FFE),
+                       (Msr.HV_SINT5, 0xFFFF_FFFF_FFFF_FFFF)):
+        synic.write_msr(msr, value)
+        assert synic.read_msr(msr) == value
+
+
+def test_a_flag_that_was_cleared_interrupts_again(machine):
+    """TLFS "Event Flags": signalled twice before it is cleared is one interrupt; checklist 8."""
+    vp = with_synic(machine.child().vps[0])
+    assert [vp.synic.signal(2, 2047), vp.synic.signal(2, 2047)] == [True, False]
+    assert vp.apic.acknowledge() == VECTOR
+    vp.apic.eoi()
+    vp.partition.space.write(SIEF + 2 * 256 + 255, b"\0")
+    assert vp.synic.signal(2, 2047)
+    assert vp.apic.irr == 1 << VECTOR
+
+
+def test_an_event_of_a_polling_sint_sets_its_flag_in_silence(machine):
+    vp = with_synic(machine.child().vps[0], polling=1)
+    assert vp.synic.signal(2, 0)
+    assert (vp.partition.space.read(SIEF + 2 * 256, 1), vp.apic.irr) == (b"\1", 0)
+
+
+@pytest.mark.parametrize("change", [(Msr.HV_SCONTROL, 0), (Msr.HV_SIEFP, 0), (Msr.HV_SINT2, 0x10052)],
+                         ids=["synic-off", "page-off", "masked"])
+def test_an_event_is_refused_by_a_synic_that_is_not_ready(machine, change):
+    """Unlike a message, which is queued: TLFS "HvCallSignalEvent"."""
+    vp = with_synic(machine.child().vps[0])
+    vp.synic.write_msr(*change)
+    with pytest.raises(HypercallError, match=r"^INVALID_SYNIC_STATE"):
+        vp.synic.signal(2, 1)
+    assert machine.memory.read(vp.synic.event_page, 4096) == bytes(4096)
+
+
+def test_auto_eoi_is_recommended_against_where_the_processor_delivers():
+    """TLFS "Implementation Recommendations": bit 9 of EAX."""
+    assert [CpuidTable(0, virtualized).lookup(0x40000004, 0)[0] >> 9 & 1 for virtualized in (True, False)] == [1, 0]
 
 
 # Ports and connections, by hypercall.

@@ -1,8 +1,11 @@
 """One VP's synthetic interrupt controller: registers, message queues, delivery into its pages.
 
 TLFS "SynIC" and "Inter-Partition Communication". A message goes into the slot of its SINT when the slot is empty;
-else it waits, and MessagePending in the slot tells the guest to write EOM once it has emptied it. Left out: the event
-ring (SIRBP), proxy and as-intercept SINTs, whose bits are kept and mean nothing.
+else it waits, and MessagePending in the slot tells the guest to write EOM once it has emptied it. What was missed is
+tried again with the next message, with an EOI of the SINT's vector, and when SynIC or message page are switched on.
+
+The two pages belong to the VP: what is in them stays while they are moved or switched off, and is zero after the VP was
+made or reset. Left out: the event ring (SIRBP), proxy and as-intercept SINTs, whose bits are kept and mean nothing.
 """
 
 from __future__ import annotations
@@ -42,15 +45,17 @@ _EMPTY_PAGE = bytes(PAGE_SIZE)
 
 
 class QueuedMessage(NamedTuple):
-    """A message on its way. *on_delivered* is called once it is in its slot (a port gets its buffer back).
+    """A message on its way. *on_delivered* is called once its buffer is free: it is in its slot, or was dropped.
 
     A *payload* that is a function is asked for its bytes at the moment of delivery: a timer says when that was.
+    *owner* is whose buffer it is in, for `drop`.
     """
 
     message_type: int
     payload: bytes | Callable[[], bytes]
     sender: int
     on_delivered: Callable[[], None] | None = None
+    owner: object = None
 
 
 class Synic:
@@ -78,7 +83,7 @@ class Synic:
         self._move(self.assist, HvVpAssistPage(), self._assist_overlay)
         self.scontrol, self.simp, self.siefp, self.assist = HvScontrol(), HvSimp(), HvSiefp(), HvVpAssistPage()
         self.sints = [HvSynicSint(SINT_RESET) for _ in range(SINT_COUNT)]
-        self.auto_eoi_vectors = frozenset()
+        self._follow_auto_eoi()
         self.space.memory.write(self.message_page, _EMPTY_PAGE)
         self.space.memory.write(self.event_page, _EMPTY_PAGE)
 
@@ -126,6 +131,11 @@ class Synic:
         if value.vector < LOWEST_VECTOR and not value.masked and not value.polling:
             raise GuestFault(13, 0)
         self.sints[sint] = value
+        if self.queues[sint]:
+            self._hear_eoi(sint)
+        self._follow_auto_eoi()
+
+    def _follow_auto_eoi(self) -> None:
         before = self.auto_eoi_vectors
         self.auto_eoi_vectors = frozenset(each.vector for each in self.sints if each.auto_eoi and not each.masked)
         if self.auto_eoi_vectors != before:
@@ -165,6 +175,27 @@ class Synic:
     def withdraw(self, sint: int, message: QueuedMessage) -> None:
         """Forget *message*, which waits for the slot of *sint*; nobody is told. It must wait there."""
         self.queues[sint].remove(message)
+
+    def post_direct(self, sint: int, message: QueuedMessage) -> None:
+        """Put *message* into the slot of *sint* now, or not at all.
+
+        INVALID_SYNIC_STATE while SynIC or message page is off, or the SINT is masked; OBJECT_IN_USE while a message
+        is in the slot or waits for it.
+        """
+        if not self.accepts_messages or self.sints[sint].masked:
+            raise HypercallError(HvStatus.INVALID_SYNIC_STATE, f"vp {self.vp.index}: sint {sint} takes no messages")
+        if self.queues[sint] or self.space.memory.read_u32(self.message_page + sint * MESSAGE_SIZE):
+            raise HypercallError(HvStatus.OBJECT_IN_USE, f"vp {self.vp.index}: a message is in the slot of sint {sint}")
+        self.post(sint, message)
+
+    def drop(self, owner: object) -> None:
+        """Forget the messages that wait here in buffers of *owner*; those that are in their slots stay."""
+        for sint, queue in enumerate(self.queues):
+            dropped = [message for message in queue if message.owner is owner]
+            if dropped:
+                self.queues[sint] = deque(message for message in queue if message.owner is not owner)
+                for message in dropped:
+                    self._release(message)
 
     def signal(self, sint: int, flag: int) -> bool:
         """Set event *flag* (0..2047) of *sint*; True when it was clear, and so the guest is interrupted.
@@ -209,7 +240,7 @@ class Synic:
         if memory.read_u32(slot):
             flags = memory.read(slot + _PENDING_OFFSET, 1)[0]
             memory.write(slot + _PENDING_OFFSET, bytes((flags | MESSAGE_PENDING,)))
-            self.vp.apic.hear_eoi(self.sints[sint].vector)
+            self._hear_eoi(sint)
             if self.trace.listening:
                 self.trace.emit(MessagePending(sint, queue[0].message_type))
             return
@@ -223,6 +254,12 @@ class Synic:
         if self.trace.listening:
             self.trace.emit(MessageDelivered(sint, message.message_type, message.sender))
         self._interrupt(sint)
+
+    def _hear_eoi(self, sint: int) -> None:
+        """A message waits: the EOI of the SINT's vector is a chance to deliver it."""
+        register = self.sints[sint]
+        if register.vector >= LOWEST_VECTOR:
+            self.vp.apic.hear_eoi(register.vector)
 
     def _interrupt(self, sint: int) -> None:
         register = self.sints[sint]

@@ -17,6 +17,7 @@ from hv.hypervisor.pages import PageOwners
 from hv.hypervisor.partition import DEVICE_SIZE, Partition, PartitionState
 from hv.hypervisor.synic import ports
 from hv.hypervisor.synic.synic import Synic
+from hv.hypervisor.timers.stimer import SyntheticTimers
 from hv.machine.clock import VirtualClock
 from hv.machine.ram import PhysicalMemory
 from hv.spec.hv_status import HvStatus
@@ -185,6 +186,7 @@ class Hypervisor:
         pages = partition.allocate_vp_pages(index)
         vp = self.vp_factory(partition, index)
         vp.synic = Synic(vp, partition.space, pages, self.trace)
+        vp.timers = SyntheticTimers(vp)
         vp.apic.on_eoi = _both(vp.apic.on_eoi, vp.synic.on_eoi)
         if vp.apic not in partition.interconnect.apics:
             partition.interconnect.add(vp.apic)
@@ -198,6 +200,7 @@ class Hypervisor:
     def delete_vp(self, partition: Partition, index: int) -> None:
         """Forget VP *index* and free its pages; INVALID_VP_INDEX."""
         vp = partition.vp(index)
+        vp.timers.reset()
         vp.synic.reset()
         vp.explicit_suspend = True
         vp.kick()

@@ -18,7 +18,7 @@ from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.gpa_space import READ_EXECUTE, GpaSpace, Overlay
 from hv.hypervisor.intercepts import InterceptTable
 from hv.hypervisor.pages import PageOwners, PagePool
-from hv.machine.clock import VirtualClock
+from hv.machine.clock import TICKS_PER_100NS, VirtualClock
 from hv.machine.interconnect import Interconnect
 from hv.machine.ram import PhysicalMemory
 from hv.spec.hv_status import HvStatus
@@ -117,6 +117,10 @@ class Partition:
         """Units of 100 ns since it was created; TLFS "Partition Reference Counter"."""
         return self.clock.time_100ns - self._created_100ns
 
+    def tsc_at(self, reference_time: int) -> int:
+        """When the reference counter reaches *reference_time*: ticks of the machine's clock."""
+        return (reference_time + self._created_100ns) * TICKS_PER_100NS
+
     def set_privileges(self, privileges: int) -> None:
         """*privileges* is EAX | EBX << 32 of CPUID leaf 0x40000003; the CPUID table follows."""
         self.privileges = privileges
@@ -179,6 +183,7 @@ class Partition:
         if self._space is None or self._hypercall_overlay is None:
             return
         for vp in self.vps.values():
+            vp.timers.reset()
             vp.synic.reset()
             vp.explicit_suspend = True      # for good: its registers cannot be set any more
             vp.kick()

@@ -20,6 +20,7 @@ from hv.trace import events
 if TYPE_CHECKING:
     from hv.hypervisor.partition import Partition
     from hv.hypervisor.synic.synic import Synic
+    from hv.hypervisor.timers.stimer import SyntheticTimer, SyntheticTimers
 
 HANDLER_TICKS = 2000        # what one interrupt of root's costs in virtual time
 
@@ -53,6 +54,8 @@ class RootVirtualProcessor:
     """VP 0 of root. *on_interrupt* is root's program: called with each vector its APIC delivers."""
 
     synic: Synic
+    timers: SyntheticTimers
+    is_available = True
 
     def __init__(self, partition: Partition, index: int, on_kick: Callable[[Any], None]) -> None:
         self.partition, self.index = partition, index
@@ -66,6 +69,7 @@ class RootVirtualProcessor:
         self.pending_event = self.string_element = None
         self.runtime_100ns = 0
         self.caller = None
+        self.late_timers: list[SyntheticTimer] = []
         self.stopped_because = ""
         self.on_interrupt: Callable[[int], None] = lambda vector: None
         self.on_kick = on_kick
@@ -96,4 +100,4 @@ class RootVirtualProcessor:
     def inspect(self) -> dict[str, Any]:
         """Plain data for the REPL."""
         return {"index": self.index, "partition": self.partition.id, "apic": self.apic.inspect(),
-                "synic": self.synic.inspect()}
+                "synic": self.synic.inspect(), "timers": self.timers.inspect()}

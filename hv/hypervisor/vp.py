@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hv.hypervisor.hypervisor import Hypervisor
     from hv.hypervisor.partition import Partition
     from hv.hypervisor.synic.synic import Synic
+    from hv.hypervisor.timers.stimer import SyntheticTimer, SyntheticTimers
 
 
 CallSite = tuple[tuple[int, int, int], int, bool]       # location, hypercall MSR, 64-bit code
@@ -35,6 +36,7 @@ class VirtualProcessor:
     """VP *index* of *partition*. It waits for its parent's word (explicit_suspend) after it was made."""
 
     synic: Synic
+    timers: SyntheticTimers
 
     def __init__(self, hypervisor: Hypervisor, partition: Partition, index: int, vcpu: Vcpu, vmcs: VpVmcs) -> None:
         self.partition, self.index, self.vcpu, self.vmcs = partition, index, vcpu, vmcs
@@ -56,6 +58,7 @@ class VirtualProcessor:
         self.stopped_because = ""               # why it can never run again
         self.caller: Call | None = None         # who it is to the hypercalls, since its first one
         self.call_site: CallSite | None = None  # of the last VMCALL
+        self.late_timers: list[SyntheticTimer] = []     # lazy ones that expired while it did not run
         self._running = False
         self._runtime = 0                       # ticks, until it began to run
         self._since = 0                         # when that was, later by what it slept
@@ -88,6 +91,11 @@ class VirtualProcessor:
         return not self.halted or self._wakes()
 
     @property
+    def is_available(self) -> bool:
+        """It runs, or idles and can be woken: what it is told now it can hear now."""
+        return self._running or (self.halted and not (self.explicit_suspend or self.intercept_suspend))
+
+    @property
     def asleep_for_good(self) -> bool:
         """Nothing but another VP of its partition could wake it: halted with interrupts off, or never started."""
         if self.explicit_suspend or self.intercept_suspend or self.pending_event is not None:
@@ -115,10 +123,17 @@ class VirtualProcessor:
         self._running = True
         try:
             self.vmcs.enter()
+            if self.late_timers:
+                self._catch_up()
             if self.deliver_pending():
                 run(*limit)
         finally:
             self._runtime, self._running = self.runtime, False
+
+    def _catch_up(self) -> None:
+        late, self.late_timers = self.late_timers, []
+        for timer in late:
+            timer.catch_up()
 
     def kick(self) -> None:
         """Something changed: look for interrupts before going on, and tell the scheduler."""
@@ -251,5 +266,6 @@ class VirtualProcessor:
             "index": self.index, "partition": self.partition.id, "runnable": self.runnable, "halted": self.halted,
             "explicit_suspend": self.explicit_suspend, "intercept_suspend": self.intercept_suspend,
             "wait_for_sipi": self.wait_for_sipi, "stopped_because": self.stopped_because, "runtime": self.runtime,
-            "apic": self.apic.inspect(), "synic": self.synic.inspect(), "vmcs": self.vcpu.vmcs.inspect(),
+            "apic": self.apic.inspect(), "synic": self.synic.inspect(),
+            "timers": self.timers.inspect(), "vmcs": self.vcpu.vmcs.inspect(),
         }

@@ -256,6 +256,27 @@ class InterceptCompleted(Event):
     vp: int
 
 
+# --- Timers and clocks ---------------------------------------------------------------------------
+
+
+class SyntheticTimerExpired(Event):
+    """Synthetic timer *timer* of *partition*, *vp* has reached *expiration*, in 100 ns of its reference counter."""
+
+    partition: int
+    vp: int
+    timer: int
+    expiration: int
+
+
+class SyntheticTimerSkipped(Event):
+    """A tick of a lazy timer is left out: its VP did not run until shortly before the next one."""
+
+    partition: int
+    vp: int
+    timer: int
+    expiration: int
+
+
 # --- Partitions ----------------------------------------------------------------------------------
 
 

@@ -21,8 +21,20 @@ from hv.trace import events
 from hv.vmx.exit import VmExit
 
 EXTERNAL = InterruptionType.EXTERNAL_INTERRUPT
-MINE = ("attacker", "crasher", "dma", "hello", "hypercaller", "long_mode", "msr_reader", "receiver", "start_vp",
-        "timer", "two_vps")
+MINE = (
+    "attacker",
+    "crasher",
+    "dma",
+    "hello",
+    "hypercaller",
+    "long_mode",
+    "msr_reader",
+    "receiver",
+    "start_vp",
+    "stimer",
+    "timer",
+    "two_vps",
+)
 NEED_TWO_VPS = ("two_vps", "start_vp")
 
 
@@ -96,6 +108,11 @@ SERIAL = {
     "crasher": r"",
     "hypercaller": r"(message \d posted, status 0x0000000000000012\n){5}HvCallCreatePartition: status 0x0+6\n",
     "receiver": r"waiting for messages\n",
+    "stimer": r"one-shot: one message, 0 x 100 ns late at most\n"
+              r"auto-enable: each count starts it, one that is past expires at once\n"
+              r"periodic: ten messages, 0 x 100 ns late at most\nlazy: ten messages, 0 x 100 ns late at most\n"
+              r"direct: ten interrupts and no message\nbusy slot: the second message came after EOM\n"
+              r"missed ticks: 1, 2 and 8 of eight were told\noff: nothing comes\n",
 }
 ENDED = {"crasher": "triple-fault", "receiver": "halt"}
 
@@ -112,7 +129,15 @@ def test_a_guest_prints_what_its_header_says_and_ends(run, name):
 
 
 @pytest.mark.parametrize("names", [
-    ("hello",), ("long_mode",), ("two_vps",), ("start_vp",), ("timer",), ("dma",), ("crasher",), ("msr_reader",),
+    ("hello",),
+    ("long_mode",),
+    ("two_vps",),
+    ("start_vp",),
+    ("timer",),
+    ("dma",),
+    ("crasher",),
+    ("msr_reader",),
+    ("stimer",),
     ("hypercaller", "receiver"), ("timer", "dma")], ids="+".join)
 def test_two_runs_cannot_be_told_apart(run, names):
     assert run(*names).fingerprint() == run(*names).fingerprint()

@@ -8,4 +8,5 @@ from hv.hypervisor.registers import (  # noqa: F401
     execution,
     processor,
     synthetic,
+    timers,
 )

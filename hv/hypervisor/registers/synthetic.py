@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 N = HvRegisterName
 
 
-def _dispatched_msr(msr: int) -> tuple[Get, Put]:
+def dispatched_msr(msr: int) -> tuple[Get, Put]:
     """A synthetic or APIC MSR: same rules as for RDMSR and WRMSR, but the parent needs no privilege of the child's."""
     def get(vp: VirtualProcessor) -> bytes:
         try:
@@ -52,10 +52,10 @@ _LEAVES = {N.HYPERVISOR_VERSION: CpuidLeaf.HV_VERSION, N.PRIVILEGES_AND_FEATURES
            N.NESTED_VIRT_FEATURES_INFO: CpuidLeaf.HV_NESTED_FEATURES}
 
 for _name, _msr in _DISPATCHED.items():
-    provide(_name, *_dispatched_msr(_msr))
+    provide(_name, *dispatched_msr(_msr))
 for _n in range(16):
-    provide(N.SINT0 + _n, *_dispatched_msr(Msr.HV_SINT0 + _n))
+    provide(N.SINT0 + _n, *dispatched_msr(Msr.HV_SINT0 + _n))
 for _n in range(5):
-    provide(N.GUEST_CRASH_P0 + _n, *_dispatched_msr(Msr.HV_CRASH_P0 + _n))
+    provide(N.GUEST_CRASH_P0 + _n, *dispatched_msr(Msr.HV_CRASH_P0 + _n))
 for _name, _leaf in _LEAVES.items():
     provide(_name, *_cpuid_leaf(_leaf))

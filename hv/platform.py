@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 import hv.hypervisor.exits  # noqa: F401  registers the exit handlers
 from hv.hypervisor.cpuid import MAX_VPS
 from hv.hypervisor.device_domains import DeviceDomains
-from hv.hypervisor.hypercalls.door import hypercall
+from hv.hypervisor.hypercalls.door import hypercall_to_end
 from hv.hypervisor.hypervisor import Hypervisor
 from hv.hypervisor.msrs import registry as msrs
 from hv.hypervisor.partition import Partition
@@ -161,7 +161,7 @@ class Machine:
             vp.on_interrupt = handler
 
         def vmcall(control: int, input_gpa: int, output_gpa: int) -> int:
-            return hypercall(self.hypervisor, vp, control, input_gpa, output_gpa)
+            return hypercall_to_end(self.hypervisor, vp, control, input_gpa, output_gpa)
 
         processor = RootProcessor(vmcall, lambda index, value: msrs.write_msr(vp, index, value), memory,
                                   set_interrupt_handler)

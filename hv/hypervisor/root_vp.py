@@ -37,13 +37,21 @@ class RootRegisters:
         for name in ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)), "rip",
                      "cr2", "cr3", "dr0", "dr1", "dr2", "dr3"):
             setattr(self, name, 0)
-        self.rflags, self.cr0, self.cr4, self.efer = 0x202, 0x8005_0033, 0x20, 0x500
+        self.rflags, self.cr0, self.cr4, self.efer = 0x202, 0x8005_0033, 0x220, 0x500
         self.dr6, self.dr7, self.cpl, self.interrupt_shadow = DR6_RESET, DR7_RESET, 0, False
         self.cs = Segment(0x10, 0, 0xFFFF_FFFF, 0xA09B)
         self.ss = self.ds = self.es = self.fs = self.gs = Segment(0x18, 0, 0xFFFF_FFFF, 0xC093)
         self.ldtr, self.tr = Segment(0, 0, 0, 0x10000), Segment(0x40, 0, 0x67, 0x8B)
         self.gdtr = self.idtr = Table(0, 0xFFFF)
         self.msrs: defaultdict[int, int] = defaultdict(int, {Msr.PAT: PAT_RESET})
+        self.is_kernel_64 = True
+        self.xmm = [bytes(16)] * 16
+
+    def read_xmm(self, number: int) -> bytes:
+        return self.xmm[number]
+
+    def write_xmm(self, number: int, value: bytes) -> None:
+        self.xmm[number] = value
 
     @property
     def paging_registers(self) -> tuple[int, int, int, int, int]:
@@ -56,6 +64,7 @@ class RootVirtualProcessor:
     synic: Synic
     timers: SyntheticTimers
     is_available = True
+    event_pending = False               # it takes its interrupts when it runs
 
     def __init__(self, partition: Partition, index: int, on_kick: Callable[[Any], None]) -> None:
         self.partition, self.index = partition, index

@@ -43,6 +43,7 @@ _PG, _PAE = Cr0.PG.value, Cr4.PAE.value
 _SWITCHES = ((Watched.INVLPG.value, Intercept.INVLPG.value),
              (Watched.DESCRIPTOR_TABLES.value, DESCRIPTOR_TABLES.value))
 _SIZES = 1 << 21 | 1 << 22      # L and D/B, on which hidden flags depend
+_VECTOR_SIZE = 64               # bytes the engine has for a vector register, of which XMM is the low 16
 _RIGHTS = 0xF0FF                # rights bits the engine keeps, 8 to the left
 
 # Places in a context as 64-bit words, then as 32-bit ones. Looked up once: every exit needs them.
@@ -189,6 +190,7 @@ class ProcessorState:
         self.dwords = view.cast("I")
         self.gpr = self.words[at.REGS // 8 : at.REGS // 8 + 16]     # RAX RCX RDX RBX RSP RBP RSI RDI R8..R15
         self.msrs = ProcessorMsrs(self.words)
+        self._bytes = view
         self.debugctl = 0           # IA32_DEBUGCTL: the engine has none
         self._resolve_flags = resolve_flags
         self.translation_changed = translation_changed
@@ -306,6 +308,16 @@ class ProcessorState:
         hidden = self.dwords[_HFLAGS]
         self.dwords[_HFLAGS] = hidden | _INHIBIT if value else hidden & ~_INHIBIT
 
+    def read_xmm(self, number: int) -> bytes:
+        """The 16 bytes of XMM*number*, 0..15."""
+        start = at.XMM + _VECTOR_SIZE * number
+        return bytes(self._bytes[start : start + 16])
+
+    def write_xmm(self, number: int, value: bytes) -> None:
+        """Store 16 bytes into XMM*number*, 0..15."""
+        start = at.XMM + _VECTOR_SIZE * number
+        self._bytes[start : start + 16] = value
+
     @property
     def is_kernel_64(self) -> bool:
         """64-bit code at privilege level 0 is running."""
@@ -402,7 +414,7 @@ class ProcessorState:
 
     def forget(self) -> None:
         """The context is about to go: from now on reading or writing a register is a ValueError."""
-        for view in (self.gpr, self.words, self.dwords):
+        for view in (self.gpr, self.words, self.dwords, self._bytes):
             view.release()
 
     @property

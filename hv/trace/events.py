@@ -105,6 +105,14 @@ class Hypercall(Event):
     why: str = ""
 
 
+class HypercallInterrupted(Event):
+    """A rep call stopped behind *done* of its *count* reps: others have their turn, then its caller goes on with it."""
+
+    code: int
+    done: int
+    count: int
+
+
 class Fault(Event):
     """The guest gets an exception: its own mistake. *address* is CR2 of a page fault."""
 

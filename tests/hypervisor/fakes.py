@@ -11,7 +11,7 @@ from hv.machine.apic import LocalApic
 from hv.machine.clock import VirtualClock
 from hv.machine.ram import PhysicalMemory
 from hv.machine.registers import Segment, Table
-from hv.spec.x86 import PAGE_SIZE
+from hv.spec.x86 import DR6_RESET, PAGE_SIZE
 from hv.trace.bus import Recent, Trace
 
 CODE = Segment(0x10, 0, 0xFFFF_FFFF, 0xA09B)
@@ -25,12 +25,20 @@ class FakeRegs:
         for name in ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)), "rip",
                      "cr2", "cr3", "dr0", "dr1", "dr2", "dr3"):
             setattr(self, name, 0)
-        self.rflags, self.cr0, self.cr4, self.efer, self.dr6, self.dr7 = 2, 0x8005_0033, 0x20, 0x500, 0xFFFF_0FF0, 0x400
+        self.rflags, self.cr0, self.cr4, self.efer, self.dr6, self.dr7 = 2, 0x8005_0033, 0x220, 0x500, DR6_RESET, 0x400
         self.cpl, self.interrupt_shadow = 0, False
         self.cs = CODE
         self.ss = self.ds = self.es = self.fs = self.gs = self.ldtr = self.tr = DATA
         self.gdtr = self.idtr = Table(0, 0xFFFF)
         self.msrs: dict[int, int] = defaultdict(int)
+        self.is_kernel_64 = True
+        self.xmm = [bytes(16)] * 16
+
+    def read_xmm(self, number: int) -> bytes:
+        return self.xmm[number]
+
+    def write_xmm(self, number: int, value: bytes) -> None:
+        self.xmm[number] = value
 
     @property
     def paging_registers(self):
@@ -62,6 +70,7 @@ class FakeVp:
         self.nmi_masked = False
         self.caller = None
         self.asked_at = 0
+        self.event_pending = False
 
     @property
     def guest_regs(self):

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from hashlib import sha256
 from types import TracebackType
 
-from hv.hypervisor.hypercalls.door import hypercall
+from hv.hypervisor.hypercalls.door import hypercall_to_end
 from hv.hypervisor.hypercalls.registry import HYPERCALLS
 from hv.hypervisor.registers.table import REGISTERS
-from hv.machine.faults import NestedFault
+from hv.machine.faults import GuestFault, NestedFault
 from hv.platform import DEVICE_RID, DEVICE_SPA, Machine
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hv_status import HvStatus
@@ -153,8 +153,7 @@ def say(chance: random.Random, callers: tuple[int, ...]) -> Said:
         block = _block(chance, declaration.input) if declaration.input else b""
         if declaration.rep_input is not None:
             block += b"".join(_block(chance, declaration.rep_input) for _ in range(reps))
-    gives = declaration is not None and (declaration.output or declaration.rep_output)
-    fast = not gives and len(block) <= 16 and chance.random() < 0.5
+    fast = len(block) <= 112 and chance.random() < 0.4
     control = HypercallControl(call_code=code, rep_count=reps, rep_start=start, fast=int(fast)).raw
     if chance.random() < 0.04:
         control ^= 1 << chance.randrange(16, 64)
@@ -203,12 +202,14 @@ class World:
         self.machine.close()
 
     def said(self, call: Said) -> tuple[HvStatus, int] | str | None:
-        """Status and reps completed; an intercept as text; None when the caller is no more."""
+        """Status and reps completed; an intercept or a fault as text; None when the caller is no more."""
         partition = self.hypervisor.partitions.get(call.caller)
         if partition is None or 0 not in partition.vps or partition._space is None:
             return None
         usual_input, usual_output = (ROOT_INPUT, ROOT_OUTPUT) if partition.is_root else (GUEST_INPUT, GUEST_OUTPUT)
         first, second = (int.from_bytes(call.block[at : at + 8], "little") for at in (0, 8))
+        for n in range(6):
+            partition.vps[0].regs.write_xmm(n, call.block[16 * n + 16 : 16 * n + 32].ljust(16, b"\0"))
         if not call.control & HypercallControl(fast=1).raw:
             try:
                 partition.space.write(usual_input, call.block)
@@ -217,9 +218,11 @@ class World:
             first = usual_input if call.input_gpa is None else call.input_gpa
             second = usual_output if call.output_gpa is None else call.output_gpa
         try:
-            result = HypercallResult(hypercall(self.hypervisor, partition.vps[0], call.control, first, second))
+            result = HypercallResult(hypercall_to_end(self.hypervisor, partition.vps[0], call.control, first, second))
         except NestedFault as fault:
             return f"intercept at {fault.gpa:#x}"
+        except GuestFault as fault:
+            return str(fault)
         return HvStatus(result.status), result.reps_complete
 
     def memory_of(self, partition_id: int) -> bytes:

@@ -275,15 +275,6 @@ def test_a_call_without_its_privilege_says_which(bench):
         assert bench.events(events.Hypercall)[-1].why == f"{code.name} needs privilege {missing:#x}"
 
 
-@pytest.mark.parametrize(("code", "count", "status"), [
-    (C.DEPOSIT_MEMORY, 2, S.INVALID_HYPERCALL_INPUT), (C.GET_VP_REGISTERS, 1, S.INVALID_HYPERCALL_INPUT),
-    (C.WITHDRAW_MEMORY, 1, S.INVALID_HYPERCALL_INPUT), (C.DEPOSIT_MEMORY, 1, S.SUCCESS),
-])
-def test_a_list_is_fast_when_it_fits_two_registers_and_answers_nothing(bench, code, count, status):
-    word = HypercallControl(call_code=code, rep_count=count, fast=1).raw
-    assert HypercallResult(hypercall(bench.hypervisor, bench.root_vp, word, GUEST, 600)).status == status
-
-
 def test_what_is_wider_than_64_bits_is_no_control_word(bench):
     wide = 1 << 64 | int(HypercallControl(call_code=C.NOTIFY_LONG_SPIN_WAIT, fast=1))
     assert HypercallResult(hypercall(bench.hypervisor, bench.root_vp, wide, 0, 0)).status == S.INVALID_HYPERCALL_INPUT

@@ -49,7 +49,6 @@ REFUSED = [
      HvStatus.INVALID_HYPERCALL_INPUT),
     ("variable-header", control(C.POST_MESSAGE, variable_header_size=1), HvStatus.INVALID_HYPERCALL_INPUT),
     ("fast-but-too-large", control(C.POST_MESSAGE, fast=1), HvStatus.INVALID_HYPERCALL_INPUT),
-    ("fast-with-output", control(C.GET_PARTITION_ID, fast=1), HvStatus.INVALID_HYPERCALL_INPUT),
 ]
 
 

@@ -11,7 +11,7 @@ from hv.machine.engine import Trap
 from hv.machine.registers import Segment, Table
 from hv.machine.watched import Watched
 from hv.spec.msrs import Msr
-from tests.machine.engine_box import CODE, FLAT_CODE_32, FLAT_CODE_64, FLAT_DATA, GDT, USER_DATA
+from tests.machine.engine_box import CODE, DATA, FLAT_CODE_32, FLAT_CODE_64, FLAT_DATA, GDT, USER_DATA
 
 WORDS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
          "rip",
@@ -51,6 +51,24 @@ def test_the_general_registers_are_also_a_list(box):
     for number, name in enumerate(WORDS[:16]):
         state.gpr[number] = number + 100
         assert getattr(state, name) == number + 100
+
+
+@pytest.mark.parametrize("number", [0, 1, 5, 8, 15])
+def test_an_xmm_register_is_what_the_guest_has_there(box, number):
+    """What was written outside the guest sees, what it loads is read outside, and no other register changes."""
+    box.put(f"movdqu [rsi], xmm{number}; movdqu xmm{number}, [rdi]; cpuid")
+    box.answer = lambda trap, detail: False
+    state = box.state()
+    for other in range(16):
+        state.write_xmm(other, bytes([other]) * 16)
+    state.write_xmm(number, bytes(range(16)))
+    state.rsi, state.rdi = DATA, DATA + 16
+    box.memory.write(DATA + 16, b"sixteen letters!")
+    box.run(state)
+    assert box.memory.read(DATA, 16) == bytes(range(16))
+    assert state.read_xmm(number) == b"sixteen letters!"
+    assert [state.read_xmm(other) for other in range(16) if other != number] == [
+        bytes([other]) * 16 for other in range(16) if other != number]
 
 
 @pytest.mark.parametrize("value", [0, 0x1, 0x100, 0xD00, 0xD01])

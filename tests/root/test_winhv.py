@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hv.hypervisor.hypercalls.door import hypercall
+from hv.hypervisor.hypercalls.door import hypercall_to_end
 from hv.root.winhv import DEPOSIT_BATCH, HvError, OutOfPages, RootMemory, WinHv
 from hv.spec.hv_registers import HvRegisterName as N
 from hv.spec.hv_status import HvStatus
@@ -25,7 +25,7 @@ class Bench:
 
         def door(control, input_gpa, output_gpa):
             self.words.append(HypercallControl(control))
-            return hypercall(self.machine.hypervisor, vp, control, input_gpa, output_gpa)
+            return hypercall_to_end(self.machine.hypervisor, vp, control, input_gpa, output_gpa)
         self.memory = RootMemory(root.space.read, root.space.write, range(64, 64 + free))
         self.winhv = WinHv(door, self.memory)
 

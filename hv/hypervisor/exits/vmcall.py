@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from hv.hypervisor.errors import CallInterrupted
 from hv.hypervisor.hypercalls.door import hypercall
 from hv.hypervisor.run import on_exit
-from hv.hypervisor.verdicts import ADVANCE, Verdict
+from hv.hypervisor.verdicts import ADVANCE, RETRY, Verdict
 from hv.hypervisor.vp import CallSite, VirtualProcessor
 from hv.machine.faults import Access, GuestFault
 from hv.spec.exits import ExitReason
@@ -27,12 +28,24 @@ def handle_vmcall(vp: VirtualProcessor, exit: VmExit) -> Verdict:
         control, input_gpa, output_gpa = gpr[_RCX], gpr[_RDX], gpr[_R8]
     else:
         control, input_gpa, output_gpa = _pair(gpr, _RDX, _RAX), _pair(gpr, _RBX, _RCX), _pair(gpr, _RDI, _RSI)
-    result = hypercall(vp.hypervisor, vp, control, input_gpa, output_gpa)
+    try:
+        result = hypercall(vp.hypervisor, vp, control, input_gpa, output_gpa)
+    except CallInterrupted as interrupted:
+        _set_control(gpr, wide, interrupted.control)
+        return RETRY
     if wide:
         gpr[_RAX] = result
     else:
         gpr[_RDX], gpr[_RAX] = result >> 32, result & _LOW
     return ADVANCE
+
+
+def _set_control(gpr: memoryview, wide: bool, control: int) -> None:
+    """TLFS "Hypercall Continuation": the caller is at its VMCALL still, and asks for what is left."""
+    if wide:
+        gpr[_RCX] = control
+    else:
+        gpr[_RDX], gpr[_RAX] = control >> 32, control & _LOW
 
 
 def _checked_call_site(vp: VirtualProcessor) -> CallSite:

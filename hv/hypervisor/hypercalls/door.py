@@ -3,7 +3,10 @@
 TLFS "Hypercall Interface". The order of checks: code, shape of the control word, alignment and place of the parameters,
 privilege, then the parameters themselves. A parameter page that the caller itself could not access raises NestedFault:
 that is no status, but an intercept.
-# Simplified: a rep call is never interrupted, so no caller has to come back; the XMM forms are not offered.
+
+A rep call does what fits about 50 us of virtual time, then lets interrupts and other processors have their turn: its
+caller finds a new rep start in its control word, with RIP still at the call, and goes on without knowing;
+TLFS "Hypercall Continuation".
 """
 
 from __future__ import annotations
@@ -12,23 +15,23 @@ import struct
 from typing import TYPE_CHECKING, NoReturn
 
 import hv.hypervisor.hypercalls  # noqa: F401  registers the handlers
-from hv.hypervisor.errors import HypercallError
-from hv.hypervisor.hypercalls.registry import FAST_INPUT_SIZE, HYPERCALLS, Call, Declaration, Reps, require
-from hv.machine.faults import Access
+from hv.hypervisor.errors import CallInterrupted, HypercallError
+from hv.hypervisor.hypercalls.parameters import read_input, write_output
+from hv.hypervisor.hypercalls.registry import HYPERCALLS, REP_TICKS, Call, Declaration, Reps, require
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.control import HypercallControl, HypercallResult
-from hv.spec.x86 import PAGE_SIZE
-from hv.trace.events import Hypercall
+from hv.trace.events import Hypercall, HypercallInterrupted
 
 if TYPE_CHECKING:
-    from hv.hypervisor.gpa_space import GpaSpace
     from hv.hypervisor.hypervisor import Hypervisor
     from hv.hypervisor.vp import VirtualProcessor
 
 _CODE = int(HypercallControl(call_code=0xFFFF))
 _FAST = int(HypercallControl(fast=1))
 _PLAIN = _CODE | _FAST                  # all that a simple call may set
+_REP_START = HypercallControl(rep_start=0xFFF).raw
+_REP_START_SHIFT = HypercallControl(rep_start=1).raw.bit_length() - 1
 _REP_SHIFT = HypercallResult(reps_complete=1).raw.bit_length() - 1
 _REGISTERS = struct.Struct("<QQ")
 FIRST_EXTENDED_CODE = 0x8000
@@ -39,7 +42,8 @@ _EXTENDED = int(HvPrivilege.ENABLE_EXTENDED_HYPERCALLS)
 def hypercall(hypervisor: Hypervisor, vp: VirtualProcessor, control: int, input_gpa: int, output_gpa: int) -> int:
     """Do the call that *vp* asks for; the HypercallResult value. In the fast form the two gpa are the parameters.
 
-    Raises NestedFault when a parameter page is not accessible to the caller; nothing has been done then.
+    Raises NestedFault when a parameter page is not accessible to the caller, and GuestFault when its XMM registers are
+    wanted and cannot be used; nothing has been done then. CallInterrupted says how to go on with a long rep call.
     """
     reps, refusal, call = 0, None, vp.caller
     if call is None:
@@ -61,6 +65,16 @@ def hypercall(hypervisor: Hypervisor, vp: VirtualProcessor, control: int, input_
         why = "" if refusal is None else refusal.text
         hypervisor.trace.emit(Hypercall(control & _CODE, control, input_gpa, output_gpa, status, reps, why))
     return status | reps << _REP_SHIFT
+
+
+def hypercall_to_end(hypervisor: Hypervisor, vp: VirtualProcessor, control: int, input_gpa: int,
+                     output_gpa: int) -> int:
+    """Like `hypercall`, for a caller that is no machine code: what is interrupted goes on at once."""
+    while True:
+        try:
+            return hypercall(hypervisor, vp, control, input_gpa, output_gpa)
+        except CallInterrupted as interrupted:
+            control = interrupted.control
 
 
 def _unknown(vp: VirtualProcessor, code: int) -> NoReturn:
@@ -86,42 +100,6 @@ def _check_shape(declaration: Declaration, control: HypercallControl) -> int:
     return control.rep_start
 
 
-def _check_place(space: GpaSpace, gpa: int, size: int, what: str) -> None:
-    """INVALID_ALIGNMENT unless *size* bytes at *gpa* are 8-aligned, in one page, inside the GPA space."""
-    if gpa & 7 or (gpa & PAGE_SIZE - 1) + size > PAGE_SIZE or gpa >> 12 >= space.page_limit:
-        raise HypercallError(HvStatus.INVALID_ALIGNMENT, f"{what} of {size} bytes at {gpa:#x}: misaligned or misplaced")
-
-
-def _lacks_privilege(call: Call, declaration: Declaration) -> HypercallError:
-    missing = declaration.privilege & ~call.partition.privileges
-    return HypercallError(HvStatus.ACCESS_DENIED, f"{declaration.code.name} needs privilege {missing:#x}")
-
-
-def _read_registers(call: Call, declaration: Declaration, fits: bool, first: int, second: int) -> bytes:
-    """The input bytes of the fast form, if they and what is answered can be in registers."""
-    if not fits:
-        raise HypercallError(HvStatus.INVALID_HYPERCALL_INPUT, f"{declaration.code.name} does not fit registers")
-    if declaration.privilege & ~call.partition.privileges:
-        raise _lacks_privilege(call, declaration)
-    return _REGISTERS.pack(first, second)
-
-
-def _read_memory(call: Call, declaration: Declaration, size: int, output_size: int, input_gpa: int,
-                 output_gpa: int) -> bytes:
-    """The input bytes, once places and privilege are right, and the output is known to be writable."""
-    space = call.partition.space
-    if size:
-        _check_place(space, input_gpa, size, "input")
-    if output_size:
-        _check_place(space, output_gpa, output_size, "output")
-    if declaration.privilege & ~call.partition.privileges:
-        raise _lacks_privilege(call, declaration)
-    data = space.read(input_gpa, size) if size else b""
-    if output_size:
-        space.translate(output_gpa, Access.WRITE)
-    return data
-
-
 def _check_reserved(declaration: Declaration, data: bytes) -> None:
     for part in declaration.reserved:
         if any(data[part]):
@@ -132,32 +110,27 @@ def _check_reserved(declaration: Declaration, data: bytes) -> None:
 def _simple_call(call: Call, declaration: Declaration, fast: int, input_gpa: int, output_gpa: int) -> None:
     if fast and declaration.fits_registers and not declaration.privilege & ~call.partition.privileges:
         data = _REGISTERS.pack(input_gpa, output_gpa)       # the usual, without a call
-    elif fast:
-        data = _read_registers(call, declaration, declaration.fits_registers, input_gpa, output_gpa)
     else:
-        data = _read_memory(call, declaration, declaration.input_size, declaration.output_size, input_gpa, output_gpa)
+        data = read_input(call, declaration, fast, declaration.input_size, declaration.output_size, input_gpa,
+                          output_gpa)
     if declaration.reserved:
         _check_reserved(declaration, data)
     handler = declaration.handler
     answer = handler(call, declaration.input.parse(data)) if declaration.input else handler(call)
     if answer is not None:
-        call.partition.space.write(output_gpa, answer.pack())
+        write_output(call, fast, declaration.input_size, output_gpa, 0, answer.pack())
 
 
 def _variable_call(call: Call, declaration: Declaration, control: HypercallControl, input_gpa: int,
                    output_gpa: int) -> None:
     """A simple call whose fixed input is followed by as many units of 8 bytes as the control word says."""
     size = declaration.input_size + 8 * control.variable_header_size
-    if control.fast:
-        fits = size <= FAST_INPUT_SIZE and not declaration.output_size
-        data = _read_registers(call, declaration, fits, input_gpa, output_gpa)
-    else:
-        data = _read_memory(call, declaration, size, declaration.output_size, input_gpa, output_gpa)
+    data = read_input(call, declaration, control.fast, size, declaration.output_size, input_gpa, output_gpa)
     _check_reserved(declaration, data)
     assert declaration.input is not None, "a variable header has a fixed part"
     answer = declaration.handler(call, declaration.input.parse(data), _units(data[declaration.input_size : size]))
     if answer is not None:
-        call.partition.space.write(output_gpa, answer.pack())
+        write_output(call, control.fast, size, output_gpa, 0, answer.pack())
 
 
 def _units(data: bytes) -> tuple[int, ...]:
@@ -166,18 +139,17 @@ def _units(data: bytes) -> tuple[int, ...]:
 
 def _rep_call(call: Call, declaration: Declaration, control: HypercallControl, input_gpa: int,
               output_gpa: int) -> tuple[int, HypercallError | None]:
-    """The reps completed, whose outputs are written in any case, and the refusal that ended them."""
+    """The reps completed, whose outputs are written in any case, and the refusal that ended them.
+
+    CallInterrupted when there are more of them than may be done at a time.
+    """
     count, start = control.rep_count, control.rep_start
     step = declaration.rep_output.SIZE if declaration.rep_output else 0
     element = declaration.rep_input.SIZE if declaration.rep_input else 0
     header = declaration.input_size + 8 * control.variable_header_size
-    size, output_size = header + count * element, count * step
-    if control.fast:
-        fits = size <= FAST_INPUT_SIZE and not output_size
-        data = _read_registers(call, declaration, fits, input_gpa, output_gpa)
-    else:
-        data = _read_memory(call, declaration, size, output_size, input_gpa, output_gpa)
-    reps, refusal = Reps(data[header:], declaration.rep_input, start, count), None
+    size = header + count * element
+    data = read_input(call, declaration, control.fast, size, count * step, input_gpa, output_gpa)
+    reps, refusal = Reps(data[header:size], declaration.rep_input, start, count, call), None
     try:
         _check_reserved(declaration, data)
         assert declaration.input is not None, "a rep call has a header"
@@ -185,7 +157,16 @@ def _rep_call(call: Call, declaration: Declaration, control: HypercallControl, i
         declaration.handler(call, declaration.input.parse(data), *variable, reps)
     except HypercallError as error:
         refusal = error
+    call.hypervisor.clock.advance((reps.done - start) * REP_TICKS)
     finished = (reps.done - start) * step
     if finished:
-        call.partition.space.write(output_gpa + start * step, bytes(reps.output[:finished]))
+        write_output(call, control.fast, size, output_gpa, start * step, bytes(reps.output[:finished]))
+    if refusal is None and reps.done < count:
+        _interrupt(call, declaration, control, reps.done)
     return reps.done, refusal
+
+
+def _interrupt(call: Call, declaration: Declaration, control: HypercallControl, done: int) -> NoReturn:
+    assert done > control.rep_start, f"{declaration.code.name} does not ask for its reps"
+    call.emit(HypercallInterrupted(declaration.code, done, control.rep_count))
+    raise CallInterrupted(HypercallControl(control.raw & ~_REP_START | done << _REP_START_SHIFT).raw)

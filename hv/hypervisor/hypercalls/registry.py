@@ -2,7 +2,8 @@
 
 A simple call is a function of (call, input) that returns its output layout or None. A call with a variable header gets
 that next, as a tuple of u64. A rep call's last argument is the `Reps`: it iterates over it, and whatever it had
-finished when it raises is counted as completed.
+finished when it raises is counted as completed. The iteration may end before the last element: then the handler
+returns as usual, and is called again for the rest.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
     from hv.hypervisor.hypervisor import Hypervisor, IommuDriver
     from hv.hypervisor.partition import Partition
     from hv.hypervisor.vp import VirtualProcessor
+    from hv.machine.clock import VirtualClock
 
 FAST_INPUT_SIZE = 16            # bytes in the two parameter registers of a fast call
+ATTEMPT_TICKS = 100_000         # 50 us: so long a rep call goes on before it lets others have their turn
+REP_TICKS = 400                 # what one rep costs in virtual time
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -112,23 +116,38 @@ class Call:
 
 
 class Reps:
-    """The elements of a rep call, from rep start on. One counts as done when the next is asked for."""
+    """The elements of a rep call, from rep start on. One counts as done when the next is asked for.
 
-    def __init__(self, data: bytes, layout: type[Layout] | None, start: int, count: int) -> None:
+    With a *caller* there are as many as fit the time until the next timer or ATTEMPT_TICKS, one at least, and no more
+    when an interrupt waits for it; without, there are all.
+    """
+
+    def __init__(self, data: bytes, layout: type[Layout] | None, start: int, count: int,
+                 caller: Call | None = None) -> None:
         self._data, self._layout, self.start, self.count = data, layout, start, count
         self.done = start               # absolute
         self.output = bytearray()
+        self._vp = caller.vp if caller else None
+        self._stop = min(count, start + _reps_at_once(caller.hypervisor.clock)) if caller else count
 
     def __iter__(self) -> Iterator[Any]:
         """Each element parsed; its number when the call has no list."""
-        layout = self._layout
-        for n in range(self.start, self.count):
+        layout, vp = self._layout, self._vp
+        for n in range(self.start, self._stop):
+            if n > self.start and vp is not None and vp.event_pending:
+                return
             yield n if layout is None else layout.parse(self._data, n * layout.SIZE)
             self.done = n + 1
 
     def answer(self, element: Layout) -> None:
         """The output element of the rep being done."""
         self.output += element.pack()
+
+
+def _reps_at_once(clock: VirtualClock) -> int:
+    deadline = clock.next_deadline()
+    ticks = ATTEMPT_TICKS if deadline is None else min(deadline - clock.tsc, ATTEMPT_TICKS)
+    return max(ticks // REP_TICKS, 1)
 
 
 def require(condition: object, text: str, status: HvStatus = HvStatus.INVALID_PARAMETER) -> None:

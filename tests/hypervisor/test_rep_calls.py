@@ -1,0 +1,139 @@
+"""Long rep calls: interrupted after 50 us or for an interrupt, continued where they stopped, and never free.
+
+TLFS "Hypercall Continuation".
+"""
+
+import pytest
+
+from hv.hypervisor.errors import CallInterrupted
+from hv.hypervisor.hypercalls.door import hypercall, hypercall_to_end
+from hv.hypervisor.hypercalls.registry import ATTEMPT_TICKS, REP_TICKS
+from hv.spec.hv_status import HvStatus
+from hv.spec.hypercalls.codes import HypercallCode as C
+from hv.spec.hypercalls.control import HypercallControl, HypercallResult
+from hv.spec.hypercalls.memory import DepositMemoryInput, GpaPageNumber, UnmapGpaPagesInput, WithdrawMemoryInput
+from hv.spec.hypercalls.registers import RegisterName, VpRegistersInput
+from hv.spec.partition import PARTITION_ID_SELF
+from hv.trace.events import HypercallInterrupted
+from tests.hypervisor.fakes import Machine
+
+IN, OUT = 0x4000, 0x5000
+AT_ONCE = ATTEMPT_TICKS // REP_TICKS
+RAX, UNKNOWN = 0x20000, 0x999
+
+
+@pytest.fixture
+def machine():
+    return Machine()
+
+
+def ask_registers(machine, count, unknown=-1):
+    """GetVpRegisters for RAX of root, *count* times over; element *unknown* names nothing."""
+    names = [UNKNOWN if n == unknown else RAX for n in range(count)]
+    header = VpRegistersInput(partition_id=PARTITION_ID_SELF)
+    machine.memory.write(IN, header.pack() + b"".join(RegisterName(name=name).pack() for name in names))
+    machine.root_vp.regs.rax = 0x5AFE
+    return HypercallControl(call_code=C.GET_VP_REGISTERS, rep_count=count).raw
+
+
+def unmap(machine, count):
+    """UnmapGpaPages of *count* pages of a child, most of which never were."""
+    child = machine.child()
+    machine.memory.write(IN, UnmapGpaPagesInput(target_partition_id=child.id).pack())
+    return child, HypercallControl(call_code=C.UNMAP_GPA_PAGES, rep_count=count).raw
+
+
+def attempt(machine, control):
+    """The control word to go on with, or the result."""
+    try:
+        return HypercallResult(hypercall(machine.hypervisor, machine.root_vp, control, IN, OUT))
+    except CallInterrupted as interrupted:
+        return HypercallControl(interrupted.control)
+
+
+def test_a_long_call_stops_after_50_us_and_says_where_to_go_on(machine):
+    child, control = unmap(machine, 1000)
+    before = machine.clock.tsc
+    more = attempt(machine, control)
+    assert isinstance(more, HypercallControl)
+    assert (more.rep_start, more.rep_count, more.call_code) == (AT_ONCE, 1000, C.UNMAP_GPA_PAGES)
+    assert more.raw & ~HypercallControl(rep_start=0xFFF).raw == control
+    assert machine.clock.tsc - before == ATTEMPT_TICKS
+    assert machine.events(HypercallInterrupted) == [HypercallInterrupted(C.UNMAP_GPA_PAGES, AT_ONCE, 1000)]
+    assert not list(child.space.mappings())
+
+
+@pytest.mark.parametrize("count", [1, AT_ONCE, AT_ONCE + 1, 4 * AT_ONCE - 1, 4095])
+def test_attempts_add_up_to_the_whole(machine, count):
+    """Each begins where the last one stopped; the reps completed are absolute; time is that of the reps."""
+    _, word = unmap(machine, count)
+    before, starts = machine.clock.tsc, [0]
+    while isinstance(answer := attempt(machine, word), HypercallControl):
+        starts.append(answer.rep_start)
+        word = answer.raw
+    assert (answer.status, answer.reps_complete) == (HvStatus.SUCCESS, count)
+    assert starts == list(range(0, count, AT_ONCE))
+    assert machine.clock.tsc - before == count * REP_TICKS
+
+
+def test_who_is_no_machine_code_goes_on_at_once(machine):
+    _, word = unmap(machine, 600)
+    result = HypercallResult(hypercall_to_end(machine.hypervisor, machine.root_vp, word, IN, OUT))
+    assert (result.status, result.reps_complete) == (HvStatus.SUCCESS, 600)
+    assert len(machine.events(HypercallInterrupted)) == 2
+
+
+def test_a_timer_that_comes_due_is_not_kept_waiting(machine):
+    _, word = unmap(machine, 1000)
+    machine.clock.at(machine.clock.tsc + 10 * REP_TICKS + 5, lambda: None)
+    assert attempt(machine, word).rep_start == 10
+    assert attempt(machine, word).rep_start == 1, "one rep is done whatever is due"
+
+
+def test_an_interrupt_that_a_rep_causes_comes_before_the_next(machine):
+    word = ask_registers(machine, 5)
+    machine.root_vp.event_pending = True
+    assert attempt(machine, word).rep_start == 1
+    machine.root_vp.event_pending = False
+    assert attempt(machine, word).reps_complete == 5
+
+
+def test_the_outputs_of_each_attempt_stand_in_their_places(machine):
+    """And those of the reps that are still to be done are not touched."""
+    word = ask_registers(machine, 200)
+    machine.memory.write(OUT, b"\xee" * 4096)
+    machine.clock.at(machine.clock.tsc + 150 * REP_TICKS, lambda: None)
+    more = attempt(machine, word)
+    assert more.rep_start == 150
+    value = (0x5AFE).to_bytes(16, "little")
+    assert machine.memory.read(OUT, 4096) == value * 150 + b"\xee" * (4096 - 150 * 16)
+    assert attempt(machine, HypercallControl(call_code=C.GET_VP_REGISTERS, rep_count=200, rep_start=199).raw) \
+        .reps_complete == 200
+    assert machine.memory.read(OUT + 150 * 16, 50 * 16) == b"\xee" * 49 * 16 + value
+
+
+def test_a_rep_that_is_refused_ends_the_call_with_what_was_done(machine):
+    """TLFS "Hypercall Outputs": meaningful for any status. The reps done are paid for."""
+    word, before = ask_registers(machine, 4, unknown=2), machine.clock.tsc
+    answer = attempt(machine, word)
+    assert (answer.status, answer.reps_complete) == (HvStatus.INVALID_PARAMETER, 2)
+    assert machine.clock.tsc - before == 2 * REP_TICKS
+
+
+def test_what_an_interrupted_call_did_is_done_once(machine):
+    """Pages go into the pool and come out again, each once, over several attempts."""
+    child, count = machine.child(), 300
+    machine.hypervisor.create_partition(machine.root)
+    pages = [machine.fresh_page() for _ in range(count)]
+    machine.memory.write(IN, DepositMemoryInput(partition_id=child.id).pack()
+                         + b"".join(GpaPageNumber(page_number=page).pack() for page in pages))
+    available = child.pool.available
+    word = HypercallControl(call_code=C.DEPOSIT_MEMORY, rep_count=count).raw
+    assert HypercallResult(hypercall_to_end(machine.hypervisor, machine.root_vp, word, IN, OUT)).reps_complete == count
+    assert child.pool.available == available + count
+    machine.memory.write(IN, WithdrawMemoryInput(partition_id=child.id).pack())
+    word = HypercallControl(call_code=C.WITHDRAW_MEMORY, rep_count=count).raw
+    result = HypercallResult(hypercall_to_end(machine.hypervisor, machine.root_vp, word, IN, OUT))
+    assert (result.status, result.reps_complete) == (HvStatus.SUCCESS, count)
+    out = machine.memory.read(OUT, 8 * count)
+    assert sorted(int.from_bytes(out[n : n + 8], "little") for n in range(0, 8 * count, 8)) == sorted(pages)

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench fidelity clean
+.PHONY: demo test lint bench fidelity fuzz clean
 
 demo: .venv/.installed
 	$(BIN)/hv demo
@@ -20,6 +20,12 @@ bench: .venv/.installed
 
 fidelity: .venv/.tested
 	$(BIN)/python -m tests.fidelity
+
+# make fuzz SEED=7 SECONDS=300
+SEED ?= 0
+SECONDS ?= 60
+fuzz: .venv/.tested
+	$(BIN)/python -m tests.hypervisor.fuzz --seed $(SEED) --seconds $(SECONDS)
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "hvlab needs Python 3.11 or newer; found $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }

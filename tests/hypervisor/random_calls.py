@@ -37,6 +37,7 @@ MEMORY_MIB = 4
 CHILD_PAGES = 6
 GUEST_INPUT, GUEST_OUTPUT = 0x2000, 0x3000          # gpa in a child
 ROOT_INPUT, ROOT_OUTPUT = 0x20_000, 0x21_000        # gpa of root, in what it keeps for itself
+MOST_FAST_BYTES = 112                   # in two general and six XMM registers
 RUN_TICKS = 20_000                      # the machine goes on for so long after every eighth call
 N = HvRegisterName
 Draw = Callable[[random.Random], int]
@@ -91,6 +92,7 @@ _NEAR: dict[str, Draw] = {
     "intercept_parameter": _one_of(0, 6, 14, 31, 32, 0x3F8, 0x3F8 | 0x3FF << 16, 0xFFFF << 16, 0xC000_0080),
     "interrupt_control": _one_of(0, 0, 1, 4, 5, 6, 1 << 32, 1 << 33, 1 << 34), "interrupt_type": _one_of(0, 1, 4),
     "destination": _one_of(0, 0, 1, 0xFF, 1 << 40), "trigger_mode": _one_of(0, 1, 2), "vector_count": _one_of(1, 1, 2),
+    "valid_bank_mask": _one_of(0, 1, 1, 1, 3, 1 << 63), "format": _one_of(0, 0, 0, 1, 2),
     "target_vp_mask": _one_of(1, 1, 3, 0, 1 << 63), "port_type": _one_of(1, 1, 2, 2, 3),
     "target_sint": _one_of(2, 3, 16),
     "flag_count": _one_of(0, 4, 2048), "base_flag_number": _one_of(0, 8, 2047), "flag_number": _one_of(0, 3, 4, 2047),
@@ -121,6 +123,13 @@ def _block(chance: random.Random, layout: type[Layout]) -> bytes:
     return b"".join(_field(chance, name, kind) for name, (_, kind) in layout.FIELDS.items())
 
 
+def _variable_header(chance: random.Random, block: bytes) -> tuple[int, bytes]:
+    """Units that follow the fixed input: mostly as many as the bank mask in its last field says."""
+    wanted = int.from_bytes(block[-8:], "little").bit_count()
+    units = wanted if wanted <= 64 and chance.random() < 0.9 else chance.randrange(4)
+    return units, b"".join(chance.choice((0, 1, 3, chance.getrandbits(64))).to_bytes(8, "little") for _ in range(units))
+
+
 @dataclass(frozen=True)
 class Said:
     """One call: who, the control word, the input block, and where it says that input and output are.
@@ -146,15 +155,19 @@ def say(chance: random.Random, callers: tuple[int, ...]) -> Said:
     if chance.random() < (0.8 if code in _FATAL else 0.2):
         code = int(chance.choice(_DEEP))
     declaration = HYPERCALLS.get(code)
-    block, reps, start = b"", 0, 0
+    block, reps, start, header = b"", 0, 0, 0
     if declaration is not None:
         reps = chance.randrange(1, 5) if declaration.rep else 0
         start = chance.randrange(reps) if reps and chance.random() < 0.2 else 0
         block = _block(chance, declaration.input) if declaration.input else b""
+        if declaration.variable:
+            header, banks = _variable_header(chance, block)
+            block += banks
         if declaration.rep_input is not None:
             block += b"".join(_block(chance, declaration.rep_input) for _ in range(reps))
     fast = len(block) <= 112 and chance.random() < 0.4
-    control = HypercallControl(call_code=code, rep_count=reps, rep_start=start, fast=int(fast)).raw
+    control = HypercallControl(call_code=code, rep_count=reps, rep_start=start, fast=int(fast),
+                               variable_header_size=header).raw
     if chance.random() < 0.04:
         control ^= 1 << chance.randrange(16, 64)
     places = [chance.choice(SOMEWHERE) if chance.random() < 0.04 else None for _ in range(2)]
@@ -217,6 +230,9 @@ class World:
                 return None
             first = usual_input if call.input_gpa is None else call.input_gpa
             second = usual_output if call.output_gpa is None else call.output_gpa
+        elif partition.is_root:
+            for n in range(6):
+                partition.vps[0].regs.write_xmm(n, call.block[16 * n + 16 : 16 * n + 32].ljust(16, b"\0"))
         try:
             result = HypercallResult(hypercall_to_end(self.hypervisor, partition.vps[0], call.control, first, second))
         except NestedFault as fault:

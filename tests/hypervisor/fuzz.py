@@ -1,0 +1,331 @@
+"""A fuzz of the whole hypervisor interface, driven by hypothesis: `make fuzz SEED=1 SECONDS=60`.
+
+A child in machine code (`script_guest.py`) makes hypercalls, well and badly formed, and reads and writes MSRs with any
+value; root makes hypercalls about it and about a victim that sits beside it. After every batch: nothing in the victim
+has moved but by root's own hand, and the books of all memory are exact. A Python error, a hang, or a status that
+does not exist is a failure, which hypothesis shrinks to the shortest script that still fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from itertools import count
+from types import FrameType
+from typing import NamedTuple
+
+from hypothesis import HealthCheck, Phase, given, note, settings
+from hypothesis import seed as seeded
+from hypothesis import strategies as st
+
+from hv.hypervisor.hypercalls.registry import HYPERCALLS
+from hv.hypervisor.partition import PartitionState
+from hv.image.model import Image
+from hv.platform import Machine
+from hv.spec.hv_status import HvStatus
+from hv.spec.hypercalls.codes import HypercallCode
+from hv.spec.hypercalls.control import HypercallControl, HypercallResult
+from hv.spec.msrs import SYNTHETIC_MSRS, X2APIC_MSRS, Msr
+from hv.trace.bus import Record
+from hv.trace.events import Hypercall
+from tests.guest_runner import image_of as program
+from tests.hypervisor.random_calls import CALLER, ROOT, VICTIM, Said, World, say
+from tests.hypervisor.script_guest import (
+    BLOCKS,
+    FAULTED,
+    MEMORY_MIB,
+    OUTPUTS,
+    POSITION,
+    ROOM,
+    SCRIPT,
+    SIZE,
+    XMM_COUNT,
+    Command,
+    Do,
+    image,
+    notes_of,
+    packed,
+)
+
+BATCHES, ROOT_CALLS = 6, 16             # of one machine: batches of the child, and calls of root after each
+TICKS = 4_000_000                       # virtual time that a batch may take before the child is taken for lost
+MACHINES = 10                           # of one seed
+LONGEST_SECONDS = 60                    # real time of one machine, from outside: more is a hang
+_FAST = HypercallControl(fast=1).raw
+_MSRS = [int(index) for index in Msr]
+_ALL_ONES = (1 << 64) - 1
+_OWN_PAGES = {*range(0x10, 0x20), *range(0x3F, 0x50), 0x60, 0x8F}
+_REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "rip", "rflags", "cr0", "cr3", "cr4", "efer")
+_HARMLESS = (HypercallCode.FINALIZE_PARTITION, HypercallCode.DELETE_PARTITION)
+
+
+class Fuzzed(World):
+    """Root, a child that obeys scripts and has every privilege, and a victim that sleeps with its SynIC on."""
+
+    def __init__(self) -> None:
+        self.machine = Machine(memory_mib=16)
+        self.hypervisor, winhv = self.machine.hypervisor, self.machine.root.winhv
+        self.child = self.machine.create_vm("caller", image(), MEMORY_MIB, vps=2).worker
+        victim = self.machine.create_vm("victim", _sleeper(), MEMORY_MIB).worker
+        assert (self.child.partition_id, victim.partition_id) == (CALLER, VICTIM)
+        self.hypervisor.partitions[CALLER].set_privileges(self.hypervisor.root.privileges)
+        winhv.create_message_port(VICTIM, 1, CALLER, 2, 0)
+        winhv.create_event_port(VICTIM, 2, CALLER, 2, 0, 0, 4)
+        winhv.connect_port(CALLER, 1, VICTIM, 1)
+        winhv.connect_port(CALLER, 2, VICTIM, 2, 2)
+        self.pages = {CALLER: [page << 12 for page in self.child.pages],
+                      VICTIM: [page << 12 for page in victim.pages]}
+        self.done: Counter[str] = Counter()
+        self.answers: Counter[str] = Counter()
+        self.machine.trace.listen(self._hear)
+
+    def _hear(self, record: Record) -> None:
+        """Count what each call was answered: a campaign that is always refused proves little."""
+        event = record.event
+        if isinstance(event, Hypercall):
+            name = HypercallCode(event.code).name if event.code in HYPERCALLS else "a call that is not there"
+            self.answers[f"{name}: {HvStatus(event.status).name}"] += 1
+
+    @property
+    def alive(self) -> bool:
+        """The child can still be asked: its partition stands, and its VP has not ended."""
+        partition = self.hypervisor.partitions.get(CALLER)
+        return (partition is not None and partition.state is PartitionState.ACTIVE and self.child.ended is None
+                and 0 in partition.vps and not partition.vps[0].stopped_because)
+
+    def victim_state(self) -> object:
+        """All that the victim is; None when it runs, as root may have let it, or when there is none any more."""
+        partition = self.hypervisor.partitions.get(VICTIM)
+        if partition is None or partition.state is not PartitionState.ACTIVE:
+            return None
+        if any(vp.runnable for vp in partition.vps.values()):
+            return None
+        registers = [[getattr(vp.regs, name) for name in _REGISTERS] for _, vp in sorted(partition.vps.items())]
+        return self.memory_of(VICTIM), registers, partition.state, partition.pool.inspect()
+
+    def obey(self, script: list[Command]) -> None:
+        """The child does *script*, as far as it can, and is looked at."""
+        for gpa, data in packed(script).items():
+            self.child.write(gpa, data)
+        ends = self.machine.clock.tsc + TICKS
+        self.machine.run(ends, paused=lambda: self._position() >= len(script) or not self.alive)
+        done = self._position()
+        self.done["commands of the child"] += min(done, len(script))
+        if self.alive and self._sees_itself():
+            for command, answer in zip(script[:done], self._notes(len(script)), strict=False):
+                _check_answer(command, answer)
+        if done < len(script):
+            self.child.write(POSITION, len(script).to_bytes(8, "little"))       # lost: the rest is not for the next one
+
+    def _sees_itself(self) -> bool:
+        """No overlay lies over the child's own code, script and stack, so that it reads and notes what is there."""
+        return not any(page in _OWN_PAGES for page in self._overlays())
+
+    def _overlays(self) -> list[int]:
+        partition = self.hypervisor.partitions[CALLER]
+        return [over["gpa"] >> 12 for over in partition.space.inspect()["overlays"]]
+
+    def _notes(self, count: int) -> list[int]:
+        return notes_of(self.child.read(SCRIPT, SIZE * count))
+
+    def _position(self) -> int:
+        return int.from_bytes(self.child.read(POSITION, 8), "little")
+
+
+def _sleeper() -> Image:
+    """It switches its SynIC on, and sleeps for good."""
+    return program(_SLEEPER, 64)
+
+
+_SLEEPER = """
+    xor edx, edx; mov ecx, 0x40000083; mov eax, 0x101001; wrmsr
+    mov ecx, 0x40000082; mov eax, 0x102001; wrmsr
+    mov ecx, 0x40000092; mov eax, 0x52; wrmsr
+    mov ecx, 0x40000080; mov eax, 1; wrmsr
+    cli; hlt
+"""
+
+
+def _check_answer(command: Command, answer: int) -> None:
+    """A hypercall through its page answers a status that exists, and as many reps as there were at most."""
+    if command.do is not Do.HYPERCALL or answer & FAULTED:
+        return
+    result = HypercallResult(answer)
+    assert result.status in HvStatus.__members__.values(), f"{command}: status {result.status:#x}"
+    asked = HypercallControl(command.rcx).rep_count
+    assert result.reps_complete <= asked, f"{command}: {result.reps_complete} of {asked} reps"
+    assert not answer & HypercallResult.RESERVED, f"{command}: {answer:#x}"
+
+
+def a_command(chance: random.Random, number: int) -> Command:
+    """What the child does as step *number* of its script."""
+    kind = chance.randrange(20)
+    if kind < 12:
+        return _a_call(chance, number)
+    if kind < 16:
+        return _an_msr_write(chance)
+    if kind < 18:
+        return Command(Do.RDMSR, rcx=_an_msr(chance))
+    return Command(chance.choice((Do.CPUID, Do.VMCALL, Do.LISTEN)), rax=_a_leaf(chance), rcx=chance.randrange(4))
+
+
+def _a_leaf(chance: random.Random) -> int:
+    return chance.choice((0, 1, 7, 0xB, 0x4000_0000, 0x8000_0000)) + chance.randrange(16)
+
+
+def _a_call(chance: random.Random, number: int) -> Command:
+    said = say(chance, (CALLER,))
+    block = _about_itself(said) if chance.random() < 0.6 else said.block[:4096]
+    rdx = BLOCKS + (number << 12) if said.input_gpa is None else said.input_gpa
+    r8 = OUTPUTS + (number << 12) if said.output_gpa is None else said.output_gpa
+    xmm = bytes(16 * XMM_COUNT)
+    if said.control & _FAST:
+        whole = block.ljust(16 + 16 * XMM_COUNT, b"\0")[: 16 + 16 * XMM_COUNT]
+        rdx, r8 = (int.from_bytes(whole[at : at + 8], "little") for at in (0, 8))
+        xmm = whole[16:]
+    return Command(Do.HYPERCALL, rcx=said.control, rdx=rdx & _ALL_ONES, r8=r8 & _ALL_ONES, xmm=xmm, block=block)
+
+
+def _about_itself(said: Said) -> bytes:
+    """The block of a call that a partition makes about itself, where it names one first."""
+    declaration = HYPERCALLS.get(said.code)
+    if declaration is None or declaration.input is None or next(iter(declaration.input.FIELDS)) != "partition_id":
+        return said.block[:4096]
+    return b"\xff" * 8 + said.block[8:4096]
+
+
+def _an_msr(chance: random.Random) -> int:
+    kind = chance.randrange(8)
+    if kind < 5:
+        return chance.choice(_MSRS)
+    if kind < 7:
+        return chance.choice((SYNTHETIC_MSRS, X2APIC_MSRS))[chance.randrange(0x100)]
+    return chance.getrandbits(32)
+
+
+def _an_msr_write(chance: random.Random) -> Command:
+    value = chance.choice((
+        0, 1, chance.getrandbits(64), 1 << chance.randrange(64), chance.randrange(0x200) << 12 | chance.randrange(4),
+        0x10000 | chance.randrange(256), chance.randrange(16, 256), chance.getrandbits(20), _ALL_ONES))
+    return Command(Do.WRMSR, rcx=_an_msr(chance), rax=value & 0xFFFF_FFFF, rdx=value >> 32)
+
+
+class Batch(NamedTuple):
+    """A script of the child, then some calls of root: a seed for each."""
+
+    child: list[int]
+    root: list[int]
+
+
+# One seed is one command, and 0 is none: what is shrunk away leaves the others as they are.
+_SEEDS = st.integers(0, (1 << 32) - 1)
+BATCHES_OF_A_MACHINE = st.lists(
+    st.builds(Batch, st.lists(_SEEDS, min_size=ROOM, max_size=ROOM),
+              st.lists(_SEEDS, min_size=ROOT_CALLS, max_size=ROOT_CALLS)),
+    min_size=BATCHES // 2, max_size=BATCHES)
+
+
+def play(batches: list[Batch], told: Callable[[str], None] = lambda text: None) -> tuple[Counter[str], Counter[str]]:
+    """One machine, from boot to the end of its scripts: how much was done of what, and what calls were answered."""
+    with Fuzzed() as world:
+        world.machine.run(world.machine.clock.tsc + TICKS // 4)     # both reach their loops
+        for batch in batches:
+            if not world.alive:
+                break
+            script = [a_command(random.Random(seed), number) for number, seed in enumerate(batch.child) if seed]
+            told(f"the child does {script}")
+            before = world.victim_state()
+            world.obey(script)
+            assert world.victim_state() == before, "the child changed the victim"
+            world.check_books()
+            for call in [say(random.Random(seed), (ROOT,)) for seed in batch.root if seed]:
+                told(f"root says {call}")
+                _root_says(world, call)
+            world.check_books()
+        return world.done, world.answers
+
+
+def _root_says(world: Fuzzed, call: Said) -> None:
+    if call.code in _HARMLESS:
+        return                          # it may, but then there is nothing left to fuzz
+    world.said(call)
+    world.done["calls of root"] += 1
+
+
+# --- As a program ------------------------------------------------------------------------------------------------
+
+class Campaign:
+    """Machines of one seed after the other, and what they did."""
+
+    def __init__(self) -> None:
+        self.done: Counter[str] = Counter()
+        self.answers: Counter[str] = Counter()
+        self.start = time.monotonic()
+
+    def run(self, seed: int, seconds: float) -> int:
+        """Machines from *seed* on until *seconds* have passed; 1 when one of them failed."""
+        signal.signal(signal.SIGALRM, _hangs)
+        for number in count(seed):
+            if time.monotonic() - self.start >= seconds:
+                return 0
+            if not self._round(number):
+                print(f"seed {number} fails; this shows it again: make fuzz SEED={number} SECONDS=1")
+                return 1
+            print(f"\r{self.summary()}", end="" if sys.stdout.isatty() else "\n", flush=True)
+        return 0
+
+    def _round(self, number: int) -> bool:
+        """Some machines of one seed; False when one failed, which is then shown as small as it gets."""
+        @seeded(number)
+        @settings(max_examples=MACHINES, database=None, deadline=None, suppress_health_check=list(HealthCheck),
+                  phases=(Phase.generate, Phase.shrink), print_blob=False)
+        @given(BATCHES_OF_A_MACHINE)
+        def run(batches: list[Batch]) -> None:
+            signal.alarm(LONGEST_SECONDS)
+            done, answers = play(batches, told=note)
+            self.done.update(done, machines=1)
+            self.answers.update(answers)
+
+        try:
+            run()
+        except Exception as error:
+            print()
+            sys.excepthook(type(error), error, error.__traceback__)
+            return False
+        finally:
+            signal.alarm(0)
+        return True
+
+    def summary(self) -> str:
+        """How far it is."""
+        inputs = self.done["commands of the child"] + self.done["calls of root"]
+        parts = ", ".join(f"{number} {what}" for what, number in sorted(self.done.items()))
+        return f"{time.monotonic() - self.start:.0f} s: {inputs} inputs ({parts})"
+
+
+def _hangs(number: int, frame: FrameType | None) -> None:
+    raise AssertionError(f"a machine still runs after {LONGEST_SECONDS} seconds")
+
+
+def main() -> int:
+    """`make fuzz`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="where to begin; the same seed is the same run")
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--answers", action="store_true", help="say at the end what each call was answered how often")
+    options = parser.parse_args()
+    campaign = Campaign()
+    failed = campaign.run(options.seed, options.seconds)
+    print(f"\n{campaign.summary()}; {'a failure' if failed else 'no failure'}")
+    if options.answers:
+        print("\n".join(f"{number:8} {answer}" for answer, number in sorted(campaign.answers.items())))
+    return failed
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

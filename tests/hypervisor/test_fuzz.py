@@ -1,0 +1,39 @@
+"""The fuzz of the whole interface, for a short while; `make fuzz` does more of it."""
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from tests.hypervisor.fuzz import BATCHES_OF_A_MACHINE, Batch, play
+from tests.hypervisor.script_guest import Command, Do, notes_of, packed
+
+
+@seed(2026)
+@settings(max_examples=12, database=None, deadline=None, suppress_health_check=list(HealthCheck),
+          phases=(Phase.generate,))
+@given(BATCHES_OF_A_MACHINE)
+def test_nothing_a_child_or_root_says_breaks_the_hypervisor_or_touches_a_victim(batches):
+    play(batches)
+
+
+def test_the_same_seeds_are_the_same_run():
+    batches = [Batch([*range(1, 20)], [5, 6]), Batch([*range(100, 120)], [7])]
+    assert play(batches) == play(batches)
+
+
+def test_the_child_really_does_what_its_script_says():
+    """A hypercall is answered, a bad MSR faults, VMCALL outside the page is #UD: else the fuzz would prove nothing."""
+    from hv.spec.hv_status import HvStatus
+    from tests.hypervisor.fuzz import Fuzzed
+    from tests.hypervisor.script_guest import FAULTED, SCRIPT, SIZE
+
+    script = [Command(Do.HYPERCALL, rcx=0x10008), Command(Do.HYPERCALL, rcx=0x7FFF),
+              Command(Do.WRMSR, rcx=0x4000_0002), Command(Do.RDMSR, rcx=0x4000_0002), Command(Do.VMCALL)]
+    with Fuzzed() as world:
+        world.machine.run(world.machine.clock.tsc + 1_000_000)
+        world.obey(script)
+        assert world.done["commands of the child"] == len(script)
+        assert notes_of(world.child.read(SCRIPT, SIZE * len(script))) == [
+            HvStatus.SUCCESS, HvStatus.INVALID_HYPERCALL_CODE, FAULTED | 13, 0, FAULTED | 6]
+
+
+def test_a_packed_script_lets_the_guest_go_last():
+    assert list(packed([Command(Do.CPUID)]).values())[-1] == (1).to_bytes(8, "little")

@@ -90,17 +90,23 @@ class VirtualMachine:
         """What its serial port printed."""
         return self.worker.serial
 
+    def on_serial(self, hear: Callable[[str], None]) -> None:
+        """*hear* gets what its serial port prints, as it does."""
+        self.worker.on_serial = hear
+
     @property
     def partition(self) -> Partition:
         """The hypervisor's side of it. Only the rooms that see everything look here."""
         return self.machine.hypervisor.partitions[self.partition_id]
 
 
-class Machine:
-    """A machine with *memory_mib* of RAM, its hypervisor booted and root's stack up.
+class Box:
+    """The machine with *memory_mib* of RAM and its hypervisor booted, before root has a processor.
 
     With *apic_virtualization* off, every access of a VM to its APIC is a VM exit.
     """
+
+    root_runs_code = False              # root's program is machine code: `root_machine.py`
 
     def __init__(self, memory_mib: int = DEFAULT_MEMORY_MIB, slice_ticks: int = SLICE_TICKS,
                  apic_virtualization: bool | None = None) -> None:
@@ -112,7 +118,7 @@ class Machine:
         self.trace = Trace()
         self.trace.clock = lambda: self.clock.tsc
         self.mmio = MmioBus()
-        self.hypervisor = Hypervisor(self.memory, self.clock, self.trace)
+        self.hypervisor = Hypervisor(self.memory, self.clock, self.trace, root_runs_code=self.root_runs_code)
         if apic_virtualization is not None:
             self.hypervisor.apic_virtualization = apic_virtualization
         self.factory = ProcessorFactory(self.hypervisor, self.processor, self.mmio)
@@ -121,12 +127,7 @@ class Machine:
         self.iommu = Iommu(self.memory, self._interrupt, self.trace)
         self.devices = self._plug_devices()
         self._start_iommu()
-        self.root = self._start_root()
-        self.vms: list[VirtualMachine] = []
         self.closed = False
-        self._port_ids = count(1)
-
-    # --- bringing up -------------------------------------------------------------------------------------
 
     def _interrupt(self, message: InterruptMessage) -> None:
         """What the IOMMU let through arrives at the processor's APIC."""
@@ -149,6 +150,24 @@ class Machine:
         driver = IommuDriver(self.iommu, self.memory, pool.allocate, pool.free)
         driver.start()
         self.hypervisor.iommu = DeviceDomains(driver)
+
+    def close(self) -> None:
+        """Give everything back to the host; the machine must not be used afterwards."""
+        if not self.closed:
+            self.closed = True
+            self.factory.close()
+            self.memory.close()
+
+
+class Machine(Box):
+    """A machine with root's management stack up, on which VMs are made."""
+
+    def __init__(self, memory_mib: int = DEFAULT_MEMORY_MIB, slice_ticks: int = SLICE_TICKS,
+                 apic_virtualization: bool | None = None) -> None:
+        super().__init__(memory_mib, slice_ticks, apic_virtualization)
+        self.root = self._start_root()
+        self.vms: list[VirtualMachine] = []
+        self._port_ids = count(1)
 
     def _start_root(self) -> RootPartition:
         vp = self.hypervisor.create_vp(self.hypervisor.root, 0)
@@ -279,10 +298,3 @@ class Machine:
         vp.step()
         self.scheduler.run_root()
         return True
-
-    def close(self) -> None:
-        """Give everything back to the host; the machine must not be used afterwards."""
-        if not self.closed:
-            self.closed = True
-            self.factory.close()
-            self.memory.close()

@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "image": {"spec"},
     "root": {"spec", "trace", "vmbus", "image"},      # and the hypercall door, handed in to winhv.py
     "child": {"spec", "vmbus"},
-    "platform": EVERYTHING, "debug": EVERYTHING, "lab": EVERYTHING, "commands": EVERYTHING, "cli": EVERYTHING,
+    "platform": EVERYTHING, "root_machine": EVERYTHING,
+    "debug": EVERYTHING, "lab": EVERYTHING, "commands": EVERYTHING, "cli": EVERYTHING,
     "__main__": EVERYTHING,
 }
 ONLY_HERE = {

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from hv.platform import Machine, VirtualMachine
-
+    from hv.root_machine import RootGuest, RootMachine
 
 
 def load_image(place: Path) -> Image:
@@ -28,6 +28,27 @@ def load_image(place: Path) -> Image:
         return load(place)
     except ImageError as error:
         raise CommandError(error.message, error.hint) from None
+
+
+def build_any(description: MachineDescription) -> tuple[Machine | RootMachine,
+                                                        list[VirtualMachine] | list[RootGuest]]:
+    """`build`, or the machine whose root partition runs the one image of the description."""
+    return build_root(description) if description.root else build(description)
+
+
+def build_root(description: MachineDescription) -> tuple[RootMachine, list[RootGuest]]:
+    """The machine with its root, ready to run; the last events are kept for a report."""
+    (root,) = description.vms
+    image = load_image(root.image)
+    from hv.platform import MachineError
+    from hv.root_machine import RootMachine
+
+    try:
+        machine = RootMachine(image, root.memory_mib, root.vps, name=root.name)
+    except (ImageError, MachineError) as error:
+        raise CommandError(f"{root.name}: {error.message}", error.hint) from None
+    report.watch(machine.trace)
+    return machine, machine.vms
 
 
 def build(description: MachineDescription) -> tuple[Machine, list[VirtualMachine]]:
@@ -84,7 +105,7 @@ def ctrl_c(own_file: str = "") -> Iterator[Interrupted]:
         signal.signal(signal.SIGINT, before)
 
 
-def run(machine: Machine, until_tsc: int) -> None:
+def run(machine: Machine | RootMachine, until_tsc: int) -> None:
     """Run until every VM ended, nobody can run any more, or the clock reaches *until_tsc*.
 
     KeyboardInterrupt when Ctrl-C was pressed, between two exits.

@@ -29,6 +29,7 @@ from hv.commands.errors import CommandError
 from hv.commands.files import find_guest
 
 DEFAULT_MACHINE_MIB, DEFAULT_VM_MIB = 128, 16
+SMALLEST_MACHINE_MIB = 4
 LARGEST_MACHINE_MIB, LARGEST_VM_MIB, MOST_VPS = 3840, 2048, 64
 LARGEST_FILE_BYTES = 1 << 20
 LONGEST_NAME = 60
@@ -64,6 +65,7 @@ class MachineDescription:
     vms: list[VmDescription]
     connections: list[ConnectionDescription] = field(default_factory=list)
     memory_mib: int = DEFAULT_MACHINE_MIB
+    root: bool = False              # its one VM is no child: the image is the root partition's program
 
 
 _KINDS = {str: "a string", int: "an integer", bool: "true or false", list: "a list of tables", dict: "a table"}
@@ -79,6 +81,13 @@ def single(place: Path, name: str, memory_mib: int = DEFAULT_VM_MIB, vps: int = 
     in_range("--smp", vps, 1, MOST_VPS)
     machine_mib = max(DEFAULT_MACHINE_MIB, memory_mib + HYPERVISOR_MIB)
     return MachineDescription([VmDescription(name, place, memory_mib, vps, device)], [], machine_mib)
+
+
+def root(place: Path, name: str, memory_mib: int = DEFAULT_MACHINE_MIB, vps: int = 1) -> MachineDescription:
+    """The machine whose root partition runs *place*; CommandError when a size is out of range."""
+    in_range("--mem", memory_mib, SMALLEST_MACHINE_MIB, LARGEST_MACHINE_MIB)
+    in_range("--smp", vps, 1, MOST_VPS)
+    return MachineDescription([VmDescription(name, place, memory_mib, vps)], [], memory_mib, root=True)
 
 
 def read(place: Path) -> MachineDescription:

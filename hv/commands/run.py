@@ -3,6 +3,8 @@
 FILE is assembly (.asm), an ELF, a flat binary (.bin), a machine (.toml), or the name of one of our guests (hello). What
 the guest prints on its serial port appears at once; a summary follows on stderr. Time is virtual: the same guest
 gives the same output, byte for byte.
+
+With --root the guest is no VM but the root partition: it owns the machine, and makes its own children by hypercalls.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ import errno
 import json
 import os
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hv.commands.description import DEFAULT_VM_MIB, MachineDescription, read, single
+from hv.commands.description import DEFAULT_MACHINE_MIB, DEFAULT_VM_MIB, MachineDescription, read, root, single
 from hv.commands.errors import TRUE, CommandError
 from hv.commands.files import find_guest
 from hv.commands.screen import console, is_plain, shown_time, ticks
@@ -24,6 +27,7 @@ from hv.printable import LONGEST_LINE, printable
 
 if TYPE_CHECKING:
     from hv.platform import VirtualMachine
+    from hv.root_machine import RootGuest
 
 DEFAULT_BUDGET = "200ms"
 
@@ -33,8 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help=".asm, .elf, .bin, .toml, or the name of one of our guests")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON, and nothing else")
     parser.add_argument("--trace", metavar="OUT", type=Path, help="write a timeline that Perfetto opens")
+    parser.add_argument("--root", action="store_true", help="run FILE in the root partition itself")
     parser.add_argument("--smp", metavar="N", type=int, help="virtual processors (default 1)")
-    parser.add_argument("--mem", metavar="MIB", type=int, help=f"memory in MiB (default {DEFAULT_VM_MIB})")
+    parser.add_argument("--mem", metavar="MIB", type=int,
+                        help=f"memory in MiB (default {DEFAULT_VM_MIB}, of a machine {DEFAULT_MACHINE_MIB})")
     parser.add_argument("--device", action="store_true", help="assign the DMA engine (for the guests dma and attacker)")
     parser.add_argument("--until", metavar="TIME", help="stop here, which is no failure: 10ms, 2s, or ticks of the TSC")
     parser.add_argument("--budget", metavar="TIME", default=DEFAULT_BUDGET,
@@ -54,13 +60,24 @@ def describe(args: argparse.Namespace) -> MachineDescription:
     return read(place)
 
 
+def describe_root(args: argparse.Namespace) -> MachineDescription:
+    """The machine whose root partition runs the file."""
+    place = find_guest(args.file)
+    if place.suffix.lower() == ".toml":
+        raise CommandError(f"{place.name} describes VMs, which a root of machine code makes itself", "leave --root out")
+    if args.device:
+        raise CommandError("--device assigns a device to a VM; root has all of them", "leave --device out")
+    return root(place, place.stem, DEFAULT_MACHINE_MIB if args.mem is None else args.mem,
+                1 if args.smp is None else args.smp)
+
+
 class SerialPrinter:
     """Prints what the serial ports send as they send it: of several VMs, line by line with the VM's name."""
 
-    def __init__(self, vms: list[VirtualMachine]) -> None:
+    def __init__(self, vms: Sequence[VirtualMachine | RootGuest]) -> None:
         self._lines = {vm.name: "" for vm in vms}
         for vm in vms:
-            vm.worker.on_serial = self._alone if len(vms) == 1 else partial(self._among_others, vm.name)
+            vm.on_serial(self._alone if len(vms) == 1 else partial(self._among_others, vm.name))
 
     def _alone(self, text: str) -> None:
         print(text, end="", flush=True)
@@ -80,11 +97,11 @@ class SerialPrinter:
 def main(args: argparse.Namespace) -> int:
     """Run it; 3 when a guest crashed or used up its budget."""
     limit = ticks(args.budget if args.until is None else args.until)
-    description = describe(args)
+    description = describe_root(args) if args.root else describe(args)
     _check_writable(args.trace)
     from hv.commands import building, outcome
 
-    machine, vms = building.build(description)
+    machine, vms = building.build_any(description)
     printer = SerialPrinter([] if args.json else vms)
     timeline = _timeline(machine, vms, args.trace)
     try:
@@ -108,7 +125,7 @@ def main(args: argparse.Namespace) -> int:
     return code
 
 
-def _timeline(machine: Any, vms: list[VirtualMachine], place: Path | None) -> Any:
+def _timeline(machine: Any, vms: Sequence[VirtualMachine | RootGuest], place: Path | None) -> Any:
     """The listener that makes the timeline, if one was asked for."""
     if place is None:
         return None

@@ -4,8 +4,9 @@ TLFS "Guest Physical Address Spaces". Over the map lies a second one of *overlay
 event-flag page, assist page): an overlay hides the page beneath and ignores its rights, and uncovers it unchanged.
 
 A child's space is written into EPT tables, which decide what its code reaches; the dictionary here is the
-hypervisor's own record of the same. The tables pay for both, so an inaccessible page has its entry too. Root needs no
-tables: its addresses are the machine's, except for pages it deposited.
+hypervisor's own record of the same. The tables pay for both, so an inaccessible page has its entry too. Root's
+addresses are the machine's, except for the pages that the hypervisor has: they are not there. With tables they say just
+that, in large pages where they can; a root whose program is Python, and so is refused by `translate`, needs none.
 # Simplified: the type field of the map flags (zeroed, ones) is not offered.
 """
 
@@ -14,11 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.pages import PageOwners
 from hv.machine.faults import Access, NestedFault
 from hv.machine.ram import PhysicalMemory, pages_of
+from hv.spec.hv_status import HvStatus
 from hv.spec.x86 import LARGE_PAGE_SIZE, LARGE_PAGES, PAGE_SIZE
-from hv.vmx.translation.ept import EptTables
+from hv.vmx.translation.ept import GIGABYTE, EptTables
 
 GPA_SPACE_BITS = 40             # bits of a guest-physical address, as CPUID leaf 0x80000008 says
 GPA_SPACE_PAGES = 1 << GPA_SPACE_BITS - 12
@@ -47,22 +50,20 @@ class GpaSpace:
     """The guest-physical addresses of one partition. Pages are page numbers (gpa >> 12)."""
 
     def __init__(self, memory: PhysicalMemory, owners: PageOwners, partition_id: int,
-                 tables: EptTables | None = None) -> None:
+                 tables: EptTables | None = None, identity: bool = False) -> None:
         self.memory, self.owners, self.partition_id, self.tables = memory, owners, partition_id, tables
+        self.identity = identity or tables is None      # this is root's space: gpa = spa
         self._mapped: dict[int, Mapping] = {}
         self._overlays: dict[int, list[Overlay]] = {}
         # Called with (gpa page, mapping or None) when the partition's own map changes; overlays are not for devices.
         self.listeners: list[Callable[[int, Mapping | None], None]] = []
+        if identity:
+            self._show_machine()
 
     @property
     def page_limit(self) -> int:
         """Pages from here on are outside the space."""
         return self.owners.page_count if self.identity else GPA_SPACE_PAGES
-
-    @property
-    def identity(self) -> bool:
-        """This is root's space: gpa = spa."""
-        return self.tables is None
 
     def map(self, page: int, spa_page: int, rights: Access) -> None:
         """Let root's page *spa_page* stand at *page*, replacing what was there.
@@ -233,11 +234,46 @@ class GpaSpace:
         """Write what is now visible at *page* into the tables."""
         if self.tables is None:
             return
-        mapping = self.visible(page)
-        if mapping is None:
+        mapping = self._backing(page) if self.identity else self.visible(page)
+        if self.identity and mapping == Mapping(page << 12, ALL) and self._is_whole(page):
+            first = page // LARGE_PAGES * LARGE_PAGE_SIZE
+            self.tables.map(first, first, ALL, LARGE_PAGE_SIZE)
+        elif mapping is None:
             self.tables.unmap(page << 12)
         else:
             self.tables.map(page << 12, mapping.spa, mapping.rights)
+
+    # Root's space in tables. TLFS "Memory Accesses": an access of root's to where no memory is goes to the bus.
+
+    def _show_machine(self) -> None:
+        """All that a physical address can name, but for the hypervisor's pages; follows them from now on."""
+        assert self.tables is not None, "there is nothing to show it in"
+        for gpa in range(0, GPA_SPACE_PAGES << 12, GIGABYTE):
+            self.tables.map(gpa, gpa, ALL, GIGABYTE)
+        for gpa in range(0, self.memory.size, GIGABYTE):
+            self.tables.map(gpa, gpa, ALL, LARGE_PAGE_SIZE)         # its other pages are made with it
+        for page in self.owners.taken():
+            self._show(page)
+        self.owners.on_change = self._follow_owner
+
+    def _follow_owner(self, page: int) -> None:
+        """*page* came or went. INSUFFICIENT_ROOT_MEMORY: whoever gets a page, it is root's tables that must say so."""
+        try:
+            self._show(page)
+        except HypercallError as error:
+            raise HypercallError(HvStatus.INSUFFICIENT_ROOT_MEMORY, "root's tables cannot grow") from error
+
+    def _backing(self, page: int) -> Mapping | None:
+        """What root's tables say of *page*."""
+        if page not in self._overlays and self.owners.is_taken(page):
+            return None
+        return self.visible(page) or Mapping(page << 12, ALL)
+
+    def _is_whole(self, page: int) -> bool:
+        """Nothing in the 2 MiB around *page* is the hypervisor's."""
+        first = page & -LARGE_PAGES
+        pages = range(first, first + LARGE_PAGES)
+        return self.owners.all_root(pages) and self._overlays.keys().isdisjoint(pages)
 
     def _tell(self, changes: dict[int, Mapping] | dict[int, None]) -> None:
         for listener in self.listeners:

@@ -50,13 +50,24 @@ class IommuDriver(Protocol):
         """Undo `map_interrupt`."""
 
 
+class PortBus(Protocol):
+    """The I/O ports of the machine."""
+
+    def read(self, port: int, size: int) -> int:
+        """What IN of *size* bytes gives."""
+        raise NotImplementedError
+
+    def write(self, port: int, size: int, value: int) -> None:
+        """OUT of *size* bytes."""
+
+
 class Hypervisor:
     """One machine's hypervisor. `vp_factory` makes a VP for (partition, index); who wires the machine sets it."""
 
     apic_virtualization = True          # of the children made from now on: their VPs do without most exits of an APIC
 
     def __init__(self, memory: PhysicalMemory, clock: VirtualClock, trace: Trace,
-                 region_pages: int = REGION_PAGES) -> None:
+                 region_pages: int = REGION_PAGES, root_runs_code: bool = False) -> None:
         assert region_pages * PAGE_SIZE < memory.size, f"{region_pages} pages do not fit RAM of {memory.size:#x}"
         self.memory, self.clock, self.trace = memory, clock, trace
         self.owners = PageOwners(memory)
@@ -71,10 +82,14 @@ class Hypervisor:
         self._next_id = ROOT_PARTITION_ID
         self.operation = VmxOperation(memory)       # of the one logical processor
         self.region = (memory.size - region_pages * PAGE_SIZE, memory.size)
+        self.root_runs_code = root_runs_code        # its VPs execute machine code; else root's program is Python
+        self.ports: PortBus | None = None           # the I/O ports of the machine, which are root's
+        self.on_shutdown: Callable[[Any], None] = lambda vp: None   # root triple-faulted: for whoever has the machine
         self.root = self._boot()
 
     def _boot(self) -> Partition:
         root = self._new_partition(None, ROOT_PRIVILEGES)
+        root.runs_code = self.root_runs_code
         root.pool.keep = frozenset(range(*self.region, PAGE_SIZE))
         for spa in range(*self.region, PAGE_SIZE):
             self.owners.take(spa // PAGE_SIZE)
@@ -83,6 +98,8 @@ class Hypervisor:
         self._enter_vmx_operation(root.pool.allocate())
         self._apic_pages = ApicPages(self.memory, root.pool.allocate(), root.pool.allocate())
         root.initialize()
+        if root.runs_code:
+            self._give_apics(root)
         return root
 
     def _enter_vmx_operation(self, region: int) -> None:
@@ -95,11 +112,14 @@ class Hypervisor:
         partition = Partition(self._next_id, parent, self.memory, self.owners, self.clock, self.trace, privileges)
         partition.on_teardown.append(self._release)
         if parent is not None:
-            partition.virtualize_apics(self.apic_virtualization)
-            partition.apics = PartitionApics(partition, self._apic_pages)
+            self._give_apics(partition)
         self._next_id += 1
         self.partitions[partition.id] = partition
         return partition
+
+    def _give_apics(self, partition: Partition) -> None:
+        partition.virtualize_apics(self.apic_virtualization)
+        partition.apics = PartitionApics(partition, self._apic_pages)
 
     def _release(self, partition: Partition) -> None:
         """Take devices, interrupts, ports and connections from a partition that is finalized."""

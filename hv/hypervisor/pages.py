@@ -10,7 +10,7 @@ the record of a page's mapping, which says what its entry says.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from hv.hypervisor.errors import HypercallError
@@ -32,6 +32,7 @@ class PageOwners:
     def __init__(self, memory: PhysicalMemory) -> None:
         self.page_count = memory.size // PAGE_SIZE
         self._taken: set[int] = set()
+        self.on_change: Callable[[int], None] = lambda page: None      # *page* is the hypervisor's now, or root's again
         self._lent: dict[int, tuple[int, int]] = {}     # page -> (child partition id, number of mappings)
         self.device_pages: set[int] = set()             # registers of assignable devices: lent like RAM, never taken
 
@@ -43,20 +44,39 @@ class PageOwners:
         """Each of *pages* is RAM and not the hypervisor's."""
         return pages.start >= 0 and pages.stop <= self.page_count and self._taken.isdisjoint(pages)
 
+    def is_taken(self, page: int) -> bool:
+        """*page* is the hypervisor's."""
+        return page in self._taken
+
+    def taken(self) -> list[int]:
+        """The hypervisor's pages, in order."""
+        return sorted(self._taken)
+
     def borrower(self, page: int) -> int | None:
         """Id of the child that *page* is lent to."""
         lent = self._lent.get(page)
         return lent[0] if lent else None
 
     def take(self, page: int) -> None:
-        """*page* becomes the hypervisor's; OPERATION_DENIED unless it is root's and lent to nobody."""
+        """*page* becomes the hypervisor's; OPERATION_DENIED unless it is root's and lent to nobody, and nothing changed
+        when root's tables have no memory to say so."""
         if not self.is_root(page) or page in self._lent:
             raise HypercallError(HvStatus.OPERATION_DENIED, f"page {page:#x} is not root's to give")
         self._taken.add(page)
+        try:
+            self.on_change(page)
+        except Exception:
+            self._taken.remove(page)
+            raise
 
     def give_back(self, page: int) -> None:
-        """*page* is root's again."""
+        """*page* is root's again; nothing changed when root's tables have no memory to say so."""
         self._taken.remove(page)
+        try:
+            self.on_change(page)
+        except Exception:
+            self._taken.add(page)
+            raise
 
     def lend(self, page: int, partition_id: int) -> None:
         """One more mapping of *page* in child *partition_id*; OPERATION_DENIED when it is not root's, or another's."""
@@ -139,6 +159,10 @@ class PagePool:
     def deposit(self, spa: int) -> None:
         """Add a page."""
         self._available.append(spa)
+
+    def take_back(self, spa: int) -> None:
+        """Undo `deposit`."""
+        self._available.remove(spa)
 
     def withdraw(self) -> int:
         """Remove an unused page and wipe it; NO_RESOURCES when none is left."""

@@ -76,6 +76,7 @@ class Partition:
         self.id, self.parent = partition_id, parent
         self.memory, self.owners, self.clock, self.trace = memory, owners, clock, trace
         self.state = PartitionState.CREATED
+        self.runs_code = parent is not None     # its VPs execute machine code; root's may be Python instead
         self.children: dict[int, Partition] = {}
         self.pool = PagePool(memory)
         self.vps: dict[int, VirtualProcessor] = {}
@@ -164,13 +165,13 @@ class Partition:
         self.require_state(PartitionState.CREATED)
         page = self.pool.allocate()
         try:
-            tables = None if self.is_root else EptTables(self.memory, self.pool.allocate, self.pool.free)
+            tables = EptTables(self.memory, self.pool.allocate, self.pool.free) if self.runs_code else None
         except HypercallError:
             self.pool.free(page)
             raise
         self.memory.write(page, HYPERCALL_PAGE_CODE.ljust(PAGE_SIZE, _INT3))
         self._hypercall_overlay = Overlay("hypercall page", page, READ_EXECUTE)
-        self._space = GpaSpace(self.memory, self.owners, self.id, tables)
+        self._space = GpaSpace(self.memory, self.owners, self.id, tables, self.is_root and self.runs_code)
         self.state = PartitionState.ACTIVE
 
     def finalize(self) -> None:

@@ -1,4 +1,4 @@
-"""Makes the VPs: one engine per partition, each VP a context on it. Root's VP needs none.
+"""Makes the VPs: one engine per partition, each VP a context on it. A root whose program is Python needs none.
 
 `ProcessorFactory` is the hypervisor's `vp_factory`. An engine is made with the first VP of its partition and goes when
 the partition is finalized.
@@ -35,13 +35,13 @@ class ProcessorFactory:
         hypervisor.on_vp_deleted = self._drop
 
     def __call__(self, partition: Partition, index: int) -> VirtualProcessor | RootVirtualProcessor:
-        if partition.is_root:
+        if not partition.runs_code:
             return RootVirtualProcessor(partition, index, lambda vp: self.hypervisor.on_wake(vp))
         engine, cached = self._engine_of(partition)
         vmcs = VpVmcs(self.hypervisor.operation, partition.vp_pages[index].vmcs)
         vcpu = Vcpu(engine, self.processor.clock, SecondLevel(cached), vmcs.fields)
         vcpu.external_interrupt, vcpu.interrupt_waits = self.processor.acknowledge, self.processor.interrupt_waits
-        assert partition.space.tables is not None, "a child has second-level tables"
+        assert partition.space.tables is not None, "machine code runs by second-level tables"
         write, read = vcpu.vmcs.write, vcpu.vmcs.read
         write(VmcsField.EPT_POINTER, partition.space.tables.eptp.raw)
         write(VmcsField.VPID, next(self._vpids))
@@ -52,7 +52,7 @@ class ProcessorFactory:
     def _engine_of(self, partition: Partition) -> tuple[Engine, CachedMappings]:
         if partition.id not in self._engines:
             tables = partition.space.tables
-            assert tables is not None, "a child has second-level tables"
+            assert tables is not None, "machine code runs by second-level tables"
             engine = Engine(self.memory, self.processor.counter)
             cached = CachedMappings(self.memory, self.mmio, engine)
             tables.on_invept = partial(cached.invept, InveptType.SINGLE_CONTEXT, tables.eptp.raw)

@@ -26,7 +26,7 @@ from hv.hypervisor.verdicts import (
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.idt import Event, EventKind
 from hv.spec.exits import ExitReason
-from hv.spec.x86 import PUSHES_RF, Rflags
+from hv.spec.x86 import PUSHES_RF, Rflags, Vector
 from hv.trace import events
 from hv.vmx.exit import VmExit
 
@@ -98,9 +98,26 @@ def _obey_other(vp: VirtualProcessor, exit: VmExit, verdict: Verdict) -> bool:
 
 
 def ask_about_memory(vp: VirtualProcessor, gpa: int, access: Access, gva: int | None = None) -> Verdict:
-    """The parent decides what the access to *gpa* meets; TLFS "Memory Access Messages"."""
+    """The parent decides what the access to *gpa* meets; TLFS "Memory Access Messages". Root has none."""
+    if vp.partition.parent is None:
+        return _refuse_root(vp)
     intercepts.send_memory(vp, gpa, access, gva=gva, instruction=vp.vcpu.engine.code_bytes())
     return ASK_PARENT
+
+
+def _refuse_root(vp: VirtualProcessor) -> Verdict:
+    """Root touched a page that is the hypervisor's: a machine check; TLFS "Memory Accesses". One in whose delivery
+    that happens again shuts the processor down, as on silicon."""
+    delivered, vp.pending_event = vp.pending_event, None        # what was on its way is lost, as with any abort
+    if delivered is not None and delivered.kind is EventKind.EXCEPTION and delivered.vector == Vector.MC:
+        return shut_down(vp)
+    return Inject(Vector.MC)
+
+
+def shut_down(vp: VirtualProcessor) -> Verdict:
+    """Root met what it cannot survive: the machine starts anew, or ends; TLFS "Unrecoverable Exceptions"."""
+    vp.hypervisor.on_shutdown(vp)
+    return Halt(f"vp {vp.index} of root triple-faulted at rip {vp.regs.rip:#x}")
 
 
 def inject_exception(vp: VirtualProcessor, vector: int, error_code: int | None, address: int | None) -> bool:

@@ -7,7 +7,7 @@ that the others wait for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from hv.hypervisor.hypervisor import Hypervisor
@@ -47,7 +47,7 @@ class Scheduler:
         """*vp* got something to do while another one runs: the slice of that one gets an end, for root at once."""
         if vp is not self.current:
             self._others_wait = True
-            self.processor.stop_by(self.clock.tsc + (0 if vp.partition.is_root else self.slice_ticks))
+            self.processor.stop_by(self.clock.tsc + (self.slice_ticks if vp.partition.runs_code else 0))
 
     def _spins(self, vp: Schedulable) -> None:
         """*vp* runs, and needs what another VP has: its slice ends now if anybody waits for it."""
@@ -97,7 +97,7 @@ class Scheduler:
         if vp is not self.current and self.trace.listening:
             self.trace.emit(events.VpSwitch(vp.partition.id, vp.index))
         self.current = vp
-        if not vp.partition.is_root:
+        if vp.partition.runs_code:
             self._last_child = vp
         end = self.clock.tsc + (self.slice_ticks if self._others_wait else ALONE_TICKS)
         self._slice_end = end if until is None or end < until else until
@@ -109,12 +109,17 @@ class Scheduler:
 
     def run_root(self) -> bool:
         """Let root do what waits for it; False when nothing did."""
-        for vp in self.hypervisor.root.vps.values():
+        for vp in self._software():
             if vp.runnable:
                 self.trace.at(vp.partition.id, vp.index)
                 vp.run(self.clock.tsc)
                 return True
         return False
+
+    def _software(self) -> Iterable[Schedulable]:
+        """Root's VPs when its program is Python: that comes first, and ends by itself."""
+        root = self.hypervisor.root
+        return () if root.runs_code else root.vps.values()
 
     def _next_stop(self) -> int:
         """The end of the slice, or the next timer before it."""
@@ -140,8 +145,11 @@ class Scheduler:
         return taken
 
     def _next(self) -> tuple[Schedulable | None, bool]:
-        """Root's VP, or the runnable one after the last child's in order; and whether another child's could run."""
-        for root in self.hypervisor.root.vps.values():
+        """Root's VP, or the runnable one after the last child's in order; and whether another child's could run.
+
+        A root of machine code takes its turn like a child.
+        """
+        for root in self._software():
             if root.runnable:
                 return root, False                  # it ends by itself
         found: Schedulable | None = None
@@ -153,13 +161,13 @@ class Scheduler:
         return found, False
 
     def _children_in_turn(self) -> list[Schedulable]:
-        """The VPs of all children by partition and number, from the one after the last on."""
-        root, last, partitions = self.hypervisor.root, self._last_child, self.hypervisor.partitions
+        """The VPs that run machine code by partition and number, from the one after the last on."""
+        last, partitions = self._last_child, self.hypervisor.partitions
         vps: list[Schedulable] = []
         turn = 0
         for partition_id in sorted(partitions):
             partition = partitions[partition_id]
-            if partition is not root:
+            if partition.runs_code:
                 for index in sorted(partition.vps):
                     vps.append(partition.vps[index])
                     if vps[-1] is last:

@@ -300,7 +300,7 @@ class WinHv:
         """Set registers, in order: an integer, 16 bytes, or a layout of 16 bytes each."""
         self._reps(HypercallCode.SET_VP_REGISTERS,
                    lambda first: VpRegistersInput(partition_id=partition_id, vp_index=vp_index),
-                   [RegisterAssoc(name=name, value=_register_bytes(value)).pack() for name, value in values.items()],
+                   [RegisterAssoc(name=name, value=register_bytes(value)).pack() for name, value in values.items()],
                    pool=partition_id)
 
     # --- interrupts and devices --------------------------------------------------------------------
@@ -448,7 +448,7 @@ def _page_numbers(pages: Iterable[int]) -> list[bytes]:
     return [GpaPageNumber(page_number=page).pack() for page in pages]
 
 
-def _register_bytes(value: RegisterContent) -> bytes:
+def register_bytes(value: RegisterContent) -> bytes:
     if isinstance(value, int):
         return value.to_bytes(16, "little")
     return value.pack() if isinstance(value, Layout) else value.ljust(16, b"\0")

@@ -268,3 +268,60 @@ def test_a_mistake_in_an_exit_handler_is_reported_with_the_events_before_it(caps
     report = json.loads((tmp_path / "hv-report-1.json").read_text())
     assert report["events"][-1]["event"]["reason"] == "RDMSR"
     assert report["command"] == ["hv", "run", "msr_reader"]
+
+
+# --- the root partition ---------------------------------------------------------------------------------------------
+
+def test_a_guest_runs_as_the_root_partition(capsys):
+    code, out, err = run(capsys, "--root", "hello")
+    assert (code, out) == (0, "hello from a partition\n")
+    assert err.startswith("hello: shutdown\n  exits         IO_INSTRUCTION ")
+
+
+def test_root_of_several_processors_says_the_same_each_time(capsys):
+    first, second = (run(capsys, "--root", "two_vps", "--smp", 2, "--json") for _ in range(2))
+    assert first == second
+    result = json.loads(first[1])
+    assert (result["ended"], [vp["index"] for vp in result["vps"]]) == ("shutdown", [0, 1])
+    assert "together 20000" in result["serial"]
+
+
+def test_the_timeline_of_root_keeps_the_rules(capsys, tmp_path):
+    place = tmp_path / "out.json"
+    assert run(capsys, "--root", "timer", "--trace", place)[0] == 0
+    assert broken_rules(place.read_text()) == []
+
+
+def test_root_that_crashes_or_runs_on_fails(capsys, endless):
+    code, _, err = run(capsys, "--root", "crasher")
+    assert (code, "crasher: triple-fault (vp 0 triple-faulted" in err) == (3, True)
+    code, _, err = run(capsys, "--root", endless, "--budget", "1ms")
+    assert (code, "still ran when its budget" in err) == (3, True)
+    assert run(capsys, "--root", endless, "--until", "1ms")[0] == 0
+
+
+@pytest.mark.parametrize(("arguments", "part"), [
+    (["--mem", 3], "--mem is 3; expected 4..3840"),
+    (["--mem", 4000], "--mem is 4000; expected 4..3840"),
+    (["--smp", 0], "--smp is 0; expected 1..64"),
+    (["--device"], "root has all of them"),
+])
+def test_what_root_cannot_have_is_one_line(arguments, part, capsys):
+    code, out, err = run(capsys, "--root", "hello", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert part in err
+
+
+def test_a_description_of_vms_is_no_program_for_root(capsys, tmp_path):
+    place = tmp_path / "machine.toml"
+    place.write_text('[[vm]]\nname = "a"\nimage = "hello"\n')
+    code, _, err = run(capsys, "--root", place)
+    assert (code, "leave --root out" in err) == (2, True)
+
+
+def test_a_program_larger_than_the_machine_is_told_so(capsys, tmp_path):
+    place = tmp_path / "far.asm"
+    place.write_text(".bits 64\n.org 0x10000\nstart:\n hlt\n.org 0xF00000\n .quad 1\n")
+    code, _, err = run(capsys, "--root", place, "--mem", 16)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "the program reaches up to 0xf00008" in err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hv.hypervisor import intercepts
-from hv.hypervisor.run import on_exit
+from hv.hypervisor.run import on_exit, shut_down
 from hv.hypervisor.verdicts import ASK_PARENT, Halt, Verdict
 from hv.hypervisor.vp import VirtualProcessor
 from hv.machine.faults import GuestFault
@@ -14,7 +14,9 @@ from hv.vmx.exit import VmExit
 
 @on_exit(ExitReason.TRIPLE_FAULT)
 def handle_triple_fault(vp: VirtualProcessor, exit: VmExit) -> Verdict:
-    """The parent decides what becomes of the VM; TLFS "Unrecoverable Exception"."""
+    """The parent decides what becomes of the VM; TLFS "Unrecoverable Exception". Root has none."""
+    if vp.partition.parent is None:
+        return shut_down(vp)
     intercepts.send_unrecoverable_exception(vp)
     return ASK_PARENT
 

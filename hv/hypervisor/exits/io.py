@@ -1,11 +1,11 @@
-"""IN and OUT: no port is the hypervisor's, so the parent is asked, if it wants to be."""
+"""IN and OUT: no port is the hypervisor's, so the parent is asked, if it wants to be. Root's reach the hardware."""
 
 from __future__ import annotations
 
 from hv.hypervisor import intercepts
 from hv.hypervisor.run import on_exit
 from hv.hypervisor.string_io import element_at, finish_element
-from hv.hypervisor.verdicts import ADVANCE, ASK_PARENT, Verdict
+from hv.hypervisor.verdicts import ADVANCE, ASK_PARENT, YIELD, Verdict
 from hv.hypervisor.vp import VirtualProcessor
 from hv.spec.exits import ExitReason, IoQualification
 from hv.trace.events import PortIo
@@ -16,7 +16,7 @@ _READ, _WRITE = 1, 2
 
 @on_exit(ExitReason.IO_INSTRUCTION)
 def handle_io(vp: VirtualProcessor, exit: VmExit) -> Verdict:
-    """TLFS "Intercepts": without an intercept OUT is dropped and IN gives all ones."""
+    """TLFS "Intercepts": without an intercept OUT is dropped and IN gives all ones, but root's pass to the hardware."""
     io = IoQualification(exit.qualification)
     if io.string:
         return _string_io(vp, exit, io)
@@ -26,9 +26,10 @@ def handle_io(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     if _parent_wants(vp, io):
         intercepts.send_io_port(vp, io.port, io.size, not io.in_, exit.instruction_length)
         return ASK_PARENT
+    value = _unasked(vp, io, vp.regs.rax)
     if io.in_:
-        vp.regs.rax = vp.regs.rax | (1 << 8 * io.size) - 1 if io.size < 4 else 0xFFFF_FFFF
-    return ADVANCE
+        vp.regs.rax = vp.regs.rax & -(1 << 8 * io.size) | value if io.size < 4 else value
+    return _go_on(vp)
 
 
 def _string_io(vp: VirtualProcessor, exit: VmExit, io: IoQualification) -> Verdict:
@@ -42,9 +43,25 @@ def _string_io(vp: VirtualProcessor, exit: VmExit, io: IoQualification) -> Verdi
         intercepts.send_io_port(vp, io.port, io.size, not io.in_, length, rax=rax)
         vp.string_element = element
         return ASK_PARENT
-    finish_element(vp, element, (1 << 8 * io.size) - 1)
+    finish_element(vp, element, _unasked(vp, io, element.value))
     exit.instruction_length = length
-    return ADVANCE
+    return _go_on(vp)
+
+
+def _unasked(vp: VirtualProcessor, io: IoQualification, value: int) -> int:
+    """Write *value* to the port, or give what is read there: the machine's own when it is root that asks."""
+    ports, ones = vp.hypervisor.ports, (1 << 8 * io.size) - 1
+    if vp.partition.parent is not None or ports is None:
+        return ones
+    if io.in_:
+        return ports.read(io.port, io.size)
+    ports.write(io.port, io.size, value & ones)
+    return ones
+
+
+def _go_on(vp: VirtualProcessor) -> Verdict:
+    """The instruction is done; root's may have switched the machine off."""
+    return YIELD if vp.explicit_suspend and vp.partition.parent is None else ADVANCE
 
 
 def _parent_wants(vp: VirtualProcessor, io: IoQualification) -> int:

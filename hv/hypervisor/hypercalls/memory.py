@@ -10,6 +10,7 @@ from typing import Any
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.gpa_space import GPA_SPACE_PAGES
 from hv.hypervisor.hypercalls.registry import Call, Reps, hypercall, require, require_any_node
+from hv.hypervisor.pages import PageOwners
 from hv.hypervisor.partition import Partition, PartitionState
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.paging import PagingMode, walk
@@ -57,10 +58,26 @@ def deposit_memory(call: Call, input: DepositMemoryInput, reps: Reps) -> None:
     try:
         for element in reps:
             require(owners.is_root(element.page_number), f"page {element.page_number:#x} is not the caller's")
-            owners.take(element.page_number)
-            partition.pool.deposit(element.page_number << 12)
+            _deposit(owners, partition, element.page_number)
     finally:
+        call.partition.space.invept()
         _announce_deposit(call, partition, reps.done - reps.start)
+
+
+def _deposit(owners: PageOwners, partition: Partition, page: int) -> None:
+    """A page that root gives itself when it has no other may become the table of root's that says it is gone."""
+    pool = partition.pool
+    pays_for_itself = partition.is_root and not pool.available
+    if pays_for_itself:
+        pool.deposit(page << 12)
+    try:
+        owners.take(page)
+    except HypercallError:
+        if pays_for_itself:
+            pool.take_back(page << 12)
+        raise
+    if not pays_for_itself:
+        pool.deposit(page << 12)
 
 
 @hypercall(HypercallCode.WITHDRAW_MEMORY, input=WithdrawMemoryInput, rep_output=GpaPageNumber,
@@ -73,10 +90,19 @@ def withdraw_memory(call: Call, input: WithdrawMemoryInput, reps: Reps) -> None:
     try:
         for _ in reps:
             page = partition.pool.withdraw() >> 12
-            call.hypervisor.owners.give_back(page)
+            _give_back(call.hypervisor.owners, partition, page)
             reps.answer(GpaPageNumber(page_number=page))
     finally:
+        call.partition.space.invept()
         _announce_deposit(call, partition, reps.start - reps.done)
+
+
+def _give_back(owners: PageOwners, partition: Partition, page: int) -> None:
+    try:
+        owners.give_back(page)
+    except HypercallError:
+        partition.pool.deposit(page << 12)
+        raise
 
 
 def _announce_deposit(call: Call, partition: Partition, count: int) -> None:

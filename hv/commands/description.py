@@ -198,5 +198,5 @@ def _connection(where: str, table: dict[str, Any], names: list[str]) -> Connecti
             raise CommandError(f"{where}: `{key}` names `{table[key]}`; expected one of {', '.join(names)}",
                                "a connection joins two of the VMs above")
     in_range(f"{where}: id", table.get("id", 1), 1, 0xFFFFFF)
-    in_range(f"{where}: sint", table.get("sint", 2), 0, 15)
+    in_range(f"{where}: sint", table.get("sint", 2), 1, 15)
     return ConnectionDescription(table["from"], table["to"], table.get("id", 1), table.get("sint", 2))

@@ -15,7 +15,7 @@ from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.interrupts import InterruptRouting
 from hv.hypervisor.pages import PageOwners
 from hv.hypervisor.partition import DEVICE_SIZE, Partition, PartitionState
-from hv.hypervisor.synic import ports
+from hv.hypervisor.synic import connections
 from hv.hypervisor.synic.synic import Synic
 from hv.hypervisor.timers.stimer import SyntheticTimers
 from hv.machine.clock import VirtualClock
@@ -129,7 +129,7 @@ class Hypervisor:
                 self.iommu.detach(source_id)
         partition.pool.records("device", DEVICE_SIZE).give_back(len(partition.devices))
         partition.devices.clear()
-        ports.close_all(partition)
+        connections.close_all(partition)
 
     def find_partition(self, caller: Partition, partition_id: int) -> Partition:
         """The partition *partition_id* as *caller* may name it: itself, or a child.

@@ -30,7 +30,8 @@ from hv.vmx.translation.ept import EptTables
 
 if TYPE_CHECKING:
     from hv.hypervisor.apic_virtualization import PartitionApics
-    from hv.hypervisor.synic.ports import Connection, Port
+    from hv.hypervisor.synic.connections import Connection
+    from hv.hypervisor.synic.ports import Port
     from hv.hypervisor.vp import VirtualProcessor
 
 HYPERCALL_PAGE_CODE = bytes.fromhex("0f01c1c3")     # VMCALL; RET

@@ -41,14 +41,7 @@ from hv.spec.hypercalls.memory import (
     WriteGpaInput,
     WriteGpaOutput,
 )
-from hv.spec.hypercalls.messages import (
-    ConnectPortInput,
-    CreatePortInput,
-    DeletePortInput,
-    DisconnectPortInput,
-    PostMessageInput,
-    SignalEventInput,
-)
+from hv.spec.hypercalls.messages import PostMessageInput, SignalEventInput
 from hv.spec.hypercalls.partitions import (
     CreatePartitionInput,
     GetNextChildPartitionInput,
@@ -58,6 +51,7 @@ from hv.spec.hypercalls.partitions import (
     PartitionInput,
     SetPartitionPropertyInput,
 )
+from hv.spec.hypercalls.ports import ConnectPortInput, CreatePortInput, DeletePortInput, DisconnectPortInput
 from hv.spec.hypercalls.registers import RegisterAssoc, RegisterName, RegisterValue, VpRegistersInput
 from hv.spec.hypercalls.vps import (
     ApicId,

@@ -104,23 +104,49 @@ class PortType(IntEnum):
 
 
 class HvPortInfo(Layout):
-    """HV_PORT_INFO of a message or an event port. The last three fields belong to event ports."""
+    """HV_PORT_INFO of a message or an event port. The last two fields belong to event ports, and are 0 for others."""
 
     port_type: u32                  # PortType
     padding: u32
-    target_sint: u32                # 0..15
+    target_sint: u32                # 1..15; SINT0 is the hypervisor's
     target_vp: u32                  # an index, or ANY_VP
     base_flag_number: u16
     flag_count: u16                 # base + count <= 2048
     reserved: u32
 
 
+class HvMonitorPortInfo(Layout):
+    """HV_PORT_INFO of a monitor port."""
+
+    port_type: u32
+    padding: u32
+    monitor_address: u64            # gpa of the monitor page in the port's partition
+    reserved: u64
+
+
 class HvConnectionInfo(Layout):
-    """HV_CONNECTION_INFO of a message or an event connection."""
+    """HV_CONNECTION_INFO. What follows the type is 0 for messages and events."""
 
     port_type: u32                  # the type of the port it is for
     padding: u32
-    reserved: array["u64", 3]  # noqa: UP037
+    gpa: u64                        # of the monitor page, or the doorbell, in the connection's partition
+    trigger_value: u64              # of a doorbell, like the next
+    trigger_flags: u64
+
+
+class HvPortProperty(IntEnum):
+    """HV_PORT_PROPERTY_CODE."""
+
+    POST_COUNT = 0                  # messages posted since it was made
+    PREFERRED_TARGET_VP = 1         # of a port for ANY_VP
+    MONITOR_ADDRESS = 2
+    USE_RING_BUFFER = 3
+    TARGET_VP = 4
+    PREFERRED_TARGET_DURATION = 5
+    RETRY_POST_MESSAGE = 6
+    INTERCEPT_ON_SIGNAL = 7
+    SIGNAL_COUNT = 8                # events signalled since it was made
+    PENDING_RING = 9
 
 
 class HvSegmentRegister(Layout):

@@ -84,7 +84,7 @@ ONE = '[[vm]]\nname = "x"\nimage = "hello"\n'
     pytest.param(ONE + 'other = "y"', "`other` of x is `y`; expected a VM described before it", id="other"),
     pytest.param(ONE + '[[connection]]\nfrom = "x"\n', "connection 1: `to` is missing", id="half-a-connection"),
     pytest.param(ONE + '[[connection]]\nfrom = "x"\nto = "z"\n', "`to` names `z`; expected one of x", id="unknown-vm"),
-    pytest.param(ONE + '[[connection]]\nfrom = "x"\nto = "x"\nsint = 16\n', "sint is 16; expected 0..15", id="sint"),
+    pytest.param(ONE + '[[connection]]\nfrom = "x"\nto = "x"\nsint = 16\n', "sint is 16; expected 1..15", id="sint"),
     pytest.param(ONE + 'memory_mib = 2048\n' + ONE.replace('"x"', '"y"') + "memory_mib = 2048\n",
                  "its VMs need a machine of 4112 MiB; 3840 is the most", id="machine-too-large"),
     pytest.param(ONE + 2 * '[[connection]]\nfrom = "x"\nto = "x"\n', "from x have the id 1", id="same-id"),

@@ -9,7 +9,8 @@ from hv.debug.declared import bits_of, comments, fields_of
 from hv.hypervisor.hypercalls.registry import HYPERCALLS
 from hv.spec.hv_status import HvStatus, meaning
 from hv.spec.hypercalls.codes import HypercallCode
-from hv.spec.hypercalls.messages import CreatePortInput, PostMessageInput
+from hv.spec.hypercalls.messages import PostMessageInput
+from hv.spec.hypercalls.ports import CreatePortInput
 from hv.spec.msrs import HvSimp, HvSynicSint
 
 

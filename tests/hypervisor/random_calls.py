@@ -95,13 +95,14 @@ _NEAR: dict[str, Draw] = {
     "valid_bank_mask": _one_of(0, 1, 1, 1, 3, 1 << 63), "format": _one_of(0, 0, 0, 1, 2),
     "target_vp_mask": _one_of(1, 1, 3, 0, 1 << 63), "port_type": _one_of(1, 1, 2, 2, 3),
     "target_sint": _one_of(2, 3, 16),
-    "flag_count": _one_of(0, 4, 2048), "base_flag_number": _one_of(0, 8, 2047), "flag_number": _one_of(0, 3, 4, 2047),
+    "flag_count": _one_of(0, 0, 4, 2048), "base_flag_number": _one_of(0, 0, 8, 2047),
+    "flag_number": _one_of(0, 3, 4, 2047),
     "control_flags": _one_of(0, 1, 3, 6, 0x41, 0x81, 1 << 9),
 }
 # Mostly zero, else hardly a call gets further.
 _SELDOM = {"padding", "reserved", "unused", "flags", "proximity_domain_info", "isolation_properties", "input_vtl",
            "target_vtl", "port_vtl", "min_connection_vtl", "connection_vtl", "attach_vtl", "target_flags",
-           "is_doorbell", "subnode_type", "subnode_id", "unmap_flags"}
+           "gpa", "trigger_value", "trigger_flags", "is_doorbell", "subnode_type", "subnode_id", "unmap_flags"}
 # What ends a partition or a VP is said less often than what needs one, and what has most to do more often.
 _FATAL = (HypercallCode.FINALIZE_PARTITION, HypercallCode.DELETE_VP)
 _DEEP = (HypercallCode.SET_VP_REGISTERS, HypercallCode.SET_VP_REGISTERS, HypercallCode.GET_VP_REGISTERS,

@@ -8,7 +8,7 @@ from hv.hypervisor.partition import DEVICE_SIZE
 from hv.machine.faults import NestedFault
 from hv.spec.hv_status import HvStatus
 from hv.spec.partition import VP_INDEX_SELF
-from hv.spec.synic import HvPortInfo, PortType
+from hv.spec.synic import HvConnectionInfo, HvPortInfo, PortType
 from hv.trace import events
 from tests.hypervisor.fakes import Machine
 
@@ -77,13 +77,13 @@ def test_a_partition_with_one_page_is_in_use(machine, keeps):
 
 
 def test_what_is_finalized_has_no_ports_and_those_it_had_are_dead(machine):
-    from hv.hypervisor.synic import ports
+    from hv.hypervisor.synic import connections, ports
 
     child = machine.child()
     ports.create_port(child, 1, machine.root, HvPortInfo(port_type=PortType.MESSAGE, target_sint=2))
-    ports.connect_port(machine.root, 5, child, 1, PortType.MESSAGE)
+    connections.connect_port(machine.root, 5, child, 1, HvConnectionInfo(port_type=PortType.MESSAGE))
     ports.create_port(machine.root, 2, child, HvPortInfo(port_type=PortType.MESSAGE, target_sint=2))
-    ports.connect_port(child, 6, machine.root, 2, PortType.MESSAGE)
+    connections.connect_port(child, 6, machine.root, 2, HvConnectionInfo(port_type=PortType.MESSAGE))
     port = child.ports[1]
     child.devices[1] = 8
     child.pool.records("device", DEVICE_SIZE).take()
@@ -92,7 +92,7 @@ def test_what_is_finalized_has_no_ports_and_those_it_had_are_dead(machine):
     assert (child.ports, child.connections, child.devices, machine.iommu.attached) == ({}, {}, {}, {})
     assert port.deleted
     with refused(HvStatus.INVALID_PORT_ID):
-        ports.find_connection(machine.root, 5).port.check_open(PortType.MESSAGE)
+        connections.find_connection(machine.root, 5).message_port()
 
 
 def test_a_vp_may_call_itself_self_in_its_own_partition_only(machine):

@@ -1,20 +1,13 @@
-"""The SynIC, ports and connections: delivery, pending, events, and every status of PostMessage and SignalEvent."""
+"""The SynIC of a VP: registers, delivery, pending, events."""
 
 import pytest
 
 from hv.hypervisor.cpuid import CpuidTable
 from hv.hypervisor.errors import HypercallError
-from hv.hypervisor.hypercalls.door import hypercall
-from hv.hypervisor.synic import ports
 from hv.hypervisor.synic.synic import QueuedMessage
 from hv.machine.faults import GuestFault
-from hv.spec.hv_status import HvStatus
-from hv.spec.hypercalls.codes import HypercallCode
-from hv.spec.hypercalls.control import HypercallControl
-from hv.spec.hypercalls.messages import PostMessageInput
 from hv.spec.msrs import HvSynicSint, Msr
-from hv.spec.partition import ANY_VP
-from hv.spec.synic import HvMessage, HvPortInfo, PortType
+from hv.spec.synic import HvMessage
 from hv.trace.events import EventDelivered, MessageDelivered, MessagePending
 from tests.hypervisor.fakes import Machine
 
@@ -374,148 +367,3 @@ def test_an_event_is_refused_by_a_synic_that_is_not_ready(machine, change):
 def test_auto_eoi_is_recommended_against_where_the_processor_delivers():
     """TLFS "Implementation Recommendations": bit 9 of EAX."""
     assert [CpuidTable(0, virtualized).lookup(0x40000004, 0)[0] >> 9 & 1 for virtualized in (True, False)] == [1, 0]
-
-
-# Ports and connections, by hypercall.
-
-def pair(machine, kind=PortType.MESSAGE, target_vp=0, count=8):
-    """A port of the second child, connected from the first."""
-    sender, receiver = machine.child(), machine.child()
-    info = HvPortInfo(port_type=kind, target_sint=2, target_vp=target_vp, base_flag_number=16, flag_count=count)
-    ports.create_port(receiver, 0x111, sender, info)
-    ports.connect_port(sender, 0x222, receiver, 0x111, kind)
-    return sender, receiver
-
-
-def post(machine, sender, connection=0x222, kind=5, size=3, payload=b"abc", **fields):
-    data = PostMessageInput(connection_id=connection, message_type=kind, payload_size=size, payload=payload, **fields)
-    sender.space.write(0x1000, data.pack())
-    return HvStatus(hypercall(machine.hypervisor, sender.vps[0], HypercallCode.POST_MESSAGE, 0x1000, 0) & 0xFFFF)
-
-
-def signal(machine, sender, flag=3, connection=0x222):
-    word = HypercallControl(call_code=HypercallCode.SIGNAL_EVENT, fast=1).raw
-    return HvStatus(hypercall(machine.hypervisor, sender.vps[0], word, flag << 32 | connection, 0) & 0xFFFF)
-
-
-def test_a_message_goes_from_one_child_to_the_other(machine):
-    sender, receiver = pair(machine)
-    vp = with_synic(receiver.vps[0])
-    assert post(machine, sender) == HvStatus.SUCCESS
-    assert (slot(vp).header.message_type, slot(vp).header.sender, slot(vp).payload[:4]) == (5, 0x111, b"abc\0")
-
-
-POSTS = [
-    ("connection-too-wide", {"connection": 0x1000222}, HvStatus.INVALID_CONNECTION_ID),
-    ("no-connection", {"connection": 0x223}, HvStatus.INVALID_CONNECTION_ID),
-    ("type-0", {"kind": 0}, HvStatus.INVALID_PARAMETER),
-    ("type-of-the-hypervisor", {"kind": 0x80000001}, HvStatus.INVALID_PARAMETER),
-    ("too-long", {"size": 241}, HvStatus.INVALID_PARAMETER), ("reserved", {"reserved": 1}, HvStatus.INVALID_PARAMETER),
-]
-
-
-@pytest.mark.parametrize(("fields", "status"), [row[1:] for row in POSTS], ids=[row[0] for row in POSTS])
-def test_a_post_is_refused(machine, fields, status):
-    """TLFS "HvCallPostMessage"."""
-    sender, receiver = pair(machine)
-    with_synic(receiver.vps[0])
-    assert post(machine, sender, **fields) == status
-
-
-def test_a_post_to_a_synic_that_is_off(machine):
-    sender, _ = pair(machine)
-    assert post(machine, sender) == HvStatus.INVALID_SYNIC_STATE
-
-
-def test_a_post_to_any_vp_takes_the_first_that_listens(machine):
-    sender, receiver = pair(machine, target_vp=ANY_VP)
-    second = with_synic(machine.hypervisor.create_vp(receiver, 1))
-    assert post(machine, sender) == HvStatus.SUCCESS
-    assert slot(second).header.message_type == 5
-
-
-def test_a_post_to_a_vp_that_is_gone(machine):
-    sender, receiver = pair(machine)
-    machine.hypervisor.delete_vp(receiver, 0)
-    assert post(machine, sender) == HvStatus.INVALID_VP_INDEX
-
-
-def test_a_post_through_an_orphan_or_to_a_finalized_partition(machine):
-    sender, receiver = pair(machine)
-    ports.delete_port(receiver, 0x111)
-    assert post(machine, sender) == HvStatus.INVALID_PORT_ID
-    sender, receiver = pair(machine)
-    machine.hypervisor.finalize_partition(receiver)
-    assert post(machine, sender) == HvStatus.INVALID_PORT_ID
-
-
-def test_a_post_to_an_event_port_and_a_signal_to_a_message_port(machine):
-    sender, _ = pair(machine, PortType.EVENT)
-    assert post(machine, sender) == HvStatus.INVALID_PORT_ID
-    sender, _ = pair(machine, PortType.MESSAGE)
-    assert signal(machine, sender) == HvStatus.INVALID_PORT_ID
-
-
-def test_a_port_has_sixteen_buffers(machine):
-    """TLFS "Message Buffers": 16 wait besides the one in the slot; a delivered message frees its buffer."""
-    sender, receiver = pair(machine)
-    vp = with_synic(receiver.vps[0])
-    assert [post(machine, sender) for _ in range(17)] == [HvStatus.SUCCESS] * 17
-    assert post(machine, sender) == HvStatus.INSUFFICIENT_BUFFERS
-    empty_slot(vp)
-    vp.synic.write_msr(Msr.HV_EOM, 0)
-    assert post(machine, sender) == HvStatus.SUCCESS
-
-
-def test_a_signal_sets_the_flag_of_the_ports_range(machine):
-    sender, receiver = pair(machine, PortType.EVENT)
-    vp = with_synic(receiver.vps[0])
-    assert signal(machine, sender, flag=3) == HvStatus.SUCCESS
-    assert vp.partition.space.read(SIEF + 2 * 256 + 2, 1) == b"\x08"       # 16 + 3
-
-
-@pytest.mark.parametrize(("setup", "flag", "connection", "status"), [
-    ({}, 8, 0x222, HvStatus.INVALID_PARAMETER), ({}, 0, 0x333, HvStatus.INVALID_CONNECTION_ID),
-    ({"masked": 1}, 0, 0x222, HvStatus.INVALID_SYNIC_STATE)], ids=["flag-beyond-count", "no-connection", "masked"])
-def test_a_signal_is_refused(machine, setup, flag, connection, status):
-    """TLFS "HvCallSignalEvent"."""
-    sender, receiver = pair(machine, PortType.EVENT)
-    with_synic(receiver.vps[0], **setup)
-    assert signal(machine, sender, flag, connection) == status
-
-
-INFO = {"port_type": PortType.MESSAGE, "target_sint": 2, "target_vp": 0}
-PORTS = [
-    ("id-too-wide", 1 << 24, INFO, HvStatus.INVALID_PORT_ID), ("id-in-use", 0x111, INFO, HvStatus.INVALID_PORT_ID),
-    ("sint-16", 5, {**INFO, "target_sint": 16}, HvStatus.INVALID_PARAMETER),
-    ("no-vp", 5, {**INFO, "target_vp": 9}, HvStatus.INVALID_VP_INDEX),
-    ("monitor", 5, {**INFO, "port_type": PortType.MONITOR}, HvStatus.INVALID_PARAMETER),
-    ("no-flags", 5, {**INFO, "port_type": PortType.EVENT}, HvStatus.INVALID_PARAMETER),
-    ("flags-beyond-2048", 5, {**INFO, "port_type": PortType.EVENT, "base_flag_number": 2040, "flag_count": 9},
-     HvStatus.INVALID_PARAMETER),
-]
-
-
-@pytest.mark.parametrize(("port_id", "info", "status"), [row[1:] for row in PORTS], ids=[row[0] for row in PORTS])
-def test_a_port_is_refused(machine, port_id, info, status):
-    """TLFS "HvCallCreatePort"."""
-    sender, receiver = pair(machine)
-    with pytest.raises(HypercallError, match=f"^{status.name}"):
-        ports.create_port(receiver, port_id, sender, HvPortInfo(**info))
-
-
-def test_only_the_named_partition_connects_to_a_port(machine):
-    _, receiver = pair(machine)
-    stranger = machine.child()
-    with pytest.raises(HypercallError, match=r"^ACCESS_DENIED"):
-        ports.connect_port(stranger, 1, receiver, 0x111, PortType.MESSAGE)
-
-
-@pytest.mark.parametrize(("connection", "port", "kind", "status"), [
-    (1 << 24, 0x111, 1, HvStatus.INVALID_CONNECTION_ID), (0x222, 0x111, 1, HvStatus.INVALID_CONNECTION_ID),
-    (1, 0x112, 1, HvStatus.INVALID_PORT_ID), (1, 0x111, 2, HvStatus.INVALID_PARAMETER)])
-def test_a_connection_is_refused(machine, connection, port, kind, status):
-    """TLFS "HvCallConnectPort"."""
-    sender, receiver = pair(machine)
-    with pytest.raises(HypercallError, match=f"^{status.name}"):
-        ports.connect_port(sender, connection, receiver, port, kind)

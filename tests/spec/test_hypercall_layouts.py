@@ -27,11 +27,10 @@ from hv.spec.hypercalls.memory import (
     WriteGpaInput,
 )
 from hv.spec.hypercalls.messages import (
-    ConnectPortInput,
-    CreatePortInput,
-    DeletePortInput,
-    DisconnectPortInput,
+    PostMessageDirectInput,
     PostMessageInput,
+    SignalEventDirectInput,
+    SignalEventDirectOutput,
     SignalEventInput,
 )
 from hv.spec.hypercalls.partitions import (
@@ -39,6 +38,15 @@ from hv.spec.hypercalls.partitions import (
     GetNextChildPartitionInput,
     GetPartitionPropertyInput,
     SetPartitionPropertyInput,
+)
+from hv.spec.hypercalls.ports import (
+    ConnectPortInput,
+    ConnectPortV1Input,
+    CreatePortInput,
+    DeletePortInput,
+    DisconnectPortInput,
+    GetPortPropertyInput,
+    SetPortPropertyInput,
 )
 from hv.spec.hypercalls.registers import RegisterAssoc, RegisterName, RegisterValue, VpRegistersInput
 from hv.spec.hypercalls.vps import (
@@ -64,7 +72,9 @@ SIZES = [
     (AssertVirtualInterruptInput, 32), (InterruptEntry, 16), (MapDeviceInterruptInput, 72),
     (UnmapDeviceInterruptInput, 32), (AttachDeviceInput, 40), (DetachDeviceInput, 16), (CreatePortInput, 56),
     (DeletePortInput, 16), (ConnectPortInput, 72), (DisconnectPortInput, 16), (PostMessageInput, 256),
-    (SignalEventInput, 8), (NotifyLongSpinWaitInput, 8), (s.HvMessageHeader, 16), (s.HvMessage, 256),
+    (SignalEventInput, 8), (PostMessageDirectInput, 280), (SignalEventDirectInput, 16), (SignalEventDirectOutput, 8),
+    (ConnectPortV1Input, 56), (GetPortPropertyInput, 24), (SetPortPropertyInput, 32), (s.HvMonitorPortInfo, 24),
+    (NotifyLongSpinWaitInput, 8), (s.HvMessageHeader, 16), (s.HvMessage, 256),
     (s.HvEventFlags, 256), (s.HvPortInfo, 24), (s.HvConnectionInfo, 32), (s.HvSegmentRegister, 16),
     (s.HvTableRegister, 16), (s.HvInterceptHeader, 40), (s.IoPortIntercept, 128), (s.MemoryIntercept, 80),
     (s.MsrIntercept, 64), (s.CpuidIntercept, 104), (s.ExceptionIntercept, 240), (s.HeaderOnlyIntercept, 40),
@@ -85,7 +95,11 @@ OFFSETS = [
     (CreateVpInput, "subnode_type", 15), (CreateVpInput, "flags", 32), (VpRegistersInput, "input_vtl", 12),
     (RegisterAssoc, "value", 16), (CreatePortInput, "connection_partition", 16),
     (CreatePortInput, "proximity_domain_info", 48), (ConnectPortInput, "port_partition", 16),
-    (ConnectPortInput, "connection_info", 32), (PostMessageInput, "payload", 16),
+    (ConnectPortInput, "connection_info", 32), (ConnectPortV1Input, "gpa", 40),
+    (GetPortPropertyInput, "property_code", 16),
+    (SetPortPropertyInput, "property_value", 24), (PostMessageDirectInput, "sint", 16),
+    (PostMessageDirectInput, "message", 20), (SignalEventDirectInput, "flag_number", 14),
+    (PostMessageInput, "payload", 16),
     (MapDeviceInterruptInput, "target_vp_mask", 64), (AttachDeviceInput, "pf_rid", 36),
     (s.HvMessageHeader, "message_flags", 5), (s.IoPortIntercept, "instruction_bytes", 56),
     (s.IoPortIntercept, "rdi", 120),

@@ -1,13 +1,13 @@
-"""Ports and connections: who may send messages or events to which SINT of whom; TLFS "Inter-Partition Communication".
+"""Ports: the ways into a partition, by which others may send it messages or events; TLFS "Ports".
 
-A port belongs to the receiving partition, a connection to the sending one; root makes both. Ids are 24 bits wide and
-each partition has its own. A partition's pool pays for its ports, with the buffers of their messages, and for its
-connections. Message and event ports are built; monitor and doorbell ports are not.
+A port belongs to the receiving partition and names one other that may connect to it (`connections.py`); the parent
+makes both. Ids are 24 bits wide and each partition has its own. The owner's pool pays for a port, with the buffers of
+its messages. Doorbell ports are not built.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from hv.hypervisor.errors import HypercallError
@@ -15,172 +15,206 @@ from hv.hypervisor.synic.synic import QueuedMessage
 from hv.spec.hv_status import HvStatus
 from hv.spec.msrs import SINT_COUNT
 from hv.spec.partition import ANY_VP
-from hv.spec.synic import EVENT_FLAGS_COUNT, MESSAGE_BUFFERS_PER_PORT, MESSAGE_SIZE, PORT_ID_LIMIT, HvPortInfo, PortType
+from hv.spec.synic import (
+    EVENT_FLAGS_COUNT,
+    MESSAGE_BUFFERS_PER_PORT,
+    MESSAGE_SIZE,
+    PORT_ID_LIMIT,
+    SINT_INTERCEPT,
+    HvPortInfo,
+    PortType,
+)
 
 if TYPE_CHECKING:
     from hv.hypervisor.partition import Partition
+    from hv.hypervisor.synic.connections import Connection
     from hv.hypervisor.vp import VirtualProcessor
 
-PORT_SIZE, CONNECTION_SIZE = 128, 64    # bytes of a pool
+PORT_SIZE = 128                         # bytes of a pool
+_LIMIT = MESSAGE_BUFFERS_PER_PORT
+_STATE = HvStatus.INVALID_SYNIC_STATE   # naming a member of an enumeration costs a call
 
 
-@dataclass
 class Port:
-    """A way into *owner*; only *connector* may connect to it. It has 16 buffers for messages under way."""
+    """A way into *owner*; only *connector* may connect to it."""
 
-    port_id: int
-    owner: Partition
-    connector: Partition
-    info: HvPortInfo
-    deleted: bool = False
-    buffers_in_use: int = 0
+    kind: PortType
+
+    def __init__(self, port_id: int, owner: Partition, connector: Partition, info: HvPortInfo) -> None:
+        self.port_id, self.owner, self.connector, self.info = port_id, owner, connector, info
+        self.deleted = False
+        self.sent = 0                   # messages posted, or events signalled, with success
+
+    def open(self) -> None:
+        """Take what it needs from its owner's pool; INSUFFICIENT_MEMORY, and nothing taken."""
+        self.owner.pool.records("port", PORT_SIZE).take()
+
+    def close(self) -> None:
+        """It is gone, and gives back what it took."""
+        self.deleted = True
+        self.owner.pool.records("port", PORT_SIZE).give_back()
+
+    def connect(self, connection: Connection) -> None:
+        """*connection* leads here from now on; INVALID_PARAMETER when its description has what is of other types."""
+        _require_zero(connection.info.gpa, connection.info.trigger_value, connection.info.trigger_flags)
+
+    def disconnect(self, connection: Connection) -> None:
+        """*connection* is gone."""
+
+    def refuse(self, kind: PortType) -> HypercallError:
+        """What a sender through *kind* of a connection gets, when the port is gone or of another type."""
+        return HypercallError(HvStatus.INVALID_PORT_ID, f"port {self.port_id:#x} is no open {kind.name} port")
 
     def inspect(self) -> dict[str, Any]:
         """Plain data for the REPL."""
-        info = self.info
-        return {"connector": self.connector.id, "type": PortType(info.port_type).name, "sint": info.target_sint,
-                "vp": info.target_vp, "buffers_in_use": self.buffers_in_use}
+        return {"connector": self.connector.id, "type": self.kind.name, "sent": self.sent}
 
-    def pay(self) -> None:
-        """Take what it needs from its owner's pool: itself, and its message buffers. INSUFFICIENT_MEMORY."""
-        pool = self.owner.pool
-        pool.records("port", PORT_SIZE).take()
-        if self.info.port_type == PortType.MESSAGE:
-            try:
-                pool.records("message buffer", MESSAGE_SIZE).take(MESSAGE_BUFFERS_PER_PORT)
-            except HypercallError:
-                pool.records("port", PORT_SIZE).give_back()
-                raise
+
+class SintPort(Port):
+    """A port into a SINT of one VP, or of any."""
+
+    def __init__(self, port_id: int, owner: Partition, connector: Partition, info: HvPortInfo) -> None:
+        super().__init__(port_id, owner, connector, info)
+        self.sint, self.target_vp = info.target_sint, info.target_vp
+        self.preferred_vp = ANY_VP
+        if not SINT_INTERCEPT < self.sint < SINT_COUNT:
+            raise HypercallError(HvStatus.INVALID_PARAMETER, f"sint {self.sint} is out of range 1..15")
+        self.check_vp(self.target_vp)
+
+    def check_vp(self, index: int) -> None:
+        """INVALID_VP_INDEX unless *index* is a VP of the owner, or ANY_VP."""
+        if index != ANY_VP:
+            self.owner.vp(index)
+
+    def candidates(self) -> list[VirtualProcessor]:
+        """The VPs that may get what is sent, in order: the preferred one, then by number. INVALID_VP_INDEX."""
+        vps = self.owner.target_vps(self.target_vp)
+        preferred = self.owner.vps.get(self.preferred_vp)
+        return [preferred, *vps] if preferred is not None and self.target_vp == ANY_VP else vps
+
+    def target(self, ready: Callable[[VirtualProcessor], bool]) -> VirtualProcessor:
+        """The first VP that is *ready*; INVALID_VP_INDEX, INVALID_SYNIC_STATE."""
+        vp = self.owner.vps.get(self.target_vp)     # the usual: one VP, without a list
+        if vp is not None and ready(vp):
+            return vp
+        for vp in self.candidates():
+            if ready(vp):
+                return vp
+        raise HypercallError(_STATE, f"no vp of partition {self.owner.id} is ready for port {self.port_id:#x}")
+
+    def inspect(self) -> dict[str, Any]:
+        """Plain data for the REPL."""
+        return super().inspect() | {"sint": self.sint, "vp": self.target_vp}
+
+
+def _takes_messages(vp: VirtualProcessor) -> bool:
+    return vp.synic.accepts_messages
+
+
+class MessagePort(SintPort):
+    """A port for messages, with 16 buffers for those under way."""
+
+    kind = PortType.MESSAGE
+
+    def __init__(self, port_id: int, owner: Partition, connector: Partition, info: HvPortInfo) -> None:
+        super().__init__(port_id, owner, connector, info)
+        _require_zero(info.base_flag_number, info.flag_count)
+        self.buffers_in_use = 0
+
+    def open(self) -> None:
+        """It pays for its buffers too."""
+        super().open()
+        try:
+            self.owner.pool.records("message buffer", MESSAGE_SIZE).take(_LIMIT)
+        except HypercallError:
+            super().close()
+            raise
 
     def close(self) -> None:
-        """It is gone, with the buffers that are free; one with a message under way goes when that is delivered."""
-        self.deleted = True
-        self.owner.pool.records("port", PORT_SIZE).give_back()
-        if self.info.port_type == PortType.MESSAGE:
-            self._free_buffers(MESSAGE_BUFFERS_PER_PORT - self.buffers_in_use)
-
-    def _free_buffers(self, count: int) -> None:
-        self.owner.pool.records("message buffer", MESSAGE_SIZE).give_back(count)
-
-    def check_open(self, kind: PortType) -> None:
-        """INVALID_PORT_ID when it is gone, its owner is not active, or it is of another type."""
-        if self.deleted or self.owner.state.value != "active" or self.info.port_type != kind:
-            raise HypercallError(HvStatus.INVALID_PORT_ID, f"port {self.port_id:#x} is no open {kind.name} port")
+        """Messages that wait for their slot are lost; TLFS "HvCallDeletePort"."""
+        super().close()
+        for vp in self.owner.vps.values():
+            vp.synic.drop(self)
+        self.owner.pool.records("message buffer", MESSAGE_SIZE).give_back(_LIMIT)
 
     def post(self, message_type: int, payload: bytes) -> None:
         """Send a message to the first target VP that takes one.
 
         INVALID_VP_INDEX, INVALID_SYNIC_STATE when none takes messages, INSUFFICIENT_BUFFERS.
         """
-        self.check_open(PortType.MESSAGE)
-        ready = [vp for vp in self.owner.target_vps(self.info.target_vp) if vp.synic.accepts_messages]
-        if not ready:
-            raise HypercallError(HvStatus.INVALID_SYNIC_STATE, f"no vp of partition {self.owner.id} takes messages")
-        if self.buffers_in_use >= MESSAGE_BUFFERS_PER_PORT:
-            raise HypercallError(HvStatus.INSUFFICIENT_BUFFERS, f"{MESSAGE_BUFFERS_PER_PORT} messages wait already")
+        vp = self.target(_takes_messages)
+        if self.buffers_in_use >= _LIMIT:
+            raise HypercallError(HvStatus.INSUFFICIENT_BUFFERS, f"{_LIMIT} messages wait already")
         self.buffers_in_use += 1
-        message = QueuedMessage(message_type, payload, self.port_id, self._buffer_freed)
-        ready[0].synic.post(self.info.target_sint, message)
+        self.sent += 1
+        vp.synic.post(self.sint, QueuedMessage(message_type, payload, self.port_id, self._buffer_freed, self))
 
     def _buffer_freed(self) -> None:
         self.buffers_in_use -= 1
-        if self.deleted:
-            self._free_buffers(1)
+
+    def inspect(self) -> dict[str, Any]:
+        """Plain data for the REPL."""
+        return super().inspect() | {"buffers_in_use": self.buffers_in_use}
+
+
+class EventPort(SintPort):
+    """A port for events: a range of the SINT's 2048 flags."""
+
+    kind = PortType.EVENT
+
+    def __init__(self, port_id: int, owner: Partition, connector: Partition, info: HvPortInfo) -> None:
+        super().__init__(port_id, owner, connector, info)
+        self.base, self.count = info.base_flag_number, info.flag_count
+        if not 0 < self.count <= EVENT_FLAGS_COUNT - self.base:
+            raise HypercallError(HvStatus.INVALID_PARAMETER, f"flags {self.base}+{self.count} of {EVENT_FLAGS_COUNT}")
 
     def signal(self, flag: int) -> int:
         """Set event *flag* of the port's range; returns the flag's number in the SINT.
 
         INVALID_PARAMETER beyond the range, INVALID_VP_INDEX, INVALID_SYNIC_STATE.
         """
-        self.check_open(PortType.EVENT)
-        if flag >= self.info.flag_count:
-            raise HypercallError(HvStatus.INVALID_PARAMETER, f"flag {flag} of {self.info.flag_count} flags")
-        number = self.info.base_flag_number + flag
-        self._event_target().synic.signal(self.info.target_sint, number)
+        if flag >= self.count:
+            raise HypercallError(HvStatus.INVALID_PARAMETER, f"flag {flag} of {self.count} flags")
+        number, sint = self.base + flag, self.sint
+        self.target(lambda vp: vp.synic.accepts_events(sint)).synic.signal(sint, number)
+        self.sent += 1
         return number
-
-    def _event_target(self) -> VirtualProcessor:
-        """ANY_VP means the first VP whose SynIC is on, or the first."""
-        candidates = self.owner.target_vps(self.info.target_vp)
-        return next((vp for vp in candidates if vp.synic.scontrol.enable), candidates[0])
-
-
-@dataclass
-class Connection:
-    """A way out of *owner*, to *port*."""
-
-    connection_id: int
-    owner: Partition
-    port: Port = field(repr=False)
 
     def inspect(self) -> dict[str, Any]:
         """Plain data for the REPL."""
-        return {"port": self.port.port_id, "partition": self.port.owner.id, "orphan": self.port.deleted}
+        return super().inspect() | {"base_flag": self.base, "flag_count": self.count}
+
+
+PORT_CLASSES: dict[int, type[Port]] = {MessagePort.kind: MessagePort, EventPort.kind: EventPort}
 
 
 def create_port(owner: Partition, port_id: int, connector: Partition, info: HvPortInfo) -> Port:
     """A new port of *owner*; INVALID_PORT_ID, INVALID_PARAMETER, INVALID_VP_INDEX, INSUFFICIENT_MEMORY."""
     if not 0 <= port_id < PORT_ID_LIMIT or port_id in owner.ports:
         raise HypercallError(HvStatus.INVALID_PORT_ID, f"port id {port_id:#x} is in use or wider than 24 bits")
-    if info.port_type not in (PortType.MESSAGE, PortType.EVENT):
-        raise HypercallError(HvStatus.INVALID_PARAMETER, f"port type {info.port_type} is not message or event")
-    if info.target_sint >= SINT_COUNT:
-        raise HypercallError(HvStatus.INVALID_PARAMETER, f"sint {info.target_sint} is out of range 0..15")
-    if info.port_type == PortType.EVENT and not 0 < info.flag_count <= EVENT_FLAGS_COUNT - info.base_flag_number:
-        raise HypercallError(HvStatus.INVALID_PARAMETER, f"flags {info.base_flag_number}+{info.flag_count} exceed 2048")
-    if info.target_vp != ANY_VP:
-        owner.vp(info.target_vp)
-    port = Port(port_id, owner, connector, info)
-    port.pay()
+    port_class = PORT_CLASSES.get(info.port_type)
+    if port_class is None:
+        raise HypercallError(HvStatus.INVALID_PARAMETER, f"there is no port of type {info.port_type}")
+    port = port_class(port_id, owner, connector, info)
+    port.open()
     owner.ports[port_id] = port
+    return port
+
+
+def find_port(owner: Partition, port_id: int) -> Port:
+    """The port *port_id* of *owner*; INVALID_PORT_ID."""
+    port = owner.ports.get(port_id)
+    if port is None:
+        raise HypercallError(HvStatus.INVALID_PORT_ID, f"partition {owner.id} has no port {port_id:#x}")
     return port
 
 
 def delete_port(owner: Partition, port_id: int) -> None:
     """Close port *port_id*; connections to it become orphans. INVALID_PORT_ID."""
-    port = owner.ports.pop(port_id, None)
-    if port is None:
-        raise HypercallError(HvStatus.INVALID_PORT_ID, f"partition {owner.id} has no port {port_id:#x}")
-    port.close()
+    find_port(owner, port_id).close()
+    del owner.ports[port_id]
 
 
-def connect_port(owner: Partition, connection_id: int, port_owner: Partition, port_id: int, kind: int) -> Connection:
-    """A new connection of *owner*.
-
-    INVALID_CONNECTION_ID, INVALID_PORT_ID, ACCESS_DENIED, INVALID_PARAMETER, INSUFFICIENT_MEMORY.
-    """
-    if not 0 <= connection_id < PORT_ID_LIMIT or connection_id in owner.connections:
-        raise HypercallError(HvStatus.INVALID_CONNECTION_ID, f"connection id {connection_id:#x} is in use or too wide")
-    port = port_owner.ports.get(port_id)
-    if port is None:
-        raise HypercallError(HvStatus.INVALID_PORT_ID, f"partition {port_owner.id} has no port {port_id:#x}")
-    if port.connector is not owner:
-        raise HypercallError(HvStatus.ACCESS_DENIED, f"port {port_id:#x} is for partition {port.connector.id}")
-    if kind != port.info.port_type:
-        raise HypercallError(HvStatus.INVALID_PARAMETER, f"connection type {kind}, port type {port.info.port_type}")
-    owner.pool.records("connection", CONNECTION_SIZE).take()
-    owner.connections[connection_id] = Connection(connection_id, owner, port)
-    return owner.connections[connection_id]
-
-
-def disconnect_port(owner: Partition, connection_id: int) -> None:
-    """Remove connection *connection_id*; INVALID_CONNECTION_ID."""
-    if owner.connections.pop(connection_id, None) is None:
-        raise HypercallError(HvStatus.INVALID_CONNECTION_ID, f"no connection {connection_id:#x}")
-    owner.pool.records("connection", CONNECTION_SIZE).give_back()
-
-
-def close_all(owner: Partition) -> None:
-    """*owner* is finalized: it has neither ports nor connections any more."""
-    for port_id in sorted(owner.ports):
-        delete_port(owner, port_id)
-    for connection_id in sorted(owner.connections):
-        disconnect_port(owner, connection_id)
-
-
-def find_connection(owner: Partition, connection_id: int) -> Connection:
-    """The connection *connection_id* of *owner*; INVALID_CONNECTION_ID."""
-    found = owner.connections.get(connection_id)
-    if found is None:
-        raise HypercallError(HvStatus.INVALID_CONNECTION_ID, f"no connection {connection_id:#x}")
-    return found
+def _require_zero(*fields: int) -> None:
+    if any(fields):
+        raise HypercallError(HvStatus.INVALID_PARAMETER, "a field that is reserved for this type is not zero")

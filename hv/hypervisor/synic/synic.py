@@ -167,6 +167,10 @@ class Synic:
         """SynIC and message page are on."""
         return bool(self.scontrol.enable and self.simp.enable)
 
+    def accepts_events(self, sint: int) -> bool:
+        """SynIC and event-flag page are on, and *sint* is not masked."""
+        return bool(self.scontrol.enable and self.siefp.enable and not self.sints[sint].masked)
+
     def post(self, sint: int, message: QueuedMessage) -> None:
         """Put *message* into the slot of *sint*, or queue it behind what waits there."""
         self.queues[sint].append(message)
@@ -202,7 +206,7 @@ class Synic:
 
         INVALID_SYNIC_STATE while SynIC or event-flag page is off, or the SINT is masked.
         """
-        if not self.scontrol.enable or not self.siefp.enable or self.sints[sint].masked:
+        if not self.accepts_events(sint):
             raise HypercallError(HvStatus.INVALID_SYNIC_STATE, f"vp {self.vp.index}: sint {sint} takes no events")
         spa, bit = self.event_page + sint * EVENT_FLAGS_SIZE + (flag >> 3), 1 << (flag & 7)
         before = self.space.memory.read(spa, 1)[0]

@@ -189,6 +189,7 @@ class Hypervisor:
         if vp.apic not in partition.interconnect.apics:
             partition.interconnect.add(vp.apic)
         partition.vps[index] = vp
+        partition.reference_tsc.follow()
         vp.synic.on_auto_eoi = partition.follow_apics
         partition.follow_apics()
         if self.trace.listening:
@@ -207,6 +208,7 @@ class Hypervisor:
         vp.apic.init()                  # its timer is off, and nothing reaches its page any more
         vp.vmcs.clear()
         del partition.vps[index]
+        partition.reference_tsc.follow()
         partition.follow_apics()
         partition.free_vp_pages(index)
         if self.trace.listening:

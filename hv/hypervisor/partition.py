@@ -18,6 +18,7 @@ from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.gpa_space import READ_EXECUTE, GpaSpace, Overlay
 from hv.hypervisor.intercepts import InterceptTable
 from hv.hypervisor.pages import PageOwners, PagePool
+from hv.hypervisor.timers.reference_tsc import ReferenceTsc
 from hv.machine.clock import TICKS_PER_100NS, VirtualClock
 from hv.machine.interconnect import Interconnect
 from hv.machine.ram import PhysicalMemory
@@ -70,6 +71,8 @@ class Schedule:
 class Partition:
     """One partition. *parent* is None for root."""
 
+    reference_tsc: ReferenceTsc             # since it was initialized
+
     def __init__(self, partition_id: int, parent: Partition | None, memory: PhysicalMemory, owners: PageOwners,
                  clock: VirtualClock, trace: Trace, privileges: int) -> None:
         self.id, self.parent = partition_id, parent
@@ -116,6 +119,10 @@ class Partition:
         """Units of 100 ns since it was created; TLFS "Partition Reference Counter"."""
         return self.clock.time_100ns - self._created_100ns
 
+    def reference_time_at(self, tsc: int) -> int:
+        """What the reference counter shows, or would show, at *tsc* of the machine's clock."""
+        return tsc // TICKS_PER_100NS - self._created_100ns
+
     def tsc_at(self, reference_time: int) -> int:
         """When the reference counter reaches *reference_time*: ticks of the machine's clock."""
         return (reference_time + self._created_100ns) * TICKS_PER_100NS
@@ -161,12 +168,13 @@ class Partition:
     def initialize(self) -> None:
         """Become active: address space, hypercall page. INSUFFICIENT_MEMORY leaves it as it was."""
         self.require_state(PartitionState.CREATED)
-        page = self.pool.allocate()
+        page, clock_page = self._allocate(2)
         try:
             tables = None if self.is_root else EptTables(self.memory, self.pool.allocate, self.pool.free)
         except HypercallError:
-            self.pool.free(page)
+            self._free(page, clock_page)
             raise
+        self.reference_tsc = ReferenceTsc(self, clock_page)
         self.memory.write(page, HYPERCALL_PAGE_CODE.ljust(PAGE_SIZE, _INT3))
         self._hypercall_overlay = Overlay("hypercall page", page, READ_EXECUTE)
         self._space = GpaSpace(self.memory, self.owners, self.id, tables)
@@ -186,8 +194,9 @@ class Partition:
             vp.explicit_suspend = True      # for good: its registers cannot be set any more
             vp.kick()
         self.set_hypercall_page(HvHypercallMsr())
+        self.reference_tsc.close()
         self._space.close()
-        self.pool.free(self._hypercall_overlay.spa)
+        self._free(self._hypercall_overlay.spa, self.reference_tsc.spa)
         self._space = None
 
     def set_hypercall_page(self, value: HvHypercallMsr) -> None:
@@ -202,21 +211,27 @@ class Partition:
 
     def allocate_vp_pages(self, index: int) -> VpPages:
         """The pages VP *index* needs; INSUFFICIENT_MEMORY takes none."""
+        self.vp_pages[index] = VpPages(*self._allocate(len(VpPages._fields)))
+        return self.vp_pages[index]
+
+    def _allocate(self, count: int) -> list[int]:
+        """*count* pages of the pool; INSUFFICIENT_MEMORY takes none."""
         taken: list[int] = []
         try:
-            for _ in range(5):
+            for _ in range(count):
                 taken.append(self.pool.allocate())
         except HypercallError:
-            for page in reversed(taken):
-                self.pool.free(page)
+            self._free(*reversed(taken))
             raise
-        self.vp_pages[index] = VpPages(*taken)
-        return self.vp_pages[index]
+        return taken
+
+    def _free(self, *pages: int) -> None:
+        for page in pages:
+            self.pool.free(page)
 
     def free_vp_pages(self, index: int) -> None:
         """Give the pages of VP *index* back to the pool."""
-        for page in self.vp_pages.pop(index):
-            self.pool.free(page)
+        self._free(*self.vp_pages.pop(index))
 
     def follow_apics(self) -> None:
         """A VP came, went, or changed how its APIC is reached: its virtualization follows."""

@@ -55,7 +55,7 @@ class RootVirtualProcessor:
 
     synic: Synic
     timers: SyntheticTimers
-    is_available = True
+    is_available, tsc_offset = True, 0
 
     def __init__(self, partition: Partition, index: int, on_kick: Callable[[Any], None]) -> None:
         self.partition, self.index = partition, index

@@ -211,6 +211,7 @@ class Hypervisor:
         if vp.apic not in partition.interconnect.apics:
             partition.interconnect.add(vp.apic)
         partition.vps[index] = vp
+        partition.reference_tsc.follow()
         vp.synic.on_auto_eoi = partition.follow_apics
         partition.follow_apics()
         if self.trace.listening:
@@ -231,6 +232,7 @@ class Hypervisor:
         self.on_vp_deleted(vp)
         del partition.vps[index]
         partition.awaiting.pop(index, None)
+        partition.reference_tsc.follow()
         partition.follow_apics()
         partition.free_vp_pages(index)
         if self.trace.listening:

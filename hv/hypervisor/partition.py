@@ -18,6 +18,7 @@ from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.gpa_space import READ_EXECUTE, GpaSpace, Overlay
 from hv.hypervisor.intercepts import InterceptTable
 from hv.hypervisor.pages import PageOwners, PagePool
+from hv.hypervisor.timers.reference_tsc import ReferenceTsc
 from hv.machine.clock import TICKS_PER_100NS, VirtualClock
 from hv.machine.interconnect import Interconnect
 from hv.machine.ram import PhysicalMemory
@@ -72,6 +73,8 @@ class Schedule:
 class Partition:
     """One partition. *parent* is None for root."""
 
+    reference_tsc: ReferenceTsc             # since it was initialized
+
     def __init__(self, partition_id: int, parent: Partition | None, memory: PhysicalMemory, owners: PageOwners,
                  clock: VirtualClock, trace: Trace, privileges: int) -> None:
         self.id, self.parent = partition_id, parent
@@ -119,6 +122,10 @@ class Partition:
         """Units of 100 ns since it was created; TLFS "Partition Reference Counter"."""
         return self.clock.time_100ns - self._created_100ns
 
+    def reference_time_at(self, tsc: int) -> int:
+        """What the reference counter shows, or would show, at *tsc* of the machine's clock."""
+        return tsc // TICKS_PER_100NS - self._created_100ns
+
     def tsc_at(self, reference_time: int) -> int:
         """When the reference counter reaches *reference_time*: ticks of the machine's clock."""
         return (reference_time + self._created_100ns) * TICKS_PER_100NS
@@ -164,12 +171,13 @@ class Partition:
     def initialize(self) -> None:
         """Become active: address space, hypercall page. INSUFFICIENT_MEMORY leaves it as it was."""
         self.require_state(PartitionState.CREATED)
-        page = self.pool.allocate()
+        page, clock_page = self.pool.allocate_all(2)
         try:
             tables = EptTables(self.memory, self.pool.allocate, self.pool.free) if self.runs_code else None
         except HypercallError:
-            self.pool.free(page)
+            self.pool.free_all((page, clock_page))
             raise
+        self.reference_tsc = ReferenceTsc(self, clock_page)
         self.memory.write(page, HYPERCALL_PAGE_CODE.ljust(PAGE_SIZE, _INT3))
         self._hypercall_overlay = Overlay("hypercall page", page, READ_EXECUTE)
         self._space = GpaSpace(self.memory, self.owners, self.id, tables, self.is_root and self.runs_code)
@@ -190,8 +198,9 @@ class Partition:
             vp.explicit_suspend = True      # for good: its registers cannot be set any more
             vp.kick()
         self.set_hypercall_page(HvHypercallMsr())
+        self.reference_tsc.close()
         self._space.close()
-        self.pool.free(self._hypercall_overlay.spa)
+        self.pool.free_all((self._hypercall_overlay.spa, self.reference_tsc.spa))
         self._space = None
 
     def set_hypercall_page(self, value: HvHypercallMsr) -> None:

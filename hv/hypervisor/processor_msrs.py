@@ -31,6 +31,7 @@ def _write_tsc(vp: VirtualProcessor, index: int, value: int) -> None:
     """The guest's counter is the clock plus an offset; SDM "Time-Stamp Counter"."""
     with vp.vmcs.current():
         vp.vcpu.set_tsc(value)
+    vp.partition.reference_tsc.follow()
 
 
 _NOT_OFFERED = frozenset({Msr.DEBUGCTL})        # to guests: there is nothing to switch on

@@ -63,7 +63,7 @@ class RootVirtualProcessor:
 
     synic: Synic
     timers: SyntheticTimers
-    is_available = True
+    is_available, tsc_offset = True, 0
     event_pending = False               # it takes its interrupts when it runs
 
     def __init__(self, partition: Partition, index: int, on_kick: Callable[[Any], None]) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 CallSite = tuple[tuple[int, int, int], int, bool]       # location, hypercall MSR, 64-bit code
+_U64 = (1 << 64) - 1
 _EXTERNAL = EventKind.EXTERNAL          # naming a member of an enumeration costs a call
 
 
@@ -82,6 +83,12 @@ class VirtualProcessor:
     def runtime_100ns(self) -> int:
         """Time it ran, in units of 100 ns; HV_X64_MSR_VP_RUNTIME."""
         return self.runtime // 200
+
+    @property
+    def tsc_offset(self) -> int:
+        """Ticks that its time-stamp counter is ahead of the machine's; negative when it is behind."""
+        ahead = self.vcpu.tsc - self.partition.clock.tsc & _U64
+        return ahead - (ahead >> 63 << 64)
 
     @property
     def runnable(self) -> bool:

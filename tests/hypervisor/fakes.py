@@ -58,7 +58,7 @@ class FakeVp:
         self.apic = LocalApic(index, partition.clock, bsp=index == 0)
         self.apic.write(0xF0, 0x1FF)        # software-enabled
         self.explicit_suspend = True
-        self.is_available, self.late_timers = True, []
+        self.is_available, self.late_timers, self.tsc_offset = True, [], 0
         self.intercept_suspend = self.halted = False
         self.wait_for_sipi = index != 0
         self.runtime_100ns = 0

@@ -60,7 +60,7 @@ WRITES_REFUSED = [
     ("tsc-frequency", Msr.HV_TSC_FREQUENCY, 0), ("apic-frequency", Msr.HV_APIC_FREQUENCY, 0),
     ("tpr-above-8-bits", Msr.HV_TPR, 0x100), ("eoi-above-32-bits", Msr.HV_EOI, 1 << 32),
     ("sversion", Msr.HV_SVERSION, 0), ("reset-is-not-built", Msr.HV_RESET, 1), ("unknown", 0x40000FFF, 0),
-    ("reference-tsc-is-not-built", Msr.HV_REFERENCE_TSC, 0),
+    ("reference-tsc-beyond-gpa", Msr.HV_REFERENCE_TSC, 1 << 45 | 1),
     ("assist-page-beyond-gpa", Msr.HV_VP_ASSIST_PAGE, 1 << 45 | 1),
 ]
 
@@ -80,6 +80,7 @@ PRIVILEGED = [
     (HvPrivilege.ACCESS_HYPERCALL_MSRS, Msr.HV_GUEST_OS_ID), (HvPrivilege.ACCESS_HYPERCALL_MSRS, Msr.HV_HYPERCALL),
     (HvPrivilege.ACCESS_VP_INDEX, Msr.HV_VP_INDEX), (HvPrivilege.ACCESS_VP_RUN_TIME_REG, Msr.HV_VP_RUNTIME),
     (HvPrivilege.ACCESS_PARTITION_REFERENCE_COUNTER, Msr.HV_TIME_REF_COUNT),
+    (HvPrivilege.ACCESS_PARTITION_REFERENCE_TSC, Msr.HV_REFERENCE_TSC),
     (HvPrivilege.ACCESS_FREQUENCY_REGS, Msr.HV_TSC_FREQUENCY),
     (HvPrivilege.ACCESS_FREQUENCY_REGS, Msr.HV_APIC_FREQUENCY),
     (HvPrivilege.ACCESS_INTR_CTRL_REGS, Msr.HV_TPR), (HvPrivilege.ACCESS_INTR_CTRL_REGS, Msr.HV_VP_ASSIST_PAGE),

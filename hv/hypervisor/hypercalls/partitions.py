@@ -134,6 +134,8 @@ _GETTERS: dict[int, Callable[[Partition], int]] = {
     P.CPU_RESERVE: lambda partition: partition.schedule.reserve,
     P.UNIMPLEMENTED_MSR_ACTION: lambda partition: partition.unimplemented_msr_action,
     P.REFERENCE_TIME: lambda partition: partition.reference_time,
+    P.REFERENCE_TSC_PAGE_ACTIVE: lambda partition: int(partition.state is PartitionState.ACTIVE
+                                                       and partition.reference_tsc.msr.enable),
     P.APIC_FREQUENCY: lambda partition: APIC_BUS_HZ,
     P.PROCESSOR_CLOCK_FREQUENCY: lambda partition: TSC_HZ,
     P.PROCESSOR_VENDOR: lambda partition: VENDOR_INTEL,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from hv.hypervisor.registers.synthetic import dispatched_msr
-from hv.hypervisor.registers.table import provide
+from hv.hypervisor.registers.table import as_bytes, provide
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.msrs import STIMER_COUNT, Msr
 
 N = HvRegisterName
 
+provide(N.REFERENCE_TSC, *dispatched_msr(Msr.HV_REFERENCE_TSC))
+provide(N.REFERENCE_TSC_SEQUENCE, lambda vp: as_bytes(vp.partition.reference_tsc.sequence))
 for _n in range(2 * STIMER_COUNT):
     provide(N.STIMER0_CONFIG + _n, *dispatched_msr(Msr.HV_STIMER0_CONFIG + _n))

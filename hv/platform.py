@@ -250,7 +250,7 @@ class Machine:
     def _goes_on(self, vm: VirtualMachine) -> bool:
         """A processor of *vm* may yet run, and none met what it cannot survive; else *vm* ends."""
         stopped = vm.partition.stopped
-        if stopped is not None:
+        if stopped is not None and vm.partition.vps.get(stopped.index) is stopped:
             vm.worker.end("error", f"vp {stopped.index}: {stopped.stopped_because}")
             return False
         awake = self.scheduler.queue.has(vm.partition) \

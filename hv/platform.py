@@ -268,12 +268,12 @@ class Machine(Box):
 
     def _goes_on(self, vm: VirtualMachine) -> bool:
         """A processor of *vm* may yet run, and none met what it cannot survive; else *vm* ends."""
-        vps, awake = vm.partition.vps.values(), False
-        for vp in vps:
-            if vp.stopped_because:
-                vm.worker.end("error", f"vp {vp.index}: {vp.stopped_because}")
-                return False
-            awake = awake or not vp.asleep_for_good
+        stopped = vm.partition.stopped
+        if stopped is not None and vm.partition.vps.get(stopped.index) is stopped:
+            vm.worker.end("error", f"vp {stopped.index}: {stopped.stopped_because}")
+            return False
+        awake = self.scheduler.queue.has(vm.partition) \
+            or any(not vp.asleep_for_good for vp in vm.partition.vps.values())
         if not awake:
             vm.worker.end("halt")
         return awake

@@ -77,6 +77,7 @@ class Hypervisor:
         self.on_spin: Callable[[Any], None] = lambda vp: None       # a VP waits for another one's lock: likewise
         self.on_halt: Callable[[Any], bool] = lambda vp: False      # a VP halted: True when it was woken meanwhile
         self.on_vp_deleted: Callable[[Any], None] = lambda vp: None     # what runs VPs forgets this one
+        self.on_yield: Callable[[Any], bool] = lambda vp: False     # its turn may end: True when the engine runs on
         self.interrupts = InterruptRouting(trace)
         self.partitions: dict[int, Partition] = {}
         self._next_id = ROOT_PARTITION_ID

@@ -84,6 +84,7 @@ class Partition:
         self.children: dict[int, Partition] = {}
         self.pool = PagePool(memory)
         self.vps: dict[int, VirtualProcessor] = {}
+        self.stopped: VirtualProcessor | None = None    # the first VP that can never run again
         self.vp_pages: dict[int, VpPages] = {}
         self.ports: dict[int, Port] = {}
         self.connections: dict[int, Connection] = {}

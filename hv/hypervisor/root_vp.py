@@ -61,6 +61,7 @@ class RootRegisters:
 class RootVirtualProcessor:
     """VP 0 of root. *on_interrupt* is root's program: called with each vector its APIC delivers."""
 
+    prompt = True               # its turns end by themselves, so it comes before all others
     synic: Synic
     timers: SyntheticTimers
     is_available, tsc_offset = True, 0

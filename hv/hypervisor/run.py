@@ -85,7 +85,8 @@ def _obey_other(vp: VirtualProcessor, exit: VmExit, verdict: Verdict) -> bool:
             if exit.instruction_length and vp.regs.complete_instruction(exit.instruction_length):
                 vp.halted = False
                 vp.vcpu.single_step()
-            return False
+                return False
+            return vp.hypervisor.on_yield(vp)
         case Retry():
             return vp.deliver_pending()
         case Inject(vector, error_code, address):

@@ -1,34 +1,33 @@
-"""Who runs next: every runnable VP in turn, for a slice of work each, on the one logical processor.
+"""Who runs next, on the one logical processor, and for how long.
 
-Deterministic: the order is by partition and VP number, slices are counted in work, and nothing asks the host's clock.
-When nobody can run, time jumps to the next timer. Root comes first whenever it has something to do: it owns the devices
-that the others wait for.
+A VP that becomes ready says so (`Hypervisor.on_wake`), so nobody asks those that sleep. `run_queue.py` says which of
+the ready ones comes next; root comes before all, since it owns the devices that the others wait for. A turn ends when
+its slice is over, when the VP halts or spins, or for somebody woken who has more right to the processor. Where it halts
+or spins, a sibling takes over inside the engine (`docs/decisions/0012-a-sibling-takes-over-in-the-hook.md`).
+
+Deterministic: slices are counted in work, the order is that of wake-ups, and nothing asks the host's clock. When nobody
+can run, time jumps to the next timer. A `Scheduler` serves one logical processor: a second one would have its own
+queue, current VP and clock, and a wake-up would go to the one that the VP belongs to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Callable
 
 from hv.hypervisor.hypervisor import Hypervisor
-from hv.hypervisor.partition import Partition
+from hv.hypervisor.run_queue import PERIOD_TICKS, RunQueue, Schedulable, Share
+from hv.machine.clock import Timer
 from hv.machine.lp import LogicalProcessor
 from hv.trace import events
+from hv.trace.events import SwitchReason
 
 SLICE_TICKS = 100_000       # 50 us: small enough for two VPs that spin on each other's lock
 ALONE_TICKS = 20_000_000    # 10 ms: nobody waits, so only a timer, an interrupt or a woken VP needs an end
-
-
-class Schedulable(Protocol):
-    """What the scheduler asks of a VP."""
-
-    partition: Partition
-    index: int
-
-    @property
-    def runnable(self) -> bool: ...
-
-    def run(self, until: int) -> None: ...
+WOKEN_TICKS = 20_000        # 10 us: what a VP has before a sibling that was woken goes first, and what that one has
+STAY_TICKS = 2_000_000      # 1 ms: so long siblings hand the engine to each other before anybody else is asked
+_FOR_EVER = 1 << 62
+_SLICE_OVER, _HALTED, _SPINS = SwitchReason.SLICE_OVER, SwitchReason.HALTED, SwitchReason.SPINS
+_WOKEN, _CAPPED, _SUSPENDED = SwitchReason.WOKEN, SwitchReason.CAPPED, SwitchReason.SUSPENDED
 
 
 class Scheduler:
@@ -37,95 +36,74 @@ class Scheduler:
     def __init__(self, hypervisor: Hypervisor, processor: LogicalProcessor, slice_ticks: int = SLICE_TICKS) -> None:
         self.hypervisor, self.processor, self.slice_ticks = hypervisor, processor, slice_ticks
         self.clock, self.trace = hypervisor.clock, hypervisor.trace
+        self._counter = processor.counter
+        self.queue = RunQueue()
         self.current: Schedulable | None = None
-        self._last_child: Schedulable | None = None     # whose turn it was: root's errands do not change the order
-        self._others_wait = False                       # for the end of the slice that runs
-        self._slice_end: int | None = None              # of the slice that runs, if no timer comes first
-        hypervisor.on_wake, hypervisor.on_spin, hypervisor.on_halt = self._woken, self._spins, self._halts
+        self._share: Share | None = None        # of the child that runs; None between turns
+        self._began = self._runtime = 0         # of the turn: the clock, and the VP's runtime
+        self._slice_end = 0                     # of the turn, if no timer comes first
+        self._stay_until = self._until = 0      # when the engine is left at the latest, and where the run ends
+        self._reason = _SLICE_OVER              # why the turn ends, or the last one ended
+        self._passed = 0                        # how far the shares are that ran last
+        self._root_waits = True
+        self._period: Timer | None = None       # at its end those that are capped go on
+        hypervisor.on_wake, hypervisor.on_spin = self._woken, self._spins
+        hypervisor.on_halt, hypervisor.on_yield = self._halts, self._yields
 
-    def _woken(self, vp: Schedulable) -> None:
-        """*vp* got something to do while another one runs: the slice of that one gets an end, for root at once."""
-        if vp is not self.current:
-            self._others_wait = True
-            self.processor.stop_by(self.clock.tsc + (self.slice_ticks if vp.partition.runs_code else 0))
-
-    def _spins(self, vp: Schedulable) -> None:
-        """*vp* runs, and needs what another VP has: its slice ends now if anybody waits for it."""
-        if self._others_wait and vp is self.current:
-            self.processor.stop_by(self.clock.tsc)
-
-    def _halts(self, vp: Schedulable) -> bool:
-        """*vp*, which runs, halts. If only time has to pass until it is woken, it passes here: True, and *vp* goes on.
-
-        To leave the engine and to come back would take longer than all else that a timer's interrupt needs.
-        """
-        if self._others_wait or self._slice_end is None or vp is not self.current:
-            return False
-        woken = vp.runnable
-        while not woken and self._next_timer_ends_in_slice():
-            self.clock.skip_to_next()
-            self.clock.run_due()
-            self.take_idle_interrupts()
-            if self._others_wait:
-                break
-            woken = vp.runnable
-        if woken:
-            self.processor.run_until(self._next_stop())
-        return woken
-
-    def _next_timer_ends_in_slice(self) -> bool:
-        deadline = self.clock.next_deadline()
-        return deadline is not None and self._slice_end is not None and deadline < self._slice_end
+    # --- the run ------------------------------------------------------------------------------------------
 
     def run(self, until: int | None = None, finished: Callable[[], bool] = lambda: False) -> None:
         """Run until *finished* says so, the clock reaches *until*, or nobody can run and no timer is set."""
+        self.look()
         while not finished() and (until is None or self.clock.tsc < until):
             if not self.turn(until):
                 return
 
+    def look(self) -> None:
+        """Find out who is ready, whatever was done to the VPs from outside."""
+        partitions = self.hypervisor.partitions
+        self.queue.keep(partitions)
+        self._root_waits = True
+        for number in sorted(partitions):
+            for _, vp in sorted(partitions[number].vps.items()):
+                if not vp.prompt and vp.runnable:
+                    self.queue.add(vp, self._floor(vp))
+
     def turn(self, until: int | None = None) -> bool:
         """One slice for the next VP, or a jump to the next timer; False when nothing can ever happen again."""
         self.clock.run_due()
-        vp, self._others_wait = self._next()
+        if self._root_waits and self.run_root():
+            return True
+        vp = self.queue.next(self.clock.tsc)
         if vp is None:
-            if not self.take_idle_interrupts():
-                return self._idle(until)
-            vp, self._others_wait = self._next()
-            if vp is None:
-                return True
-        self.trace.at(vp.partition.id, vp.index)    # root may have been at work since this VP ran last
-        if vp is not self.current and self.trace.listening:
-            self.trace.emit(events.VpSwitch(vp.partition.id, vp.index))
-        self.current = vp
-        if vp.partition.runs_code:
-            self._last_child = vp
-        end = self.clock.tsc + (self.slice_ticks if self._others_wait else ALONE_TICKS)
-        self._slice_end = end if until is None or end < until else until
+            return self.take_idle_interrupts() or self._idle(until)
+        self._until = _FOR_EVER if until is None else until
+        self._stay_until = min(self._until, self.clock.tsc + self._longest_stay(vp))
+        if self._is_capped(vp):
+            return True
+        self._begin(vp)
         try:
             vp.run(self._next_stop())
         finally:
-            self._slice_end = None
+            self._end()
         return True
+
+    def _longest_stay(self, vp: Schedulable) -> int:
+        share = self.queue.share(vp.partition)
+        if not self.queue.only(share):
+            return self.slice_ticks
+        return ALONE_TICKS if len(share.ready) == 1 else max(STAY_TICKS, self.slice_ticks)
 
     def run_root(self) -> bool:
         """Let root do what waits for it; False when nothing did."""
-        for vp in self._software():
-            if vp.runnable:
-                self.trace.at(vp.partition.id, vp.index)
+        self._root_waits = False
+        for vp in self.hypervisor.root.vps.values():
+            if vp.prompt and vp.runnable:
+                self._show(vp)
                 vp.run(self.clock.tsc)
+                self._reason, self._root_waits = _HALTED, True
                 return True
         return False
-
-    def _software(self) -> Iterable[Schedulable]:
-        """Root's VPs when its program is Python: that comes first, and ends by itself."""
-        root = self.hypervisor.root
-        return () if root.runs_code else root.vps.values()
-
-    def _next_stop(self) -> int:
-        """The end of the slice, or the next timer before it."""
-        assert self._slice_end is not None, "nobody runs"
-        deadline = self.clock.next_deadline()
-        return self._slice_end if deadline is None or deadline > self._slice_end else deadline
 
     def _idle(self, until: int | None) -> bool:
         deadline = self.clock.next_deadline()
@@ -144,32 +122,151 @@ class Scheduler:
             taken = True
         return taken
 
-    def _next(self) -> tuple[Schedulable | None, bool]:
-        """Root's VP, or the runnable one after the last child's in order; and whether another child's could run.
+    # --- a turn -------------------------------------------------------------------------------------------
 
-        A root of machine code takes its turn like a child.
+    def _begin(self, vp: Schedulable) -> None:
+        """*vp* leaves the queue and has the processor."""
+        share, now = self.queue.share(vp.partition), self._counter.done
+        first = self.queue.take(vp)
+        length = ALONE_TICKS if not self.queue else WOKEN_TICKS if first else self.slice_ticks
+        if share.partition.schedule.cap:
+            length = min(length, share.left(vp, now))
+        if share.passed > self._passed:
+            self._passed = share.passed
+        self._show(vp)
+        self._share, self._began, self._runtime, self._reason = share, now, vp.runtime, _SLICE_OVER
+        end = now + length
+        self._slice_end = end if end < self._stay_until else self._stay_until
+
+    def _show(self, vp: Schedulable) -> None:
+        self.trace.at(vp.partition.id, vp.index)    # root may have been at work since this VP ran last
+        if vp is not self.current:
+            if self.trace.listening:
+                self.trace.emit(events.VpSwitch(vp.partition.id, vp.index, self._reason))
+            self.current = vp
+
+    def _end(self) -> None:
+        """The turn of `current` is over: what it had is counted, and it waits for the next one if it can run."""
+        vp, share = self.current, self._share
+        assert vp is not None, "nobody runs"
+        assert share is not None, "no turn goes on"
+        self._share = None
+        vp.leave()
+        share.charge(vp, vp.runtime - self._runtime, self._counter.done)
+        if not vp.runnable:
+            self._reason = _HALTED if vp.halted else _SUSPENDED
+        else:
+            self.queue.add(vp)
+            if share.partition.schedule.cap:
+                self._is_capped(vp)
+
+    def _is_capped(self, vp: Schedulable) -> bool:
+        """*vp*, which is in the queue, has had what its cap allows: it is ready again when the next period begins."""
+        share, now = self.queue.share(vp.partition), self.clock.tsc
+        if not vp.partition.schedule.cap or share.left(vp, now) > 0:
+            return False
+        self.queue.cap(vp)
+        self._reason = _CAPPED
+        if self._period is None:
+            self._period = self.clock.at((now // PERIOD_TICKS + 1) * PERIOD_TICKS, self._period_begins)
+        return True
+
+    def _period_begins(self) -> None:
+        self._period = None
+        for vp in self.queue.uncap():
+            self._woken(vp)
+
+    def _next_stop(self) -> int:
+        """The end of the slice, or the next timer before it."""
+        deadline = self.clock.next_deadline()
+        return self._slice_end if deadline is None or deadline > self._slice_end else deadline
+
+    # --- what is said while a turn goes on ----------------------------------------------------------------
+
+    def _woken(self, vp: Schedulable) -> None:
+        """*vp* has something to do: root at once; a child when its turn comes, which may be at once."""
+        if vp.prompt:
+            self._root_waits = True
+            self.processor.stop_by(self.clock.tsc)
+            return
+        share = self._share
+        if (share is not None and vp is self.current) or not vp.runnable:
+            return
+        sibling = share is not None and vp.partition is share.partition
+        if self.queue.add(vp, self._floor(vp), sibling) and share is not None:
+            self._make_room(share, self.queue.share(vp.partition))
+
+    def _make_room(self, running: Share, woken: Share) -> None:
+        """The turn gets an end, now that somebody waits for it."""
+        now = self.clock.tsc
+        if woken is running:
+            end = max(now, self._began + min(self.slice_ticks, WOKEN_TICKS))
+        else:
+            first = woken.passed < running.passed + running.cost(now - self._began) or woken.owed(now) is not None
+            end = now if first else now + self.slice_ticks
+            self._stay_until = min(self._stay_until, end)
+        if end < self._slice_end:
+            self._slice_end, self._reason = end, _WOKEN
+        self.processor.stop_by(end)
+
+    def _floor(self, vp: Schedulable) -> int:
+        """How far a partition is at least that wakes: the work of one slice behind those that run."""
+        passed, share = self._passed, self._share
+        if share is not None:
+            passed = max(passed, share.passed + share.cost(self.clock.tsc - self._began))
+        others = self.queue.least()
+        if others is not None:
+            passed = min(passed, max(self._passed, others.passed))
+        return passed - self.queue.share(vp.partition).cost(self.slice_ticks)
+
+    def _spins(self, vp: Schedulable) -> None:
+        """*vp* runs, and needs what another VP has: its turn ends now if anybody waits for it."""
+        if self.queue and vp is self.current and self._share is not None:
+            self._slice_end, self._reason = self.clock.tsc, _SPINS
+            self.processor.stop_by(self.clock.tsc)
+
+    def _halts(self, vp: Schedulable) -> bool:
+        """*vp*, which runs, halts. If only time has to pass until it is woken, it passes here: True, and *vp* goes on.
+
+        To leave the engine and to come back would take longer than all else that a timer's interrupt needs.
         """
-        for root in self._software():
-            if root.runnable:
-                return root, False                  # it ends by itself
-        found: Schedulable | None = None
-        for vp in self._children_in_turn():
-            if vp.runnable:
-                if found is not None:
-                    return found, True
-                found = vp
-        return found, False
+        if self.queue or self._root_waits or self._share is None or vp is not self.current:
+            return False
+        woken = vp.runnable
+        while not woken and self._next_timer_ends_in_slice():
+            self.clock.skip_to_next()
+            self.clock.run_due()
+            self.take_idle_interrupts()
+            if self.queue or self._root_waits:
+                break
+            woken = vp.runnable
+        if woken:
+            self.processor.run_until(self._next_stop())
+        return woken
 
-    def _children_in_turn(self) -> list[Schedulable]:
-        """The VPs that run machine code by partition and number, from the one after the last on."""
-        last, partitions = self._last_child, self.hypervisor.partitions
-        vps: list[Schedulable] = []
-        turn = 0
-        for partition_id in sorted(partitions):
-            partition = partitions[partition_id]
-            if partition.runs_code:
-                for index in sorted(partition.vps):
-                    vps.append(partition.vps[index])
-                    if vps[-1] is last:
-                        turn = len(vps)
-        return vps[turn:] + vps[:turn] if turn else vps
+    def _next_timer_ends_in_slice(self) -> bool:
+        deadline = self.clock.next_deadline()
+        return deadline is not None and deadline < self._slice_end
+
+    def _yields(self, vp: Schedulable) -> bool:
+        """*vp* halted, or spins, and stands behind that instruction: True when the engine runs on, with a sibling or
+        with *vp* itself; False when it is to be left, so that all are asked."""
+        share, now = self._share, self._counter.done
+        if share is None or vp is not self.current or self._root_waits or now >= self._stay_until \
+                or self._counter.deadline <= now:       # a timer, a physical interrupt, the end of the slice
+            return False
+        sibling = self.queue.front(share)
+        if sibling is None:
+            return not vp.halted and self._has_right(share) and vp.stays()
+        schedule = share.partition.schedule
+        if not sibling.can_follow(vp) or (schedule.cap and share.left(sibling, now) <= 0):
+            return False
+        self._reason = _SPINS
+        self._end()
+        self._begin(sibling)
+        return sibling.take_over(self._next_stop())
+
+    def _has_right(self, running: Share) -> bool:
+        """None of those who wait has more right to the processor than the partition that runs."""
+        waits = self.queue.least()
+        return waits is None or running.passed + running.cost(self.clock.tsc - self._began) <= waits.passed

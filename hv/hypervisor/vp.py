@@ -36,6 +36,7 @@ _EXTERNAL = EventKind.EXTERNAL          # naming a member of an enumeration cost
 class VirtualProcessor:
     """VP *index* of *partition*. It waits for its parent's word (explicit_suspend) after it was made."""
 
+    prompt = False                  # it has slices, like all others
     synic: Synic
     timers: SyntheticTimers
 
@@ -125,9 +126,7 @@ class VirtualProcessor:
         self._go(self.vcpu.step)
 
     def _go(self, run: Callable[..., object], *limit: int) -> None:
-        self._since = self.partition.clock.tsc
-        self.halted = False
-        self._running = True
+        self._since, self.halted, self._running = self.partition.clock.tsc, False, True
         try:
             self.vmcs.enter()
             if self.late_timers:
@@ -135,7 +134,26 @@ class VirtualProcessor:
             if self.deliver_pending():
                 run(*limit)
         finally:
-            self._runtime, self._running = self.runtime, False
+            self.leave()
+
+    def leave(self) -> None:
+        """Its turn is over."""
+        self._runtime, self._running = self.runtime, False
+
+    def stays(self) -> bool:
+        """It paused, and nobody takes over: its turn goes on; False when what is to be delivered ended it."""
+        return not self.event_pending or self.deliver_pending()
+
+    def can_follow(self, other: VirtualProcessor) -> bool:
+        """The engine may go on with this VP where *other* stands in it: neither of them is watched closely."""
+        return not self.vcpu.watchful and not other.vcpu.watchful
+
+    def take_over(self, until: int) -> bool:
+        """The engine goes on with this VP, inside an exit of a sibling; False when its turn ended at once."""
+        self.vcpu.come_next()
+        self._since, self.halted, self._running = self.partition.clock.tsc, False, True
+        self.vmcs.enter()
+        return (not self.event_pending or self.deliver_pending()) and self.vcpu.take_over(until)
 
     def _catch_up(self) -> None:
         late, self.late_timers = self.late_timers, []
@@ -148,8 +166,9 @@ class VirtualProcessor:
         self.hypervisor.on_wake(self)
 
     def registers_written(self) -> None:
-        """Software wrote its registers: the next VM entry checks them."""
+        """Software wrote its registers: the next VM entry checks them, and RFLAGS.IF may let it wake."""
         self.vcpu.state_written = True
+        self.hypervisor.on_wake(self)
 
     def show_exceptions(self) -> None:
         """What the parent asked for is what exits; SDM "Exception Bitmap"."""
@@ -158,6 +177,7 @@ class VirtualProcessor:
     def stop(self, why: str) -> None:
         """It can never run again."""
         self.stopped_because = why
+        self.partition.stopped = self.partition.stopped or self
         if self.trace.listening:
             self.trace.emit(events.VpEnded(why))
 

@@ -108,6 +108,7 @@ class Engine:
         self.breakpoints = Breakpoints(self._uc, self._forget_all_code)
         self._counted = False                       # the last run was limited to a number of instructions
         self.current: ProcessorState | None = None
+        self.handed_over = 0                        # how often one state followed another inside a run
         self._held: ctypes.c_void_p | None = None   # the context whose registers the engine itself has
         self.on_trap: TrapHandler = lambda trap, detail: False
         self.second_level: Callable[[int, int], Translation | None] = lambda gpa, access: None
@@ -306,15 +307,14 @@ class Engine:
             self._forget_all_code()     # the engine counts only in code that it translates from now on
         self._counted = bool(instructions)
         if self.current is not state:
-            self.current = state
-            self._frame.context = state.context.value
-            uclib.uc_ctl(self._handle, ctypes.c_int(_FLUSH))
+            self.adopt(state)
         counter.deadline, counter.window = until, window
         counter.limit = 0 if window or counter.skip else until
         refused_at, refusals, attempts, wasted = -1, 0, 0, 0
         while True:
             began, self._entered, self._shown = _progress(state), 0, False
             status = self._start(state, instructions and instructions + wasted)
+            state = self.current or state       # another one may have taken over
             if status == UC_ERR_FETCH_PROT:
                 refusals = refusals + 1 if state.rip == refused_at else 0
                 refused_at = state.rip
@@ -342,6 +342,28 @@ class Engine:
             if late is not None and not self.on_trap(late, 0):
                 return True
 
+    def adopt(self, state: ProcessorState) -> None:
+        """Traps are those of *state* from here on, and it is what the engine goes on with.
+
+        What the engine cached of linear translations stays when both translate by the same registers: nothing is in
+        there that was loaded before the last flush of either, and processors may load translations whenever they like.
+        """
+        before, self.current = self.current, state
+        self._frame.context = state.context.value
+        if before is None or not before.translates_like(state):
+            uclib.uc_ctl(self._handle, ctypes.c_int(_FLUSH))
+
+    def go_on(self, until: int, window: bool) -> None:
+        """From inside a trap, after `adopt`: when it returns True the run goes on with `current`, as `run` would."""
+        state, counter = self.current, self.counter
+        assert state is not None, "nobody was adopted"
+        self.breakpoints.begin(state, False)
+        state.flags_stand_apart()
+        self._held = state.context
+        self.handed_over += 1
+        counter.deadline, counter.window = until, window
+        counter.limit = 0 if window or counter.skip else until
+
     def _forget_all_code(self) -> None:
         """Drop every translation: a hook, and the engine's own count, is only seen by code that is translated after."""
         uclib.uc_ctl(self._handle, ctypes.c_int(_FORGET_CODE))
@@ -358,7 +380,7 @@ class Engine:
         status: int = uclib.uc_emu_start(self._handle, ctypes.c_uint64(state.rip), nowhere, nowhere,
                                          ctypes.c_size_t(instructions or self._counting))
         if not self._stopped_by_trap and not self._asked.kind:
-            uclib.uc_context_save(self._handle, state.context)
+            uclib.uc_context_save(self._handle, (self.current or state).context)
         if self._exposure.shown:
             self._exposure.hide()
         if self._failure is not None:

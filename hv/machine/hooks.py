@@ -81,7 +81,7 @@ class PythonHooks:
         mended = number != _SINGLE_STEP and self._mend_flags()
         self.frame.fetched = 0              # the API's fetch could jump out of this frame
         if self._handler(uc, number, user) or mended:
-            uclib.uc_context_restore(handle, context)
+            uclib.uc_context_restore(handle, ctypes.c_void_p(self.frame.context))   # another VP's, if it took over
 
     def _mend_flags(self) -> bool:
         """Of an instruction that did not complete, the flags stand in the context as they are; True when changed.

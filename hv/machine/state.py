@@ -251,6 +251,12 @@ class ProcessorState:
         words = self.words
         return words[_CR0], words[_CR3], words[_CR4], self.efer, words[_EFLAGS] & _AC
 
+    def translates_like(self, other: ProcessorState) -> bool:
+        """Linear addresses mean the same to both, but for the rights that RFLAGS.AC and CPL give."""
+        mine, others = self.words, other.words
+        return bool(mine[_CR3] == others[_CR3] and mine[_CR0] == others[_CR0] and mine[_CR4] == others[_CR4]
+                    and mine[_EFER] == others[_EFER])
+
     @property
     def efer(self) -> int:
         """IA32_EFER as a guest sees it: the engine's own SVME bit is not shown and stays set.
@@ -283,6 +289,10 @@ class ProcessorState:
         self.words[_EFLAGS] = value & _FLAGS_KEPT | 2
         if changed & _VM:
             self.refresh_hidden_flags()
+
+    def flags_stand_apart(self) -> None:
+        """While the engine runs, the arithmetic flags and DF are not in its RFLAGS, as they are behind a run."""
+        self.words[_EFLAGS] = self.words[_EFLAGS] & _FLAGS_KEPT | 2
 
     @property
     def interrupts_enabled(self) -> bool:

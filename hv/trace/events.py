@@ -6,6 +6,8 @@ names a partition only when it is another one than who ran. A VM exit is no clas
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from hv.trace.event import Event
 
 # --- Virtual processors --------------------------------------------------------------------------
@@ -17,11 +19,23 @@ class VmEntry(Event):
     rip: int
 
 
+class SwitchReason(StrEnum):
+    """Why the VP that ran before does not run on."""
+
+    SLICE_OVER = "slice over"
+    HALTED = "halted"
+    SPINS = "spins"             # PAUSE, or HvCallNotifyLongSpinWait
+    WOKEN = "woken"             # another one was, and has more right to the processor
+    CAPPED = "capped"
+    SUSPENDED = "suspended"     # its parent is to answer, or it stopped
+
+
 class VpSwitch(Event):
-    """From here on this VP of this partition runs."""
+    """From here on this VP of this partition runs. *why* is about the one that ran before."""
 
     partition: int
     vp: int
+    why: SwitchReason = SwitchReason.SLICE_OVER
 
 
 class VpHalted(Event):

@@ -275,10 +275,25 @@ class Vcpu:
         """The engine works for this vcpu now."""
         self.second_level.enter()
         self.engine.only_walks = self._only_walks
+        self.interrupted = False
+
+    def come_next(self) -> None:
+        """Inside an exit of another vcpu of the engine: from here on it is this one's turn there."""
+        self.engine.adopt(self.state)
+        self._enter()
+        self.engine.on_trap = self._trap_handler
+
+    def take_over(self, until: int) -> bool:
+        """After `come_next`: VM entry, and the engine runs on with this one until *until*; False when that ended it."""
+        if self.watchful or not self.may_enter() or not enter_apic(self) or self.interrupt_is_held():
+            return False
+        self.engine.go_on(until, self.flag_matters)
+        return True
 
     def _run_freely(self, until: int) -> bool:
         """Run a guest of which nothing rare is asked; True when something is now."""
         engine, clock = self.engine, self.clock
+        handed_over = engine.handed_over
         engine.on_trap = self._trap_handler
         if not self.may_enter() or not enter_apic(self):
             return False
@@ -294,9 +309,11 @@ class Vcpu:
             elif clock.tsc >= until:
                 return False
             elif engine.run(self.state, until, self.flag_matters):
-                if not self.interrupted:
+                if not self.interrupted or engine.handed_over != handed_over:
                     return False
                 self.interrupted = False
+            elif engine.handed_over != handed_over:
+                return False                # the turn of this one is over
             elif engine.counter.deadline and not self._window_is_open():
                 clock.counter.done = max(clock.tsc, engine.counter.deadline)     # the block that would pass it waits
                 return False

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hv.hypervisor.scheduler import ALONE_TICKS, SLICE_TICKS, Scheduler
-from hv.trace.events import VpSwitch
+from hv.hypervisor.scheduler import ALONE_TICKS, SLICE_TICKS, WOKEN_TICKS, Scheduler
+from hv.trace.events import SwitchReason, VpSwitch
 from tests.hypervisor.fakes import Machine
 
 SLICE = 1000
@@ -16,6 +16,9 @@ class ScriptedVp:
 
     def __init__(self, partition, index):
         self.partition, self.index = partition, index
+        self.prompt, self.halted = partition.is_root, False
+        self.runtime = self.left = 0
+        self.follows = self.lasts = True
         self.turns = 0
         self.slices: list[int] = []         # how long each turn was, in ticks
         self.log = None
@@ -33,14 +36,31 @@ class ScriptedVp:
             self.turns -= 1
         self.act()
         if not self.partition.is_root:
+            self.runtime += max(0, until - clock.tsc)
             clock.counter.done = max(until, clock.tsc)
+
+    def leave(self):
+        self.left += 1
+
+    def can_follow(self, other):
+        return self.follows
+
+    def take_over(self, until):
+        self.run(until)
+        return self.lasts
+
+    def stays(self):
+        return True
+
 
 
 class FakeProcessor:
     """Physical interrupts that wait, and the stops it was asked for."""
 
-    def __init__(self):
+    def __init__(self, clock):
         self.vectors, self.stops, self.extended = [], [], []
+        self.counter = clock.counter
+        self.counter.deadline = 1 << 62
 
     def acknowledge(self):
         return self.vectors.pop(0) if self.vectors else None
@@ -56,7 +76,8 @@ class Bench:
     """*shape* is the number of VPs of each child."""
 
     def __init__(self, *shape):
-        self.machine, self.processor, self.log = Machine(), FakeProcessor(), []
+        self.machine, self.log = Machine(), []
+        self.processor = FakeProcessor(self.machine.clock)
         self.clock, self.hypervisor = self.machine.clock, self.machine.hypervisor
         self.children = [self.machine.child(vps=0) for _ in shape]
         self.vps = {}
@@ -75,13 +96,18 @@ class Bench:
         for place, vp in self.vps.items():
             if not vp.partition.is_root and (not only or place in only):
                 vp.turns = turns
+        self.scheduler.look()
         return self
+
+    def wake(self, place, turns=1):
+        self.vps[place].turns = turns
+        self.hypervisor.on_wake(self.vps[place])
 
 
 def test_every_vp_has_its_turn_in_the_order_of_partition_and_number():
     bench = Bench(2, 1).let(2)
     bench.scheduler.run()
-    assert bench.log == [(2, 0), (2, 1), (3, 0)] * 2
+    assert bench.log == [(2, 0), (3, 0), (2, 1)] * 2
 
 
 def test_the_order_does_not_depend_on_who_was_made_first():
@@ -123,21 +149,43 @@ def test_root_comes_first_and_does_not_change_whose_turn_it_is():
     bench = Bench(3).let(2)
 
     def ask_root():
-        bench.root.turns += 1
+        bench.wake((1, 0))
     bench.vps[2, 1].act = ask_root
     bench.scheduler.run()
     assert bench.log == [(2, 0), (2, 1), (1, 0), (2, 2), (2, 0), (2, 1), (1, 0), (2, 2)]
 
 
-def test_a_woken_child_gives_the_running_slice_an_end_and_root_ends_it_at_once():
+def test_a_woken_sibling_gives_the_running_slice_an_end_and_root_ends_it_at_once():
+    bench = Bench(2)
+    runs = bench.vps[2, 0]
+
+    def act():
+        bench.hypervisor.on_wake(runs)
+        assert bench.processor.stops == []              # it runs already
+        bench.wake((2, 1))
+        bench.hypervisor.on_wake(bench.root)
+    runs.act = act
+    bench.let(1, (2, 0)).scheduler.turn()
+    assert bench.processor.stops == [SLICE, 0]
+
+
+def test_who_was_not_woken_for_anything_it_can_take_is_not_ready():
     bench = Bench(2).let(1, (2, 0))
-    bench.clock.counter.done = 500
-    bench.scheduler.current = bench.vps[2, 0]
-    bench.hypervisor.on_wake(bench.vps[2, 0])
-    assert bench.processor.stops == []              # it runs already
-    bench.hypervisor.on_wake(bench.vps[2, 1])
-    bench.hypervisor.on_wake(bench.root)
-    assert bench.processor.stops == [500 + SLICE, 500]
+    bench.vps[2, 0].act = lambda: bench.hypervisor.on_wake(bench.vps[2, 1])
+    bench.scheduler.run()
+    assert bench.log == [(2, 0)]
+
+
+def test_a_sibling_that_was_woken_goes_first_for_a_short_turn():
+    """So an IPI is taken soon, and who is woken often has no more than its part."""
+    bench = Bench(3)
+    bench.scheduler = Scheduler(bench.hypervisor, bench.processor, 10 * WOKEN_TICKS)
+    bench.vps[2, 0].act = lambda: bench.wake((2, 2), 2)
+    bench.let(1, (2, 0), (2, 1))
+    bench.scheduler.run()
+    assert bench.processor.stops == [WOKEN_TICKS]
+    assert bench.log == [(2, 0), (2, 2), (2, 1), (2, 2)]
+    assert bench.vps[2, 2].slices[0] == WOKEN_TICKS
 
 
 def test_who_spins_for_a_lock_gives_way_if_somebody_waits():
@@ -147,8 +195,8 @@ def test_who_spins_for_a_lock_gives_way_if_somebody_waits():
     bench.let(1, (2, 0)).scheduler.turn()
     assert bench.processor.stops == []              # nobody waits
     bench.let(2).scheduler.turn()
-    bench.scheduler.turn()
     assert bench.processor.stops == [bench.clock.tsc - SLICE]
+    assert bench.log == [(2, 0), (2, 0)]
     bench.hypervisor.on_spin(bench.vps[2, 1])       # it does not run
     assert len(bench.processor.stops) == 1
 
@@ -167,14 +215,14 @@ class HaltingBench(Bench):
             self.woken = self.hypervisor.on_halt(self.vp)
             self.moment = self.clock.tsc
 
-    def wake(self):
+    def rouse(self):
         self.vp.turns = 1
 
 
 def test_who_halts_alone_sleeps_on_the_spot_until_a_timer_wakes_it():
     bench = HaltingBench(1)
     bench.clock.at(300, lambda: None)
-    bench.clock.at(500, bench.wake)
+    bench.clock.at(500, bench.rouse)
     bench.clock.at(900, lambda: None)
     bench.scheduler.turn()
     assert (bench.woken, bench.moment) == (True, 500)
@@ -183,7 +231,7 @@ def test_who_halts_alone_sleeps_on_the_spot_until_a_timer_wakes_it():
 
 def test_who_was_woken_on_the_spot_has_the_rest_of_its_slice():
     bench = HaltingBench(1)
-    bench.clock.at(500, bench.wake)
+    bench.clock.at(500, bench.rouse)
     bench.scheduler.turn()
     assert bench.processor.extended == [ALONE_TICKS]
 
@@ -191,7 +239,7 @@ def test_who_was_woken_on_the_spot_has_the_rest_of_its_slice():
 def test_a_physical_interrupt_wakes_who_halts_on_the_spot():
     bench = HaltingBench(1)
     bench.clock.at(500, lambda: bench.processor.vectors.append(0x31))
-    bench.hypervisor.interrupts.route = lambda vector: bench.wake()
+    bench.hypervisor.interrupts.route = lambda vector: bench.rouse()
     bench.scheduler.turn()
     assert (bench.woken, bench.moment, bench.processor.vectors) == (True, 500, [])
 
@@ -207,31 +255,116 @@ def test_nobody_sleeps_on_the_spot_beyond_its_slice_or_for_nothing(at, moment):
 
 def test_who_halts_while_others_wait_or_wakes_one_yields():
     bench = HaltingBench(2)
-    bench.vps[2, 1].turns = 1
-    bench.clock.at(50, bench.wake)
+    bench.wake((2, 1))
+    bench.clock.at(50, bench.rouse)
     bench.scheduler.turn()
     assert (bench.woken, bench.moment) == (False, 0)
     bench = HaltingBench(1)
     bench.clock.at(300, lambda: bench.hypervisor.on_wake(bench.root))
-    bench.clock.at(500, bench.wake)
+    bench.clock.at(500, bench.rouse)
     bench.scheduler.turn()
     assert (bench.woken, bench.moment) == (False, 300)
 
 
 def test_a_halt_outside_a_turn_is_the_caller_s_affair():
     bench = HaltingBench(1)
-    bench.clock.at(500, bench.wake)
+    bench.clock.at(500, bench.rouse)
     bench.scheduler.current = bench.vp
     bench.halt()
     assert (bench.woken, bench.moment) == (False, 0)
 
 
+class YieldingBench(Bench):
+    """VP 0 of the first child pauses or halts after 10 ticks of its first turn; *stays* is what it was told."""
+
+    def __init__(self, *shape, halts=False):
+        super().__init__(*shape)
+        self.vp, self.stays, self.halts = self.vps[2, 0], None, halts
+        self.vp.act, self.vp.turns = self.pause, 1
+        self.scheduler.look()
+
+    def pause(self):
+        if self.stays is None:
+            self.clock.counter.done += 10
+            self.vp.runtime += 10
+            self.vp.turns, self.vp.halted = (0, True) if self.halts else (1, False)
+            self.stays = self.hypervisor.on_yield(self.vp)
+
+    def why(self):
+        return [switch.why for switch in self.machine.events(VpSwitch)]
+
+
+@pytest.mark.parametrize(("halts", "why"), [(False, SwitchReason.SPINS), (True, SwitchReason.HALTED)])
+def test_a_sibling_takes_over_without_leaving_the_engine(halts, why):
+    bench = YieldingBench(2, halts=halts)
+    bench.wake((2, 1))
+    bench.scheduler.turn()
+    assert bench.stays
+    assert bench.log == [(2, 0), (2, 1)]
+    assert bench.why()[1] is why
+    assert [bench.vps[2, n].left for n in (0, 1)] == [1, 1]
+    assert bench.scheduler.current is bench.vps[2, 1]
+
+
+def test_a_sibling_whose_turn_ended_at_once_ends_the_run():
+    bench = YieldingBench(2)
+    bench.vps[2, 1].lasts = False
+    bench.wake((2, 1))
+    bench.scheduler.turn()
+    assert (bench.stays, bench.log) == (False, [(2, 0), (2, 1)])
+
+
+def test_who_pauses_alone_runs_on_and_who_halts_alone_is_left():
+    bench = YieldingBench(1)
+    bench.scheduler.turn()
+    assert bench.stays is True
+    bench = YieldingBench(1, halts=True)
+    bench.scheduler.turn()
+    assert bench.stays is False
+
+
+REASONS_TO_LEAVE = {
+    "root-waits": lambda bench: bench.wake((1, 0)),
+    "a-timer-is-due": lambda bench: setattr(bench.processor.counter, "deadline", 10),
+    "a-physical-interrupt-waits": lambda bench: setattr(bench.processor.counter, "deadline", 0),
+    "the-sibling-is-watched": lambda bench: setattr(bench.vps[2, 1], "follows", False),
+}
+
+
+@pytest.mark.parametrize("reason", REASONS_TO_LEAVE)
+def test_the_engine_is_left_when_somebody_else_is_to_be_asked(reason):
+    bench = YieldingBench(2)
+    bench.wake((2, 1))
+    pause = bench.vp.act
+
+    def act():
+        REASONS_TO_LEAVE[reason](bench)
+        pause()
+    bench.vp.act = act
+    bench.scheduler.turn()
+    assert (bench.stays, bench.log) == (False, [(2, 0)])
+
+
+def test_siblings_do_not_keep_the_engine_from_another_partition_for_longer_than_a_slice():
+    bench = YieldingBench(2, 1)
+    bench.wake((2, 1))
+    bench.wake((3, 0))
+    bench.scheduler.turn()
+    assert bench.vps[2, 1].slices == [SLICE - 10]
+
+
+def test_a_yield_outside_a_turn_is_the_caller_s_affair():
+    bench = YieldingBench(2)
+    bench.wake((2, 1))
+    bench.scheduler.current = bench.vp
+    bench.pause()
+    assert (bench.stays, bench.log) == (False, [])
+
+
 def test_when_nobody_can_run_time_jumps_to_the_next_timer():
     bench = Bench(1)
 
-    def wake():
-        bench.vps[2, 0].turns = 1
-    bench.clock.at(7_000_000, wake)
+    bench.clock.at(7_000_000, lambda: bench.wake((2, 0)))
     bench.scheduler.run()
     assert bench.log == [(2, 0)]
     assert bench.clock.tsc >= 7_000_000
@@ -284,7 +417,7 @@ def test_a_switch_is_an_event_and_events_belong_to_who_runs():
         bench.machine.trace.emit("here")
     bench.vps[2, 1].act = speak
     bench.scheduler.run()
-    assert bench.machine.events(VpSwitch) == [VpSwitch(2, 0), VpSwitch(2, 1)] * 2
+    assert [(switch.partition, switch.vp) for switch in bench.machine.events(VpSwitch)] == [(2, 0), (2, 1)] * 2
     assert {(record.partition, record.vp) for record in bench.machine.recent.last(99, str)} == {(2, 1)}
 
 
@@ -302,7 +435,7 @@ def test_events_belong_to_who_runs_on_after_root_was_called_from_outside():
 def test_run_root_lets_root_do_what_waits():
     bench = Bench(1).let(1)
     assert not bench.scheduler.run_root()
-    bench.root.turns = 1
+    bench.wake((1, 0))
     assert bench.scheduler.run_root()
     assert bench.log == [(1, 0)]
 
@@ -312,7 +445,7 @@ def test_a_partition_that_is_gone_does_not_confuse_the_order():
     bench.scheduler.run(finished=lambda: len(bench.log) == 2)
     del bench.hypervisor.partitions[3]
     bench.scheduler.run(finished=lambda: len(bench.log) == 5)
-    assert bench.log[2:] == [(2, 0), (4, 0), (2, 0)]
+    assert bench.log[2:] == [(4, 0), (2, 0), (4, 0)]
 
 
 def test_the_slice_of_a_machine_is_fifty_microseconds():

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from hv.machine.faults import GuestFault
-from hv.machine.ram import PhysicalMemory
+from hv.machine.ram import PhysicalMemory, read_physical
 from hv.spec.ept import InveptDescriptor, InvvpidDescriptor
 from hv.spec.exits import VmInstructionError
 from hv.spec.msrs import FeatureControl, Msr
@@ -74,6 +74,7 @@ class VmxOperation:
         self.feature_control = FeatureControl()
         self._active: dict[int, Vmcs] = {}
         self._fields = existing_fields(processor)
+        self._revision = processor.basic.revision_id.to_bytes(4, "little")      # of a region that is no shadow VMCS
 
     @property
     def current_pointer(self) -> int:
@@ -132,6 +133,10 @@ class VmxOperation:
 
     def vmptrld(self, address: int) -> Vmcs:
         """Make the VMCS of the region at *address* active and current."""
+        if address in self._active and address != self.vmxon_pointer \
+                and read_physical(self.memory, address, 4) == self._revision:       # the usual, without the questions
+            self.current = self._active[address]
+            return self.current
         if not self.processor.is_physical(address):
             raise VmFail(_Error.VMPTRLD_BAD_ADDRESS)
         if address == self.vmxon_pointer:

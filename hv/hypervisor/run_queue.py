@@ -1,0 +1,219 @@
+"""Who may run, and who shall: the ready VPs of one logical processor by partition, with what each has had of it.
+
+A partition's VPs take turns in the order in which they became ready. Between partitions the processor is shared by
+weight: each has a *passed* time, its work divided by its weight, and the one that has passed least comes next. A cap
+and a reserve count anew in each period of virtual time. TLFS "CPU Management".
+
+Plain state and arithmetic, in whole numbers: no clock, no engine, so a choice depends on nothing but what happened.
+# Simplified: weight, cap and reserve are those of each VP of the partition; the Windows scheduler's groups are absent.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+PERIOD_TICKS = 4_000_000        # 2 ms: what is left of a cap or a reserve ends with it
+WHOLE = 65_536                  # of a processor, in the units of cap and reserve
+_SCALE = 1_000_000
+
+
+class Schedulable(Protocol):
+    """What the scheduler asks of a VP. Its partition's `schedule` may change at any time."""
+
+    partition: Any
+    index: int
+    halted: bool
+    prompt: bool                # its turns end by themselves and come before all others: root's program
+
+    @property
+    def runnable(self) -> bool: ...
+
+    @property
+    def runtime(self) -> int:
+        """Ticks in which it ran."""
+
+    def run(self, until: int) -> None:
+        """Run until the clock says *until* at the latest."""
+
+    def stays(self) -> bool:
+        """Its turn goes on inside the exit it is at; False when that ended at once."""
+
+    def can_follow(self, other: Any) -> bool:
+        """It may take over from *other*: nothing rare is asked of either."""
+
+    def take_over(self, until: int) -> bool:
+        """`run`, inside an exit of a sibling: the engine goes on with this VP. False when its turn ended at once."""
+
+    def leave(self) -> None:
+        """Its turn is over."""
+
+
+class Share:
+    """One partition's part of the processor. *ready* is in order of turn, *capped* waits for the next period."""
+
+    __slots__ = ("_used", "capped", "partition", "passed", "period", "ready")
+
+    def __init__(self, partition: Any) -> None:
+        self.partition = partition
+        self.ready: OrderedDict[Schedulable, bool] = OrderedDict()      # VP -> it goes first, for a short turn
+        self.capped: OrderedDict[Schedulable, None] = OrderedDict()
+        self.passed = 0                         # ticks per weight of one VP, scaled
+        self.period = 0
+        self._used: dict[int, int] = {}         # VP index -> ticks of this period, while there is a cap or a reserve
+
+    def cost(self, ticks: int) -> int:
+        """How far *ticks* of one of its VPs move it on: less with a greater weight, and with more VPs to share them."""
+        weight: int = self.partition.schedule.weight
+        return ticks * _SCALE // (weight * (len(self.ready) + 1))
+
+    def charge(self, vp: Schedulable, ticks: int, now: int) -> None:
+        """*vp*, which is not in the queue, has run for *ticks*."""
+        schedule = self.partition.schedule
+        self.passed += ticks * _SCALE // (schedule.weight * (len(self.ready) + 1))      # `cost`, without its call
+        if schedule.cap or schedule.reserve:
+            self._roll(now)
+            self._used[vp.index] = self._used.get(vp.index, 0) + ticks
+
+    def left(self, vp: Schedulable, now: int) -> int:
+        """Ticks that the cap, of which there is one, leaves to *vp* in this period; 0 or less when it is used up."""
+        self._roll(now)
+        cap: int = self.partition.schedule.cap
+        return cap * PERIOD_TICKS // WHOLE - self._used.get(vp.index, 0)
+
+    def owed(self, now: int) -> Schedulable | None:
+        """The first ready VP that has had less of this period than its reserve says; or None."""
+        reserve = self.partition.schedule.reserve
+        if not reserve:
+            return None
+        self._roll(now)
+        due = reserve * (now % PERIOD_TICKS) // WHOLE
+        return next((vp for vp in self.ready if self._used.get(vp.index, 0) < due), None)
+
+    def _roll(self, now: int) -> None:
+        """Begin the period of *now*. What was taken beyond the cap is taken from the next periods."""
+        elapsed = now // PERIOD_TICKS - self.period
+        if elapsed:
+            allowed = (self.partition.schedule.cap or WHOLE) * PERIOD_TICKS // WHOLE * elapsed
+            self._used = {index: used - allowed for index, used in self._used.items() if used > allowed}
+            self.period += elapsed
+
+    def inspect(self) -> dict[str, Any]:
+        """Plain data for the REPL."""
+        return {"ready": [vp.index for vp in self.ready], "capped": [vp.index for vp in self.capped],
+                "passed": self.passed, "used": dict(sorted(self._used.items()))}
+
+
+class RunQueue:
+    """The shares of all partitions that have something to run. The VP that runs is not in it."""
+
+    def __init__(self) -> None:
+        self._shares: dict[int, Share] = {}     # by partition id, also of those that have nothing ready
+        self._active: dict[int, Share] = {}     # those that have
+
+    def __bool__(self) -> bool:
+        return bool(self._active)
+
+    def share(self, partition: Any) -> Share:
+        """That of *partition*, made when it is first asked for."""
+        found = self._shares.get(partition.id)
+        if found is None or found.partition is not partition:
+            found = self._shares[partition.id] = Share(partition)
+        return found
+
+    def add(self, vp: Schedulable, floor: int = 0, first: bool = False) -> bool:
+        """*vp* is ready, at the end of its partition's queue or *first*; False when it was in there already.
+
+        A partition that had nothing to run is moved on to *floor*: having slept it is owed so much, and no more.
+        """
+        share = self.share(vp.partition)
+        if vp in share.ready or vp in share.capped:
+            return False
+        if not share.ready:
+            share.passed = max(share.passed, floor)
+            self._active[vp.partition.id] = share
+        share.ready[vp] = first
+        if first:
+            share.ready.move_to_end(vp, last=False)
+        return True
+
+    def cap(self, vp: Schedulable) -> None:
+        """*vp*, which was ready, has used up its cap: it waits for the next period."""
+        share = self.share(vp.partition)
+        self._drop(share, vp)
+        share.capped[vp] = None
+
+    def uncap(self) -> list[Schedulable]:
+        """A period begins: those that waited for it, in order of partition; they are to be added again."""
+        waited: list[Schedulable] = []
+        for _, share in sorted(self._shares.items()):
+            waited += share.capped
+            share.capped.clear()
+        return waited
+
+    def front(self, share: Share) -> Schedulable | None:
+        """The VP of *share* whose turn comes next; one that cannot run any more is dropped on the way."""
+        while share.ready:
+            vp = next(iter(share.ready))
+            if vp.runnable:
+                return vp
+            self._drop(share, vp)
+        return None
+
+    def take(self, vp: Schedulable) -> bool:
+        """*vp* is about to run; whether it was put first."""
+        return self._drop(self.share(vp.partition), vp)
+
+    def has(self, partition: Any) -> bool:
+        """A VP of *partition* is ready."""
+        return partition.id in self._active
+
+    def only(self, share: Share) -> bool:
+        """No other partition has anything to run."""
+        return not self._active or (len(self._active) == 1 and share.partition.id in self._active)
+
+    def least(self) -> Share | None:
+        """The share that comes next: of the active ones that which has passed least, the first by number of several."""
+        if len(self._active) == 1:
+            return next(iter(self._active.values()))
+        return min(self._active.values(), key=lambda share: (share.passed, share.partition.id), default=None)
+
+    def next(self, now: int) -> Schedulable | None:
+        """Who shall run; it stays in the queue until it is taken. Those whose reserve is owed come before others."""
+        owed = self._owed(now)
+        if owed is not None:
+            return owed
+        while (share := self.least()) is not None:
+            found = self.front(share)
+            if found is not None:
+                return found
+        return None
+
+    def _owed(self, now: int) -> Schedulable | None:
+        for share in self._reserved():
+            found = share.owed(now)
+            if found is not None and found.runnable:
+                return found
+        return None
+
+    def _reserved(self) -> Iterator[Share]:
+        return (self._active[number] for number in sorted(self._active)
+                if self._active[number].partition.schedule.reserve)
+
+    def keep(self, partitions: dict[int, Any]) -> None:
+        """Forget the shares of partitions that are not among *partitions* any more."""
+        for number, share in list(self._shares.items()):
+            if partitions.get(number) is not share.partition:
+                del self._shares[number]
+                self._active.pop(number, None)
+
+    def _drop(self, share: Share, vp: Schedulable) -> bool:
+        first = share.ready.pop(vp)
+        if not share.ready:
+            del self._active[share.partition.id]
+        return first
+
+    def inspect(self) -> dict[int, Any]:
+        """Plain data for the REPL: the shares by partition."""
+        return {number: share.inspect() for number, share in sorted(self._shares.items())}

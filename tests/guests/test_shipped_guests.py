@@ -27,6 +27,8 @@ MINE = (
     "dma",
     "hello",
     "hypercaller",
+    "hypercalls",
+    "hypercalls32",
     "long_mode",
     "msr_reader",
     "receiver",
@@ -108,6 +110,8 @@ SERIAL = {
     "dma": r"interrupt taken, device status 0x000000000000000a, the bytes are in place\n",
     "crasher": r"",
     "hypercaller": r"(message \d posted, status 0x0000000000000012\n){5}HvCallCreatePartition: status 0x0+6\n",
+    "hypercalls": r"(ok     .*\n){56}56 of 56 as the TLFS says\n",
+    "hypercalls32": r"(ok     .*\n){8}8 of 8 as the TLFS says\n",
     "receiver": r"waiting for messages\n",
     "ref_tsc": r"page and MSR agree in 10000 samples: at most 6 and 6 x 100 ns from one to the other\n"
                r"our own TSC: the sequence is 0, and the MSR goes on\noff: our page is as it was\n",
@@ -132,6 +136,8 @@ def test_a_guest_prints_what_its_header_says_and_ends(run, name):
 
 
 @pytest.mark.parametrize("names", [
+    ("hypercalls",),
+    ("hypercalls32",),
     ("hello",),
     ("long_mode",),
     ("two_vps",),
@@ -213,6 +219,16 @@ def test_a_vp_that_is_started_has_no_exit_of_its_own(run):
              and isinstance(exit := record.event, VmExit)]
     assert exits == [ExitReason.RDMSR, ExitReason.RDMSR, ExitReason.HLT]
     assert [event.vp for event in result.of(events.VpStarted)] == [1]
+
+
+@pytest.mark.parametrize("name", ["hypercalls", "hypercalls32"])
+def test_a_long_list_of_hypercalls_is_interrupted_and_its_caller_sees_no_status_of_that(run, name):
+    result = run(name)
+    cut = [event.done for event in result.of(events.HypercallInterrupted, result.first)]
+    assert cut == sorted(set(cut))
+    assert 3 < len(cut) < 30
+    whole = [call for call in result.of(events.Hypercall, result.first) if call.reps == 1000]
+    assert [(call.status, call.control >> 48) for call in whole] == [(HvStatus.SUCCESS, cut[-1])]
 
 
 # --- between partitions -------------------------------------------------------------------------------------------

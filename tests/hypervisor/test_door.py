@@ -9,6 +9,7 @@ from hv.machine.faults import NestedFault
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.hypercalls.control import HypercallControl, HypercallResult
+from hv.spec.hypercalls.memory import WithdrawMemoryInput
 from hv.spec.hypercalls.messages import SignalEventInput
 from hv.spec.hypercalls.partitions import PartitionInput
 from hv.spec.hypercalls.registers import RegisterName, VpRegistersInput
@@ -83,6 +84,37 @@ def test_an_address_is_ignored_in_a_direction_the_call_does_not_have(machine):
     child = machine.child()
     child.space.write(IN, SignalEventInput().pack())
     assert call(machine, child.vps[0], C.SIGNAL_EVENT, IN, 0x3)[0] == HvStatus.INVALID_CONNECTION_ID
+
+
+@pytest.mark.parametrize(("code", "input_gpa", "output_gpa"), [
+    (C.GET_PARTITION_ID, 0x7, OUT), (C.GET_PARTITION_ID, 1 << 60, OUT), (C.INITIALIZE_PARTITION, IN, 1 << 60),
+    (C.INITIALIZE_PARTITION, IN, IN)], ids=["misaligned input", "input outside", "output outside", "overlap"])
+def test_an_ignored_address_may_be_anything(machine, code, input_gpa, output_gpa):
+    machine.memory.write(IN, PartitionInput(partition_id=77).pack())
+    wanted = HvStatus.SUCCESS if code == C.GET_PARTITION_ID else HvStatus.INVALID_PARTITION_ID
+    assert call(machine, machine.root_vp, code, input_gpa, output_gpa)[0] == wanted
+
+
+@pytest.mark.parametrize(("distance", "status"), [
+    (0, HvStatus.INVALID_PARAMETER), (8, HvStatus.INVALID_PARAMETER), (-8, HvStatus.INVALID_PARAMETER),
+    (16, HvStatus.SUCCESS), (-16, HvStatus.SUCCESS)])
+def test_input_and_output_may_touch_and_not_overlap(machine, distance, status):
+    """HvCallGetMemoryBalance: 16 bytes each; TLFS "Hypercall Inputs" names no status for it."""
+    machine.memory.write(IN + 16, WithdrawMemoryInput(partition_id=machine.root.id).pack())
+    assert call(machine, machine.root_vp, C.GET_MEMORY_BALANCE, IN + 16, IN + 16 + distance)[0] == status
+
+
+def test_the_checks_are_made_in_their_order(machine):
+    """Code, shape, place, privilege, overlap, parameters: of two mistakes the earlier one is answered."""
+    child = machine.child()
+    vp, bad = child.vps[0], 1 << 63
+    machine.memory.write(IN, b"\xff" * 64)
+    assert call(machine, vp, 0x7FFF | bad, 1, 1)[0] == HvStatus.INVALID_HYPERCALL_CODE
+    assert call(machine, vp, C.GET_MEMORY_BALANCE | bad, 1, 1)[0] == HvStatus.INVALID_HYPERCALL_INPUT
+    assert call(machine, vp, C.GET_MEMORY_BALANCE, 1, 1)[0] == HvStatus.INVALID_ALIGNMENT
+    assert call(machine, vp, C.GET_MEMORY_BALANCE, IN, IN)[0] == HvStatus.ACCESS_DENIED
+    assert call(machine, machine.root_vp, C.GET_MEMORY_BALANCE, IN, IN)[0] == HvStatus.INVALID_PARAMETER
+    assert call(machine, machine.root_vp, C.GET_MEMORY_BALANCE, IN, OUT)[0] == HvStatus.INVALID_PROXIMITY_DOMAIN_INFO
 
 
 def test_an_unmapped_input_page_is_an_intercept_and_no_status(machine):

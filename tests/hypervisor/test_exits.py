@@ -5,6 +5,7 @@ import importlib
 import pytest
 
 import hv.hypervisor.exits  # noqa: F401
+from hv.hypervisor.hypercalls.registry import ATTEMPT_TICKS, REP_TICKS
 from hv.hypervisor.run import EXIT_HANDLERS, obey, on_exit
 from hv.hypervisor.verdicts import ADVANCE, ASK_PARENT, RETRY, YIELD, Halt, Inject
 from hv.machine.faults import Access, GuestFault
@@ -12,6 +13,7 @@ from hv.spec.apic import ApicRegister
 from hv.spec.exits import CrQualification, ExitReason, InterruptionInfo, InterruptionType, IoQualification
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.hypercalls.control import HypercallControl
+from hv.spec.hypercalls.memory import UnmapGpaPagesInput
 from hv.spec.intercepts import HvInterceptType
 from hv.spec.msrs import HvHypercallMsr, Msr
 from hv.spec.synic import HvMessageType
@@ -401,6 +403,36 @@ def test_32_bit_code_passes_pairs_of_registers():
     assert (vp.regs.rdx, vp.regs.rax) == (0, 0x12)
 
 
+def long_call(vp, reps):
+    """It unmaps pages of a partition that is made its child for this; nothing stood there."""
+    child = vp.machine.child()
+    child.parent = vp.partition
+    vp.partition.space.write(0x2000, UnmapGpaPagesInput(target_partition_id=child.id, target_gpa_base=0x100).pack())
+    return HypercallControl(call_code=HypercallCode.UNMAP_GPA_PAGES, rep_count=reps)
+
+
+@pytest.mark.parametrize("bits", [64, 32])
+def test_a_long_call_is_retried_with_a_new_rep_start_in_its_control_word(bits):
+    """TLFS "Hypercall Continuation": RIP stays; interrupts have their turn; the guest sees the end only."""
+    vp = a_caller()
+    control, starts, reps = long_call(vp, 700).raw, [], ATTEMPT_TICKS // REP_TICKS
+    vp.regs.bits = bits
+    if bits == 64:
+        vp.regs.rcx, vp.regs.rdx, vp.regs.r8 = control, 0x2000, 0
+    else:
+        vp.regs.efer, vp.regs.rdx, vp.regs.rax = 0, control >> 32, control & 0xFFFF_FFFF
+        vp.regs.rbx, vp.regs.rcx = 0, 0x2000
+    while (verdict := handle(vp, ExitReason.VMCALL, length=3)[0]) is RETRY:
+        word = vp.regs.rcx if bits == 64 else vp.regs.rdx << 32 | vp.regs.rax
+        starts.append(HypercallControl(word).rep_start)
+        assert word & ~HypercallControl(rep_start=0xFFF).raw == control
+    assert verdict is ADVANCE
+    assert starts == [reps, 2 * reps]
+    result = vp.regs.rax if bits == 64 else vp.regs.rdx << 32 | vp.regs.rax
+    assert result == 700 << 32
+    assert vp.regs.rip == PAGE << 12
+
+
 def user(vp):
     vp.regs.cpl = 3
 
@@ -539,6 +571,41 @@ def test_a_page_whose_rights_forbid_it_is_an_intercept_of_its_own_kind():
     vp.partition.space.map(3, vp.machine.fresh_page(), Access.READ)
     assert touch(vp, "89 08", 3 << 12, Access.WRITE)[0] is ASK_PARENT
     assert sent(vp) == [HvMessageType.GPA_INTERCEPT]
+
+
+def write_to_the_hypercall_page(vp, **more):
+    vp.partition.set_hypercall_page(HvHypercallMsr(enable=1, gpfn=PAGE))
+    exit = VmExit(ExitReason.EPT_VIOLATION, int(Access.WRITE))
+    exit.guest_physical_address = PAGE << 12 | 8
+    for name, value in more.items():
+        setattr(exit, name, value)
+    assert obey(vp, exit)
+    return [(event.vector, event.error_code) for event in vp.vcpu.injected]
+
+
+def test_a_write_to_the_hypercall_page_is_a_general_protection_fault():
+    """TLFS "Establishing the Hypercall Interface"; the parent hears nothing of it."""
+    vp = a_vp()
+    assert write_to_the_hypercall_page(vp) == [(13, 0)]
+    assert sent(vp) == []
+
+
+@pytest.mark.parametrize(("vector", "type", "injected"), [
+    (0x30, 0, 13), (6, 3, 13), (14, 3, 8), (13, 3, 8), (3, 6, 13)])
+def test_an_event_delivered_to_a_stack_in_the_hypercall_page_is_combined_with_that_fault(vector, type, injected):
+    """SDM "Interrupt 8 - Double Fault Exception"."""
+    vp = a_vp()
+    info = InterruptionInfo(vector=vector, type=type, valid=1, error_code_valid=int(vector in (13, 14))).raw
+    assert write_to_the_hypercall_page(vp, idt_vectoring_info=info) == [(injected, 0)]
+
+
+def test_a_double_fault_delivered_to_the_hypercall_page_ends_the_guest():
+    vp = a_vp()
+    vp.partition.set_hypercall_page(HvHypercallMsr(enable=1, gpfn=PAGE))
+    info = InterruptionInfo(vector=8, type=3, valid=1, error_code_valid=1).raw
+    assert handle(vp, ExitReason.EPT_VIOLATION, int(Access.WRITE), 0, guest_physical_address=PAGE << 12,
+                  idt_vectoring_info=info)[0] is ASK_PARENT
+    assert sent(vp) == [HvMessageType.UNRECOVERABLE_EXCEPTION]
 
 
 def test_an_access_while_an_event_is_delivered_is_not_taken_for_an_instruction():

@@ -1,17 +1,21 @@
-"""EPT violations: the page of the virtual APIC is the hypervisor's, everything else is the parent's affair."""
+"""EPT violations: the page of the virtual APIC and overlays are the hypervisor's, the rest is the parent's affair."""
 
 from __future__ import annotations
 
 from hv.hypervisor.exits.apic import apic_has_a_page, emulate_apic_access, keep_event
+from hv.hypervisor.exits.failures import handle_triple_fault
 from hv.hypervisor.run import ask_about_memory, on_exit
-from hv.hypervisor.verdicts import Verdict
+from hv.hypervisor.verdicts import Inject, Verdict
 from hv.hypervisor.vp import VirtualProcessor
-from hv.machine.faults import Access
+from hv.machine.faults import Access, GuestFault, TripleFault
+from hv.machine.idt import combine
 from hv.spec.exits import ExitReason
-from hv.spec.x86 import PAGE_SHIFT
+from hv.spec.x86 import PAGE_SHIFT, Vector
+from hv.vmx.events.injection import event_of
 from hv.vmx.exit import VmExit
 
 _OFFSET = (1 << PAGE_SHIFT) - 1
+_WRITE = Access.WRITE.value
 
 
 @on_exit(ExitReason.EPT_VIOLATION)
@@ -21,5 +25,23 @@ def handle_ept_violation(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     assert gpa is not None, "an EPT violation has a guest-physical address"
     if gpa >> PAGE_SHIFT == vp.apic.base.page and apic_has_a_page(vp) and not exit.idt_vectoring_info:
         return emulate_apic_access(vp, exit, gpa & _OFFSET)
+    if exit.qualification & _WRITE and vp.partition.space.overlay_at(gpa >> PAGE_SHIFT):
+        return _overlay_written(vp, exit)
     keep_event(vp, exit)
     return ask_about_memory(vp, gpa, Access(exit.qualification & 7), exit.guest_linear_address)
+
+
+def _overlay_written(vp: VirtualProcessor, exit: VmExit) -> Verdict:
+    """TLFS "Establishing the Hypercall Interface": a write to the page, which is the hypervisor's, is #GP.
+
+    That is so for every overlay without the right to write. The parent hears nothing of it.
+    """
+    fault = GuestFault(Vector.GP, 0)
+    if not exit.idt_vectoring_info:
+        raise fault
+    delivered = event_of(exit.idt_vectoring_info, exit.idt_vectoring_error_code, exit.instruction_length)
+    try:
+        event = combine(delivered, fault)
+    except TripleFault:
+        return handle_triple_fault(vp, exit)
+    return Inject(event.vector, event.error_code)

@@ -68,6 +68,7 @@ class FakeVp:
         self.kicks = 0
         self.apic.on_pending = self.kick
         self.nmi_masked = False
+        self.tsc_behind = 0
         self.caller = None
         self.asked_at = 0
         self.event_pending = False
@@ -78,6 +79,15 @@ class FakeVp:
 
     def kick(self) -> None:
         self.kicks += 1
+
+    def stop_time(self) -> None:
+        self.apic.timer.pause()
+        self.timers.pause()
+
+    def resume_time(self, stood: int) -> None:
+        self.apic.timer.resume()
+        self.timers.resume()
+        self.tsc_behind += stood
 
     def registers_written(self) -> None:
         self.vcpu.state_written = True

@@ -11,6 +11,7 @@ from hv.hypervisor.hypercalls import (  # noqa: F401
     memory,
     messages,
     partitions,
+    properties,
     registers,
     vps,
 )

@@ -6,6 +6,7 @@ Root makes ports and connects them; a child that has a connection posts and sign
 from __future__ import annotations
 
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require, require_any_node
+from hv.hypervisor.partition import PartitionState
 from hv.hypervisor.synic import ports
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hypercalls.codes import HypercallCode
@@ -27,6 +28,7 @@ _PAYLOAD = PostMessageInput.offset_of("payload")
 def create_port(call: Call, input: CreatePortInput) -> None:
     """A port of *port_partition* to which *connection_partition* may connect."""
     owner, connector = call.find(input.port_partition), call.find(input.connection_partition)
+    owner.require_state(PartitionState.ACTIVE)
     require(not input.port_vtl and not input.min_connection_vtl, "only VTL 0 exists")
     require_any_node(input.proximity_domain_info)
     ports.create_port(owner, input.port_id, connector, input.port_info)
@@ -42,6 +44,7 @@ def delete_port(call: Call, input: DeletePortInput) -> None:
 def connect_port(call: Call, input: ConnectPortInput) -> None:
     """*connection_partition* may send to the port, by *connection_id*."""
     owner, port_owner = call.find(input.connection_partition), call.find(input.port_partition)
+    owner.require_state(PartitionState.ACTIVE)
     require(not input.connection_vtl, "only VTL 0 exists")
     require_any_node(input.proximity_domain_info)
     ports.connect_port(owner, input.connection_id, port_owner, input.port_id, input.connection_info.port_type)

@@ -256,7 +256,8 @@ class Machine(Box):
         self.scheduler.run(until_tsc, finished=lambda: paused() or self._settle())
         if not paused() and (until_tsc is None or self.clock.tsc < until_tsc):
             for vm in self.vms:
-                vm.worker.end("halt")
+                if not vm.partition.stands_still:       # its parent may let it go on
+                    vm.worker.end("halt")
 
     def _settle(self) -> bool:
         """End the VMs whose processors can never run again; True when none is left."""

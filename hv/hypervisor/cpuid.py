@@ -25,6 +25,7 @@ from hv.spec.cpuid import (
     HvVersion,
     Signature,
 )
+from hv.spec.processor_features import CPUID_BITS
 
 Answer = tuple[int, int, int, int]      # EAX, EBX, ECX, EDX
 
@@ -86,12 +87,23 @@ _EXTENDED_EDX = ExtendedSignatureEdx.SYSCALL | ExtendedSignatureEdx.NX | Extende
 
 
 class CpuidTable:
-    """The answers of one partition, computed once."""
+    """The answers of one partition, computed once. *disabled* are HvProcessorFeatures that it shall not have."""
 
-    def __init__(self, privileges: int, apic_virtualization: bool = False) -> None:
+    def __init__(self, privileges: int, apic_virtualization: bool = False, disabled: int = 0) -> None:
         recommendations = RECOMMENDATIONS | (NO_AUTO_EOI if apic_virtualization else MSRS_FOR_APIC)
         self._answers = {**_processor_leaves(), **_hypervisor_leaves(privileges, recommendations)}
+        for feature, (leaf, place, bit) in CPUID_BITS.items():
+            if feature & disabled:
+                answer = list(self._answers.get(leaf, NOTHING))
+                answer[place] &= ~bit
+                self._answers[leaf] = (answer[0], answer[1], answer[2], answer[3])
         self._features = self._answers[CpuidLeaf.FEATURES]
+
+    @property
+    def processor_features(self) -> int:
+        """The HvProcessorFeatures that it reports."""
+        return sum(feature for feature, (leaf, place, bit) in CPUID_BITS.items()
+                   if self._answers.get(leaf, NOTHING)[place] & bit)
 
     def lookup(self, leaf: int, subleaf: int, apic_id: int = 0) -> Answer:
         """(EAX, EBX, ECX, EDX); zeros for a leaf that is not there. *apic_id* is the asking VP's initial one."""

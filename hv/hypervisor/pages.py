@@ -118,6 +118,7 @@ class PagePool:
         self._in_use: set[int] = set()
         self._records: dict[str, Records] = {}
         self.keep: frozenset[int] = frozenset()     # pages that were never deposited and so cannot be withdrawn
+        self.closed = False                         # its partition is finalized: it gives no page any more
 
     @property
     def available(self) -> int:
@@ -130,7 +131,8 @@ class PagePool:
         return len(self._in_use)
 
     def allocate(self) -> int:
-        """The spa of a page, all zero; INSUFFICIENT_MEMORY when the pool is empty."""
+        """The spa of a page, all zero; INSUFFICIENT_MEMORY when the pool is empty, INVALID_PARTITION_STATE."""
+        self._check_open()
         if not self._available:
             raise HypercallError(HvStatus.INSUFFICIENT_MEMORY, "the partition's pool is empty: deposit pages")
         spa = self._available.pop()
@@ -139,11 +141,19 @@ class PagePool:
         return spa
 
     def allocate_all(self, count: int) -> list[int]:
-        """The spa of *count* pages, all zero; INSUFFICIENT_MEMORY, and none taken, when there are not so many."""
+        """The spa of *count* pages, all zero; INSUFFICIENT_MEMORY, and none taken, when there are not so many.
+
+        INVALID_PARTITION_STATE.
+        """
+        self._check_open()
         if count > len(self._available):
             text = f"the pool has {len(self._available)} pages, not {count}: deposit pages"
             raise HypercallError(HvStatus.INSUFFICIENT_MEMORY, text)
         return [self.allocate() for _ in range(count)]
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise HypercallError(HvStatus.INVALID_PARTITION_STATE, "a finalized partition gets no page of its pool")
 
     def free(self, spa: int) -> None:
         """Take back a page that `allocate` gave."""
@@ -206,7 +216,8 @@ class Records:
     def take(self, count: int = 1) -> None:
         """*count* more records; INSUFFICIENT_MEMORY, and none taken, when the pool has no page for them."""
         more = -(-(self.count + count) // self._per_page) - len(self._pages)
-        self._pages += self._pool.allocate_all(more)
+        if more > 0:
+            self._pages += self._pool.allocate_all(more)
         self.count += count
 
     def give_back(self, count: int = 1) -> None:

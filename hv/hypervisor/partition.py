@@ -18,8 +18,9 @@ from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.gpa_space import READ_EXECUTE, GpaSpace, Overlay
 from hv.hypervisor.intercepts import InterceptTable
 from hv.hypervisor.pages import PageOwners, PagePool
+from hv.hypervisor.partition_time import PartitionTime
 from hv.hypervisor.timers.reference_tsc import ReferenceTsc
-from hv.machine.clock import TICKS_PER_100NS, VirtualClock
+from hv.machine.clock import VirtualClock
 from hv.machine.interconnect import Interconnect
 from hv.machine.ram import PhysicalMemory
 from hv.spec.hv_status import HvStatus
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 HYPERCALL_PAGE_CODE = bytes.fromhex("0f01c1c3")     # VMCALL; RET
 _INT3 = b"\xcc"
+COMPATIBILITY_VERSION = 1       # of a partition whose parent asked for none
 DEVICE_SIZE = 64                # bytes of a pool, for each device that is assigned
 
 
@@ -96,8 +98,11 @@ class Partition:
         self.crash_parameters = [0] * 5         # HV_X64_MSR_CRASH_P0..4: words of the guest's own meaning
         self.unimplemented_msr_action = 0       # 0 fault, 1 ignore
         self.apic_virtualization = False
+        self.disabled_features = 0
+        self.compatibility_version = COMPATIBILITY_VERSION      # what its parent asked for
         self.apics: PartitionApics | None = None
-        self._created_100ns = clock.time_100ns
+        self.time = PartitionTime(clock)
+        self.suspended = False                  # by its parent: none of its VPs runs
         self.guest_os_id = HvGuestOsId()
         self.hypercall_msr = HvHypercallMsr()
         self._hypercall_overlay: Overlay | None = None
@@ -120,21 +125,60 @@ class Partition:
 
     @property
     def reference_time(self) -> int:
-        """Units of 100 ns since it was created; TLFS "Partition Reference Counter"."""
-        return self.clock.time_100ns - self._created_100ns
+        """Units of 100 ns since it was created, if nobody set it; TLFS "Partition Reference Counter"."""
+        return self.time.reference_time
 
-    def reference_time_at(self, tsc: int) -> int:
-        """What the reference counter shows, or would show, at *tsc* of the machine's clock."""
-        return tsc // TICKS_PER_100NS - self._created_100ns
+    @property
+    def stands_still(self) -> bool:
+        """Its parent lets none of its VPs run: it is suspended, or its time is frozen."""
+        return self.suspended or self.time.frozen
+
+    def suspend(self, wanted: bool) -> None:
+        """None of its VPs runs until it is resumed; time goes on meanwhile."""
+        self.suspended = wanted
+        self._kick_all()
+
+    def freeze_time(self, wanted: bool) -> None:
+        """Its time stands still, and with it its VPs; or goes on from where it stood. `PartitionTime`."""
+        if wanted == self.time.frozen:
+            return
+        if wanted:
+            self.time.freeze()
+            for vp in self.vps.values():
+                vp.stop_time()
+        else:
+            stood = self.time.thaw()
+            for vp in self.vps.values():
+                vp.resume_time(stood)
+            self.reference_tsc.follow()
+        self._kick_all()
+
+    def set_reference_time(self, value: int) -> None:
+        """The reference counter shows *value* (units of 100 ns) now, and the reference TSC page follows."""
+        self.time.set(value)
+        if self.state is PartitionState.ACTIVE:
+            self.reference_tsc.follow()
+
+    def set_time_of(self, vp: VirtualProcessor) -> None:
+        """A new VP has the time of the others."""
+        if self.time.stood:
+            vp.stop_time()
+            vp.resume_time(self.time.stood)
+        if self.time.frozen:
+            vp.stop_time()
+
+    def _kick_all(self) -> None:
+        for vp in self.vps.values():
+            vp.kick()
 
     def tsc_at(self, reference_time: int) -> int:
         """When the reference counter reaches *reference_time*: ticks of the machine's clock."""
-        return (reference_time + self._created_100ns) * TICKS_PER_100NS
+        return self.time.tsc_at(reference_time)
 
     def set_privileges(self, privileges: int) -> None:
         """*privileges* is EAX | EBX << 32 of CPUID leaf 0x40000003; the CPUID table follows."""
         self.privileges = privileges
-        self.cpuid = CpuidTable(privileges, self.apic_virtualization)
+        self._describe()
 
     def virtualize_apics(self, wanted: bool) -> None:
         """The VPs made from now on have their APICs virtualized by the processor, or not; CPUID recommends what fits.
@@ -142,7 +186,18 @@ class Partition:
         TLFS "Virtual Interrupt Controller": the synthetic MSRs are for where there is no such help.
         """
         self.apic_virtualization = wanted
-        self.cpuid = CpuidTable(self.privileges, wanted)
+        self._describe()
+
+    def disable_features(self, disabled: int) -> None:
+        """It does without these HvProcessorFeatures; the CPUID table follows.
+
+        # Simplified: as on the real processor, the instructions themselves go on working.
+        """
+        self.disabled_features = disabled
+        self._describe()
+
+    def _describe(self) -> None:
+        self.cpuid = CpuidTable(self.privileges, self.apic_virtualization, self.disabled_features)
 
     def has(self, privilege: int) -> bool:
         """It holds every bit of *privilege*."""
@@ -191,8 +246,12 @@ class Partition:
         for listener in self.on_teardown:
             listener(self)
         self.intercepts.clear()
-        if self._space is None or self._hypercall_overlay is None:
-            return
+        if self._space is not None:
+            self._close_space(self._space)
+        self.pool.closed = True
+
+    def _close_space(self, space: GpaSpace) -> None:
+        assert self._hypercall_overlay is not None, "it came with the space"
         for vp in self.vps.values():
             vp.timers.reset()
             vp.synic.reset()
@@ -200,7 +259,7 @@ class Partition:
             vp.kick()
         self.set_hypercall_page(HvHypercallMsr())
         self.reference_tsc.close()
-        self._space.close()
+        space.close()
         self.pool.free_all((self._hypercall_overlay.spa, self.reference_tsc.spa))
         self._space = None
 
@@ -234,6 +293,7 @@ class Partition:
             "id": self.id, "parent": self.parent.id if self.parent else PARTITION_ID_INVALID, "state": self.state.value,
             "privileges": self.privileges, "guest_os_id": self.guest_os_id.inspect(),
             "hypercall_page": self.hypercall_msr.inspect(), "reference_time": self.reference_time,
+            "suspended": self.suspended, "time_frozen": self.time.frozen,
             "pool": self.pool.inspect(), "space": self._space.inspect() if self._space else None,
             "vps": sorted(self.vps), "children": sorted(self.children), "devices": dict(sorted(self.devices.items())),
             "ports": {number: port.inspect() for number, port in sorted(self.ports.items())},

@@ -96,17 +96,22 @@ class VirtualProcessor:
         """The scheduler may pick it: nobody suspended it, and it has something to do."""
         if self.explicit_suspend or self.intercept_suspend or self.wait_for_sipi or self.stopped_because:
             return False
+        if self.partition.stands_still:
+            return False
         return not self.halted or self._wakes()
 
     @property
     def is_available(self) -> bool:
         """It runs, or idles and can be woken: what it is told now it can hear now."""
-        return self._running or (self.halted and not (self.explicit_suspend or self.intercept_suspend))
+        suspended = self.explicit_suspend or self.intercept_suspend or self.partition.stands_still
+        return self._running or (self.halted and not suspended)
 
     @property
     def asleep_for_good(self) -> bool:
         """Nothing but another VP of its partition could wake it: halted with interrupts off, or never started."""
         if self.explicit_suspend or self.intercept_suspend or self.pending_event is not None:
+            return False
+        if self.partition.stands_still:
             return False
         if self.nmi_pending and self.vcpu.takes_nmi:
             return False
@@ -159,6 +164,18 @@ class VirtualProcessor:
         late, self.late_timers = self.late_timers, []
         for timer in late:
             timer.catch_up()
+
+    def stop_time(self) -> None:
+        """The partition's time is frozen: no timer of the VP expires. It does not run."""
+        self.apic.timer.pause()
+        self.timers.pause()
+
+    def resume_time(self, stood: int) -> None:
+        """The partition's time goes on after it *stood* (ticks): so do the time-stamp counter and the timers."""
+        with self.vmcs.current():
+            self.vcpu.set_tsc(self.vcpu.tsc - stood)
+        self.apic.timer.resume()
+        self.timers.resume()
 
     def kick(self) -> None:
         """Something changed: look for interrupts before going on, and tell the scheduler."""

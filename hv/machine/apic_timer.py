@@ -33,6 +33,7 @@ class ApicTimer:
         self.clock, self.fire = clock, fire
         self.tsc_offset = 0
         self._timer: Timer | None = None
+        self._paused_at: int | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -53,12 +54,12 @@ class ApicTimer:
     @property
     def current(self) -> int:
         """The current-count register: 0 when stopped, and in TSC-deadline mode."""
-        return 0 if self.mode is TimerMode.TSC_DEADLINE else self._count_at(self.clock.tsc)
+        return 0 if self.mode is TimerMode.TSC_DEADLINE else self._count_at(self._now)
 
     @property
     def deadline(self) -> int:
         """IA32_TSC_DEADLINE: 0 in the other modes, and once it has passed."""
-        return 0 if self._deadline <= self.clock.tsc + self.tsc_offset else self._deadline
+        return 0 if self._deadline <= self._now + self.tsc_offset else self._deadline
 
     def set_initial(self, count: int) -> None:
         """Start at *count* (32 bits), or stop with 0; ignored in TSC-deadline mode."""
@@ -66,7 +67,7 @@ class ApicTimer:
             return
         self._settle()
         self.initial = self._count = count
-        self._since, self._gate = self.clock.tsc, 0
+        self._since, self._gate = self._now, 0
         self._arm()
 
     def set_divide(self, value: int) -> None:
@@ -107,9 +108,9 @@ class ApicTimer:
 
     def _settle(self) -> None:
         """Make now the moment from which the count goes; an expiry that is due but not yet delivered is."""
-        if self._timer is not None and self._timer.tsc <= self.clock.tsc:
+        if self._timer is not None and self._timer.tsc <= self._now:
             self._expire()
-        now = self.clock.tsc
+        now = self._now
         self._count = self._count_at(now)
         self._since = now - (now - self._since) % self.unit
         self._deadline = self.deadline
@@ -131,7 +132,7 @@ class ApicTimer:
 
     def _arm(self) -> None:
         self.clock.cancel(self._timer)
-        at = self._expiry()
+        at = self._expiry() if self._paused_at is None else None
         self._timer = None if at is None else self.clock.at(at, self._expire)
 
     def _expire(self) -> None:
@@ -150,8 +151,28 @@ class ApicTimer:
         """Go on from the last reload that is past."""
         period = self.initial * self.unit
         first = self._since + self._count * self.unit
-        self._since = first + (self.clock.tsc - first) // period * period
+        self._since = first + (self._now - first) // period * period
         self._count, self._gate = self.initial, self._since + SHORTEST_GAP
+
+    @property
+    def _now(self) -> int:
+        """The moment it is for this timer, in ticks of the machine's clock."""
+        return self.clock.tsc if self._paused_at is None else self._paused_at
+
+    def pause(self) -> None:
+        """Time stands still for this timer until `resume`: nothing expires."""
+        self._settle()
+        self._paused_at = self.clock.tsc
+        self._arm()
+
+    def resume(self) -> None:
+        """Go on from where it stood; the guest's time-stamp counter does, too."""
+        assert self._paused_at is not None, "the timer is not paused"
+        stood, self._paused_at = self.clock.tsc - self._paused_at, None
+        self._since += stood
+        self._gate += stood
+        self.tsc_offset -= stood
+        self._arm()
 
     def inspect(self) -> dict[str, Any]:
         """Plain data for the REPL."""

@@ -140,10 +140,10 @@ class WinHv:
 
     # --- partitions --------------------------------------------------------------------------------
 
-    def create_partition(self, flags: int = 0) -> int:
-        """A new child, in state Created; its id."""
-        made = self._call(HypercallCode.CREATE_PARTITION, CreatePartitionInput(flags=flags), PartitionIdOutput,
-                          pool=PARTITION_ID_SELF)
+    def create_partition(self, flags: int = 0, disabled_features: int = 0) -> int:
+        """A new child, in state Created, without *disabled_features* (HvProcessorFeatures); its id."""
+        asked = CreatePartitionInput(flags=flags, disabled_processor_features=disabled_features)
+        made = self._call(HypercallCode.CREATE_PARTITION, asked, PartitionIdOutput, pool=PARTITION_ID_SELF)
         return int(made.partition_id)
 
     def initialize_partition(self, partition_id: int) -> None:

@@ -334,6 +334,14 @@ class PartitionDeleted(Event):
     partition: int
 
 
+class PropertySet(Event):
+    """The parent set property *code* (HvPartitionProperty) of *partition*."""
+
+    partition: int
+    code: int
+    value: int
+
+
 class MemoryDeposited(Event):
     """*count* pages went into the pool of *partition* (negative: withdrawn)."""
 

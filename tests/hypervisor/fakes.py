@@ -79,6 +79,15 @@ class FakeVp:
     def kick(self) -> None:
         self.kicks += 1
 
+    def stop_time(self) -> None:
+        self.apic.timer.pause()
+        self.timers.pause()
+
+    def resume_time(self, stood: int) -> None:
+        self.apic.timer.resume()
+        self.timers.resume()
+        self.tsc_offset -= stood
+
     def registers_written(self) -> None:
         self.vcpu.state_written = True
 

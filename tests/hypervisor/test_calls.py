@@ -47,7 +47,7 @@ def test_a_property_is_set_and_read(machine):
 
 
 SETS = [
-    ("unknown", 0x99999, 1, HvStatus.UNKNOWN_PROPERTY), ("read-only", P.REFERENCE_TIME, 1, HvStatus.OPERATION_DENIED),
+    ("unknown", 0x99999, 1, HvStatus.UNKNOWN_PROPERTY), ("read-only", P.APIC_FREQUENCY, 1, HvStatus.OPERATION_DENIED),
     ("weight-0", P.CPU_WEIGHT, 0, HvStatus.PROPERTY_VALUE_OUT_OF_RANGE),
     ("privileges-while-active", P.PRIVILEGE_FLAGS, 0, HvStatus.INVALID_PARTITION_STATE),
 ]

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hv.hypervisor.hypercalls.properties import PROPERTIES
 from hv.hypervisor.msrs.registry import read_msr, write_msr
 from hv.hypervisor.processor_msrs import WRITERS
 from hv.hypervisor.registers.table import get_register, integer
@@ -183,10 +184,24 @@ def test_a_finalized_partition_has_given_the_page_back():
 
 def test_the_parent_sees_that_the_page_is_in_use():
     """HvPartitionPropertyReferenceTscPageActive."""
-    from hv.hypervisor.hypercalls import partitions
-
     bench = Bench()
-    active = partitions._GETTERS[HvPartitionProperty.REFERENCE_TSC_PAGE_ACTIVE]
+    active = PROPERTIES[HvPartitionProperty.REFERENCE_TSC_PAGE_ACTIVE].get
     assert active(bench.child) == 1
     write_msr(bench.vp, Msr.HV_REFERENCE_TSC, PAGE)
     assert active(bench.child) == 0
+
+
+def test_the_page_stays_right_when_time_has_stood_and_follows_when_the_counter_is_set():
+    """What a guest computes is what the MSR says, before and after; TLFS "Partition Reference TSC Page"."""
+    bench = Bench()
+    clock, child = bench.machine.clock, bench.child
+    clock.advance(12_345)
+    child.freeze_time(True)
+    clock.advance(67_891)
+    child.freeze_time(False)
+    assert bench.computed() == child.reference_time
+    child.freeze_time(True)
+    child.set_reference_time(10**9)
+    child.freeze_time(False)
+    assert child.reference_tsc.sequence
+    assert bench.computed() == child.reference_time == 10**9

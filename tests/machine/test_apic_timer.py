@@ -189,3 +189,46 @@ def test_an_apic_is_restored_with_its_timer():
     assert (twin.inspect(), twin.save()) == (apic.inspect(), state)
     passes(clock, 20_000)
     assert (apic.irr, twin.irr) == (1 << 0x40 | 1 << 0x52,) * 2
+
+
+# --- time that stands still ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("mode", [TimerMode.ONE_SHOT, TimerMode.PERIODIC], ids=lambda mode: mode.name)
+def test_a_paused_timer_goes_on_from_where_it_stood(mode):
+    apic, clock = a_timer(mode)
+    apic.write(R.TIMER_INITIAL, 3000)
+    passes(clock, 10_000)
+    apic.timer.pause()
+    passes(clock, 123_456)
+    assert (apic.read(R.TIMER_CURRENT), serve(apic)) == (2000, False)
+    apic.timer.resume()
+    passes(clock, 19_990)
+    assert (apic.read(R.TIMER_CURRENT), serve(apic)) == (1, False)
+    passes(clock, 10)
+    assert serve(apic)
+
+
+def test_a_count_that_is_written_while_time_stands_begins_when_it_goes_on():
+    apic, clock = a_timer(TimerMode.ONE_SHOT)
+    apic.timer.pause()
+    passes(clock, 500)
+    apic.write(R.TIMER_INITIAL, 100)
+    passes(clock, 50_000)
+    assert (apic.read(R.TIMER_CURRENT), serve(apic)) == (100, False)
+    apic.timer.resume()
+    passes(clock, 1000)
+    assert serve(apic)
+
+
+def test_a_deadline_is_of_the_guests_own_counter():
+    """Which stood still, too."""
+    apic, clock = a_timer(TimerMode.TSC_DEADLINE)
+    apic.write_msr(Msr.TSC_DEADLINE, 1000)
+    apic.timer.pause()
+    passes(clock, 5000)
+    assert (apic.timer.deadline, serve(apic)) == (1000, False)
+    apic.timer.resume()
+    passes(clock, 999)
+    assert not serve(apic)
+    passes(clock, 1)
+    assert serve(apic)

@@ -12,6 +12,7 @@ from hv.hypervisor.hypercalls import (  # noqa: F401
     messages,
     partitions,
     ports,
+    properties,
     registers,
     vps,
 )

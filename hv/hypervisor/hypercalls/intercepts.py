@@ -6,6 +6,7 @@ TLFS "Intercepts". # Simplified: the types of `HvInterceptType`; others are INVA
 from __future__ import annotations
 
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require
+from hv.hypervisor.partition import PartitionState
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.intercepts import HvInterceptAccess, HvInterceptType, InstallInterceptInput
 
@@ -21,6 +22,7 @@ _LIMIT = {HvInterceptType.IO_PORT: 1 << 16, HvInterceptType.MSR: 1 << 32, HvInte
 def install_intercept(call: Call, input: InstallInterceptInput) -> None:
     """From now on the access is a message to the caller; access 0 takes the intercept away. INSUFFICIENT_MEMORY."""
     partition = call.find_child(input.partition_id)
+    partition.require_state(PartitionState.ACTIVE)
     require(input.intercept_type in _ALLOWED, f"intercept type {input.intercept_type:#x} is not built")
     kind = HvInterceptType(input.intercept_type)
     access = input.access_type

@@ -75,9 +75,10 @@ class ReferenceTsc:
         partition = self.partition
         ahead = {vp.tsc_offset for vp in partition.vps.values()} or {0}
         ticks = ahead.pop()
-        if ahead or ticks % TICKS_PER_100NS or not 0 <= partition.clock.tsc + ticks < LATEST_TSC:
+        at_zero = partition.time.since_origin(-ticks)
+        if ahead or at_zero % TICKS_PER_100NS or not 0 <= partition.clock.tsc + ticks < LATEST_TSC:
             return None
-        return partition.reference_time_at(-ticks)
+        return at_zero // TICKS_PER_100NS
 
     def _write(self) -> None:
         """No VP of the partition runs meanwhile, so nobody sees half of it."""

@@ -81,6 +81,17 @@ class SyntheticTimer:
             return
         tsc = self.partition.tsc_at(moment)
         self._timer = self.partition.clock.at(tsc, self._expire) if tsc < _NEVER else None
+        if self.partition.time.frozen:
+            self.pause()
+
+    def pause(self) -> None:
+        """The partition's time stands still: nothing expires until `resume`."""
+        self.partition.clock.cancel(self._timer)
+
+    def resume(self) -> None:
+        """It goes on: an expiry to come comes as much later as time stood."""
+        if self._timer is not None:
+            self._expire_at(self._expiration, self.partition.reference_time)
 
     def _stop(self) -> None:
         """Nothing of it is left: no expiry to come, and none that waits to be told."""
@@ -189,6 +200,16 @@ class SyntheticTimers:
         for timer in self.timers:
             timer.set_config(0)
             timer.set_count(0)
+
+    def pause(self) -> None:
+        """The partition's time stands still."""
+        for timer in self.timers:
+            timer.pause()
+
+    def resume(self) -> None:
+        """The partition's time goes on."""
+        for timer in self.timers:
+            timer.resume()
 
     def save(self) -> SyntheticTimersState:
         """HV_SYNTHETIC_TIMERS_STATE."""

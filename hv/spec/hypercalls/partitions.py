@@ -54,6 +54,14 @@ class SetPartitionPropertyInput(Layout):
     property_value: u64
 
 
+class SetPartitionPropertyExInput(Layout):
+    """HvCallSetPartitionPropertyEx; the value follows as the variable header."""
+
+    partition_id: u64
+    property_code: u32
+    padding: u32
+
+
 class GetNextChildPartitionInput(Layout):
     """HvCallGetNextChildPartition."""
 

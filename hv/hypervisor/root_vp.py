@@ -10,7 +10,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from hv.machine import context
 from hv.machine.apic import LocalApic
+from hv.machine.floating_point import FloatingPoint
 from hv.machine.registers import Segment, Table
 from hv.spec.apic import ApicRegister
 from hv.spec.msrs import Msr
@@ -38,6 +40,8 @@ class RootRegisters:
                      "cr2", "cr3", "dr0", "dr1", "dr2", "dr3"):
             setattr(self, name, 0)
         self.rflags, self.cr0, self.cr4, self.efer = 0x202, 0x8005_0033, 0x220, 0x500
+        self.debugctl = 0
+        self.fp = FloatingPoint(memoryview(bytearray(context.SIZE)))
         self.dr6, self.dr7, self.cpl, self.interrupt_shadow = DR6_RESET, DR7_RESET, 0, False
         self.cs = Segment(0x10, 0, 0xFFFF_FFFF, 0xA09B)
         self.ss = self.ds = self.es = self.fs = self.gs = Segment(0x18, 0, 0xFFFF_FFFF, 0xC093)
@@ -45,13 +49,12 @@ class RootRegisters:
         self.gdtr = self.idtr = Table(0, 0xFFFF)
         self.msrs: defaultdict[int, int] = defaultdict(int, {Msr.PAT: PAT_RESET})
         self.is_kernel_64 = True
-        self.xmm = [bytes(16)] * 16
 
     def read_xmm(self, number: int) -> bytes:
-        return self.xmm[number]
+        return self.fp.xmm(number)
 
     def write_xmm(self, number: int, value: bytes) -> None:
-        self.xmm[number] = value
+        self.fp.set_xmm(number, value)
 
     @property
     def paging_registers(self) -> tuple[int, int, int, int, int]:

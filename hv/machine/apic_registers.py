@@ -120,6 +120,13 @@ def find(offset: int) -> R | None:
     return _BY_OFFSET.get(offset)
 
 
+def value_of(apic: LocalApic, offset: int) -> int:
+    """What stands at *offset*, a register that can be read, however software reaches it now."""
+    register = find(offset)
+    assert register is not None, f"there is no register at {offset:#x}"
+    return _get(apic, register, offset)
+
+
 def _get(apic: LocalApic, register: R, offset: int) -> int:
     if register in ARRAYS:
         return ARRAYS[register](apic) >> (offset - register) * 2 & ALL_ONES      # 0x10 bytes for 32 vectors

@@ -33,6 +33,12 @@ SEGMENTS = 0xE0             # ES CS SS DS FS GS LDTR TR GDTR IDTR, 24 bytes each
                             # selector u32, base u64 @8, limit u32, flags u32
 CR = 0x1D0                  # CR0..CR8, u64 each
 EFER = 0x278
+FPU_TOP = 0x284             # u32: the number of ST(0)
+FPU_STATUS, FPU_CONTROL = 0x288, 0x28A      # u16; the status without TOP
+FPU_TAGS = 0x28C            # 8 bytes, of registers by number: 1 = empty
+FPU_REGISTERS = 0x298       # by number, 10 bytes each, 16 apart
+FPU_OPCODE = 0x318          # u16
+FPU_IP, FPU_DP = 0x320, 0x328
 MXCSR = 0x358
 XMM = 0x360                 # 64 bytes apart
 SYSENTER_CS, SYSENTER_ESP, SYSENTER_EIP = 0x12E8, 0x12F0, 0x12F8
@@ -54,6 +60,7 @@ NESTED_MODE = 0x15D8        # u32: 1 PAE, 2 long mode, 4 NX
 SIZE = 0x15E8
 
 CC_OP_EFLAGS = 1
+FPU_CONTROL_WORD, MXCSR_WORD = reg.UC_X86_REG_FPCW, reg.UC_X86_REG_MXCSR     # for `write_register`
 CPU_MODEL = 0               # qemu64: the smallest model with SVM
 
 # One register written, and where its bytes must appear.
@@ -89,6 +96,11 @@ def release(context: ctypes.c_void_p) -> None:
 def view(context: ctypes.c_void_p) -> memoryview:
     """The context's SIZE bytes, writable, in place."""
     return memoryview((ctypes.c_uint8 * SIZE).from_address(context.value or 0)).cast("B")
+
+
+def write_register(context: ctypes.c_void_p, register: int, value: bytes) -> None:
+    """Let the engine itself write *register* of *context*, with all it keeps beside it."""
+    uclib.uc_context_reg_write(context, register, value)
 
 
 class _Probe:
@@ -132,6 +144,7 @@ def calibrate() -> None:
         probe.uc.msr_write(index, value)
         probe.check(f"MSR {index:#x}", offset, struct.pack("<I", value))
     _check_flags(probe)
+    _check_floating_point(probe)
     release(probe.context)
 
 
@@ -146,3 +159,23 @@ def _check_flags(probe: _Probe) -> None:
     probe.check("RFLAGS", EFLAGS, struct.pack("<Q", 0x246))
     probe.check("the arithmetic flags", CC_SRC, struct.pack("<Q", 0x44))
     probe.check("the flags' form", CC_OP, struct.pack("<Ii", CC_OP_EFLAGS, 1))
+
+
+def _check_floating_point(probe: _Probe) -> None:
+    """The x87 registers by number and from the top of the stack on, and that a context's FCW and MXCSR are written."""
+    uc: Any = probe.uc
+    uc.reg_write(reg.UC_X86_REG_FPSW, 0x2941)
+    probe.check("the top of the x87 stack", FPU_TOP, struct.pack("<IH", 5, 0x0141))
+    uc.reg_write(reg.UC_X86_REG_FPTAG, 0xFFCF)
+    probe.check("the x87 tags", FPU_TAGS, bytes((1, 1, 0, 1, 1, 1, 1, 1)))
+    uc.reg_write(reg.UC_X86_REG_FP1, (0x1122334455667788, 0x4001))
+    probe.check("the x87 registers", FPU_REGISTERS + 16, struct.pack("<QH", 0x1122334455667788, 0x4001))
+    uc.reg_write(reg.UC_X86_REG_FOP, 0x123)
+    probe.check("the x87 opcode", FPU_OPCODE, struct.pack("<H", 0x123))
+    for name, register, offset in (("instruction", reg.UC_X86_REG_FIP, FPU_IP), ("data", reg.UC_X86_REG_FDP, FPU_DP)):
+        uc.reg_write(register, 0x1122334455667700 + offset & 0xFF)
+        probe.check(f"the x87 {name} pointer", offset, struct.pack("<Q", 0x1122334455667700 + offset & 0xFF))
+    for name, register, offset in (("FCW", FPU_CONTROL_WORD, FPU_CONTROL), ("MXCSR", MXCSR_WORD, MXCSR)):
+        write_register(probe.context, register, struct.pack("<I", 0x0F7F))
+        uclib.uc_context_restore(probe.uc._uch, probe.context)
+        probe.check(name, offset, struct.pack("<H", 0x0F7F))

@@ -180,6 +180,7 @@ class Engine:
         uclib.uc_context_save(self._handle, context)        # fills the API's header
         at.view(context)[:] = self._template
         state = ProcessorState(context, self._resolve_flags, self.flush_tlb)
+        state.fp.reset()
         self._states.append(state)
         return state
 

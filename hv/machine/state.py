@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, MutableMapping
 from typing import Any
 
 from hv.machine import context as at
+from hv.machine.floating_point import FloatingPoint
 from hv.machine.registers import Segment, Table
 from hv.machine.svm import DESCRIPTOR_TABLES, Intercept
 from hv.machine.watched import CONTROL_REGISTERS, Watched
@@ -43,7 +44,6 @@ _PG, _PAE = Cr0.PG.value, Cr4.PAE.value
 _SWITCHES = ((Watched.INVLPG.value, Intercept.INVLPG.value),
              (Watched.DESCRIPTOR_TABLES.value, DESCRIPTOR_TABLES.value))
 _SIZES = 1 << 21 | 1 << 22      # L and D/B, on which hidden flags depend
-_VECTOR_SIZE = 64               # bytes the engine has for a vector register, of which XMM is the low 16
 _RIGHTS = 0xF0FF                # rights bits the engine keeps, 8 to the left
 
 # Places in a context as 64-bit words, then as 32-bit ones. Looked up once: every exit needs them.
@@ -190,7 +190,7 @@ class ProcessorState:
         self.dwords = view.cast("I")
         self.gpr = self.words[at.REGS // 8 : at.REGS // 8 + 16]     # RAX RCX RDX RBX RSP RBP RSI RDI R8..R15
         self.msrs = ProcessorMsrs(self.words)
-        self._bytes = view
+        self.fp = FloatingPoint(view, context)
         self.debugctl = 0           # IA32_DEBUGCTL: the engine has none
         self._resolve_flags = resolve_flags
         self.translation_changed = translation_changed
@@ -320,13 +320,11 @@ class ProcessorState:
 
     def read_xmm(self, number: int) -> bytes:
         """The 16 bytes of XMM*number*, 0..15."""
-        start = at.XMM + _VECTOR_SIZE * number
-        return bytes(self._bytes[start : start + 16])
+        return self.fp.xmm(number)
 
     def write_xmm(self, number: int, value: bytes) -> None:
         """Store 16 bytes into XMM*number*, 0..15."""
-        start = at.XMM + _VECTOR_SIZE * number
-        self._bytes[start : start + 16] = value
+        self.fp.set_xmm(number, value)
 
     @property
     def is_kernel_64(self) -> bool:
@@ -424,8 +422,9 @@ class ProcessorState:
 
     def forget(self) -> None:
         """The context is about to go: from now on reading or writing a register is a ValueError."""
-        for view in (self.gpr, self.words, self.dwords, self._bytes):
+        for view in (self.gpr, self.words, self.dwords):
             view.release()
+        self.fp.forget()
 
     @property
     def in_long_mode(self) -> bool:

@@ -1,10 +1,11 @@
 """Register names of Get/SetVpRegisters and the layouts of their 16-byte values; TLFS "HV_REGISTER_NAME"."""
 
+# mypy: disable-error-code="valid-type, type-arg"
 from __future__ import annotations
 
 from enum import IntEnum
 
-from hv.spec.layout import Register, bits
+from hv.spec.layout import Layout, Register, bits, raw, u8, u16, u32, u64
 
 
 class HvRegisterName(IntEnum):
@@ -332,6 +333,30 @@ class PendingInterruptionRegister(Register):
     error_code = bits(63, 32)
 
 
+class PendingEventType(IntEnum):
+    """What the low quadword of PENDING_EVENT0 holds; HV_X64_PENDING_EVENT_TYPE."""
+
+    EXCEPTION = 0
+    MEMORY_INTERCEPT = 1
+    NESTED_MEMORY_INTERCEPT = 2
+    VIRTUALIZATION_FAULT = 3
+    HYPERCALL_OUTPUT = 4
+    EXT_INT = 5
+    SHADOW_IPT = 6
+
+
+class PendingExceptionEvent(Register):
+    """HV_X64_PENDING_EXCEPTION_EVENT, 128 bits: an exception the VP gets before anything else."""
+
+    WIDTH = 128
+    event_pending = bits(0)
+    event_type = bits(3, 1)             # PendingEventType
+    deliver_error_code = bits(8)
+    vector = bits(31, 16)
+    error_code = bits(63, 32)
+    exception_parameter = bits(127, 64)     # of a page fault, what CR2 gets
+
+
 class InterruptStateRegister(Register):
     """HV_X64_INTERRUPT_STATE_REGISTER."""
 
@@ -345,3 +370,30 @@ class InternalActivityRegister(Register):
     startup_suspend = bits(0)           # waits for SIPI
     halt_suspend = bits(1)
     idle_suspend = bits(2)
+
+
+class FpControlStatusRegister(Layout):
+    """HV_X64_FP_CONTROL_STATUS_REGISTER."""
+
+    fp_control: u16
+    fp_status: u16
+    fp_tag: u8                          # abridged: bit n = register n is in use
+    reserved: u8
+    last_fp_op: u16
+    last_fp_rip: u64
+
+
+class XmmControlStatusRegister(Layout):
+    """HV_X64_XMM_CONTROL_STATUS_REGISTER."""
+
+    last_fp_rdp: u64
+    xmm_status_control: u32             # MXCSR
+    xmm_status_control_mask: u32
+
+
+class FpRegister(Layout):
+    """HV_X64_FP_REGISTER."""
+
+    mantissa: u64
+    biased_exponent: u16                # and the sign, bit 15
+    padding: raw[6]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 from hv.hypervisor.hypervisor import Hypervisor
 from hv.hypervisor.partition import Partition
+from hv.machine import context
 from hv.machine.apic import LocalApic
 from hv.machine.clock import VirtualClock
+from hv.machine.floating_point import FloatingPoint
 from hv.machine.ram import PhysicalMemory
 from hv.machine.registers import Segment, Table
 from hv.spec.x86 import DR6_RESET, PAGE_SIZE
@@ -26,19 +29,19 @@ class FakeRegs:
                      "cr2", "cr3", "dr0", "dr1", "dr2", "dr3"):
             setattr(self, name, 0)
         self.rflags, self.cr0, self.cr4, self.efer, self.dr6, self.dr7 = 2, 0x8005_0033, 0x220, 0x500, DR6_RESET, 0x400
-        self.cpl, self.interrupt_shadow = 0, False
+        self.cpl, self.interrupt_shadow, self.debugctl = 0, False, 0
+        self.fp = FloatingPoint(memoryview(bytearray(context.SIZE)))
         self.cs = CODE
         self.ss = self.ds = self.es = self.fs = self.gs = self.ldtr = self.tr = DATA
         self.gdtr = self.idtr = Table(0, 0xFFFF)
         self.msrs: dict[int, int] = defaultdict(int)
         self.is_kernel_64 = True
-        self.xmm = [bytes(16)] * 16
 
     def read_xmm(self, number: int) -> bytes:
-        return self.xmm[number]
+        return self.fp.xmm(number)
 
     def write_xmm(self, number: int, value: bytes) -> None:
-        self.xmm[number] = value
+        self.fp.set_xmm(number, value)
 
     @property
     def paging_registers(self):
@@ -63,8 +66,8 @@ class FakeVp:
         self.wait_for_sipi = index != 0
         self.runtime_100ns = 0
         self.pending_event = self.string_element = None
-        self.vcpu = SimpleNamespace(state_written=False)
-        self.vmcs = SimpleNamespace(clear=lambda: None)
+        self.vcpu = SimpleNamespace(state_written=False, set_tsc=self._set_tsc)
+        self.vmcs = SimpleNamespace(clear=lambda: None, current=nullcontext)
         self.kicks = 0
         self.apic.on_pending = self.kick
         self.nmi_masked = False
@@ -87,6 +90,9 @@ class FakeVp:
         self.apic.timer.resume()
         self.timers.resume()
         self.tsc_offset -= stood
+
+    def _set_tsc(self, value: int) -> None:
+        self.tsc_offset = value - self.partition.clock.tsc
 
     def registers_written(self) -> None:
         self.vcpu.state_written = True

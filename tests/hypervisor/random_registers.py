@@ -14,7 +14,12 @@ from hashlib import sha256
 from hv.hypervisor.registers.table import REGISTERS
 from hv.platform import Machine
 from hv.root.winhv import HvError
-from hv.spec.hv_registers import HvRegisterName, InterruptStateRegister, PendingInterruptionRegister
+from hv.spec.hv_registers import (
+    HvRegisterName,
+    InterruptStateRegister,
+    PendingExceptionEvent,
+    PendingInterruptionRegister,
+)
 from hv.spec.msrs import HvSynicSint
 from hv.spec.partition import HvMapGpaFlags
 from hv.spec.synic import HvSegmentRegister
@@ -28,7 +33,9 @@ ALL_RIGHTS = HvMapGpaFlags.READABLE | HvMapGpaFlags.WRITABLE | HvMapGpaFlags.EXE
 _SETTABLE = [name for name in HvRegisterName if (ways := REGISTERS.get(int(name))) and ways[1] is not None]
 _SEGMENTS = [N(number) for number in range(N.ES, N.TR + 1)]
 _DEEP = [N.CR0, N.CR4, N.CR3, N.EFER, N.RFLAGS, N.RIP, N.RSP, N.PENDING_INTERRUPTION, N.INTERRUPT_STATE,
-         N.INTERNAL_ACTIVITY_STATE, N.APIC_BASE, N.CR8, N.TPR, N.EOI, N.ICR, N.DR7, N.GDTR, N.IDTR, N.SINT0, N.SINT1]
+         N.INTERNAL_ACTIVITY_STATE, N.APIC_BASE, N.CR8, N.TPR, N.EOI, N.ICR, N.DR7, N.GDTR, N.IDTR, N.SINT0, N.SINT1,
+         N.PENDING_EVENT0, N.TSC, N.FP_CONTROL_STATUS, N.XMM_CONTROL_STATUS, N.APIC_ICR, N.APIC_SPURIOUS,
+         N.APIC_LVT_TIMER, N.APIC_INIT_COUNT]
 _CR0 = (0x30, 0x31, 0x10, 0x80000031, 0x80010033, 0x60000010, 0x80000001, 0xE0050033, 0x20, 0x50033)
 _CR4 = (0, 0x20, 0x620, 0x6F0, 0x10, 0x2000, 0x20020, 0x10620, 0x8, 0x7FF)
 _EFER = (0, 0x100, 0x400, 0x500, 0x501, 0xD00, 0xD01, 0x1000, 0x1500, 0x800)
@@ -152,11 +159,16 @@ class Play:
                 interruption_pending=1, interruption_type=rng.randrange(8), interruption_vector=vector,
                 deliver_error_code=rng.randrange(2), instruction_length=rng.choice((0, 1, 2, 15)),
                 error_code=rng.choice((0, 0xFFFF, 1 << 31))).raw
+        if name is N.PENDING_EVENT0 and kind < 0.95:
+            return PendingExceptionEvent(
+                event_pending=1, vector=rng.randrange(32), deliver_error_code=rng.randrange(2),
+                error_code=rng.choice((0, 2, 1 << 31)), exception_parameter=rng.choice((0, 0x6000, 1 << 63))).raw
         if name is N.INTERRUPT_STATE and kind < 0.9:
             return InterruptStateRegister(interrupt_shadow=rng.randrange(2), nmi_masked=rng.randrange(2)).raw
         if name in chosen and kind < 0.85:
             return rng.choice(list(chosen[name]))
-        return rng.choice((0, 1, rng.getrandbits(64), rng.getrandbits(32), (1 << 64) - 1, 1 << 63, 0x6000, 0x52))
+        return rng.choice((0, 1, rng.getrandbits(64), rng.getrandbits(32), (1 << 64) - 1, 1 << 63, 0x6000, 0x52,
+                           rng.getrandbits(128)))
 
     def _go(self) -> None:
         self.machine.run(until_tsc=self.machine.clock.tsc + self.rng.choice((2_000, 30_000, 60_000)))

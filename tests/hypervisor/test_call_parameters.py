@@ -188,7 +188,7 @@ MAP = {"target_partition_id": GUEST, "target_gpa_base": 0x100, "map_flags": int(
     (C.DEPOSIT_MEMORY, {"partition_id": GUEST}, [PAGES[0], PAGES[0]], WRONG, 1),
     (C.GET_VP_REGISTERS, {"partition_id": GUEST, "input_vtl": 1}, [RegisterName(name=N.RIP)], VTL, 0),
     (C.GET_VP_REGISTERS, {"partition_id": GUEST, "vp_index": 4}, [RegisterName(name=N.RIP)], S.INVALID_VP_INDEX, 0),
-    (C.SET_VP_REGISTERS, {"partition_id": GUEST}, [RegisterAssoc(name=N.RIP), RegisterAssoc(name=N.TSC)], WRONG, 1),
+    (C.SET_VP_REGISTERS, {"partition_id": GUEST}, [RegisterAssoc(name=N.RIP), RegisterAssoc(name=N.APIC_ID)], WRONG, 1),
     (C.SET_VP_REGISTERS, {"partition_id": GUEST}, [RegisterAssoc(name=N.RIP, padding=b"\1" + bytes(11))], WRONG, 0),
 ])
 def test_a_list_ends_at_what_is_refused(bench, code, fields, elements, status, reps):

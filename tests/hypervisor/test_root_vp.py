@@ -100,8 +100,8 @@ def test_its_registers_are_those_of_a_64_bit_kernel():
 def test_its_registers_are_set_and_read_by_hypercall(name):
     """TLFS "HvCallSetVpRegisters": a partition with AccessVpRegisters may name itself."""
     bench = Bench()
-    bench.set(name, 0x1234_5678)
-    assert bench.get(name) == 0x1234_5678
+    bench.set(name, 0x401)
+    assert bench.get(name) == 0x401
 
 
 @pytest.mark.parametrize("name", HvRegisterName, ids=lambda name: name.name)

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 # Registers that no check of VM entry reads (RIP: an address that is not canonical faults at the fetch).
 _UNCHECKED = frozenset({HvRegisterName.EXPLICIT_SUSPEND, HvRegisterName.INTERCEPT_SUSPEND,
-                        HvRegisterName.PENDING_INTERRUPTION, *range(HvRegisterName.RAX, HvRegisterName.RIP + 1)})
+                        HvRegisterName.PENDING_INTERRUPTION,
+                        *range(HvRegisterName.XMM0, HvRegisterName.XMM_CONTROL_STATUS + 1),
+                        *range(HvRegisterName.RAX, HvRegisterName.RIP + 1)})
 
 
 @hypercall(HypercallCode.GET_VP_REGISTERS, input=VpRegistersInput, rep_input=RegisterName, rep_output=RegisterValue)

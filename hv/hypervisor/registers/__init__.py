@@ -5,7 +5,9 @@ a family, and importing it here is what makes its registers exist. A name that n
 """
 
 from hv.hypervisor.registers import (  # noqa: F401
+    apic,
     execution,
+    floating_point,
     processor,
     synthetic,
     timers,

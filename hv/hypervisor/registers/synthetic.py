@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 N = HvRegisterName
 
 
-def dispatched_msr(msr: int) -> tuple[Get, Put]:
+def dispatched_msr(msr: int) -> tuple[Get | None, Put | None]:
     """A synthetic or APIC MSR: same rules as for RDMSR and WRMSR, but the parent needs no privilege of the child's."""
+    _, read, write = msrs.MSRS[msr]
+
     def get(vp: VirtualProcessor) -> bytes:
         try:
             return as_bytes(msrs.read_unchecked(vp, msr))
@@ -29,7 +31,7 @@ def dispatched_msr(msr: int) -> tuple[Get, Put]:
 
     def put(vp: VirtualProcessor, value: bytes) -> None:
         msrs.write_unchecked(vp, msr, integer(value))
-    return get, put
+    return get if read else None, put if write else None
 
 
 def _cpuid_leaf(leaf: CpuidLeaf) -> tuple[Get, None]:
@@ -43,7 +45,8 @@ _DISPATCHED = {N.APIC_BASE: Msr.APIC_BASE, N.HYPERCALL: Msr.HV_HYPERCALL, N.GUES
                N.VP_ASSIST_PAGE: Msr.HV_VP_ASSIST_PAGE, N.PROCESSOR_CLOCK_FREQUENCY: Msr.HV_TSC_FREQUENCY,
                N.INTERRUPT_CLOCK_FREQUENCY: Msr.HV_APIC_FREQUENCY, N.EOI: Msr.HV_EOI, N.ICR: Msr.HV_ICR,
                N.TPR: Msr.HV_TPR, N.SCONTROL: Msr.HV_SCONTROL, N.SVERSION: Msr.HV_SVERSION, N.SIEFP: Msr.HV_SIEFP,
-               N.SIMP: Msr.HV_SIMP, N.EOM: Msr.HV_EOM, N.GUEST_CRASH_CTL: Msr.HV_CRASH_CTL}
+               N.SIMP: Msr.HV_SIMP, N.TSC_DEADLINE: Msr.TSC_DEADLINE, N.EOM: Msr.HV_EOM,
+               N.GUEST_CRASH_CTL: Msr.HV_CRASH_CTL}
 _LEAVES = {N.HYPERVISOR_VERSION: CpuidLeaf.HV_VERSION, N.PRIVILEGES_AND_FEATURES_INFO: CpuidLeaf.HV_FEATURES,
            N.FEATURES_INFO: CpuidLeaf.HV_ENLIGHTENMENTS, N.IMPLEMENTATION_LIMITS_INFO: CpuidLeaf.HV_LIMITS,
            N.HARDWARE_FEATURES_INFO: CpuidLeaf.HV_HARDWARE_FEATURES,

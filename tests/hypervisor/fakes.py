@@ -66,6 +66,7 @@ class FakeVp:
         self.vcpu = SimpleNamespace(state_written=False)
         self.vmcs = SimpleNamespace(clear=lambda: None)
         self.kicks = 0
+        self.runnable = False
         self.apic.on_pending = self.kick
         self.nmi_masked = False
         self.caller = None

@@ -38,6 +38,7 @@ from hv.root.vmwp import AssignedDevice, Worker
 from hv.root.winhv import HvError, OutOfPages, RootMemory, WinHv
 from hv.spec.apic import BROADCAST_X2APIC
 from hv.spec.pci import PciCommand, PciHeader
+from hv.spec.synic import PortType
 from hv.spec.x86 import PAGE_SIZE
 from hv.trace.bus import Trace
 from hv.trace.events import PartitionNamed
@@ -247,6 +248,22 @@ class Machine(Box):
         port_id = next(self._port_ids)
         self.root.winhv.create_message_port(receiver.partition_id, port_id, sender.partition_id, sint, 0)
         self.root.winhv.connect_port(sender.partition_id, connection_id, receiver.partition_id, port_id)
+
+    def connect_events(self, sender: VirtualMachine, connection_id: int, receiver: VirtualMachine, sint: int = 2,
+                       base: int = 0, count: int = 16) -> None:
+        """HvCallSignalEvent of *sender*, flags 0..*count*-1, sets flags from *base* on of *receiver*'s VP 0."""
+        self._root_runs()
+        port_id = next(self._port_ids)
+        self.root.winhv.create_event_port(receiver.partition_id, port_id, sender.partition_id, sint, 0, base, count)
+        self.root.winhv.connect_port(sender.partition_id, connection_id, receiver.partition_id, port_id, PortType.EVENT)
+
+    def connect_monitor(self, sender: VirtualMachine, connection_id: int, receiver: VirtualMachine, gpa: int) -> None:
+        """A monitor page stands at *gpa* of both; its triggers are *sender*'s."""
+        self._root_runs()
+        port_id = next(self._port_ids)
+        self.root.winhv.create_monitor_port(receiver.partition_id, port_id, sender.partition_id, gpa)
+        self.root.winhv.connect_port(sender.partition_id, connection_id, receiver.partition_id, port_id,
+                                     PortType.MONITOR, gpa)
 
     def run(self, until_tsc: int | None = None, paused: Callable[[], bool] = lambda: False) -> None:
         """Run until every VM has ended, nobody can run any more, the clock reaches *until_tsc*, or *paused* says so.

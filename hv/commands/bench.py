@@ -46,7 +46,8 @@ def main(args: argparse.Namespace) -> int:
 
 def choose(names: list[str] | None) -> list[Metric]:
     """The metrics called *names*, or all; CommandError for one that there is not."""
-    import hv.commands.metrics_timers  # noqa: F401  registers its metrics
+    import hv.commands.metrics_synic
+    import hv.commands.metrics_timers  # noqa: F401  they register their metrics
     from hv.commands.metrics import METRICS
 
     known = {metric.name: metric for metric in METRICS}

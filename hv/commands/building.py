@@ -72,7 +72,13 @@ def build(description: MachineDescription) -> tuple[Machine, list[VirtualMachine
     except (ImageError, MachineError) as error:
         raise CommandError(f"{vm.name}: {error.message}", error.hint) from None
     for connection in description.connections:
-        machine.connect(by_name[connection.sender], connection.id, by_name[connection.receiver], connection.sint)
+        sender, receiver = by_name[connection.sender], by_name[connection.receiver]
+        if connection.kind == "event":
+            machine.connect_events(sender, connection.id, receiver, connection.sint, connection.base, connection.flags)
+        elif connection.kind == "monitor":
+            machine.connect_monitor(sender, connection.id, receiver, connection.gpa)
+        else:
+            machine.connect(sender, connection.id, receiver, connection.sint)
     return machine, list(by_name.values())
 
 

@@ -15,6 +15,22 @@
     to = "receiver"
     id = 1
     sint = 2
+
+    [[connection]]                      # `from` signals events 0..`flags`-1 of that SINT, from `base` on
+    from = "sender"
+    to = "receiver"
+    id = 2
+    kind = "event"
+    sint = 2
+    base = 0
+    flags = 16
+
+    [[connection]]                      # both share a monitor page, each at `gpa`
+    from = "sender"
+    to = "receiver"
+    id = 3
+    kind = "monitor"
+    gpa = 0x300000
 """
 
 from __future__ import annotations
@@ -27,6 +43,8 @@ from typing import Any
 
 from hv.commands.errors import CommandError
 from hv.commands.files import find_guest
+from hv.spec.synic import EVENT_FLAGS_COUNT
+from hv.spec.x86 import PAGE_SIZE
 
 DEFAULT_MACHINE_MIB, DEFAULT_VM_MIB = 128, 16
 SMALLEST_MACHINE_MIB = 4
@@ -50,12 +68,19 @@ class VmDescription:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionDescription:
-    """What *sender* posts on connection *id* arrives at *sint* of *receiver*."""
+    """What *sender* sends on connection *id* arrives at *sint* of *receiver*: messages, or events from *base* on.
+
+    By *kind* "monitor" they share a page at *gpa* instead.
+    """
 
     sender: str
     receiver: str
     id: int = 1
+    kind: str = "message"
     sint: int = 2
+    base: int = 0
+    flags: int = 16
+    gpa: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +96,9 @@ class MachineDescription:
 _KINDS = {str: "a string", int: "an integer", bool: "true or false", list: "a list of tables", dict: "a table"}
 _TOP: dict[str, type] = {"memory_mib": int, "vm": list, "connection": list}
 _VM: dict[str, type] = {"name": str, "image": str, "memory_mib": int, "vps": int, "device": bool, "other": str}
-_CONNECTION: dict[str, type] = {"from": str, "to": str, "id": int, "sint": int}
+_CONNECTION: dict[str, type] = {"from": str, "to": str, "id": int, "kind": str, "sint": int, "base": int, "flags": int,
+                                "gpa": int}
+_OF_KIND = {"message": {"sint"}, "event": {"sint", "base", "flags"}, "monitor": {"gpa"}}
 
 
 def single(place: Path, name: str, memory_mib: int = DEFAULT_VM_MIB, vps: int = 1,
@@ -198,5 +225,17 @@ def _connection(where: str, table: dict[str, Any], names: list[str]) -> Connecti
             raise CommandError(f"{where}: `{key}` names `{table[key]}`; expected one of {', '.join(names)}",
                                "a connection joins two of the VMs above")
     in_range(f"{where}: id", table.get("id", 1), 1, 0xFFFFFF)
-    in_range(f"{where}: sint", table.get("sint", 2), 1, 15)
-    return ConnectionDescription(table["from"], table["to"], table.get("id", 1), table.get("sint", 2))
+    kind = table.get("kind", "message")
+    if kind not in _OF_KIND:
+        raise CommandError(f"{where}: `kind` is `{kind}`; expected one of {', '.join(_OF_KIND)}")
+    known = {key: of for key, of in _CONNECTION.items() if key in _OF_KIND[kind] or key in ("from", "to", "id", "kind")}
+    check_keys(f"{where} ({kind})", table, known, required=("gpa",) if kind == "monitor" else ())
+    made = ConnectionDescription(table["from"], table["to"], **{key: value for key, value in table.items()
+                                                               if key not in ("from", "to")})
+    in_range(f"{where}: sint", made.sint, 1, 15)
+    in_range(f"{where}: base", made.base, 0, EVENT_FLAGS_COUNT - 1)
+    in_range(f"{where}: flags", made.flags, 1, EVENT_FLAGS_COUNT - made.base)
+    in_range(f"{where}: gpa", made.gpa, 0, (LARGEST_VM_MIB << 20) - PAGE_SIZE)
+    if made.gpa % PAGE_SIZE:
+        raise CommandError(f"{where}: `gpa` is {made.gpa:#x}; expected a multiple of {PAGE_SIZE:#x}", "it is a page")
+    return made

@@ -16,6 +16,7 @@ from hv.hypervisor.interrupts import InterruptRouting
 from hv.hypervisor.pages import PageOwners
 from hv.hypervisor.partition import DEVICE_SIZE, Partition, PartitionState
 from hv.hypervisor.synic import connections
+from hv.hypervisor.synic.monitors import Monitors
 from hv.hypervisor.synic.synic import Synic
 from hv.hypervisor.timers.stimer import SyntheticTimers
 from hv.machine.clock import VirtualClock
@@ -78,6 +79,7 @@ class Hypervisor:
         self.on_halt: Callable[[Any], bool] = lambda vp: False      # a VP halted: True when it was woken meanwhile
         self.on_vp_deleted: Callable[[Any], None] = lambda vp: None     # what runs VPs forgets this one
         self.on_yield: Callable[[Any], bool] = lambda vp: False     # its turn may end: True when the engine runs on
+        self.monitors = Monitors(self)
         self.interrupts = InterruptRouting(trace)
         self.partitions: dict[int, Partition] = {}
         self._next_id = ROOT_PARTITION_ID
@@ -112,6 +114,7 @@ class Hypervisor:
     def _new_partition(self, parent: Partition | None, privileges: int) -> Partition:
         partition = Partition(self._next_id, parent, self.memory, self.owners, self.clock, self.trace, privileges)
         partition.on_teardown.append(self._release)
+        partition.monitors = self.monitors
         if parent is not None:
             self._give_apics(partition)
         self._next_id += 1

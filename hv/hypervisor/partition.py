@@ -33,6 +33,7 @@ from hv.vmx.translation.ept import EptTables
 if TYPE_CHECKING:
     from hv.hypervisor.apic_virtualization import PartitionApics
     from hv.hypervisor.synic.connections import Connection
+    from hv.hypervisor.synic.monitors import Monitors
     from hv.hypervisor.synic.ports import Port
     from hv.hypervisor.vp import VirtualProcessor
 
@@ -76,6 +77,7 @@ class Partition:
     """One partition. *parent* is None for root."""
 
     reference_tsc: ReferenceTsc             # since it was initialized
+    monitors: Monitors          # of the hypervisor
 
     def __init__(self, partition_id: int, parent: Partition | None, memory: PhysicalMemory, owners: PageOwners,
                  clock: VirtualClock, trace: Trace, privileges: int) -> None:

@@ -65,7 +65,7 @@ from hv.spec.hypercalls.vps import (
 from hv.spec.intercepts import HvInterceptType, InstallInterceptInput
 from hv.spec.layout import Layout
 from hv.spec.partition import ANY_VP, PARTITION_ID_INVALID, PARTITION_ID_SELF, HvMapGpaFlags, HvPartitionProperty
-from hv.spec.synic import EVENT_FLAGS_COUNT, HvConnectionInfo, HvPortInfo, PortType
+from hv.spec.synic import EVENT_FLAGS_COUNT, HvConnectionInfo, HvMonitorPortInfo, HvPortInfo, PortType
 from hv.spec.x86 import LARGE_PAGES, PAGE_SIZE
 
 DEPOSIT_BATCH = 16                      # pages
@@ -345,6 +345,11 @@ class WinHv:
             port_type=PortType.EVENT, target_sint=sint, target_vp=vp_index, base_flag_number=base_flag,
             flag_count=flag_count))
 
+    def create_monitor_port(self, owner: int, port_id: int, connector: int, gpa: int) -> None:
+        """A monitor page of *owner* at *gpa*, which *connector* may share."""
+        info = HvMonitorPortInfo(port_type=PortType.MONITOR, monitor_address=gpa)
+        self._create_port(owner, port_id, connector, HvPortInfo.parse(info.pack()))
+
     def _create_port(self, owner: int, port_id: int, connector: int, info: HvPortInfo) -> None:
         self._call(HypercallCode.CREATE_PORT, CreatePortInput(
             port_partition=owner, port_id=port_id, connection_partition=connector, port_info=info), pool=owner)
@@ -354,11 +359,11 @@ class WinHv:
         self._call(HypercallCode.DELETE_PORT, DeletePortInput(port_partition=owner, port_id=port_id))
 
     def connect_port(self, connector: int, connection_id: int, owner: int, port_id: int,
-                     kind: PortType = PortType.MESSAGE) -> None:
-        """*connector* sends through *connection_id* to the port of *owner*."""
+                     kind: PortType = PortType.MESSAGE, gpa: int = 0) -> None:
+        """*connector* sends through *connection_id* to the port of *owner*. A monitor page stands at *gpa*."""
         self._call(HypercallCode.CONNECT_PORT, ConnectPortInput(
             connection_partition=connector, connection_id=connection_id, port_partition=owner, port_id=port_id,
-            connection_info=HvConnectionInfo(port_type=kind)), pool=connector)
+            connection_info=HvConnectionInfo(port_type=kind, gpa=gpa)), pool=connector)
 
     def disconnect_port(self, connector: int, connection_id: int) -> None:
         """The connection is gone."""

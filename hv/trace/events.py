@@ -255,6 +255,14 @@ class EventSignaled(Event):
     flag: int
 
 
+class MonitorTriggered(Event):
+    """*trigger* (0..127) of a monitor page was pending for its latency: *flag* is signalled for the sender."""
+
+    trigger: int
+    connection: int
+    flag: int
+
+
 class EventDelivered(Event):
     """*flag* of *sint* went from 0 to 1."""
 

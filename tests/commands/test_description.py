@@ -46,7 +46,7 @@ def test_a_description_becomes_vms_and_connections(tmp_path):
     b, a = machine.vms
     assert (b.name, b.memory_mib, b.vps, b.device, b.other) == ("b", 16, 1, False, "")
     assert (a.image.name, a.memory_mib, a.vps, a.device, a.other) == ("hypercaller.asm", 32, 2, True, "b")
-    assert machine.connections == [description.ConnectionDescription("a", "b", 3, 4)]
+    assert machine.connections == [description.ConnectionDescription("a", "b", 3, sint=4)]
     assert machine.memory_mib == description.DEFAULT_MACHINE_MIB
 
 
@@ -85,6 +85,12 @@ ONE = '[[vm]]\nname = "x"\nimage = "hello"\n'
     pytest.param(ONE + '[[connection]]\nfrom = "x"\n', "connection 1: `to` is missing", id="half-a-connection"),
     pytest.param(ONE + '[[connection]]\nfrom = "x"\nto = "z"\n', "`to` names `z`; expected one of x", id="unknown-vm"),
     pytest.param(ONE + '[[connection]]\nfrom = "x"\nto = "x"\nsint = 16\n', "sint is 16; expected 1..15", id="sint"),
+    *(pytest.param(ONE + '[[connection]]\nfrom = "x"\nto = "x"\n' + text, part, id=name) for name, text, part in (
+        ("kind", 'kind = "doorbell"', "`kind` is `doorbell`; expected one of message, event, monitor"),
+        ("key-of-another-kind", 'kind = "event"\ngpa = 0', "connection 1 (event): unknown key `gpa`"),
+        ("monitor-without-a-page", 'kind = "monitor"', "connection 1 (monitor): `gpa` is missing"),
+        ("misaligned-page", 'kind = "monitor"\ngpa = 8', "`gpa` is 0x8; expected a multiple of 0x1000"),
+        ("too-many-flags", 'kind = "event"\nbase = 2040\nflags = 9', "flags is 9; expected 1..8"))),
     pytest.param(ONE + 'memory_mib = 2048\n' + ONE.replace('"x"', '"y"') + "memory_mib = 2048\n",
                  "its VMs need a machine of 4112 MiB; 3840 is the most", id="machine-too-large"),
     pytest.param(ONE + 2 * '[[connection]]\nfrom = "x"\nto = "x"\n', "from x have the id 1", id="same-id"),

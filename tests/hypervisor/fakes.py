@@ -69,6 +69,7 @@ class FakeVp:
         self.vcpu = SimpleNamespace(state_written=False, set_tsc=self._set_tsc)
         self.vmcs = SimpleNamespace(clear=lambda: None, current=nullcontext)
         self.kicks = 0
+        self.runnable = False
         self.apic.on_pending = self.kick
         self.nmi_masked = False
         self.caller = None

@@ -93,8 +93,8 @@ _NEAR: dict[str, Draw] = {
     "interrupt_control": _one_of(0, 0, 1, 4, 5, 6, 1 << 32, 1 << 33, 1 << 34), "interrupt_type": _one_of(0, 1, 4),
     "destination": _one_of(0, 0, 1, 0xFF, 1 << 40), "trigger_mode": _one_of(0, 1, 2), "vector_count": _one_of(1, 1, 2),
     "valid_bank_mask": _one_of(0, 1, 1, 1, 3, 1 << 63), "format": _one_of(0, 0, 0, 1, 2),
-    "target_vp_mask": _one_of(1, 1, 3, 0, 1 << 63), "port_type": _one_of(1, 1, 2, 2, 3),
-    "target_sint": _one_of(2, 3, 16),
+    "target_vp_mask": _one_of(1, 1, 3, 0, 1 << 63), "port_type": _one_of(1, 1, 2, 2, 3, 4),
+    "target_sint": _one_of(2, 3, 16, 0x5000), "gpa": _one_of(0, 0, 0, 0x5000, 0x5004),
     "flag_count": _one_of(0, 0, 4, 2048), "base_flag_number": _one_of(0, 0, 8, 2047),
     "flag_number": _one_of(0, 3, 4, 2047),
     "control_flags": _one_of(0, 1, 3, 6, 0x41, 0x81, 1 << 9),
@@ -102,7 +102,7 @@ _NEAR: dict[str, Draw] = {
 # Mostly zero, else hardly a call gets further.
 _SELDOM = {"padding", "reserved", "unused", "flags", "proximity_domain_info", "isolation_properties", "input_vtl",
            "target_vtl", "port_vtl", "min_connection_vtl", "connection_vtl", "attach_vtl", "target_flags",
-           "gpa", "trigger_value", "trigger_flags", "is_doorbell", "subnode_type", "subnode_id", "unmap_flags"}
+           "trigger_value", "trigger_flags", "is_doorbell", "subnode_type", "subnode_id", "unmap_flags"}
 # What ends a partition or a VP is said less often than what needs one, and what has most to do more often.
 _FATAL = (HypercallCode.FINALIZE_PARTITION, HypercallCode.DELETE_VP)
 _DEEP = (HypercallCode.SET_VP_REGISTERS, HypercallCode.SET_VP_REGISTERS, HypercallCode.GET_VP_REGISTERS,

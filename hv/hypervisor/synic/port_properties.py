@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.synic.monitors import MonitorPort
 from hv.hypervisor.synic.ports import EventPort, MessagePort, Port, SintPort
 from hv.spec.hv_status import HvStatus
 from hv.spec.partition import ANY_VP
@@ -47,6 +48,6 @@ def _set_preferred_vp(port: SintPort, value: int) -> None:
 
 _PROPERTIES: dict[int, tuple[type[Port], str]] = {
     P.POST_COUNT: (MessagePort, "sent"), P.SIGNAL_COUNT: (EventPort, "sent"), P.TARGET_VP: (SintPort, "target_vp"),
-    P.PREFERRED_TARGET_VP: (SintPort, "preferred_vp")}
+    P.PREFERRED_TARGET_VP: (SintPort, "preferred_vp"), P.MONITOR_ADDRESS: (MonitorPort, "monitor_address")}
 _SETTERS: dict[int, Callable[[SintPort, int], None]] = {
     P.TARGET_VP: _set_target_vp, P.PREFERRED_TARGET_VP: _set_preferred_vp}

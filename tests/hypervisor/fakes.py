@@ -79,6 +79,9 @@ class FakeVp:
     def kick(self) -> None:
         self.kicks += 1
 
+    def leave(self, action) -> None:
+        action()
+
     def registers_written(self) -> None:
         self.vcpu.state_written = True
 

@@ -8,6 +8,7 @@ from hv.commands.errors import GUEST_CRASHED, TRUE
 from hv.commands.screen import shown_time
 from hv.debug.numbers import REGISTERS
 from hv.machine.clock import EXIT_TICKS
+from hv.printable import one_line
 from hv.spec.exits import ExitReason
 
 SEGMENTS = ("cs", "ss", "ds", "es", "fs", "gs", "ldtr", "tr")
@@ -57,11 +58,18 @@ def ended(vm: Any) -> str:
     return str(vm.ended or "budget")
 
 
+def crash_of(vm: Any) -> dict[str, Any] | None:
+    """What *vm* reported of its own crash; None when it did not."""
+    report = vm.worker.crash
+    return report and {"parameters": [hex(each) for each in report.parameters], "message": report.message}
+
+
 def of_vm(vm: Any) -> dict[str, Any]:
     """What became of one VM."""
     vps = vps_of(vm)
     return {
         "name": vm.name, "ended": ended(vm), "why": vm.why or "", "serial": vm.serial,
+        "crash": crash_of(vm), "resets": vm.worker.resets,
         "vps": [{"index": vp.index, "registers": registers(vp.guest_regs)} for vp in vps],
         "exits": exits_by_reason(vps), "retired_work": sum(map(retired_work, vps)),
     }
@@ -74,8 +82,8 @@ def of_machine(machine: Any, vms: list[Any]) -> dict[str, Any]:
 
 
 def exit_code(vms: list[Any]) -> int:
-    """3 when one of them crashed or used up its budget, else 0."""
-    return GUEST_CRASHED if any(ended(vm) in CRASHES for vm in vms) else TRUE
+    """3 when one of them crashed, says that it did, or used up its budget, else 0."""
+    return GUEST_CRASHED if any(ended(vm) in CRASHES or vm.worker.crash for vm in vms) else TRUE
 
 
 def summary(machine: Any, vms: list[Any]) -> list[str]:
@@ -84,6 +92,10 @@ def summary(machine: Any, vms: list[Any]) -> list[str]:
     for vm in vms:
         vps = vps_of(vm)
         exits = ", ".join(f"{name} {count}" for name, count in exits_by_reason(vps).items()) or "none"
-        lines += [f"{vm.name}: {ended(vm)}" + (f" ({vm.why})" if vm.why else ""),
-                  f"  exits         {exits}", f"  retired work  {sum(map(retired_work, vps))} bytes of code"]
+        lines.append(f"{vm.name}: {ended(vm)}" + (f" ({vm.why})" if vm.why else ""))
+        if vm.worker.crash:
+            lines.append(f"  crash report  {one_line(str(vm.worker.crash))}")
+        if vm.worker.resets:
+            lines.append(f"  resets        {vm.worker.resets}")
+        lines += [f"  exits         {exits}", f"  retired work  {sum(map(retired_work, vps))} bytes of code"]
     return [*lines, f"virtual time  {shown_time(machine.clock.tsc)} ({machine.clock.tsc} ticks)"]

@@ -13,6 +13,8 @@ from hv.hypervisor.string_io import StringElement
 from hv.hypervisor.vp_vmcs import VpVmcs
 from hv.machine.idt import Event, EventKind
 from hv.machine.state import ProcessorState
+from hv.spec.apic import DEFAULT_BASE, ApicBase
+from hv.spec.msrs import Msr
 from hv.spec.vmcs import VmcsField
 from hv.spec.x86 import Vector
 from hv.trace import events
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 CallSite = tuple[tuple[int, int, int], int, bool]       # location, hypercall MSR, 64-bit code
 _U64 = (1 << 64) - 1
+_ENABLED = ApicBase(enabled=1, extended=1).raw
+_KEPT_BY_INIT = (Msr.STAR, Msr.LSTAR, Msr.CSTAR, Msr.SFMASK, Msr.KERNEL_GS_BASE, Msr.SYSENTER_CS, Msr.SYSENTER_ESP,
+                 Msr.SYSENTER_EIP, Msr.TSC_AUX)
 _EXTERNAL = EventKind.EXTERNAL          # naming a member of an enumeration costs a call
 
 
@@ -53,6 +58,8 @@ class VirtualProcessor:
         self.halted = False
         self.wait_for_sipi = index != 0
         self.nmi_pending = self.init_pending = False
+        self.idles = False                      # halted by HV_GUEST_IDLE: an interrupt wakes it whatever IF says
+        self.leaving: Callable[[], object] | None = None    # what to do once its instruction is done
         self.event_pending = False              # something may be deliverable: look before going on
         self.pending_event: Event | None = None  # what the parent asked to be injected at the next entry
         self.asked_at = 0                       # RIP of the last intercept message
@@ -115,31 +122,62 @@ class VirtualProcessor:
             return False
         if self.nmi_pending and self.vcpu.takes_nmi:
             return False
-        return self.wait_for_sipi or (self.halted and not self.regs.interrupts_enabled)
+        return self.wait_for_sipi or (self.halted and not (self.idles or self.regs.interrupts_enabled))
 
     def _wakes(self) -> bool:
         """A halted processor wakes for an NMI, or for an interrupt it may take; SDM "HLT"."""
         return ((self.nmi_pending and self.vcpu.takes_nmi) or self.vcpu.debug_pends or self.pending_event is not None
-                or (self.regs.interrupts_enabled and self.apic.deliverable() is not None))
+                or ((self.idles or self.regs.interrupts_enabled) and self.apic.deliverable() is not None))
 
     def run(self, until: int) -> None:
         """Run the guest until the clock reaches *until*, or it halts, waits for its parent, or stops."""
         self._go(self.vcpu.run, until)
+
+    def end_run_with(self, action: Callable[[], object]) -> None:
+        """Its instruction is the last one of this run; *action* comes behind it."""
+        self.leaving, self.event_pending = action, True
+
+    def idle(self) -> None:
+        """Halt behind the instruction, until an interrupt is pending; TLFS "Guest Idle"."""
+        self.halted = self.idles = True
+        if self.trace.listening:
+            self.trace.emit(events.VpHalted())
+        start = self.partition.clock.tsc
+        woken = self.runnable or self.hypervisor.on_halt(self)
+        self.slept(self.partition.clock.tsc - start)
+        if woken:
+            self.halted = self.idles = False
+        else:
+            self.end_run_with(lambda: None)
+
+    def reset(self) -> None:
+        """The state after its creation: reset registers, APIC and TSC, and it waits for its parent's word."""
+        self.apic.write_msr(Msr.APIC_BASE, self.apic.base.raw & ~_ENABLED)
+        self.apic.write_msr(Msr.APIC_BASE, ApicBase(DEFAULT_BASE, enabled=1, bsp=int(self.apic.bsp)).raw)
+        for index in _KEPT_BY_INIT:
+            self.regs.msrs[index] = 0
+        with self.vmcs.current():
+            self.vcpu.set_tsc(self.partition.clock.tsc)
+        self.explicit_suspend = True
+        self._init()
 
     def step(self) -> None:
         """Run one instruction, or take the interrupt that waits."""
         self._go(self.vcpu.step)
 
     def _go(self, run: Callable[..., object], *limit: int) -> None:
-        self._since, self.halted, self._running = self.partition.clock.tsc, False, True
         try:
-            self.vmcs.enter()
-            if self.late_timers:
-                self._catch_up()
+            self._begin()
             if self.deliver_pending():
                 run(*limit)
         finally:
             self.leave()
+
+    def _begin(self) -> None:
+        self._since, self.halted, self.idles, self._running = self.partition.clock.tsc, False, False, True
+        self.vmcs.enter()
+        if self.late_timers:
+            self._catch_up()
 
     def leave(self) -> None:
         """Its turn is over."""
@@ -156,8 +194,7 @@ class VirtualProcessor:
     def take_over(self, until: int) -> bool:
         """The engine goes on with this VP, inside an exit of a sibling; False when its turn ended at once."""
         self.vcpu.come_next()
-        self._since, self.halted, self._running = self.partition.clock.tsc, False, True
-        self.vmcs.enter()
+        self._begin()
         return (not self.event_pending or self.deliver_pending()) and self.vcpu.take_over(until)
 
     def _catch_up(self) -> None:
@@ -208,6 +245,10 @@ class VirtualProcessor:
         """Inject what is due, or ask for the exit that says when it may be; False when that ended the run."""
         if self.init_pending:
             self._init()
+            return False
+        if self.leaving is not None:
+            leaving, self.leaving = self.leaving, None
+            leaving()
             return False
         if self.pending_event is not None:
             event, self.pending_event = self.pending_event, None

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from hv.image.model import Image
 from hv.root import boot
+from hv.root.crash import CrashReport, collect
 from hv.root.motherboard import Motherboard
 from hv.root.vdev.power import PORTS as POWER_PORTS
 from hv.root.vdev.power import PowerSwitch
@@ -19,6 +20,7 @@ from hv.root.vid import Vid
 from hv.root.winhv import WinHv
 from hv.spec.hv_registers import HvRegisterName, PendingInterruptionRegister
 from hv.spec.intercepts import HvInterceptAccess, HvInterceptType
+from hv.spec.msrs import Msr
 from hv.spec.partition import HvMapGpaFlags
 from hv.spec.synic import (
     HeaderOnlyIntercept,
@@ -28,6 +30,7 @@ from hv.spec.synic import (
     InterceptAccess,
     IoPortIntercept,
     MemoryIntercept,
+    MsrIntercept,
 )
 from hv.spec.x86 import LARGE_PAGES, PAGE_SIZE, Vector
 from hv.trace.bus import Trace
@@ -61,6 +64,8 @@ class Worker:
         self.memory_bytes, self.vp_count = memory_bytes, vp_count
         self.ended: str | None = None
         self.why = ""
+        self.crash: CrashReport | None = None   # the last one that the guest reported
+        self.resets = 0                         # how often it has reset itself
         self.on_serial: Callable[[str], None] = lambda text: None
         self._serial = bytearray()
         self._ending: str | None = None
@@ -89,6 +94,8 @@ class Worker:
         winhv.map_gpa_pages(partition, large, self.pages[large:], _ALL_RIGHTS)
         for ports in self.motherboard.ranges:
             winhv.install_intercept(partition, HvInterceptType.IO_PORT_RANGE, ports[0] | ports[-1] << 16, _READ_WRITE)
+        for msr in (Msr.HV_CRASH_CTL, Msr.HV_RESET):
+            winhv.install_intercept(partition, HvInterceptType.MSR, msr, _READ_WRITE)
         for index in range(self.vp_count):
             winhv.create_vp(partition, index)
             self._vps_made += 1
@@ -105,6 +112,7 @@ class Worker:
     def load(self, image: Image, other_partition_id: int = 0) -> None:
         """Write the program and its start state; ImageError when it does not fit."""
         boot.check(image, self.memory_bytes)
+        self._program = image, other_partition_id
         bar = boot.BAR_GPA if self.device else 0
         information = boot.Information(bar, *self._msi, self.partition_id, other_partition_id)
         for gpa, data in boot.tables(image, information).items():
@@ -194,6 +202,8 @@ class Worker:
             self._on_port(IoPortIntercept.parse(message.payload))
         elif kind in (HvMessageType.UNMAPPED_GPA, HvMessageType.GPA_INTERCEPT):
             self._on_memory(MemoryIntercept.parse(message.payload))
+        elif kind == HvMessageType.X64_MSR_INTERCEPT:
+            self._on_msr(MsrIntercept.parse(message.payload))
         elif kind == HvMessageType.UNRECOVERABLE_EXCEPTION:
             header = HeaderOnlyIntercept.parse(message.payload).header
             self.end("triple-fault", f"vp {header.vp_index} triple-faulted at rip {header.rip:#x}")
@@ -234,6 +244,18 @@ class Worker:
                                             deliver_error_code=protected, interruption_vector=vector)
         self._complete(header.vp_index, {N.PENDING_INTERRUPTION: event.raw})
 
+    def _on_msr(self, intercept: MsrIntercept) -> None:
+        """The hypervisor has done what the MSR does; the rest is for us: to note a crash, to start again."""
+        vp_index = intercept.header.vp_index
+        if intercept.msr_number == Msr.HV_CRASH_CTL:
+            control = (intercept.rdx & 0xFFFF_FFFF) << 32 | intercept.rax & 0xFFFF_FFFF
+            self.crash = collect(self.winhv, self.partition_id, vp_index, control, self.read, self.memory_bytes)
+        self._complete(vp_index, {})
+        if intercept.msr_number == Msr.HV_RESET:
+            self.resets += 1
+            self.load(*self._program)
+            self.start()
+
     def _complete(self, vp_index: int, registers: dict[HvRegisterName, int]) -> None:
         """Set what the instruction leaves behind, and let the VP go on."""
         self.winhv.set_vp_registers(self.partition_id, vp_index, registers | {N.INTERCEPT_SUSPEND: 0})
@@ -241,4 +263,5 @@ class Worker:
     def inspect(self) -> dict[str, Any]:
         """Plain data for the REPL."""
         return {"name": self.name, "partition": self.partition_id, "memory": self.memory_bytes, "ended": self.ended,
-                "why": self.why, "devices": self.motherboard.inspect(), "serial": self.serial}
+                "why": self.why, "devices": self.motherboard.inspect(), "serial": self.serial, "resets": self.resets,
+                "crash": str(self.crash) if self.crash else None}

@@ -278,6 +278,7 @@ class Msr(IntEnum):
 
 X2APIC_MSRS = range(0x800, 0x900)         # all of it is the APIC's: an absent one is #GP, not "unknown"
 SYNTHETIC_MSRS = range(0x40000000, 0x40002000)
+CRASH_PARAMETERS, CRASH_MESSAGE_SIZE = 5, 4096
 SINT_COUNT = 16
 STIMER_COUNT = 4
 

@@ -330,6 +330,12 @@ class PartitionInitialized(Event):
     partition: int
 
 
+class PartitionReset(Event):
+    """*partition* has reset itself: its parent starts it again."""
+
+    partition: int
+
+
 class PartitionFinalized(Event):
     """*partition* can only be torn down from here."""
 

@@ -54,8 +54,21 @@ def test_two_runs_give_the_same_json_byte_for_byte(capsys):
     assert "together 20000" in result["serial"]
     assert [vp["index"] for vp in result["vps"]] == [0, 1]
     assert result["exits"]["IO_INSTRUCTION"] > 0
-    assert list(result) == ["name", "ended", "why", "serial", "vps", "exits", "retired_work", "virtual_time_100ns",
-                            "tsc"]
+    assert list(result) == ["name", "ended", "why", "serial", "crash", "resets", "vps", "exits", "retired_work",
+                            "virtual_time_100ns", "tsc"]
+
+
+def test_a_guest_that_reports_a_crash_is_one_that_crashed(capsys):
+    """The five parameters and the text are a line of the summary, and in the JSON."""
+    code, _, err = run(capsys, "crash")
+    assert code == 3
+    assert "crash: shutdown\n  crash report  0xdead 0x10059 0x90000 0x204000 0x29: panic: an instruction that does " \
+           "not exist\n  resets        1\n" in err
+    result = json.loads(run(capsys, "crash", "--json")[1])
+    assert result["crash"] == {"parameters": ["0xdead", "0x10059", "0x90000", "0x204000", "0x29"],
+                               "message": "panic: an instruction that does not exist"}
+    assert result["resets"] == 1
+    assert json.loads(run(capsys, "hello", "--json")[1])["crash"] is None
 
 
 def test_the_json_has_every_register_as_hexadecimal(capsys):

@@ -25,6 +25,7 @@ from hv.vmx.exit import VmExit
 EXTERNAL = InterruptionType.EXTERNAL_INTERRUPT
 MINE = (
     "attacker",
+    "crash",
     "crasher",
     "dma",
     "hello",
@@ -119,6 +120,8 @@ SERIAL = {
     "hypercalls32": r"(ok     .*\n){8}8 of 8 as the TLFS says\n",
     "receiver": r"waiting for messages\n",
     "synic": r"SynIC version 1\nno partner answers: this guest is half of guests/synic\.toml\n",
+    "crash": r"running\nrunning again, after a crash at 0x0000000000010059\n"
+             r"the synthetic MSRs are reset, and the time is not\n",
     "ref_tsc": r"page and MSR agree in 10000 samples: at most 6 and 6 x 100 ns from one to the other\n"
                r"our own TSC: the sequence is 0, and the MSR goes on\noff: our page is as it was\n",
     "root_child": r"a hypercall failed, status 0x0+6",
@@ -155,6 +158,7 @@ def test_a_guest_prints_what_its_header_says_and_ends(run, name):
     ("msr_reader",),
     ("stimer",),
     ("ref_tsc",),
+    ("crash",),
     ("hypercaller", "receiver"), ("timer", "dma")], ids="+".join)
 def test_two_runs_cannot_be_told_apart(run, names):
     assert run(*names).fingerprint() == run(*names).fingerprint()

@@ -95,6 +95,9 @@ class FakeVp:
     def _set_tsc(self, value: int) -> None:
         self.tsc_offset = value - self.partition.clock.tsc
 
+    def end_run_with(self, action) -> None:
+        action()
+
     def registers_written(self) -> None:
         self.vcpu.state_written = True
 

@@ -59,7 +59,7 @@ WRITES_REFUSED = [
     ("vp-index", Msr.HV_VP_INDEX, 0), ("vp-runtime", Msr.HV_VP_RUNTIME, 0), ("time", Msr.HV_TIME_REF_COUNT, 0),
     ("tsc-frequency", Msr.HV_TSC_FREQUENCY, 0), ("apic-frequency", Msr.HV_APIC_FREQUENCY, 0),
     ("tpr-above-8-bits", Msr.HV_TPR, 0x100), ("eoi-above-32-bits", Msr.HV_EOI, 1 << 32),
-    ("sversion", Msr.HV_SVERSION, 0), ("reset-is-not-built", Msr.HV_RESET, 1), ("unknown", 0x40000FFF, 0),
+    ("sversion", Msr.HV_SVERSION, 0), ("reset-above-bit-0", Msr.HV_RESET, 2), ("unknown", 0x40000FFF, 0),
     ("reference-tsc-beyond-gpa", Msr.HV_REFERENCE_TSC, 1 << 45 | 1),
     ("assist-page-beyond-gpa", Msr.HV_VP_ASSIST_PAGE, 1 << 45 | 1),
 ]
@@ -71,7 +71,7 @@ def test_a_write_is_a_general_protection_fault(vp, index, value):
     refuses(write_msr, vp, index, value)
 
 
-@pytest.mark.parametrize("index", [Msr.HV_EOI, Msr.HV_RESET, 0x400000F0, 0x4000FFFF])
+@pytest.mark.parametrize("index", [Msr.HV_EOI, 0x400000F5, 0x4000FFFF])
 def test_a_read_is_a_general_protection_fault(vp, index):
     refuses(read_msr, vp, index)
 

@@ -9,7 +9,9 @@ from hv.root.vmwp import AssignedDevice, Worker
 from hv.root.winhv import RootMemory
 from hv.spec.hv_registers import HvRegisterName as N
 from hv.spec.hv_registers import PendingInterruptionRegister
+from hv.spec.intercepts import HvInterceptType
 from hv.spec.layout import Layout
+from hv.spec.msrs import Msr
 from hv.spec.synic import (
     HeaderOnlyIntercept,
     HvExecutionState,
@@ -20,6 +22,7 @@ from hv.spec.synic import (
     InterceptAccess,
     IoPortIntercept,
     MemoryIntercept,
+    MsrIntercept,
 )
 from hv.trace.bus import Trace
 from hv.trace.events import GuestEnded, SerialOutput
@@ -106,7 +109,7 @@ class Bench:
 def test_a_vm_is_made_by_hypercalls_in_the_order_tlfs_wants():
     made = [call[0] for call in Bench().made]
     assert made == ["initialize_partition", "map_gpa_pages", "map_gpa_pages", "install_intercept", "install_intercept",
-                    "create_vp", "create_vp", "deposit_memory"]
+                    "install_intercept", "install_intercept", "create_vp", "create_vp", "deposit_memory"]
 
 
 def test_memory_is_mapped_in_large_pages_and_the_rest_in_small_ones():
@@ -117,7 +120,8 @@ def test_memory_is_mapped_in_large_pages_and_the_rest_in_small_ones():
 
 
 def test_the_ports_of_the_devices_are_intercepted():
-    ranges = [call[3] for call in Bench().made if call[0] == "install_intercept"]
+    ranges = [call[3] for call in Bench().made
+              if call[0] == "install_intercept" and call[2] == HvInterceptType.IO_PORT_RANGE]
     assert ranges == [0x3F8 | 0x3FF << 16, 0x604 | 0x605 << 16]
 
 
@@ -317,3 +321,57 @@ def test_inspect_is_plain_data():
     shown = Bench().worker.inspect()
     assert (shown["name"], shown["partition"], shown["ended"]) == ("test", 7, None)
     assert sorted(shown["devices"]) == ["com1", "power"]
+
+
+# --- what the guest says of itself ---------------------------------------------------------------------------------
+
+TEXT_AT = 0x4000
+
+
+def wrote_msr(bench, msr, value, vp=1):
+    bench.send(HvMessageType.X64_MSR_INTERCEPT, MsrIntercept(
+        header=HvInterceptHeader(vp_index=vp, access_type=WRITE, rip=0x1000), msr_number=msr, rdx=value >> 32,
+        rax=value & 0xFFFF_FFFF))
+
+
+def crashed(parameters, control=3, text=b"it was me"):
+    bench = Bench()
+    bench.worker.write(TEXT_AT, text)
+    bench.winhv.registers = {N(N.GUEST_CRASH_P0 + n): value for n, value in enumerate(parameters)}
+    wrote_msr(bench, Msr.HV_CRASH_CTL, control << 62)
+    assert bench.winhv.calls == [("set", 1, {N.INTERCEPT_SUSPEND: 0})]      # the guest goes on: it may have more to do
+    assert bench.worker.ended is None
+    return bench.worker.crash
+
+
+def test_a_crash_is_noted_with_its_parameters_and_text():
+    report = crashed((1, 2, 3, TEXT_AT, 9))
+    assert (report.parameters, report.message) == ((1, 2, 3, TEXT_AT, 9), "it was me")
+    assert str(report) == "0x1 0x2 0x3 0x4000 0x9: it was me"
+
+
+@pytest.mark.parametrize(("gpa", "size", "control", "message"), [
+    (TEXT_AT, 9, 2, ""), (TEXT_AT, 2, 3, "it"), (TEXT_AT, 12, 3, "it was me"), (TEXT_AT, 0, 3, ""),
+    (MEMORY - 4, 8, 3, ""), (1 << 63, 8, 3, ""), ((1 << 64) - 1, (1 << 64) - 1, 3, ""),
+], ids=["no-text", "short", "zeroes-at-the-end", "empty", "over-the-end", "nowhere", "huge"])
+def test_a_crash_text_is_what_there_is_of_it(gpa, size, control, message):
+    assert crashed((1, 2, 3, gpa, size), control).message == message
+
+
+def test_a_crash_text_is_at_most_a_page_of_any_bytes():
+    assert crashed((0, 0, 0, TEXT_AT, 1 << 20), text=b"\xff" * 8192).message == "\ufffd" * 4096
+
+
+def test_a_vm_that_resets_itself_is_loaded_and_started_again():
+    bench = Bench()
+    image = Image("test", [Segment(0x10000, b"\x90\xf4", True, True)], 0x10000, 64)
+    bench.worker.load(image)
+    bench.worker.write(0x10000, b"\xcc\xcc")
+    bench.winhv.calls.clear()
+    wrote_msr(bench, Msr.HV_RESET, 1, vp=0)
+    assert bench.worker.read(0x10000, 2) == b"\x90\xf4"
+    first, load, *start = bench.winhv.calls
+    assert first == ("set", 0, {N.INTERCEPT_SUSPEND: 0})
+    assert (load[1], load[2][N.RIP]) == (0, 0x10000)
+    assert start == [("set", vp, {N.EXPLICIT_SUSPEND: 0}) for vp in (0, 1)]
+    assert (bench.worker.resets, bench.worker.ended) == (1, None)

@@ -8,6 +8,7 @@ from hv.hypervisor.msrs import (  # noqa: F401
     apic,
     crash,
     identity,
+    power,
     stimer,
     synic,
     time,

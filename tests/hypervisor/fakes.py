@@ -66,6 +66,7 @@ class FakeVp:
         self.vcpu = SimpleNamespace(state_written=False)
         self.vmcs = SimpleNamespace(clear=lambda: None)
         self.kicks = 0
+        self.flushes: list[int | None] = []
         self.apic.on_pending = self.kick
         self.nmi_masked = False
         self.caller = None
@@ -87,6 +88,12 @@ class FakeVp:
         self.apic.timer.resume()
         self.timers.resume()
         self.tsc_offset -= stood
+    def flush_translations(self, cr3: int | None) -> bool:
+        self.flushes.append(cr3)
+        return False
+
+    def load_cr3(self, value: int) -> None:
+        self.regs.cr3 = value
 
     def registers_written(self) -> None:
         self.vcpu.state_written = True

@@ -37,6 +37,8 @@ MINE = (
     "start_vp",
     "stimer",
     "timer",
+    "smp",              # in test_smp.py
+    "tlb_flush",        # there too
     "two_vps",
 )
 NEED_TWO_VPS = ("two_vps", "start_vp")

@@ -1,7 +1,7 @@
 """The numbers of `hv bench` about messages and events between partitions.
 
-Two guests take turns: one sends and halts, the other's handler begins with RDMSR, whose exit is seen from outside, and
-answers with an event. The clock is read at the sender's VMCALL and at that RDMSR; what the handler does is not counted.
+One guest is woken by its timer, sends, and halts; the other one sleeps until that comes, and the first instruction of
+its handler is RDMSR, whose exit is seen from outside. The clock is read at the VMCALL and at that RDMSR.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from hv.commands import workloads
 from hv.commands.metrics import Round, metric, watch_exits
 from hv.hypervisor.vp import VirtualProcessor
-from hv.platform import Machine
+from hv.platform import Machine, VirtualMachine
 from hv.spec.exits import ExitReason
 
 COUNT = 300
@@ -46,9 +46,12 @@ _SENDER = _BEGIN + """
     mov dword ptr [rdi], 1          ; connection
     mov dword ptr [rdi + 8], 1      ; message type
     mov dword ptr [rdi + 12], 16    ; bytes of payload
+    mov dword ptr [rbx + APIC_DIVIDE], 0x0B
+    mov dword ptr [rbx + APIC_LVT_TIMER], 0x20050
+    mov dword ptr [rbx + APIC_INITIAL], 40000       ; 200 us: the other one sleeps again
 .loop:
     sti
-    hlt                             ; until the other one is ready
+    hlt
     cli
     mov edx, {input}
     xor r8d, r8d
@@ -61,27 +64,15 @@ _SENDER = _BEGIN + """
     jnz .loop
 """
 _RECEIVER = _BEGIN + """
-.ready:
-    call answer
-    pause
-    test ax, ax
-    jnz .ready                      ; the sender's SynIC is not on yet
-.loop:
     mov ecx, HV_VP_INDEX
+.loop:
     sti
     hlt
     cli
-    call answer
     dec r12
     jnz .loop
 """
 _TAIL = """
-answer:
-    mov edx, 2                      ; connection; flag 0
-    xor r8d, r8d
-    mov ecx, 0x1005D
-    mov eax, HYPERCALL_PAGE
-    jmp rax
 failed:
     ud2                             ; no gate: a triple fault, which the bench reports
 on_interrupt:
@@ -94,7 +85,7 @@ on_interrupt:
 .include "lib/idt64.inc"
 .include "lib/hypercall64.inc"
 """
-POST, SIGNAL = ("INPUT_PAGE", "0x5C"), ("3", "0x1005D")        # what is in RDX and RCX
+POST, SIGNAL = ("INPUT_PAGE", "0x5C"), ("2", "0x1005D")        # what is in RDX and RCX
 
 
 def note_calls(vp: VirtualProcessor, sent: list[float]) -> None:
@@ -109,16 +100,21 @@ def note_calls(vp: VirtualProcessor, sent: list[float]) -> None:
     vp.vcpu.on_exit = on_exit
 
 
+def pair_of_guests(machine: Machine, call: tuple[str, str], count: int) -> tuple[VirtualMachine, VirtualMachine]:
+    """The one that makes *call* so many times, and the one that it reaches."""
+    loop = _SENDER.replace("{input}", call[0]).replace("{control}", call[1])
+    receiver = machine.create_vm("receiver", workloads.guest(_RECEIVER, count, _TAIL.replace("{first}", "rdmsr")))
+    sender = machine.create_vm("sender", workloads.guest(loop, count, _TAIL.replace("{first}", "nop")))
+    machine.connect(sender, 1, receiver)
+    machine.connect_events(sender, 2, receiver)
+    return sender, receiver
+
+
 def between_partitions(call: tuple[str, str], count: int = COUNT) -> float:
     """Microseconds from *call* of one guest to the first instruction of the other one's handler; the median."""
-    loop = _SENDER.replace("{input}", call[0]).replace("{control}", call[1])
     machine = Machine(memory_mib=80)
     try:
-        receiver = machine.create_vm("receiver", workloads.guest(_RECEIVER, count, _TAIL.replace("{first}", "rdmsr")))
-        sender = machine.create_vm("sender", workloads.guest(loop, count, _TAIL.replace("{first}", "nop")))
-        machine.connect(sender, 1, receiver)
-        machine.connect_events(receiver, 2, sender)
-        machine.connect_events(sender, 3, receiver)
+        sender, receiver = pair_of_guests(machine, call, count)
         sent: list[float] = []
         taken: list[float] = []
         note_calls(sender.partition.vps[0], sent)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from hv.commands import metrics_synic
 from hv.hypervisor.hypervisor import Hypervisor
 from hv.hypervisor.synic.synic import QueuedMessage
 from hv.platform import Machine
+from hv.spec.hypercalls.codes import HypercallCode
+from hv.trace import events
 from tests.guest_runner import image_of
 from tests.guests.test_interrupts import EOI, LOG, X2APIC_EOI, X2APIC_ON, XAPIC_ON, guest, xapic_ipi
 
@@ -86,3 +89,23 @@ def test_a_guest_polls_a_quiet_sint_with_eom(machine, quiet):
     poll = f"cmp dword ptr [{SLOT}], 0; je w; {TAKE}; {EOM}; cmp r14d, {LOG + 2}; jne w"
     vm = started(machine, f"{listening(VECTOR | quiet)}; sti; w:; {poll}", "mov byte ptr [r14], 'I'; inc r14")
     assert (taken(machine, vm), vm.ended) == (b"AB", "halt")
+
+
+@pytest.mark.parametrize("call", [metrics_synic.POST, metrics_synic.SIGNAL], ids=["message", "event"])
+def test_what_is_sent_takes_one_switch_to_arrive(call):
+    """The receiver sleeps, and has more right to the processor than who was just woken by a timer and sent."""
+    machine, records = Machine(memory_mib=48), []
+    try:
+        metrics_synic.pair_of_guests(machine, call, count=30)
+        machine.trace.listen(records.append)
+        machine.run()
+        sent = [n for n, record in enumerate(records) if isinstance(record.event, events.Hypercall)
+                and record.event.code in (HypercallCode.POST_MESSAGE, HypercallCode.SIGNAL_EVENT)]
+        assert len(sent) == 30
+        for n in sent:
+            then = [record.event for record in records[n : n + 12]]
+            taken = next(n for n, event in enumerate(then) if isinstance(event, events.Injected))
+            assert [type(event) for event in then[:taken] if isinstance(event, events.VpSwitch | events.VpHalted)] == [
+                events.VpSwitch]            # the sender is left at once, and comes to its HLT later
+    finally:
+        machine.close()

@@ -94,9 +94,6 @@ class SintPort(Port):
 
     def target(self, ready: Callable[[VirtualProcessor], bool]) -> VirtualProcessor:
         """The first VP that is *ready*; INVALID_VP_INDEX, INVALID_SYNIC_STATE."""
-        vp = self.owner.vps.get(self.target_vp)     # the usual: one VP, without a list
-        if vp is not None and ready(vp):
-            return vp
         for vp in self.candidates():
             if ready(vp):
                 return vp
@@ -142,7 +139,9 @@ class MessagePort(SintPort):
 
         INVALID_VP_INDEX, INVALID_SYNIC_STATE when none takes messages, INSUFFICIENT_BUFFERS.
         """
-        vp = self.target(_takes_messages)
+        vp = self.owner.vps.get(self.target_vp)     # the usual: one VP, and it is ready
+        if vp is None or not vp.synic.accepts_messages:
+            vp = self.target(_takes_messages)
         if self.buffers_in_use >= _LIMIT:
             raise HypercallError(HvStatus.INSUFFICIENT_BUFFERS, f"{_LIMIT} messages wait already")
         self.buffers_in_use += 1
@@ -176,7 +175,10 @@ class EventPort(SintPort):
         if flag >= self.count:
             raise HypercallError(HvStatus.INVALID_PARAMETER, f"flag {flag} of {self.count} flags")
         number, sint = self.base + flag, self.sint
-        self.target(lambda vp: vp.synic.accepts_events(sint)).synic.signal(sint, number)
+        vp = self.owner.vps.get(self.target_vp)
+        if vp is None or not vp.synic.accepts_events[sint]:
+            vp = self.target(lambda vp: vp.synic.accepts_events[sint])
+        vp.synic.signal(sint, number)
         self.sent += 1
         return number
 

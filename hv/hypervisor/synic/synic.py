@@ -10,6 +10,7 @@ made or reset. Left out: the event ring (SIRBP), proxy and as-intercept SINTs, w
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 LOWEST_VECTOR = 16
 VERSION = 1                             # SVERSION
 _PENDING_OFFSET = HvMessageHeader.offset_of("message_flags")
+_HEADER = struct.Struct("<" + HvMessageHeader.FORMAT)
 _EMPTY_PAGE = bytes(PAGE_SIZE)
 
 
@@ -72,6 +74,9 @@ class Synic:
         self.queues: list[deque[QueuedMessage]] = [deque() for _ in range(SINT_COUNT)]
         self.auto_eoi_vectors: frozenset[int] = frozenset()     # whoever acknowledges one of these ends it at once
         self.on_auto_eoi: Callable[[], None] = lambda: None     # they are others now
+        self.accepts_messages = False                           # SynIC and message page are on
+        self.accepts_events = [False] * SINT_COUNT              # event-flag page too, and the SINT is not masked
+        self._raises = [0] * SINT_COUNT                         # the vector that a message or event raises; 0 = none
 
     def reset(self) -> None:
         """Registers as after reset, pages uncovered and empty, queues dropped."""
@@ -83,6 +88,7 @@ class Synic:
         self._move(self.assist, HvVpAssistPage(), self._assist_overlay)
         self.scontrol, self.simp, self.siefp, self.assist = HvScontrol(), HvSimp(), HvSiefp(), HvVpAssistPage()
         self.sints = [HvSynicSint(SINT_RESET) for _ in range(SINT_COUNT)]
+        self._follow()
         self._follow_auto_eoi()
         self.space.memory.write(self.message_page, _EMPTY_PAGE)
         self.space.memory.write(self.event_page, _EMPTY_PAGE)
@@ -124,6 +130,7 @@ class Synic:
                 pass
             case _:
                 raise GuestFault(13, 0)
+        self._follow()
         self.scan()
 
     def _set_sint(self, sint: int, value: HvSynicSint) -> None:
@@ -133,7 +140,15 @@ class Synic:
         self.sints[sint] = value
         if self.queues[sint]:
             self._hear_eoi(sint)
+        self._follow()
         self._follow_auto_eoi()
+
+    def _follow(self) -> None:
+        """Keep the facts that every message and event asks for."""
+        on, sints = self.scontrol.enable, self.sints
+        self.accepts_messages = bool(on and self.simp.enable)
+        self.accepts_events = [bool(on and self.siefp.enable and not sint.masked) for sint in sints]
+        self._raises = [0 if sint.masked or sint.polling else sint.vector for sint in sints]
 
     def _follow_auto_eoi(self) -> None:
         before = self.auto_eoi_vectors
@@ -161,15 +176,6 @@ class Synic:
         self.assist = new
 
     # The senders' face.
-
-    @property
-    def accepts_messages(self) -> bool:
-        """SynIC and message page are on."""
-        return bool(self.scontrol.enable and self.simp.enable)
-
-    def accepts_events(self, sint: int) -> bool:
-        """SynIC and event-flag page are on, and *sint* is not masked."""
-        return bool(self.scontrol.enable and self.siefp.enable and not self.sints[sint].masked)
 
     def post(self, sint: int, message: QueuedMessage) -> None:
         """Put *message* into the slot of *sint*, or queue it behind what waits there."""
@@ -206,7 +212,7 @@ class Synic:
 
         INVALID_SYNIC_STATE while SynIC or event-flag page is off, or the SINT is masked.
         """
-        if not self.accepts_events(sint):
+        if not self.accepts_events[sint]:
             raise HypercallError(HvStatus.INVALID_SYNIC_STATE, f"vp {self.vp.index}: sint {sint} takes no events")
         spa, bit = self.event_page + sint * EVENT_FLAGS_SIZE + (flag >> 3), 1 << (flag & 7)
         before = self.space.memory.read(spa, 1)[0]
@@ -215,7 +221,9 @@ class Synic:
         self.space.memory.write(spa, bytes((before | bit,)))
         if self.trace.listening:
             self.trace.emit(EventDelivered(sint, flag))
-        self._interrupt(sint)
+        vector = self._raises[sint]
+        if vector:
+            self.vp.apic.accept(vector)
         return True
 
     def scan(self) -> None:
@@ -238,9 +246,9 @@ class Synic:
 
     def _deliver(self, sint: int) -> None:
         """Move the queue's head into the slot; TLFS "Message Delivery": the type is written last."""
-        queue, memory, slot = self.queues[sint], self.space.memory, self.message_page + sint * MESSAGE_SIZE
         if not self.accepts_messages:
             return
+        queue, memory, slot = self.queues[sint], self.space.memory, self.message_page + sint * MESSAGE_SIZE
         if memory.read_u32(slot):
             flags = memory.read(slot + _PENDING_OFFSET, 1)[0]
             memory.write(slot + _PENDING_OFFSET, bytes((flags | MESSAGE_PENDING,)))
@@ -250,26 +258,22 @@ class Synic:
             return
         message = queue.popleft()
         payload = message.payload if isinstance(message.payload, bytes) else message.payload()
-        header = HvMessageHeader(payload_size=len(payload), sender=message.sender,
-                                 message_flags=MESSAGE_PENDING if queue else 0)
-        memory.write(slot, header.pack() + payload)
-        memory.write_u32(slot, message.message_type)
-        self._release(message)
+        header = _HEADER.pack(0, len(payload), MESSAGE_PENDING if queue else 0, 0, message.sender)
+        memory.write(slot, header + payload)
+        memory.write(slot, message.message_type.to_bytes(4, "little"))
+        if message.on_delivered is not None:
+            message.on_delivered()
         if self.trace.listening:
             self.trace.emit(MessageDelivered(sint, message.message_type, message.sender))
-        self._interrupt(sint)
+        vector = self._raises[sint]
+        if vector:
+            self.vp.apic.accept(vector)
 
     def _hear_eoi(self, sint: int) -> None:
         """A message waits: the EOI of the SINT's vector is a chance to deliver it."""
         register = self.sints[sint]
         if register.vector >= LOWEST_VECTOR:
             self.vp.apic.hear_eoi(register.vector)
-
-    def _interrupt(self, sint: int) -> None:
-        register = self.sints[sint]
-        if not register.masked and not register.polling:
-            self.vp.apic.accept(register.vector)
-        self.vp.kick()
 
     @staticmethod
     def _release(message: QueuedMessage) -> None:

@@ -81,6 +81,11 @@ class VirtualProcessor:
         self._since += ticks
 
     @property
+    def exit_counts(self) -> list[int]:
+        """Number of its VM exits by basic reason."""
+        return self.vcpu.exits
+
+    @property
     def runtime_100ns(self) -> int:
         """Time it ran, in units of 100 ns; HV_X64_MSR_VP_RUNTIME."""
         return self.runtime // 200
@@ -132,6 +137,7 @@ class VirtualProcessor:
 
     def _go(self, run: Callable[..., object], *limit: int) -> None:
         self._since, self.halted, self._running = self.partition.clock.tsc, False, True
+        self.hypervisor.before_run()
         try:
             self.vmcs.enter()
             if self.late_timers:
@@ -157,6 +163,7 @@ class VirtualProcessor:
         """The engine goes on with this VP, inside an exit of a sibling; False when its turn ended at once."""
         self.vcpu.come_next()
         self._since, self.halted, self._running = self.partition.clock.tsc, False, True
+        self.hypervisor.before_run()
         self.vmcs.enter()
         return (not self.event_pending or self.deliver_pending()) and self.vcpu.take_over(until)
 

@@ -14,5 +14,6 @@ from hv.hypervisor.hypercalls import (  # noqa: F401
     ports,
     properties,
     registers,
+    statistics,
     vps,
 )

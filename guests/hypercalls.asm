@@ -12,6 +12,7 @@ NOTIFY_SPIN     = 0x08          ; takes 8 bytes, gives nothing, always succeeds
 CREATE          = 0x40          ; needs a privilege that no child has
 POST            = 0x5C          ; takes 256 bytes
 SIGNAL          = 0x5D          ; takes 8 bytes
+EXTENSIONS      = 0x8001        ; HvExtCallQueryCapabilities: takes nothing, gives 8 bytes
 FIND_VP         = 0x9A          ; HvCallGetVpIndexFromApicId: 16 bytes and a list of u32, gives a list of u32
 
 ; the control word
@@ -575,6 +576,12 @@ cases:                          ; control word, input, output, result value, tex
     .asciz "HvCallGetVpIndexFromApicId for eight: reps completed 8"
     .quad 0x7FFF, 0, 0, BAD_CODE
     .asciz "no such call: status 2"
+    .quad EXTENSIONS, 0, OUTPUT_PAGE, 0
+    .asciz "HvExtCallQueryCapabilities"
+    .quad FAST | EXTENSIONS, 0, 0, 0
+    .asciz "its answer in RDX"
+    .quad 0xFFFF, 0, 0, BAD_CODE
+    .asciz "no such extended call"
     .quad FAST | NOTIFY_SPIN | 1 << 27, 0, 0, BAD_INPUT
     .asciz "reserved bit 27: status 3"
     .quad FAST | NOTIFY_SPIN | 1 << 30, 0, 0, BAD_INPUT

@@ -65,6 +65,11 @@ class GpaSpace:
         """Pages from here on are outside the space."""
         return self.owners.page_count if self.identity else GPA_SPACE_PAGES
 
+    @property
+    def mapped_count(self) -> int:
+        """Number of pages of the partition's own map; root has all but the hypervisor's."""
+        return self.owners.root_count if self.identity else len(self._mapped)
+
     def map(self, page: int, spa_page: int, rights: Access) -> None:
         """Let root's page *spa_page* stand at *page*, replacing what was there.
 

@@ -15,6 +15,7 @@ from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.interrupts import InterruptRouting
 from hv.hypervisor.pages import PageOwners
 from hv.hypervisor.partition import DEVICE_SIZE, Partition, PartitionState
+from hv.hypervisor.statistics import Statistics, do_nothing
 from hv.hypervisor.synic import connections
 from hv.hypervisor.synic.monitors import Monitors
 from hv.hypervisor.synic.synic import Synic
@@ -80,6 +81,8 @@ class Hypervisor:
         self.on_vp_deleted: Callable[[Any], None] = lambda vp: None     # what runs VPs forgets this one
         self.on_yield: Callable[[Any], bool] = lambda vp: False     # its turn may end: True when the engine runs on
         self.monitors = Monitors(self)
+        self.before_run: Callable[[], None] = do_nothing        # a VP is about to run: for pages of counters
+        self.statistics = Statistics(self)
         self.interrupts = InterruptRouting(trace)
         self.partitions: dict[int, Partition] = {}
         self._next_id = ROOT_PARTITION_ID
@@ -113,8 +116,9 @@ class Hypervisor:
 
     def _new_partition(self, parent: Partition | None, privileges: int) -> Partition:
         partition = Partition(self._next_id, parent, self.memory, self.owners, self.clock, self.trace, privileges)
-        partition.on_teardown.append(self._release)
         partition.monitors = self.monitors
+        partition.statistics = self.statistics
+        partition.on_teardown += [self._release, self.statistics.release]
         if parent is not None:
             self._give_apics(partition)
         self._next_id += 1
@@ -235,6 +239,7 @@ class Hypervisor:
         vp.apic.init()                  # its timer is off, and nothing reaches its page any more
         vp.vmcs.clear()
         self.on_vp_deleted(vp)
+        self.statistics.vp_deleted(vp)
         del partition.vps[index]
         partition.awaiting.pop(index, None)
         partition.reference_tsc.follow()

@@ -36,6 +36,11 @@ class PageOwners:
         self._lent: dict[int, tuple[int, int]] = {}     # page -> (child partition id, number of mappings)
         self.device_pages: set[int] = set()             # registers of assignable devices: lent like RAM, never taken
 
+    @property
+    def root_count(self) -> int:
+        """Number of pages that are not the hypervisor's."""
+        return self.page_count - len(self._taken)
+
     def is_root(self, page: int) -> bool:
         """*page* is RAM and not the hypervisor's."""
         return 0 <= page < self.page_count and page not in self._taken

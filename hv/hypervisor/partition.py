@@ -32,6 +32,7 @@ from hv.vmx.translation.ept import EptTables
 
 if TYPE_CHECKING:
     from hv.hypervisor.apic_virtualization import PartitionApics
+    from hv.hypervisor.statistics import Statistics
     from hv.hypervisor.synic.connections import Connection
     from hv.hypervisor.synic.monitors import Monitors
     from hv.hypervisor.synic.ports import Port
@@ -78,6 +79,7 @@ class Partition:
 
     reference_tsc: ReferenceTsc             # since it was initialized
     monitors: Monitors          # of the hypervisor
+    statistics: Statistics                  # the hypervisor's
 
     def __init__(self, partition_id: int, parent: Partition | None, memory: PhysicalMemory, owners: PageOwners,
                  clock: VirtualClock, trace: Trace, privileges: int) -> None:

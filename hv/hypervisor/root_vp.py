@@ -69,6 +69,7 @@ class RootVirtualProcessor:
     timers: SyntheticTimers
     is_available, tsc_offset = True, 0
     event_pending = False               # it takes its interrupts when it runs
+    exit_counts = [0] * 128             # Python has no VM exits
 
     def __init__(self, partition: Partition, index: int, on_kick: Callable[[Any], None]) -> None:
         self.partition, self.index = partition, index

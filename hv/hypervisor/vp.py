@@ -89,6 +89,11 @@ class VirtualProcessor:
         self._since += ticks
 
     @property
+    def exit_counts(self) -> list[int]:
+        """Number of its VM exits by basic reason."""
+        return self.vcpu.exits
+
+    @property
     def runtime_100ns(self) -> int:
         """Time it ran, in units of 100 ns; HV_X64_MSR_VP_RUNTIME."""
         return self.runtime // 200
@@ -176,6 +181,7 @@ class VirtualProcessor:
 
     def _begin(self) -> None:
         self._since, self.halted, self.idles, self._running = self.partition.clock.tsc, False, False, True
+        self.hypervisor.before_run()
         self.vmcs.enter()
         if self.late_timers:
             self._catch_up()

@@ -53,6 +53,7 @@ from hv.spec.hypercalls.partitions import (
 )
 from hv.spec.hypercalls.ports import ConnectPortInput, CreatePortInput, DeletePortInput, DisconnectPortInput
 from hv.spec.hypercalls.registers import RegisterAssoc, RegisterName, RegisterValue, VpRegistersInput
+from hv.spec.hypercalls.statistics import HvStatsIdentity, HvStatsObjectType, MapStatsPageInput, MapStatsPageOutput
 from hv.spec.hypercalls.vps import (
     ApicId,
     CreateVpInput,
@@ -330,6 +331,20 @@ class WinHv:
         """Take a device back."""
         self._call(HypercallCode.DETACH_DEVICE, DetachDeviceInput(
             partition_id=partition_id, logical_device_id=logical_device_id))
+
+    # --- statistics --------------------------------------------------------------------------------
+
+    def map_stats_page(self, kind: HvStatsObjectType, partition_id: int = 0, vp_index: int = 0) -> int:
+        """The gpa of a page of counters (`hv.spec.hypercalls.statistics`): kept up to date, not to be written."""
+        identity = HvStatsIdentity(partition_id=partition_id, vp_index=vp_index)
+        answer = self._call(HypercallCode.MAP_STATS_PAGE, MapStatsPageInput(object_type=kind, identity=identity),
+                            MapStatsPageOutput, pool=PARTITION_ID_SELF)
+        return int(answer.map_location) * PAGE_SIZE
+
+    def unmap_stats_page(self, kind: HvStatsObjectType, partition_id: int = 0, vp_index: int = 0) -> None:
+        """The page of counters is gone; its object may be gone before."""
+        identity = HvStatsIdentity(partition_id=partition_id, vp_index=vp_index)
+        self._call(HypercallCode.UNMAP_STATS_PAGE, MapStatsPageInput(object_type=kind, identity=identity))
 
     # --- ports, messages, events -------------------------------------------------------------------
 

@@ -118,7 +118,7 @@ SERIAL = {
     "dma": r"interrupt taken, device status 0x000000000000000a, the bytes are in place\n",
     "crasher": r"",
     "hypercaller": r"(message \d posted, status 0x0000000000000012\n){5}HvCallCreatePartition: status 0x0+6\n",
-    "hypercalls": r"(ok     .*\n){56}56 of 56 as the TLFS says\n",
+    "hypercalls": r"(ok     .*\n){59}59 of 59 as the TLFS says\n",
     "hypercalls32": r"(ok     .*\n){8}8 of 8 as the TLFS says\n",
     "receiver": r"waiting for messages\n",
     "synic": r"SynIC version 1\nno partner answers: this guest is half of guests/synic\.toml\n",

@@ -76,6 +76,7 @@ class FakeVp:
         self.caller = None
         self.asked_at = 0
         self.event_pending = False
+        self.exit_counts = [0] * 128
 
     @property
     def guest_regs(self):

@@ -97,6 +97,7 @@ _NEAR: dict[str, Draw] = {
     "target_sint": _one_of(2, 3, 16, 0x5000), "gpa": _one_of(0, 0, 0, 0x5000, 0x5004),
     "flag_count": _one_of(0, 0, 4, 2048), "base_flag_number": _one_of(0, 0, 8, 2047),
     "flag_number": _one_of(0, 3, 4, 2047),
+    "object_type": _one_of(1, 2, 0x10001, 0x10002, 0x10002, 3), "map_location": _page, "lp_index": _one_of(0, 0, 1),
     "control_flags": _one_of(0, 1, 3, 6, 0x41, 0x81, 1 << 9),
 }
 # Mostly zero, else hardly a call gets further.

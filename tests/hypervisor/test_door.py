@@ -6,6 +6,7 @@ from hv.hypervisor.hypercalls.door import hypercall
 from hv.hypervisor.hypercalls.registry import HYPERCALLS
 from hv.hypervisor.hypercalls.registry import hypercall as declare
 from hv.machine.faults import NestedFault
+from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.hypercalls.control import HypercallControl, HypercallResult
@@ -38,7 +39,8 @@ def control(code, **fields):
 REFUSED = [
     ("unknown-code", 0xFFF, HvStatus.INVALID_HYPERCALL_CODE),
     ("unknown-high-code", 0x7FFF, HvStatus.INVALID_HYPERCALL_CODE),
-    ("extended-code-without-privilege", 0x8001, HvStatus.ACCESS_DENIED),
+    ("unknown-extended-code", 0xFFFF, HvStatus.INVALID_HYPERCALL_CODE),
+    ("extended-code-that-is-not-offered", 0x8002, HvStatus.INVALID_HYPERCALL_CODE),
     ("reserved-bits-30-27", control(C.NOTIFY_LONG_SPIN_WAIT, fast=1) | 1 << 27, HvStatus.INVALID_HYPERCALL_INPUT),
     ("reserved-bits-47-44", control(C.NOTIFY_LONG_SPIN_WAIT, fast=1) | 1 << 44, HvStatus.INVALID_HYPERCALL_INPUT),
     ("reserved-bits-63-60", control(C.NOTIFY_LONG_SPIN_WAIT, fast=1) | 1 << 63, HvStatus.INVALID_HYPERCALL_INPUT),
@@ -58,8 +60,17 @@ def test_a_wrong_control_word(machine, word, status):
     """TLFS "Hypercall Status Codes": for child and root alike."""
     child = machine.child()
     assert call(machine, child.vps[0], word)[0] == status
-    if status != HvStatus.ACCESS_DENIED:
-        assert call(machine, machine.root_vp, word)[0] == status
+    assert call(machine, machine.root_vp, word)[0] == status
+
+
+def test_extended_calls_need_their_privilege(machine):
+    """TLFS "Extended Hypercall Interface": known or not, they are denied; with it the query tells what there is."""
+    child = machine.child()
+    assert call(machine, child.vps[0], C.EXT_CALL_QUERY_CAPABILITIES)[0] == HvStatus.SUCCESS
+    assert child.space.read(OUT, 8) == bytes(8)
+    child.set_privileges(child.privileges & ~int(HvPrivilege.ENABLE_EXTENDED_HYPERCALLS))
+    for code in (0x8001, 0x8002, 0xFFFF):
+        assert call(machine, child.vps[0], code)[0] == HvStatus.ACCESS_DENIED
 
 
 PLACES = [

@@ -6,6 +6,7 @@ with `@hypercall` (`registry.py`). Importing this package registers them all; th
 
 from hv.hypervisor.hypercalls import (  # noqa: F401
     devices,
+    extended,
     intercepts,
     interrupts,
     ipis,
@@ -15,6 +16,7 @@ from hv.hypervisor.hypercalls import (  # noqa: F401
     ports,
     properties,
     registers,
+    statistics,
     tlb,
     vps,
 )

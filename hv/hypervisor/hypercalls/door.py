@@ -157,7 +157,9 @@ def _rep_call(call: Call, declaration: Declaration, control: HypercallControl, i
         declaration.handler(call, declaration.input.parse(data), *variable, reps)
     except HypercallError as error:
         refusal = error
-    call.hypervisor.clock.advance((reps.done - start) * REP_TICKS)
+    ticks = (reps.done - start) * REP_TICKS
+    call.hypervisor.clock.advance(ticks)
+    call.rep_ticks += ticks
     finished = (reps.done - start) * step
     if finished:
         write_output(call, control.fast, size, output_gpa, start * step, bytes(reps.output[:finished]))

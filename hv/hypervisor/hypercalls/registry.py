@@ -85,10 +85,11 @@ def _reserved(layout: type[Layout], base: int = 0) -> Iterator[slice]:
 class Call:
     """Who calls (*vp* of *partition*), and the lookups every handler starts with."""
 
-    __slots__ = ("hypervisor", "partition", "vp")
+    __slots__ = ("hypervisor", "partition", "rep_ticks", "vp")
 
     def __init__(self, hypervisor: Hypervisor, vp: VirtualProcessor) -> None:
         self.hypervisor, self.vp, self.partition = hypervisor, vp, vp.partition
+        self.rep_ticks = 0              # that its rep calls took
 
     def find(self, partition_id: int) -> Partition:
         """Itself or a child; INVALID_PARTITION_ID, ACCESS_DENIED."""

@@ -9,6 +9,7 @@ from hv.hypervisor.msrs import (  # noqa: F401
     crash,
     identity,
     power,
+    statistics,
     stimer,
     synic,
     time,

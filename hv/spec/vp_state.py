@@ -6,7 +6,10 @@ The manual names the kinds and leaves the layouts to the version; these are thos
 # mypy: disable-error-code="valid-type, type-arg"
 from __future__ import annotations
 
-from hv.spec.layout import Layout, array, u32, u64
+from enum import IntEnum
+
+from hv.spec.fxsave import FxSaveImage
+from hv.spec.layout import Layout, array, raw, u32, u64
 
 
 class StimerState(Layout):
@@ -25,3 +28,50 @@ class SyntheticTimersState(Layout):
 
     timers: array[StimerState, 4]
     reserved: array["u64", 5]  # noqa: UP037
+
+
+class HvGetSetVpStateType(IntEnum):
+    """Which state. Bit 31: it is in pages that the caller names, not in the parameters themselves."""
+
+    LAPIC_STATE = 0x80000000            # LocalApicState
+    XSAVE = 0x80000001                  # XsaveArea
+    SIM_PAGE = 0x80000002
+    SIEF_PAGE = 0x80000003
+    SYNTHETIC_TIMERS = 4                # SyntheticTimersState
+
+
+class LocalApicState(Layout):
+    """HV_X64_LOCAL_INTERRUPT_CONTROLLER_STATE. TPR is not in it: CR8 and the register of its name are."""
+
+    apic_id: u32                        # as its register reads
+    version: u32
+    ldr: u32
+    dfr: u32
+    spurious: u32
+    isr: array["u32", 8]  # noqa: UP037
+    tmr: array["u32", 8]  # noqa: UP037
+    irr: array["u32", 8]  # noqa: UP037
+    esr: u32
+    icr_high: u32
+    icr_low: u32
+    lvt_timer: u32
+    lvt_thermal: u32
+    lvt_perfmon: u32
+    lvt_lint0: u32
+    lvt_lint1: u32
+    lvt_error: u32
+    lvt_cmci: u32
+    error_status: u32                   # what the next write of ESR will show
+    initial_count: u32
+    counter_value: u32
+    divide_configuration: u32
+    remote_read: u32
+
+
+class XsaveArea(Layout):
+    """An XSAVE area of the standard form with x87 and SSE, the only components there are; SDM "XSAVE Area"."""
+
+    legacy: FxSaveImage
+    components: u64                     # XSTATE_BV: bit 0 x87, bit 1 SSE; 0 = as after reset
+    compaction: u64                     # XCOMP_BV
+    reserved: raw[48]

@@ -16,5 +16,6 @@ from hv.hypervisor.hypercalls import (  # noqa: F401
     properties,
     registers,
     tlb,
+    vp_state,
     vps,
 )

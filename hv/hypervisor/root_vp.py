@@ -105,6 +105,9 @@ class RootVirtualProcessor:
         """Kept, without effect."""
         self.regs.cr3 = value
 
+    def drop_register_page(self) -> None:
+        """Root has no parent that could have mapped one."""
+
     def registers_written(self) -> None:
         """Software wrote its registers: no VM entry loads them, so none checks them."""
 

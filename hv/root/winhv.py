@@ -53,7 +53,15 @@ from hv.spec.hypercalls.partitions import (
 )
 from hv.spec.hypercalls.ports import ConnectPortInput, CreatePortInput, DeletePortInput, DisconnectPortInput
 from hv.spec.hypercalls.registers import RegisterAssoc, RegisterName, RegisterValue, VpRegistersInput
-from hv.spec.hypercalls.vp_state import CpuidLeafInfo, CpuidValues, GetVpCpuidValuesInput, VpStateInput
+from hv.spec.hypercalls.vp_state import (
+    CpuidLeafInfo,
+    CpuidValues,
+    GetVpCpuidValuesInput,
+    MapVpStatePageInput,
+    MapVpStatePageOutput,
+    UnmapVpStatePageInput,
+    VpStateInput,
+)
 from hv.spec.hypercalls.vps import (
     ApicId,
     CreateVpInput,
@@ -67,7 +75,7 @@ from hv.spec.intercepts import HvInterceptType, InstallInterceptInput
 from hv.spec.layout import Layout
 from hv.spec.partition import ANY_VP, PARTITION_ID_INVALID, PARTITION_ID_SELF, HvMapGpaFlags, HvPartitionProperty
 from hv.spec.synic import EVENT_FLAGS_COUNT, HvConnectionInfo, HvMonitorPortInfo, HvPortInfo, PortType
-from hv.spec.vp_state import HvGetSetVpStateType, SyntheticTimersState
+from hv.spec.vp_state import HvGetSetVpStateType, HvVpStatePageType, SyntheticTimersState
 from hv.spec.x86 import LARGE_PAGES, PAGE_SIZE
 
 DEPOSIT_BATCH = 16                      # pages
@@ -304,6 +312,18 @@ class WinHv:
                 partition_id=partition_id, vp_index=vp_index, state_type=state), units=units)
         finally:
             self.memory.free(page)
+
+    def map_register_page(self, partition_id: int, vp_index: int, page: int | None = None) -> int:
+        """The page number at which root finds a VP's registers while it waits: *page*, or where there is room."""
+        made = self._call(HypercallCode.MAP_VP_STATE_PAGE, MapVpStatePageInput(
+            partition_id=partition_id, vp_index=vp_index, page_type=HvVpStatePageType.REGISTERS,
+            flags=int(page is not None), requested_map_location=page or 0), MapVpStatePageOutput, pool=partition_id)
+        return int(made.map_location)
+
+    def unmap_register_page(self, partition_id: int, vp_index: int) -> None:
+        """They are not there any more."""
+        self._call(HypercallCode.UNMAP_VP_STATE_PAGE, UnmapVpStatePageInput(
+            partition_id=partition_id, vp_index=vp_index, page_type=HvVpStatePageType.REGISTERS))
 
     def get_vp_cpuid_values(self, partition_id: int, vp_index: int,
                             leaves: Sequence[tuple[int, int]]) -> list[tuple[int, int, int, int]]:

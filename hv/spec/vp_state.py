@@ -9,7 +9,8 @@ from __future__ import annotations
 from enum import IntEnum
 
 from hv.spec.fxsave import FxSaveImage
-from hv.spec.layout import Layout, array, raw, u32, u64
+from hv.spec.layout import Layout, Register, array, bits, raw, u8, u16, u32, u64
+from hv.spec.synic import HvSegmentRegister
 
 
 class StimerState(Layout):
@@ -75,3 +76,46 @@ class XsaveArea(Layout):
     components: u64                     # XSTATE_BV: bit 0 x87, bit 1 SSE; 0 = as after reset
     compaction: u64                     # XCOMP_BV
     reserved: raw[48]
+
+
+class HvVpStatePageType(IntEnum):
+    """HV_VP_STATE_PAGE_TYPE."""
+
+    REGISTERS = 0
+    INTERCEPT_MESSAGE = 1
+    GHCB = 2
+
+
+class HvRegisterPageDirtyFlags(Register):
+    """Which registers of the page its reader has changed."""
+
+    WIDTH = 32
+    general_purpose = bits(0)
+    instruction_pointer = bits(1)
+    xmm = bits(2)
+    segments = bits(3)
+    flags = bits(4)
+
+
+class HvRegisterPage(Layout):
+    """HV_VP_REGISTER_PAGE: the registers of a VP that waits for its parent; what its end is not about is not in it."""
+
+    version: u16
+    is_valid: u8
+    rsvd_vtl: u8                        # 0
+    dirty: u32                          # HvRegisterPageDirtyFlags
+    gp_registers: array["u64", 16]  # noqa: UP037
+    rip: u64
+    rflags: u64
+    reserved1: u64
+    xmm: array["u64", 12]  # noqa: UP037
+    segments: array[HvSegmentRegister, 6]
+    cr0: u64
+    cr3: u64
+    cr4: u64
+    cr8: u64
+    efer: u64
+    dr7: u64
+    pending_interruption: u64
+    interrupt_state: u64
+    instruction_emulation_hints: u64

@@ -1,7 +1,8 @@
 """Save and restore what of a VP are no registers; what CPUID answers it; whom an interrupt's destination means.
 
-TLFS "HvCallGetVpState", "HvCallSetVpState", "HvCallGetVpCpuidValues", "HvCallGetVpSetFromMda". State of a page or less
-goes through one page of the caller's, but for the synthetic timers, which fit the parameters.
+TLFS "HvCallGetVpState", "HvCallSetVpState", "HvCallMapVpStatePage", "HvCallGetVpCpuidValues", "HvCallGetVpSetFromMda".
+State of a page or less goes through one page of the caller's, but for the synthetic timers, which fit the parameters.
+Of the pages that a parent may map there is the register page; intercept messages come by the SynIC only.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import struct
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.hypercalls.registry import Call, Reps, hypercall, require, require_vtl0
 from hv.hypervisor.partition import PartitionState
+from hv.hypervisor.register_page import RegisterPage
 from hv.hypervisor.vp import VirtualProcessor
 from hv.hypervisor.vp_state import SSE, STATES, X87, State
 from hv.machine.faults import Access, NestedFault
@@ -24,13 +26,17 @@ from hv.spec.hypercalls.vp_state import (
     GetVpCpuidValuesInput,
     GetVpSetFromMdaInput,
     GetVpSetFromMdaOutput,
+    MapVpStatePageInput,
+    MapVpStatePageOutput,
+    UnmapVpStatePageInput,
     VpStateInput,
 )
 from hv.spec.vp_set import VPS_PER_BANK, HvGenericSetFormat
-from hv.spec.vp_state import HvGetSetVpStateType, SyntheticTimersState
+from hv.spec.vp_state import HvGetSetVpStateType, HvVpStatePageType, SyntheticTimersState
 from hv.spec.x86 import PAGE_SHIFT
 
 _IN_PAGES = 1 << 31                     # of a state's type
+_LOCATION_GIVEN = 1                     # of the flags of MapVpStatePage
 
 
 @hypercall(HypercallCode.GET_VP_STATE, input=VpStateInput, output=SyntheticTimersState, variable=True)
@@ -80,6 +86,36 @@ def _page(call: Call, units: tuple[int, ...], access: Access) -> int:
     except NestedFault as fault:
         raise HypercallError(HvStatus.INVALID_PARAMETER, f"page {units[0]:#x} is not the caller's") from fault
     return gpa
+
+
+@hypercall(HypercallCode.MAP_VP_STATE_PAGE, input=MapVpStatePageInput, output=MapVpStatePageOutput)
+def map_vp_state_page(call: Call, input: MapVpStatePageInput) -> MapVpStatePageOutput:
+    """The registers of a child's VP appear in the caller's memory; OBJECT_IN_USE while they are there already."""
+    vp = _page_owner(call, input)
+    given = input.flags & _LOCATION_GIVEN
+    require(not input.flags & ~_LOCATION_GIVEN, f"unknown flags {input.flags:#x}")
+    require(not given or input.requested_map_location < call.partition.space.page_limit,
+            f"page {input.requested_map_location:#x} is outside the gpa space")
+    require(vp.register_page is None, "the page is mapped", HvStatus.OBJECT_IN_USE)
+    vp.register_page = RegisterPage(vp, call.partition, input.requested_map_location if given else None)
+    return MapVpStatePageOutput(map_location=vp.register_page.place)
+
+
+@hypercall(HypercallCode.UNMAP_VP_STATE_PAGE, input=UnmapVpStatePageInput)
+def unmap_vp_state_page(call: Call, input: UnmapVpStatePageInput) -> None:
+    """They disappear again; INVALID_PARAMETER when they are not there."""
+    vp = _page_owner(call, input)
+    require(vp.register_page is not None, "the page is not mapped")
+    vp.drop_register_page()
+
+
+def _page_owner(call: Call, input: MapVpStatePageInput | UnmapVpStatePageInput) -> VirtualProcessor:
+    partition = call.find_child(input.partition_id)
+    vp = call.find_vp(partition, input.vp_index)
+    require_vtl0(input.input_vtl)
+    require(input.page_type == HvVpStatePageType.REGISTERS, f"no state page {input.page_type}")
+    partition.require_state(PartitionState.ACTIVE)
+    return vp
 
 
 @hypercall(HypercallCode.GET_VP_CPUID_VALUES, input=GetVpCpuidValuesInput, rep_input=CpuidLeafInfo,

@@ -6,7 +6,7 @@ TLFS "HvCallGetVpState", "HvCallSetVpState", "HvCallGetVpCpuidValues", "HvCallGe
 # mypy: disable-error-code="valid-type, type-arg"
 from __future__ import annotations
 
-from hv.spec.layout import Layout, Register, array, bits, raw, u8, u32, u64
+from hv.spec.layout import Layout, Register, array, bits, raw, u8, u16, u32, u64
 
 
 class VpStateInput(Layout):
@@ -74,3 +74,30 @@ class GetVpSetFromMdaOutput(Layout):
     format: u64
     valid_bank_mask: u64
     banks: array["u64", 64]  # noqa: UP037
+
+
+class MapVpStatePageInput(Layout):
+    """HvCallMapVpStatePage."""
+
+    partition_id: u64
+    vp_index: u32
+    page_type: u16                      # HvVpStatePageType
+    input_vtl: u8
+    flags: u8                           # bit 0: the location is given
+    requested_map_location: u64         # page number, in the caller's GPA space
+
+
+class MapVpStatePageOutput(Layout):
+    """Where the caller finds the page."""
+
+    map_location: u64                   # page number
+
+
+class UnmapVpStatePageInput(Layout):
+    """HvCallUnmapVpStatePage."""
+
+    partition_id: u64
+    vp_index: u32
+    page_type: u16
+    input_vtl: u8
+    reserved: u8

@@ -62,7 +62,7 @@ class FakeVp:
         self.apic.write(0xF0, 0x1FF)        # software-enabled
         self.explicit_suspend = True
         self.is_available, self.late_timers, self.tsc_offset = True, [], 0
-        self.intercept_suspend = self.halted = False
+        self.intercept_suspend = self.halted = self.idles = False
         self.wait_for_sipi = index != 0
         self.runtime_100ns = 0
         self.pending_event = self.string_element = None

@@ -149,7 +149,7 @@ class Play:
         rng = self.rng
         chosen = {N.CR0: _CR0, N.CR4: _CR4, N.EFER: _EFER, N.CR3: (0x1000, 0, 1 << 40, 0x7000, 0x1018),
                   N.RFLAGS: (2, 0x202, 0x302, 0x20002, 0x20202, 0x4002, 0), N.APIC_BASE: (_X2APIC, _OFF, 0xFEE00900,
-                  0x5900, 0xFEE00400), N.INTERNAL_ACTIVITY_STATE: range(4), N.INTERRUPT_STATE: range(4),
+                  0x5900, 0xFEE00400), N.INTERNAL_ACTIVITY_STATE: range(8), N.INTERRUPT_STATE: range(4),
                   N.DR7: (0x400, 0x7FF, 0x2400, 0)}
         kind = rng.random()
         if name in _SEGMENTS and kind < 0.9:

@@ -138,6 +138,8 @@ class Hypervisor:
         partition.pool.records("device", DEVICE_SIZE).give_back(len(partition.devices))
         partition.devices.clear()
         connections.close_all(partition)
+        for vp in partition.vps.values():
+            vp.drop_register_page()
 
     def find_partition(self, caller: Partition, partition_id: int) -> Partition:
         """The partition *partition_id* as *caller* may name it: itself, or a child.
@@ -232,6 +234,7 @@ class Hypervisor:
         vp = partition.vp(index)
         vp.timers.reset()
         vp.synic.reset()
+        vp.drop_register_page()
         vp.explicit_suspend = True
         vp.kick()
         self.interrupts.free_vp(vp, self.iommu)

@@ -156,6 +156,8 @@ def send(vp: VirtualProcessor, message_type: HvMessageType, payload: Layout) -> 
     vp.intercept_suspend = True
     vp.asked_at = vp.regs.rip
     vp.partition.awaiting[vp.index] = message_type
+    if vp.register_page is not None:
+        vp.register_page.fill()
     receiver = parent.vps[min(parent.vps)]
     receiver.synic.post(SINT_INTERCEPT, QueuedMessage(message_type, payload.pack(), vp.partition.id))
     vp.kick()
@@ -166,8 +168,11 @@ def send(vp: VirtualProcessor, message_type: HvMessageType, payload: Layout) -> 
 def complete(vp: VirtualProcessor) -> None:
     """The parent has answered (InterceptSuspend was cleared): *vp* may run on.
 
-    When the parent moved RIP it did an instruction, which a guest may have been stepping over.
+    When the parent moved RIP it did an instruction, which a guest may have been stepping over. INVALID_REGISTER_VALUE
+    when the register page has what no register can hold.
     """
+    if vp.register_page is not None:
+        vp.register_page.load()
     message_type = vp.partition.awaiting.pop(vp.index, 0)
     vp.intercept_suspend = False
     element, vp.string_element = vp.string_element, None

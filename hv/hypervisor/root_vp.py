@@ -79,7 +79,7 @@ class RootVirtualProcessor:
         self.guest_regs = self.regs
         self.apic = LocalApic(index, partition.clock, bsp=True)
         self.apic.write(ApicRegister.SVR, 0x1FF)
-        self.explicit_suspend = self.intercept_suspend = self.halted = self.wait_for_sipi = False
+        self.explicit_suspend = self.intercept_suspend = self.halted = self.idles = self.wait_for_sipi = False
         self.pending_event = self.string_element = None
         self.runtime_100ns = 0
         self.caller = None
@@ -105,6 +105,13 @@ class RootVirtualProcessor:
     def load_cr3(self, value: int) -> None:
         """Kept, without effect."""
         self.regs.cr3 = value
+
+    def end_run_with(self, action: Callable[[], object]) -> None:
+        """Its program is no machine code: no instruction is cut short."""
+        action()
+
+    def drop_register_page(self) -> None:
+        """Root has no parent that could have mapped one."""
 
     def registers_written(self) -> None:
         """Software wrote its registers: no VM entry loads them, so none checks them."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hv.hypervisor.hypercalls.registry import Call
     from hv.hypervisor.hypervisor import Hypervisor
     from hv.hypervisor.partition import Partition
+    from hv.hypervisor.register_page import RegisterPage
     from hv.hypervisor.synic.synic import Synic
     from hv.hypervisor.timers.stimer import SyntheticTimer, SyntheticTimers
 
@@ -65,6 +66,7 @@ class VirtualProcessor:
         self.pending_event: Event | None = None  # what the parent asked to be injected at the next entry
         self.asked_at = 0                       # RIP of the last intercept message
         self.string_element: StringElement | None = None    # of INS or OUTS, that the parent was asked about
+        self.register_page: RegisterPage | None = None      # that its parent has mapped
         self.stopped_because = ""               # why it can never run again
         self.caller: Call | None = None         # who it is to the hypercalls, since its first one
         self.call_site: CallSite | None = None  # of the last VMCALL
@@ -232,6 +234,12 @@ class VirtualProcessor:
             self.vcpu.set_tsc(self.vcpu.tsc - stood)
         self.apic.timer.resume()
         self.timers.resume()
+
+    def drop_register_page(self) -> None:
+        """Its parent has no register page of it any more."""
+        if self.register_page is not None:
+            self.register_page.close()
+            self.register_page = None
 
     def kick(self) -> None:
         """Something changed: look for interrupts before going on, and tell the scheduler."""

@@ -54,6 +54,15 @@ from hv.spec.hypercalls.partitions import (
 from hv.spec.hypercalls.ports import ConnectPortInput, CreatePortInput, DeletePortInput, DisconnectPortInput
 from hv.spec.hypercalls.registers import RegisterAssoc, RegisterName, RegisterValue, VpRegistersInput
 from hv.spec.hypercalls.statistics import HvStatsIdentity, HvStatsObjectType, MapStatsPageInput, MapStatsPageOutput
+from hv.spec.hypercalls.vp_state import (
+    CpuidLeafInfo,
+    CpuidValues,
+    GetVpCpuidValuesInput,
+    MapVpStatePageInput,
+    MapVpStatePageOutput,
+    UnmapVpStatePageInput,
+    VpStateInput,
+)
 from hv.spec.hypercalls.vps import (
     ApicId,
     CreateVpInput,
@@ -67,6 +76,7 @@ from hv.spec.intercepts import HvInterceptType, InstallInterceptInput
 from hv.spec.layout import Layout
 from hv.spec.partition import ANY_VP, PARTITION_ID_INVALID, PARTITION_ID_SELF, HvMapGpaFlags, HvPartitionProperty
 from hv.spec.synic import EVENT_FLAGS_COUNT, HvConnectionInfo, HvMonitorPortInfo, HvPortInfo, PortType
+from hv.spec.vp_state import HvGetSetVpStateType, HvVpStatePageType, SyntheticTimersState
 from hv.spec.x86 import LARGE_PAGES, PAGE_SIZE
 
 DEPOSIT_BATCH = 16                      # pages
@@ -279,6 +289,53 @@ class WinHv:
                              [ApicId(apic_id=apic_id).pack() for apic_id in apic_ids], VpIndex.SIZE)
         return [VpIndex.parse(answer).vp_index for answer in answers]
 
+    def get_vp_state(self, partition_id: int, vp_index: int, state: HvGetSetVpStateType) -> bytes:
+        """Up to a page of a VP's state that is no register."""
+        page = self.memory.allocate()
+        try:
+            units = [] if state == HvGetSetVpStateType.SYNTHETIC_TIMERS else page
+            made = self._call(HypercallCode.GET_VP_STATE, VpStateInput(
+                partition_id=partition_id, vp_index=vp_index, state_type=state), SyntheticTimersState, units=units)
+            return made.pack() if not units else self.memory.read(page[0] * PAGE_SIZE, PAGE_SIZE)
+        finally:
+            self.memory.free(page)
+
+    def set_vp_state(self, partition_id: int, vp_index: int, state: HvGetSetVpStateType, data: bytes) -> None:
+        """The reverse; *data* is what `get_vp_state` gave."""
+        page = self.memory.allocate()
+        try:
+            units: Sequence[int] = page
+            if state == HvGetSetVpStateType.SYNTHETIC_TIMERS:
+                units = [int.from_bytes(data[n : n + 8], "little") for n in range(0, len(data), 8)]
+            else:
+                self.memory.write(page[0] * PAGE_SIZE, data)
+            self._call(HypercallCode.SET_VP_STATE, VpStateInput(
+                partition_id=partition_id, vp_index=vp_index, state_type=state), units=units)
+        finally:
+            self.memory.free(page)
+
+    def map_register_page(self, partition_id: int, vp_index: int, page: int | None = None) -> int:
+        """The page number at which root finds a VP's registers while it waits: *page*, or where there is room."""
+        made = self._call(HypercallCode.MAP_VP_STATE_PAGE, MapVpStatePageInput(
+            partition_id=partition_id, vp_index=vp_index, page_type=HvVpStatePageType.REGISTERS,
+            flags=int(page is not None), requested_map_location=page or 0), MapVpStatePageOutput, pool=partition_id)
+        return int(made.map_location)
+
+    def unmap_register_page(self, partition_id: int, vp_index: int) -> None:
+        """They are not there any more."""
+        self._call(HypercallCode.UNMAP_VP_STATE_PAGE, UnmapVpStatePageInput(
+            partition_id=partition_id, vp_index=vp_index, page_type=HvVpStatePageType.REGISTERS))
+
+    def get_vp_cpuid_values(self, partition_id: int, vp_index: int,
+                            leaves: Sequence[tuple[int, int]]) -> list[tuple[int, int, int, int]]:
+        """What CPUID answers a VP for each (leaf, subleaf): EAX, EBX, ECX, EDX."""
+        answers = self._reps(HypercallCode.GET_VP_CPUID_VALUES,
+                             lambda first: GetVpCpuidValuesInput(partition_id=partition_id, vp_index=vp_index),
+                             [CpuidLeafInfo(eax=leaf, ecx=subleaf).pack() for leaf, subleaf in leaves],
+                             CpuidValues.SIZE)
+        parsed = [CpuidValues.parse(answer) for answer in answers]
+        return [(each.eax, each.ebx, each.ecx, each.edx) for each in parsed]
+
     def get_vp_registers(self, partition_id: int, vp_index: int, names: Sequence[HvRegisterName]) -> list[bytes]:
         """The 16-byte values of registers, in the order asked."""
         return self._reps(HypercallCode.GET_VP_REGISTERS,
@@ -397,12 +454,12 @@ class WinHv:
     # --- the call itself ---------------------------------------------------------------------------
 
     def _call(self, code: HypercallCode, input: Layout | None, output: type[Layout] | None = None,
-              pool: int | None = None) -> Any:
-        """A simple call; *pool* is the partition that gets pages when it runs out of them."""
+              pool: int | None = None, units: Sequence[int] = ()) -> Any:
+        """A simple call. *pool* is the partition that gets pages when it runs out of them; *units* follow *input*."""
         for _ in range(MAX_DEPOSITS):
             if input is not None:
-                self.memory.write(self._input, input.pack())
-            status, _ = self._enter(code, 0, 0)
+                self.memory.write(self._input, input.pack() + b"".join(unit.to_bytes(8, "little") for unit in units))
+            status, _ = self._enter(code, 0, 0, len(units))
             if status != HvStatus.INSUFFICIENT_MEMORY or pool is None:
                 break
             self._deposit_batch(pool)
@@ -442,9 +499,10 @@ class WinHv:
         return [self.memory.read(self._output + n * output_size, output_size) for n in range(len(elements))] \
             if output_size else []
 
-    def _enter(self, code: HypercallCode, rep_count: int, rep_start: int) -> tuple[HvStatus, int]:
+    def _enter(self, code: HypercallCode, rep_count: int, rep_start: int, units: int = 0) -> tuple[HvStatus, int]:
         """Execute the hypercall with the input page as it is: (status, reps completed)."""
-        control = HypercallControl(call_code=code, rep_count=rep_count, rep_start=rep_start)
+        control = HypercallControl(call_code=code, rep_count=rep_count, rep_start=rep_start,
+                                   variable_header_size=units)
         result = HypercallResult(self.door(control.raw, self._input, self._output))
         return HvStatus(result.status), result.reps_complete
 

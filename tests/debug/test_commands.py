@@ -126,6 +126,16 @@ def test_a_vp_does_what_it_says():
     assert condition(running, vp()) == "halted"
 
 
+def test_x87_and_sse_registers_are_shown_when_asked_for(hello):
+    fp = hello.vp.regs.fp
+    fp.set_st(0, bytes.fromhex("0000000000000080ff3f"))
+    fp.set_xmm(15, (0x1234).to_bytes(16, "little"))
+    lines = hello.do("regs fp").splitlines()
+    assert lines[0] == "fcw 0040  fsw 0000  tag ff  mxcsr 00001f80"
+    assert (lines[1], lines[-1]) == ("st0 3fff8000000000000000", "xmm15 00000000000000000000000000001234")
+    assert "say `regs` or `regs fp`" in refused(hello, "regs mmx")
+
+
 def test_a_guest_in_real_mode_has_no_page_tables(hello):
     assert "16 bit" in hello.do("regs")
     lines = hello.do("pagewalk 0x7c00").split("\n")

@@ -62,7 +62,7 @@ class FakeVp:
         self.apic.write(0xF0, 0x1FF)        # software-enabled
         self.explicit_suspend = True
         self.is_available, self.late_timers, self.tsc_offset = True, [], 0
-        self.intercept_suspend = self.halted = False
+        self.intercept_suspend = self.halted = self.idles = False
         self.wait_for_sipi = index != 0
         self.runtime_100ns = 0
         self.pending_event = self.string_element = None
@@ -73,7 +73,7 @@ class FakeVp:
         self.flushes: list[int | None] = []
         self.apic.on_pending = self.kick
         self.nmi_masked = False
-        self.caller = None
+        self.caller = self.register_page = None
         self.asked_at = 0
         self.event_pending = False
         self.exit_counts = [0] * 128
@@ -106,6 +106,11 @@ class FakeVp:
 
     def end_run_with(self, action) -> None:
         action()
+
+    def drop_register_page(self) -> None:
+        if self.register_page is not None:
+            self.register_page.close()
+            self.register_page = None
 
     def registers_written(self) -> None:
         self.vcpu.state_written = True

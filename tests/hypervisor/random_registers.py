@@ -23,6 +23,7 @@ from hv.spec.hv_registers import (
 from hv.spec.msrs import HvSynicSint
 from hv.spec.partition import HvMapGpaFlags
 from hv.spec.synic import HvSegmentRegister
+from hv.spec.vp_state import HvGetSetVpStateType
 from hv.spec.x86 import PAGE_SIZE
 from tests.played_twice import main
 from tests.vmx.random_vmcs import code
@@ -59,7 +60,8 @@ class Play:
         for _ in range(rng.choice((1, 1, 2))):
             self._make()
         for _ in range(rng.randrange(4, 14)):
-            rng.choice((self._set, self._set, self._set, self._go, self._go, self._delete_vp, self._unmap))()
+            rng.choice((self._set, self._set, self._set, self._go, self._go, self._delete_vp, self._unmap, self._page,
+                        self._state))()
         for partition in list(self.children):
             self._end(partition)
         assert self.memory.free_count == self.free, f"{self.free - self.memory.free_count} pages are lost"
@@ -147,7 +149,7 @@ class Play:
         rng = self.rng
         chosen = {N.CR0: _CR0, N.CR4: _CR4, N.EFER: _EFER, N.CR3: (0x1000, 0, 1 << 40, 0x7000, 0x1018),
                   N.RFLAGS: (2, 0x202, 0x302, 0x20002, 0x20202, 0x4002, 0), N.APIC_BASE: (_X2APIC, _OFF, 0xFEE00900,
-                  0x5900, 0xFEE00400), N.INTERNAL_ACTIVITY_STATE: range(4), N.INTERRUPT_STATE: range(4),
+                  0x5900, 0xFEE00400), N.INTERNAL_ACTIVITY_STATE: range(8), N.INTERRUPT_STATE: range(4),
                   N.DR7: (0x400, 0x7FF, 0x2400, 0)}
         kind = rng.random()
         if name in _SEGMENTS and kind < 0.9:
@@ -183,6 +185,27 @@ class Play:
             self._say("delete_vp", partition, index)
             if not isinstance(self.seen[-1][1], str):
                 self.children[partition][1].discard(index)
+
+    def _page(self) -> None:
+        """The register page comes, goes, or is written over while the VP runs or waits."""
+        partition, index = self._someone()
+        if self.rng.random() < 0.3:
+            self._say("unmap_register_page", partition, index)
+        place = self._say("map_register_page", partition, index)
+        if isinstance(place, int):
+            for at in self.rng.sample((0, 2, 4, 8, 136, 144, 160, 256, 300, 400), 4):
+                self.memory.write(place * PAGE_SIZE + at, self.rng.choice((b"\1", b"\x1F", self.rng.randbytes(8))))
+
+    def _state(self) -> None:
+        """A state is read, and written back with some bytes changed, or not."""
+        partition, index = self._someone()
+        kind = self.rng.choice(list(HvGetSetVpStateType))
+        data = self._say("get_vp_state", partition, index, kind)
+        if isinstance(data, bytes):
+            changed = bytearray(data)
+            for _ in range(self.rng.choice((0, 0, 1, 3))):
+                changed[self.rng.randrange(min(len(changed), 200))] = self.rng.randrange(256)
+            self._say("set_vp_state", partition, index, kind, bytes(changed))
 
     def _unmap(self) -> None:
         if self.rng.random() < 0.3:

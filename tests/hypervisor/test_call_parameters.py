@@ -45,6 +45,14 @@ class Bench(Machine):
         self.done(C.ATTACH_DEVICE, partition_id=GUEST, device_id=ATTACHED, logical_device_id=1)
         self.done(C.CREATE_PORT, port_partition=GUEST, port_id=1, connection_partition=GUEST, port_info=A_PORT)
 
+    def variable(self, code, units=(), vp=None, **fields):
+        """The status of a call with a variable header."""
+        vp = vp or self.root_vp
+        data = HYPERCALLS[code].input(**fields).pack() + b"".join(unit.to_bytes(8, "little") for unit in units)
+        vp.partition.space.write(IN, data)
+        control = HypercallControl(call_code=code, variable_header_size=len(units))
+        return S(HypercallResult(hypercall(self.hypervisor, vp, control.raw, IN, OUT)).status)
+
     def ask(self, code, elements=(), vp=None, **fields):
         """(status, reps completed)"""
         declaration, vp = HYPERCALLS[code], vp or self.root_vp

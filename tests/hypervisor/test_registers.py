@@ -231,6 +231,15 @@ def test_the_interrupt_state_is_shadow_and_nmi_mask(bench):
         assert InterruptStateRegister(state).nmi_masked == bench.vp.nmi_masked
 
 
+@pytest.mark.parametrize(("state", "halted", "idles", "waits"), [
+    (1, False, False, True), (2, True, False, False), (4, True, True, False), (0, False, False, False)])
+def test_the_activity_state_tells_waiting_halted_and_idle(bench, state, halted, idles, waits):
+    """TLFS "HV_INTERNAL_ACTIVITY_REGISTER"."""
+    bench.set(N.INTERNAL_ACTIVITY_STATE, state)
+    assert (bench.vp.halted, bench.vp.idles, bench.vp.wait_for_sipi) == (halted, idles, waits)
+    assert bench.number(N.INTERNAL_ACTIVITY_STATE) == state
+
+
 def test_a_reset_vp_has_its_power_up_values():
     made = Bench()
     try:

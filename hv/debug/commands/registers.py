@@ -14,8 +14,12 @@ _FLAGS = ("CF", "PF", "AF", "ZF", "SF", "TF", "IF", "DF", "OF")
 
 
 @command("regs", "r", "registers")
-def regs(session: Session) -> str:
-    """Show the registers of the VP looked at."""
+def regs(session: Session, which: str = "") -> str:
+    """Show the registers of the VP looked at; `regs fp` its x87 and SSE registers."""
+    if which == "fp":
+        return floating_point(session)
+    if which:
+        raise DebugError(f"`{which}` are no registers: say `regs` or `regs fp`")
     state = session.vp.guest_regs
     rows = [("rax", "rbx", "rcx", "rdx"), ("rsi", "rdi", "rbp", "rsp"), ("r8", "r9", "r10", "r11"),
             ("r12", "r13", "r14", "r15")]
@@ -30,6 +34,18 @@ def regs(session: Session) -> str:
     for name in ("gdtr", "idtr"):
         table = getattr(state, name)
         lines.append(f"{name} base {table.base:x}  limit {table.limit:x}")
+    return "\n".join(lines)
+
+
+def floating_point(session: Session) -> str:
+    """The x87 registers from the top of the stack on, the XMM registers, and what controls them."""
+    fp = session.vp.regs.fp
+    top = fp.status >> 11 & 7
+    lines = [f"fcw {fp.control:04x}  fsw {fp.status:04x}  tag {fp.tag:02x}  mxcsr {fp.mxcsr:08x}"]
+    for n in range(8):
+        used = "" if fp.tag >> (top + n & 7) & 1 else "  empty"
+        lines.append(f"st{n} {fp.st(n)[::-1].hex()}{used}")
+    lines += [f"xmm{n:<2} {fp.xmm(n)[::-1].hex()}" for n in range(16)]
     return "\n".join(lines)
 
 

@@ -18,5 +18,6 @@ from hv.hypervisor.hypercalls import (  # noqa: F401
     registers,
     statistics,
     tlb,
+    vp_state,
     vps,
 )

@@ -41,11 +41,17 @@ def get_vp_registers(call: Call, input: VpRegistersInput, reps: Reps) -> None:
 def set_vp_registers(call: Call, input: VpRegistersInput, reps: Reps) -> None:
     """Set registers in order; those before a refused one stay set, and reps completed tells which it was."""
     vp = _target(call, input)
+    if vp is call.vp:
+        vp.end_run_with(_nothing)           # it may not run any more, and VM entry has something to check
     for element in reps:
         require(not any(element.padding), f"register {element.name:#x}: bytes 4..15 must be zero")
         set_register(vp, element.name, element.value)
         if element.name not in _UNCHECKED:
             vp.registers_written()
+
+
+def _nothing() -> None:
+    """The run ends, and that is all."""
 
 
 def _target(call: Call, input: VpRegistersInput) -> VirtualProcessor:

@@ -16,7 +16,7 @@ _SPECULATION = "speculation is not a thing of this processor"
 _MTRR = "memory types are not told apart: CPUID does not offer MTRRs"
 _COUNTERS = "performance counters are not offered by CPUID"
 _C_STATES = "there are no C-states"
-_STATISTICS = "its MSR is not built"
+_NOT_BUILT = "its MSR is not built"
 
 
 def _range(first: HvRegisterName, last: HvRegisterName) -> list[HvRegisterName]:
@@ -45,9 +45,8 @@ _REASONS: dict[HvRegisterName, str] = {
     N.VP_CONFIG: "its layout is not public",
     N.GHCB: "no partition is isolated",
     N.REGISTER_PAGE: "a parent maps the register page by HvCallMapVpStatePage",
-    **dict.fromkeys(_range(N.STATS_PARTITION_RETAIL, N.STATS_VP_INTERNAL), _STATISTICS),
-    **dict.fromkeys(_range(N.STIMER0_CONFIG, N.UNHALTED_TIMER_COUNT), _STATISTICS),
-    N.REFERENCE_TSC: _STATISTICS, N.REFERENCE_TSC_SEQUENCE: _STATISTICS, N.SIRBP: _STATISTICS,
+    **dict.fromkeys(_range(N.STATS_PARTITION_RETAIL, N.STATS_VP_INTERNAL), _NOT_BUILT),
+    N.UNHALTED_TIMER_CONFIG: _NOT_BUILT, N.UNHALTED_TIMER_COUNT: _NOT_BUILT, N.SIRBP: _NOT_BUILT,
     **dict.fromkeys(_range(N.VSM_CODE_PAGE_OFFSETS, N.CR_INTERCEPT_IA32_MISC_ENABLE_MASK), _TRUST_LEVELS),
 }
 

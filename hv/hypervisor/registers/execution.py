@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hv.hypervisor.vp import VirtualProcessor
 
 N = HvRegisterName
-_ACTIVITIES = int(InternalActivityRegister(startup_suspend=1, halt_suspend=1))
+_ACTIVITIES = int(InternalActivityRegister(startup_suspend=1, halt_suspend=1, idle_suspend=1))
 _INTERRUPT_STATES = int(InterruptStateRegister(interrupt_shadow=1, nmi_masked=1))
 _INJECTED = frozenset(int(kind) for kind in EventKind)
 
@@ -58,13 +58,15 @@ def _set_intercept_suspend(vp: VirtualProcessor, value: bytes) -> None:
 
 
 def _get_activity(vp: VirtualProcessor) -> bytes:
-    activity = InternalActivityRegister(startup_suspend=int(vp.wait_for_sipi), halt_suspend=int(vp.halted))
+    activity = InternalActivityRegister(startup_suspend=int(vp.wait_for_sipi), idle_suspend=int(vp.idles),
+                                        halt_suspend=int(vp.halted and not vp.idles))
     return as_bytes(activity.raw)
 
 
 def _set_activity(vp: VirtualProcessor, value: bytes) -> None:
     activity = InternalActivityRegister(_bits(value, _ACTIVITIES))
-    vp.wait_for_sipi, vp.halted = bool(activity.startup_suspend), bool(activity.halt_suspend)
+    vp.wait_for_sipi, vp.idles = bool(activity.startup_suspend), bool(activity.idle_suspend)
+    vp.halted = bool(activity.halt_suspend or activity.idle_suspend)
     vp.kick()
 
 

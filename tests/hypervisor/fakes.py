@@ -74,6 +74,7 @@ class FakeVp:
         self.nmi_masked = False
         self.caller = None
         self.asked_at = 0
+        self.message = None
         self.event_pending = False
 
     @property

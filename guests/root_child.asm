@@ -8,7 +8,6 @@
 .include "lib/machine.inc"
 
 VECTOR       = 0x30
-HV_SINT0     = 0x40000090
 SLOT         = SIMP_PAGE                ; SINT0's slot: type u32, size u8, flags u8, reserved u16, sender u64, payload
 DEPOSIT_PAGE = 0x203000                 ; input of deposits, so that the call that needs one keeps its own
 FIRST_FREE   = 0x400                    ; page 4 MiB: from here on, memory that nobody uses

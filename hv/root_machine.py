@@ -73,6 +73,7 @@ class RootGuest:
         for partition in self.machine.hypervisor.partitions.values():
             for vp in partition.vps.values():
                 vp.explicit_suspend = True
+        self.machine.processor.stop_by(self.machine.clock.tsc)
         if self.machine.trace.listening:
             self.machine.trace.emit(GuestEnded(ended))
 

@@ -16,6 +16,10 @@ class HypercallError(Exception):
         super().__init__(f"{status.name}: {text}" if text else status.name)
 
 
+class CallIntercepted(Exception):
+    """The caller's parent wants to do this call itself: it gets a message, and the caller waits."""
+
+
 class CallInterrupted(Exception):
     """A rep call is not done: its caller makes it again with *control*, whose rep start is where to go on."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hv.hypervisor import intercepts
 from hv.hypervisor.apic_virtualization import ApicPages, PartitionApics
 from hv.hypervisor.cpuid import CHILD_PRIVILEGES, MAX_VPS, ROOT_PRIVILEGES
 from hv.hypervisor.errors import HypercallError
@@ -237,6 +238,8 @@ class Hypervisor:
         vp.drop_register_page()
         vp.explicit_suspend = True
         vp.kick()
+        intercepts.forget(vp)
+        partition.cpuid_results.forget_vp(index)
         self.interrupts.free_vp(vp, self.iommu)
         partition.interconnect.apics.remove(vp.apic)
         vp.apic.init()                  # its timer is off, and nothing reaches its page any more

@@ -8,13 +8,14 @@ intercept-suspended, until the parent has set the registers and writes 0 to the 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from hv.hypervisor.pages import PagePool, Records
 from hv.hypervisor.string_io import complete_element
 from hv.hypervisor.synic.synic import QueuedMessage
-from hv.machine.faults import Access
+from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.registers import Segment
 from hv.spec.intercepts import HvInterceptType
 from hv.spec.layout import Layout
@@ -30,6 +31,7 @@ from hv.spec.synic import (
     HvMemoryAccessInfo,
     HvMessageType,
     HvSegmentRegister,
+    HypercallIntercept,
     InterceptAccess,
     IoPortIntercept,
     MemoryIntercept,
@@ -39,6 +41,7 @@ from hv.spec.x86 import Cr0, Efer, Rflags
 from hv.trace.events import InterceptCompleted, InterceptSent
 
 if TYPE_CHECKING:
+    from hv.hypervisor.partition import Partition
     from hv.hypervisor.vp import VirtualProcessor
 
 CACHE_WRITE_BACK = 6
@@ -46,13 +49,14 @@ MAX_INSTRUCTION = 15
 PORTS, PORT_MAP_PAGES = 1 << 16, 2      # one bit for each port in the processor's I/O bitmaps
 INTERCEPT_SIZE = 16                     # bytes of a pool
 _NO_PORTS = bytearray(PORTS)
-_IO_PORT = HvInterceptType.IO_PORT
+_IO_PORT, _CPUID, _GLOBAL_CPUID = HvInterceptType.IO_PORT, HvInterceptType.CPUID, HvInterceptType.GLOBAL_CPUID
 _PAID = (HvInterceptType.MSR, HvInterceptType.CPUID)        # any number of them
 _ATTRIBUTES = 0xFFFF                    # VMX access rights and HV_X64_SEGMENT_REGISTER agree in these bits
 _UNUSABLE = 1 << 16
 _PRESENT = 1 << 7
 _RF = Rflags.RF.value
 _PE, _AM, _LMA = Cr0.PE.value, Cr0.AM.value, Efer.LMA.value     # plain integers: `&` with a flag makes a new member
+_DR7_ENABLES = 0xFF                     # L0, G0 .. L3, G3
 _GENERAL_REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                       "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
 
@@ -80,6 +84,8 @@ class InterceptTable:
                 self._records.take()
             self._installed[kind, parameter] = access
             self.kinds |= {int(kind)}
+            if kind == _GLOBAL_CPUID:
+                self.look_at_cpuid()
         elif known:
             del self._installed[kind, parameter]
             if kind in _PAID:
@@ -114,8 +120,17 @@ class InterceptTable:
         return self._ports[port] & access
 
     def wants(self, kind: int, parameter: int, access: int) -> bool:
-        """The parent wants to hear of this, which is no port."""
+        """The parent wants to hear of this, which is neither a port nor a CPUID leaf."""
         return bool(self._installed.get((kind, parameter), 0) & access)
+
+    def wants_cpuid(self, leaf: int) -> bool:
+        """The parent wants to hear of this leaf, or of all."""
+        installed = self._installed
+        return (_CPUID, leaf) in installed or (_GLOBAL_CPUID, 0) in installed
+
+    def look_at_cpuid(self) -> None:
+        """Somebody has something to say about CPUID: from now on its handler asks."""
+        self.kinds |= {int(_CPUID)}
 
     @property
     def exceptions(self) -> int:
@@ -158,11 +173,32 @@ def send(vp: VirtualProcessor, message_type: HvMessageType, payload: Layout) -> 
     vp.partition.awaiting[vp.index] = message_type
     if vp.register_page is not None:
         vp.register_page.fill()
-    receiver = parent.vps[min(parent.vps)]
-    receiver.synic.post(SINT_INTERCEPT, QueuedMessage(message_type, payload.pack(), vp.partition.id))
+    _queue(vp, parent, message_type, payload)
     vp.kick()
     if vp.partition.trace.listening:
         vp.partition.trace.emit(InterceptSent(message_type, vp.partition.id, vp.index))
+
+
+def _queue(vp: VirtualProcessor, parent: Partition, message_type: HvMessageType, payload: Layout) -> None:
+    """A VP has one buffer for its messages: what the parent has not even seen is replaced."""
+    forget(vp)
+    if parent.vps:                      # a parent without a processor hears nothing
+        receiver = parent.vps[min(parent.vps)]
+        message = QueuedMessage(message_type, payload.pack(), vp.partition.id, partial(_delivered, vp))
+        vp.message = receiver, message
+        receiver.synic.post(SINT_INTERCEPT, message)
+
+
+def _delivered(vp: VirtualProcessor) -> None:
+    vp.message = None
+
+
+def forget(vp: VirtualProcessor) -> None:
+    """The message of *vp* that waits for its parent's slot, if there is one, is not sent any more."""
+    if vp.message is not None:
+        receiver, message = vp.message
+        vp.message = None
+        receiver.synic.withdraw(SINT_INTERCEPT, message)
 
 
 def complete(vp: VirtualProcessor) -> None:
@@ -185,6 +221,14 @@ def complete(vp: VirtualProcessor) -> None:
     vp.kick()
     if vp.partition.trace.listening:
         vp.partition.trace.emit(InterceptCompleted(message_type, vp.partition.id, vp.index))
+
+
+def instruction_at(vp: VirtualProcessor) -> bytes:
+    """The bytes of the instruction at RIP, for who must carry it out: as many as can be fetched, at most 15."""
+    try:
+        return vp.vcpu.memory.fetch(vp.regs.linear_rip, MAX_INSTRUCTION)
+    except (GuestFault, NestedFault):
+        return b""
 
 
 def send_io_port(vp: VirtualProcessor, port: int, size: int, write: bool, length: int, *, rax: int | None = None,
@@ -212,6 +256,14 @@ def send_cpuid(vp: VirtualProcessor, default: tuple[int, int, int, int], length:
     send(vp, HvMessageType.X64_CPUID_INTERCEPT, CpuidIntercept(
         header=_header(vp, InterceptAccess.EXECUTE, length), rax=regs.rax, rcx=regs.rcx, rdx=regs.rdx, rbx=regs.rbx,
         default_rax=eax, default_rcx=ecx, default_rdx=edx, default_rbx=ebx))
+
+
+def send_hypercall(vp: VirtualProcessor, length: int) -> None:
+    """VMCALL, with every register that a hypercall has parameters in."""
+    regs: Any = vp.regs
+    send(vp, HvMessageType.HYPERCALL_INTERCEPT, HypercallIntercept(
+        header=_header(vp, InterceptAccess.EXECUTE, length), rax=regs.rax, rbx=regs.rbx, rcx=regs.rcx, rdx=regs.rdx,
+        r8=regs.r8, rsi=regs.rsi, rdi=regs.rdi, xmm_registers=b"".join(map(regs.read_xmm, range(6)))))
 
 
 def send_memory(vp: VirtualProcessor, gpa: int, access: Access, *, gva: int | None = None, length: int = 0,
@@ -248,6 +300,7 @@ def _header(vp: VirtualProcessor, access: InterceptAccess, length: int) -> HvInt
     regs: Any = vp.regs
     state = HvExecutionState(
         cpl=regs.cpl, cr0_pe=int(bool(regs.cr0 & _PE)), cr0_am=int(bool(regs.cr0 & _AM)),
-        efer_lma=int(bool(regs.efer & _LMA)), interrupt_shadow=int(bool(regs.interrupt_shadow)))
+        efer_lma=int(bool(regs.efer & _LMA)), debug_active=int(bool(regs.dr7 & _DR7_ENABLES)),
+        interruption_pending=int(vp.pending_event is not None), interrupt_shadow=int(bool(regs.interrupt_shadow)))
     return HvInterceptHeader(vp_index=vp.index, length_and_cr8=length & 0xF | vp.apic.cr8 << 4, access_type=access,
                              execution_state=state.raw, cs=segment_register(regs.cs), rip=regs.rip, rflags=regs.rflags)

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hv.hypervisor.cpuid import CpuidTable
+from hv.hypervisor.cpuid_results import CpuidResults
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.gpa_space import READ_EXECUTE, GpaSpace, Overlay
 from hv.hypervisor.intercepts import InterceptTable
@@ -97,6 +98,7 @@ class Partition:
         self.devices: dict[int, int] = {}       # what is assigned to it: logical device id -> source id
         self.awaiting: dict[int, int] = {}      # VP index -> type of the intercept message it waits on
         self.intercepts = InterceptTable(self.pool)
+        self.cpuid_results = CpuidResults(self.pool)
         self.interconnect = Interconnect()      # of its virtual APICs
         self.schedule = Schedule()
         self.crash_parameters = [0] * 5         # HV_X64_MSR_CRASH_P0..4: words of the guest's own meaning
@@ -251,6 +253,7 @@ class Partition:
         for listener in self.on_teardown:
             listener(self)
         self.intercepts.clear()
+        self.cpuid_results.clear()
         if self._space is not None:
             self._close_space(self._space)
         self.pool.closed = True

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hv.hypervisor import intercepts
+from hv.hypervisor.errors import CallIntercepted
 from hv.hypervisor.verdicts import (
     ADVANCE,
     ASK_PARENT,
@@ -66,6 +67,9 @@ def obey(vp: VirtualProcessor, exit: VmExit) -> bool:
         verdict = Inject(fault.vector, fault.error_code, fault.address)
     except NestedFault as fault:
         verdict = ask_about_memory(vp, fault.gpa, fault.access, fault.gva)
+    except CallIntercepted:
+        intercepts.send_hypercall(vp, exit.instruction_length)
+        verdict = ASK_PARENT
     if verdict is ADVANCE:
         if vp.regs.complete_instruction(exit.instruction_length) and not vp.vcpu.single_step():
             return False
@@ -102,7 +106,7 @@ def ask_about_memory(vp: VirtualProcessor, gpa: int, access: Access, gva: int | 
     """The parent decides what the access to *gpa* meets; TLFS "Memory Access Messages". Root has none."""
     if vp.partition.parent is None:
         return _refuse_root(vp)
-    intercepts.send_memory(vp, gpa, access, gva=gva, instruction=vp.vcpu.engine.code_bytes())
+    intercepts.send_memory(vp, gpa, access, gva=gva, instruction=intercepts.instruction_at(vp))
     return ASK_PARENT
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hv.hypervisor.hypervisor import Hypervisor
     from hv.hypervisor.partition import Partition
     from hv.hypervisor.register_page import RegisterPage
-    from hv.hypervisor.synic.synic import Synic
+    from hv.hypervisor.synic.synic import QueuedMessage, Synic
     from hv.hypervisor.timers.stimer import SyntheticTimer, SyntheticTimers
 
 
@@ -65,6 +65,7 @@ class VirtualProcessor:
         self.event_pending = False              # something may be deliverable: look before going on
         self.pending_event: Event | None = None  # what the parent asked to be injected at the next entry
         self.asked_at = 0                       # RIP of the last intercept message
+        self.message: tuple[VirtualProcessor, QueuedMessage] | None = None  # to its parent's VP, not yet delivered
         self.string_element: StringElement | None = None    # of INS or OUTS, that the parent was asked about
         self.register_page: RegisterPage | None = None      # that its parent has mapped
         self.stopped_because = ""               # why it can never run again

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 
-from hv.spec.layout import Layout, u32, u64
+from hv.spec.layout import Layout, u8, u16, u32, u64
 
 
 class HvInterceptType(IntEnum):
@@ -14,6 +14,9 @@ class HvInterceptType(IntEnum):
     MSR = 1                 # MSR index
     CPUID = 2               # leaf
     EXCEPTION = 3           # vector
+    GLOBAL_CPUID = 6        # 0: every leaf
+    HYPERCALL = 8           # 0: every VMCALL
+    UNKNOWN_SYNIC_CONNECTION = 0xD      # 0: a message or an event to a connection that is not there
     IO_PORT_RANGE = 0x11    # first port | last port << 16
 
 
@@ -23,6 +26,57 @@ class HvInterceptAccess(IntFlag):
     READ = 1
     WRITE = 2
     EXECUTE = 4
+
+
+class InterceptResultInput(Layout):
+    """HvCallUnregisterInterceptResult; HvCallRegisterInterceptResult begins with it. Of a CPUID leaf."""
+
+    partition_id: u64
+    vp_index: u32               # or ANY_VP
+    intercept_type: u32         # HvInterceptType.CPUID
+    eax: u32                    # the leaf
+    ecx: u32                    # the subleaf, if it matters
+    subleaf_specific: u8        # 1: for this subleaf only
+    always_override: u8         # 1: also where the leaf is not intercepted
+    padding: u16
+
+
+class CpuidResultRegister(Layout):
+    """What a register shall hold, in the bits of the mask."""
+
+    value: u32
+    mask: u32
+
+
+class RegisterInterceptResultInput(Layout):
+    """HvCallRegisterInterceptResult."""
+
+    input: InterceptResultInput
+    eax: CpuidResultRegister
+    ebx: CpuidResultRegister
+    ecx: CpuidResultRegister
+    edx: CpuidResultRegister
+    reserved: u32
+
+
+class CheckForIoInterceptInput(Layout):
+    """HvCallCheckForIoIntercept."""
+
+    partition_id: u64
+    vp_index: u32
+    input_vtl: u8               # HvInputVtl
+    padding: u8
+    port: u16
+    size: u8                    # bytes
+    is_write: u8
+    reserved: u16
+    reserved1: u32
+
+
+class CheckForIoInterceptOutput(Layout):
+    """HvCallCheckForIoIntercept: 1 when a message would be sent."""
+
+    intercept: u8
 
 
 class InstallInterceptInput(Layout):
@@ -35,3 +89,5 @@ class InstallInterceptInput(Layout):
 
 
 assert InstallInterceptInput.SIZE == 24
+assert InterceptResultInput.SIZE == 28
+assert RegisterInterceptResultInput.SIZE == 64

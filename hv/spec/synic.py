@@ -289,6 +289,22 @@ class CpuidIntercept(Layout):
     default_rbx: u64
 
 
+class HypercallIntercept(Layout):
+    """HV_X64_HYPERCALL_INTERCEPT_MESSAGE: the registers of the calling convention."""
+
+    header: HvInterceptHeader
+    rax: u64
+    rbx: u64
+    rcx: u64
+    rdx: u64
+    r8: u64
+    rsi: u64
+    rdi: u64
+    xmm_registers: raw[96]          # XMM0..XMM5
+    flags: u32                      # bit 0: of an isolated partition
+    reserved: raw[12]
+
+
 class HvExceptionInfo(Register):
     """HV_X64_EXCEPTION_INFO."""
 
@@ -317,6 +333,13 @@ class HeaderOnlyIntercept(Layout):
     """The payload of UNRECOVERABLE_EXCEPTION and X64_HALT."""
 
     header: HvInterceptHeader
+
+
+class InvalidVpRegisterMessage(Layout):
+    """HV_INVALID_VP_REGISTER_MESSAGE; it has no intercept header."""
+
+    vp_index: u32
+    reserved: u32
 
 
 class ApicEoiMessage(Layout):

@@ -75,6 +75,7 @@ class FakeVp:
         self.nmi_masked = False
         self.caller = self.register_page = None
         self.asked_at = 0
+        self.message = None
         self.event_pending = False
         self.exit_counts = [0] * 128
 

@@ -171,3 +171,76 @@ def test_exceptions_have_a_register_of_their_own():
     for vector in range(32):
         table.install(K.EXCEPTION, vector, 4)
     assert (table.exceptions, pool.in_use) == (0xFFFF_FFFF, 0)
+
+
+@pytest.mark.parametrize(("layout", "size", "places"), [
+    (s.HvInterceptHeader, 40, {"vp_index": 0, "length_and_cr8": 4, "access_type": 5, "execution_state": 6, "cs": 8,
+                               "rip": 24, "rflags": 32}),
+    (s.IoPortIntercept, 128, {"port": 40, "access_info": 42, "instruction_byte_count": 43, "rax": 48,
+                              "instruction_bytes": 56, "ds": 72, "es": 88, "rcx": 104, "rsi": 112, "rdi": 120}),
+    (s.MemoryIntercept, 80, {"cache_type": 40, "instruction_byte_count": 44, "access_info": 45, "tpr_priority": 46,
+                             "gva": 48, "gpa": 56, "instruction_bytes": 64}),
+    (s.MsrIntercept, 64, {"msr_number": 40, "rdx": 48, "rax": 56}),
+    (s.CpuidIntercept, 104, {"rax": 40, "rcx": 48, "rdx": 56, "rbx": 64, "default_rax": 72, "default_rcx": 80,
+                             "default_rdx": 88, "default_rbx": 96}),
+    (s.ExceptionIntercept, 240, {"exception_vector": 40, "exception_info": 42, "instruction_byte_count": 43,
+                                 "error_code": 44, "exception_parameter": 48, "instruction_bytes": 64, "ds": 80,
+                                 "ss": 96, "registers": 112}),
+    (s.HypercallIntercept, 208, {"rax": 40, "rbx": 48, "rcx": 56, "rdx": 64, "r8": 72, "rsi": 80, "rdi": 88,
+                                 "xmm_registers": 96, "flags": 192}),
+    (s.HeaderOnlyIntercept, 40, {}),
+    (s.InvalidVpRegisterMessage, 8, {"vp_index": 0}),
+    (s.ApicEoiMessage, 8, {"vp_index": 0, "interrupt_vector": 4}),
+], ids=lambda value: getattr(value, "__name__", ""))
+def test_each_message_has_its_fields_where_the_manual_has_them(layout, size, places):
+    """TLFS "Intercept Messages"; offsets within the payload, which has at most 240 bytes."""
+    assert size == layout.SIZE <= s.MESSAGE_PAYLOAD_SIZE
+    assert {name: layout.offset_of(name) for name in places} == places
+
+
+def test_the_execution_state_tells_debugging_and_what_waits_to_be_delivered(machine):
+    def state():
+        intercepts.send_msr(machine.vp, 1, False, 2)
+        found = s.HvExecutionState(taken(machine, s.MsrIntercept)[1].header.execution_state)
+        return found.debug_active, found.interruption_pending, found.interrupt_shadow
+
+    assert state() == (0, 0, 0)
+    machine.vp.regs.dr7, machine.vp.pending_event, machine.vp.regs.interrupt_shadow = 0x401, object(), True
+    assert state() == (1, 1, 1)
+
+
+def test_a_hypercall_message_has_the_registers_of_the_calling_convention(machine):
+    machine.vp.regs.r8, machine.vp.regs.rsi, machine.vp.regs.rdi = 8, 6, 7
+    machine.vp.regs.xmm = [bytes((n,)) * 16 for n in range(16)]
+    intercepts.send_hypercall(machine.vp, 3)
+    kind, body = taken(machine, s.HypercallIntercept)
+    assert kind == T.HYPERCALL_INTERCEPT
+    assert (body.rax, body.rbx, body.rcx, body.rdx, body.r8, body.rsi, body.rdi) == (0xAA, 0xBB, 0xCC, 0xDD, 8, 6, 7)
+    assert body.xmm_registers == b"".join(bytes((n,)) * 16 for n in range(6))
+
+
+def test_a_message_that_finds_its_parents_synic_off_waits(machine):
+    machine.root_vp.synic.write_msr(Msr.HV_SCONTROL, 0)
+    intercepts.send_msr(machine.vp, 0x1B, False, 2)
+    assert machine.vp.intercept_suspend
+    assert not machine.root.space.read(SIM, 4)[3]
+    machine.root_vp.synic.write_msr(Msr.HV_SCONTROL, 1)
+    assert taken(machine, s.MsrIntercept)[1].msr_number == 0x1B
+
+
+def test_a_vp_has_one_buffer_so_a_parent_that_never_looks_keeps_one_message(machine):
+    machine.root_vp.synic.write_msr(Msr.HV_SCONTROL, 0)
+    for number in range(50):
+        intercepts.send_msr(machine.vp, number, False, 2)
+        intercepts.complete(machine.vp)
+    assert len(machine.root_vp.synic.queues[s.SINT_INTERCEPT]) == 1
+    machine.root_vp.synic.write_msr(Msr.HV_SCONTROL, 1)
+    assert taken(machine, s.MsrIntercept)[1].msr_number == 49
+    assert machine.vp.message is None
+
+
+def test_the_message_of_a_vp_that_is_deleted_is_not_sent(machine):
+    machine.root_vp.synic.write_msr(Msr.HV_SCONTROL, 0)
+    intercepts.send_msr(machine.vp, 0x1B, False, 2)
+    machine.hypervisor.delete_vp(machine.vp.partition, 0)
+    assert not machine.root_vp.synic.queues[s.SINT_INTERCEPT]

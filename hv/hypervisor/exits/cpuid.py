@@ -14,7 +14,6 @@ from hv.vmx.exit import VmExit
 _RAX, _RCX, _RDX, _RBX = range(4)       # places in ProcessorState.gpr
 _CPUID = HvInterceptType.CPUID.value
 _LOW = 0xFFFF_FFFF
-_EXECUTE = 4
 
 
 @on_exit(ExitReason.CPUID)
@@ -23,9 +22,14 @@ def handle_cpuid(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     gpr = vp.regs.gpr
     leaf, subleaf = gpr[_RAX] & _LOW, gpr[_RCX] & _LOW
     answer = vp.partition.cpuid.lookup(leaf, subleaf, vp.index)
-    if _CPUID in vp.partition.intercepts.kinds and vp.partition.intercepts.wants(_CPUID, leaf, _EXECUTE):
-        intercepts.send_cpuid(vp, answer, exit.instruction_length)
-        return ASK_PARENT
+    if _CPUID in vp.partition.intercepts.kinds:
+        registered = vp.partition.cpuid_results.find(vp.index, leaf, subleaf)
+        wanted = vp.partition.intercepts.wants_cpuid(leaf)
+        if registered is not None and (wanted or registered.always_override):
+            answer = registered.over(answer)
+        elif wanted:
+            intercepts.send_cpuid(vp, answer, exit.instruction_length)
+            return ASK_PARENT
     gpr[_RAX], gpr[_RBX], gpr[_RCX], gpr[_RDX] = answer
     if vp.trace.listening:
         vp.trace.emit(Cpuid(leaf, subleaf, answer))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from hv.hypervisor.errors import CallInterrupted
+from hv.hypervisor.errors import CallIntercepted, CallInterrupted
 from hv.hypervisor.hypercalls.door import hypercall
 from hv.hypervisor.run import on_exit
 from hv.hypervisor.verdicts import ADVANCE, RETRY, Verdict
 from hv.hypervisor.vp import CallSite, VirtualProcessor
 from hv.machine.faults import Access, GuestFault
 from hv.spec.exits import ExitReason
+from hv.spec.intercepts import HvInterceptType
 from hv.spec.x86 import PAGE_SHIFT, Vector
 from hv.vmx.exit import VmExit
 
 _RAX, _RCX, _RDX, _RBX = range(4)
 _RSI, _RDI, _R8 = 6, 7, 8
 _LOW = 0xFFFF_FFFF
+_HYPERCALL = HvInterceptType.HYPERCALL
+_EXECUTE = 4
 
 
 @on_exit(ExitReason.VMCALL)
@@ -55,7 +58,11 @@ def _checked_call_site(vp: VirtualProcessor) -> CallSite:
     """
     regs, page = vp.regs, vp.partition.hypercall_msr
     wide = regs.is_kernel_64
-    if not page.enable or not (wide or _may_call_from_32_bits(vp)):
+    if not (wide or _may_call_from_32_bits(vp)):
+        raise GuestFault(Vector.UD)
+    if vp.partition.intercepts.wants(_HYPERCALL, 0, _EXECUTE):
+        raise CallIntercepted                   # and so each time: no place is remembered
+    if not page.enable:
         raise GuestFault(Vector.UD)
     walk = vp.vcpu.memory.walk(regs.linear_rip, Access.EXECUTE)
     if walk.gpa >> PAGE_SHIFT != page.gpfn:

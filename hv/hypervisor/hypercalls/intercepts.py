@@ -1,21 +1,36 @@
-"""Intercepts: a parent says which ports, MSRs, CPUID leaves and exceptions of a child it wants to hear of.
+"""Intercepts: a parent says what a child does it wants to hear of, and what CPUID shall answer without asking.
 
 TLFS "Intercepts". # Simplified: the types of `HvInterceptType`; others are INVALID_PARAMETER.
 """
 
 from __future__ import annotations
 
-from hv.hypervisor.hypercalls.registry import Call, hypercall, require
-from hv.hypervisor.partition import PartitionState
+from hv.hypervisor.cpuid_results import CpuidResult, Key
+from hv.hypervisor.hypercalls.registry import Call, hypercall, require, require_vtl0
+from hv.hypervisor.partition import Partition, PartitionState
 from hv.spec.hypercalls.codes import HypercallCode
-from hv.spec.intercepts import HvInterceptAccess, HvInterceptType, InstallInterceptInput
+from hv.spec.intercepts import (
+    CheckForIoInterceptInput,
+    CheckForIoInterceptOutput,
+    HvInterceptAccess,
+    HvInterceptType,
+    InstallInterceptInput,
+    InterceptResultInput,
+    RegisterInterceptResultInput,
+)
+from hv.spec.partition import ANY_VP
 
-_READ_WRITE = int(HvInterceptAccess.READ | HvInterceptAccess.WRITE)
+T = HvInterceptType
+_READ, _WRITE = int(HvInterceptAccess.READ), int(HvInterceptAccess.WRITE)
+_READ_WRITE = _READ | _WRITE
 _EXECUTE = int(HvInterceptAccess.EXECUTE)
-_ALLOWED = {HvInterceptType.IO_PORT: _READ_WRITE, HvInterceptType.IO_PORT_RANGE: _READ_WRITE,
-            HvInterceptType.MSR: _READ_WRITE, HvInterceptType.CPUID: _EXECUTE, HvInterceptType.EXCEPTION: _EXECUTE}
-_LIMIT = {HvInterceptType.IO_PORT: 1 << 16, HvInterceptType.MSR: 1 << 32, HvInterceptType.CPUID: 1 << 32,
-          HvInterceptType.EXCEPTION: 32, HvInterceptType.IO_PORT_RANGE: 1 << 32}
+# The accesses that must be asked for together, and the end of the parameter's range.
+_RULES = {
+    T.IO_PORT: (_READ_WRITE, 1 << 16), T.IO_PORT_RANGE: (_READ_WRITE, 1 << 32), T.MSR: (_READ_WRITE, 1 << 32),
+    T.CPUID: (_EXECUTE, 1 << 32), T.GLOBAL_CPUID: (_EXECUTE, 1), T.EXCEPTION: (_EXECUTE, 32),
+    T.HYPERCALL: (_EXECUTE, 1), T.UNKNOWN_SYNIC_CONNECTION: (_EXECUTE, 1),
+}
+_PORT_SIZES = (1, 2, 4)
 
 
 @hypercall(HypercallCode.INSTALL_INTERCEPT, input=InstallInterceptInput)
@@ -23,17 +38,59 @@ def install_intercept(call: Call, input: InstallInterceptInput) -> None:
     """From now on the access is a message to the caller; access 0 takes the intercept away. INSUFFICIENT_MEMORY."""
     partition = call.find_child(input.partition_id)
     partition.require_state(PartitionState.ACTIVE)
-    require(input.intercept_type in _ALLOWED, f"intercept type {input.intercept_type:#x} is not built")
-    kind = HvInterceptType(input.intercept_type)
-    access = input.access_type
-    require(access in (0, _ALLOWED[kind]), f"access {access:#x} of {kind.name}: expected 0 or {_ALLOWED[kind]:#x}")
-    require(input.intercept_parameter < _LIMIT[kind], f"parameter {input.intercept_parameter:#x} is out of range")
-    if kind is HvInterceptType.IO_PORT_RANGE:
-        first, last = input.intercept_parameter & 0xFFFF, input.intercept_parameter >> 16
+    require(input.intercept_type in _RULES, f"intercept type {input.intercept_type:#x} is not built")
+    kind, access, parameter = T(input.intercept_type), input.access_type, input.intercept_parameter
+    wanted, end = _RULES[kind]
+    require(access in (0, wanted), f"access {access:#x} of {kind.name}: expected 0 or {wanted:#x}")
+    require(parameter < end, f"parameter {parameter:#x} is out of range")
+    if kind is T.IO_PORT_RANGE:
+        first, last = parameter & 0xFFFF, parameter >> 16
         require(first <= last, f"port range {first:#x}..{last:#x} is empty")
         partition.intercepts.install_ports(first, last, access)
     else:
-        partition.intercepts.install(kind, input.intercept_parameter, access)
-    if kind is HvInterceptType.EXCEPTION:
-        for vp in partition.vps.values():
+        partition.intercepts.install(kind, parameter, access)
+    for vp in partition.vps.values():
+        if kind is T.EXCEPTION:
             vp.show_exceptions()
+        elif kind is T.HYPERCALL:
+            vp.call_site = None             # it is looked at anew
+
+
+@hypercall(HypercallCode.REGISTER_INTERCEPT_RESULT, input=RegisterInterceptResultInput)
+def register_intercept_result(call: Call, input: RegisterInterceptResultInput) -> None:
+    """CPUID of this leaf is answered without a message from now on. INSUFFICIENT_MEMORY."""
+    partition, key = _result_key(call, input.input)
+    partition.require_state(PartitionState.ACTIVE)
+    eax, ebx, ecx, edx = input.eax, input.ebx, input.ecx, input.edx
+    result = CpuidResult((eax.value, ebx.value, ecx.value, edx.value), (eax.mask, ebx.mask, ecx.mask, edx.mask),
+                         bool(input.input.always_override))
+    partition.cpuid_results.register(key, result)
+    partition.intercepts.look_at_cpuid()
+
+
+@hypercall(HypercallCode.UNREGISTER_INTERCEPT_RESULT, input=InterceptResultInput)
+def unregister_intercept_result(call: Call, input: InterceptResultInput) -> None:
+    """That is over; INVALID_PARAMETER when there was no such result."""
+    partition, key = _result_key(call, input)
+    partition.cpuid_results.unregister(key)
+
+
+def _result_key(call: Call, input: InterceptResultInput) -> tuple[Partition, Key]:
+    partition = call.find_child(input.partition_id)
+    require(input.intercept_type == T.CPUID, f"intercept type {input.intercept_type:#x}: only CPUID has results")
+    flags = input.subleaf_specific | input.always_override
+    require(flags <= 1, f"subleaf-specific or always-override is {flags}: expected 0 or 1")
+    if input.vp_index != ANY_VP:
+        partition.vp(input.vp_index)
+    return partition, (input.vp_index, input.eax, input.ecx if input.subleaf_specific else None)
+
+
+@hypercall(HypercallCode.CHECK_FOR_IO_INTERCEPT, input=CheckForIoInterceptInput, output=CheckForIoInterceptOutput)
+def check_for_io_intercept(call: Call, input: CheckForIoInterceptInput) -> CheckForIoInterceptOutput:
+    """Would this IN or OUT of the VP be a message? What a parent asks that does the instruction for it."""
+    partition = call.find_child(input.partition_id)
+    partition.vp(input.vp_index)
+    require_vtl0(input.input_vtl)
+    require(input.size in _PORT_SIZES and input.is_write <= 1, f"{input.size} bytes, write {input.is_write}")
+    wanted = partition.intercepts.wants_port(input.port, _WRITE if input.is_write else _READ)
+    return CheckForIoInterceptOutput(intercept=int(bool(wanted)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require
 from hv.hypervisor.partition import PartitionState
-from hv.hypervisor.synic.connections import find_connection
+from hv.hypervisor.synic.connections import find_to_send
 from hv.hypervisor.synic.synic import QueuedMessage, Synic
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hypercalls.codes import HypercallCode
@@ -29,7 +29,7 @@ _TYPE_LIMIT = int(HYPERVISOR_MESSAGE)
 @hypercall(HypercallCode.POST_MESSAGE, input=PostMessageInput, privilege=HvPrivilege.POST_MESSAGES)
 def post_message(call: Call, input: PostMessageInput) -> None:
     """Send up to 240 bytes; the type is the sender's, but not 0 and without bit 31."""
-    port = find_connection(call.partition, input.connection_id).message_port()
+    port = find_to_send(call.partition, input.connection_id).message_port()
     message_type, size = input.message_type, input.payload_size
     if not 0 < message_type < _TYPE_LIMIT or size > MESSAGE_PAYLOAD_SIZE:
         require(False, f"message type {message_type:#x}, payload of {size} bytes; at most 240")
@@ -41,7 +41,7 @@ def post_message(call: Call, input: PostMessageInput) -> None:
 @hypercall(HypercallCode.SIGNAL_EVENT, input=SignalEventInput, privilege=HvPrivilege.SIGNAL_EVENTS)
 def signal_event(call: Call, input: SignalEventInput) -> None:
     """Set one event flag of the port; the receiver is interrupted if it was clear."""
-    port = find_connection(call.partition, input.connection_id).event_port()
+    port = find_to_send(call.partition, input.connection_id).event_port()
     if call.hypervisor.trace.listening:
         call.emit(EventSignaled(input.connection_id, input.flag_number))
     port.signal(input.flag_number)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.errors import CallIntercepted, HypercallError
 from hv.hypervisor.synic.ports import EventPort, MessagePort, Port, delete_port, find_port
 from hv.spec.hv_status import HvStatus
+from hv.spec.intercepts import HvInterceptAccess, HvInterceptType
 from hv.spec.synic import PORT_ID_LIMIT, HvConnectionInfo, PortType
 
 if TYPE_CHECKING:
@@ -84,6 +85,16 @@ def find_connection(owner: Partition, connection_id: int) -> Connection:
     """The connection *connection_id* of *owner*; INVALID_CONNECTION_ID."""
     found = owner.connections.get(connection_id)
     if found is None:
+        raise HypercallError(HvStatus.INVALID_CONNECTION_ID, f"no connection {connection_id:#x}")
+    return found
+
+
+def find_to_send(owner: Partition, connection_id: int) -> Connection:
+    """The same, for who sends through it: a parent may want to do that itself, and then CallIntercepted is raised."""
+    found = owner.connections.get(connection_id)
+    if found is None:
+        if owner.intercepts.wants(HvInterceptType.UNKNOWN_SYNIC_CONNECTION, 0, HvInterceptAccess.EXECUTE.value):
+            raise CallIntercepted
         raise HypercallError(HvStatus.INVALID_CONNECTION_ID, f"no connection {connection_id:#x}")
     return found
 

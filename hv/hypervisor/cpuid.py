@@ -63,6 +63,7 @@ FEATURES = int(
     | HvFeatures.USE_DIRECT_SYNTHETIC_TIMERS
     | HvFeatures.XMM_REGISTERS_FOR_FAST_HYPERCALL_AVAILABLE
     | HvFeatures.FAST_HYPERCALL_OUTPUT_AVAILABLE
+    | HvFeatures.TRANSLATE_GVA_FLAGS_AVAILABLE
 )
 RECOMMENDATIONS = int(HvEnlightenments.RELAXED_TIMING)
 MSRS_FOR_APIC = int(HvEnlightenments.MSRS_FOR_APIC)     # where an access by the page or by x2APIC MSR would exit

@@ -6,11 +6,13 @@ with `@hypercall` (`registry.py`). Importing this package registers them all; th
 
 from hv.hypervisor.hypercalls import (  # noqa: F401
     devices,
+    guest_memory,
     intercepts,
     interrupts,
     memory,
     messages,
     partitions,
+    pools,
     ports,
     properties,
     registers,

@@ -72,6 +72,7 @@ FEATURES = int(
     | HvFeatures.XMM_REGISTERS_FOR_FAST_HYPERCALL_AVAILABLE
     | HvFeatures.FAST_HYPERCALL_OUTPUT_AVAILABLE
     | HvFeatures.EXTENDED_GVA_RANGES_AVAILABLE
+    | HvFeatures.TRANSLATE_GVA_FLAGS_AVAILABLE
 )
 # Not for the local flush and the switch of address spaces: INVLPG and MOV to CR3 do not exit.
 RECOMMENDATIONS = int(

@@ -147,6 +147,23 @@ class GpaSpace:
         self._tell({page: None})
         return True
 
+    def unmap_large(self, page: int) -> bool:
+        """`unmap` for the 512 pages from *page*, a multiple of 512, on: all of them, or none."""
+        assert self.tables is not None, "root's space is the machine's own"
+        pages = range(page, page + LARGE_PAGES)
+        standing = [n for n in pages if n in self._mapped]
+        if not standing:
+            return False
+        if any(n in self._overlays for n in pages):     # then they are pages of 4 KiB: no table has to be split
+            for n in standing:
+                self.unmap(n)
+            return True
+        self.tables.unmap(page << 12, LARGE_PAGE_SIZE)
+        for n in standing:
+            self.owners.end_loan(self._mapped.pop(n).spa >> 12)
+        self._tell(dict.fromkeys(standing))
+        return True
+
     def mapping(self, page: int) -> Mapping | None:
         """What the partition's own map says of *page*, overlays aside."""
         if self.identity:

@@ -30,10 +30,12 @@ from hv.spec.hypercalls.interrupts import (
 from hv.spec.hypercalls.memory import (
     DepositMemoryInput,
     GetMemoryBalanceOutput,
+    GpaMapping,
     GpaPageNumber,
     MapGpaPagesInput,
     ReadGpaInput,
     ReadGpaOutput,
+    SparseGpaPagesInput,
     TranslateVirtualAddressInput,
     TranslateVirtualAddressOutput,
     UnmapGpaPagesInput,
@@ -74,7 +76,14 @@ from hv.spec.hypercalls.vps import (
 )
 from hv.spec.intercepts import HvInterceptType, InstallInterceptInput
 from hv.spec.layout import Layout
-from hv.spec.partition import ANY_VP, PARTITION_ID_INVALID, PARTITION_ID_SELF, HvMapGpaFlags, HvPartitionProperty
+from hv.spec.partition import (
+    ANY_VP,
+    PARTITION_ID_INVALID,
+    PARTITION_ID_SELF,
+    HvMapGpaFlags,
+    HvPartitionProperty,
+    HvUnmapGpaFlags,
+)
 from hv.spec.synic import EVENT_FLAGS_COUNT, HvConnectionInfo, HvMonitorPortInfo, HvPortInfo, PortType
 from hv.spec.vp_state import HvGetSetVpStateType, HvVpStatePageType, SyntheticTimersState
 from hv.spec.x86 import LARGE_PAGES, PAGE_SIZE
@@ -233,11 +242,27 @@ class WinHv:
                                     map_flags=int(flags))
         self._reps(HypercallCode.MAP_GPA_PAGES, header, _page_numbers(source_pages), pool=partition_id)
 
-    def unmap_gpa_pages(self, partition_id: int, target_page: int, count: int) -> None:
-        """Nothing stands at *count* pages of the child any more."""
+    def unmap_gpa_pages(self, partition_id: int, target_page: int, count: int, flags: int = 0) -> None:
+        """Nothing stands at *count* pages of the child any more, of 2 MiB each with LARGE_PAGE (HvUnmapGpaFlags)."""
+        unit = LARGE_PAGES if flags & HvUnmapGpaFlags.LARGE_PAGE else 1
+
         def header(first: int) -> UnmapGpaPagesInput:
-            return UnmapGpaPagesInput(target_partition_id=partition_id, target_gpa_base=target_page + first)
+            return UnmapGpaPagesInput(target_partition_id=partition_id, target_gpa_base=target_page + first * unit,
+                                      unmap_flags=int(flags))
         self._reps(HypercallCode.UNMAP_GPA_PAGES, header, [b""] * count, pool=partition_id)
+
+    def map_sparse_gpa_pages(self, partition_id: int, pages: Mapping[int, int], flags: int) -> None:
+        """Pages of root's stand in the child: *pages* is child's page -> root's page."""
+        header = SparseGpaPagesInput(target_partition_id=partition_id, map_flags=int(flags))
+        elements = [GpaMapping(target_gpa_page=target, source_gpa_page=source).pack()
+                    for target, source in pages.items()]
+        self._reps(HypercallCode.MAP_SPARSE_GPA_PAGES, lambda first: header, elements, pool=partition_id)
+
+    def modify_sparse_gpa_pages(self, partition_id: int, pages: Iterable[int], flags: int) -> None:
+        """Pages of the child have the rights of *flags* (HvMapGpaFlags) from now on."""
+        header = SparseGpaPagesInput(target_partition_id=partition_id, map_flags=int(flags))
+        self._reps(HypercallCode.MODIFY_SPARSE_GPA_PAGES, lambda first: header, _page_numbers(pages),
+                   pool=partition_id)
 
     def read_gpa(self, partition_id: int, vp_index: int, gpa: int, size: int) -> tuple[int, bytes]:
         """(AccessGpaResult, up to 16 bytes) of a child's memory."""

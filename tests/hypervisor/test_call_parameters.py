@@ -168,7 +168,13 @@ RULES = [
     (C.READ_GPA, gpa(base_gpa=0x1FFC), S.SUCCESS), (C.READ_GPA, gpa(base_gpa=0x1FFD), WRONG),
     (C.READ_GPA, gpa(control_flags=0xFF), S.SUCCESS), (C.READ_GPA, gpa(control_flags=0x100), WRONG),
     (C.WRITE_GPA, gpa(byte_count=17), WRONG), (C.WRITE_GPA, gpa(vp_index=3), S.INVALID_VP_INDEX),
-    (C.TRANSLATE_VIRTUAL_ADDRESS, {"partition_id": GUEST, "control_flags": 1 << 8 | 1}, WRONG),
+    (C.TRANSLATE_VIRTUAL_ADDRESS, {"partition_id": GUEST, "control_flags": 1 << 11 | 1}, WRONG),
+    (C.TRANSLATE_VIRTUAL_ADDRESS, {"partition_id": GUEST, "control_flags": 1 << 10 | 1}, WRONG),
+    (C.TRANSLATE_VIRTUAL_ADDRESS, {"partition_id": GUEST, "control_flags": 1 << 4}, WRONG),
+    (C.TRANSLATE_VIRTUAL_ADDRESS, {"partition_id": GUEST, "control_flags": 1 << 56 | 1}, VTL),
+    (C.TRANSLATE_VIRTUAL_ADDRESS_EX, {"partition_id": GUEST, "control_flags": 1 << 11 | 1}, WRONG),
+    (C.TRANSLATE_VIRTUAL_ADDRESS_EX, {"partition_id": GUEST, "vp_index": 3, "control_flags": 1}, S.INVALID_VP_INDEX),
+    (C.TRANSLATE_VIRTUAL_ADDRESS_EX, {"partition_id": 1, "control_flags": 1}, S.ACCESS_DENIED),
 ]
 
 

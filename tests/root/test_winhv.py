@@ -12,6 +12,7 @@ from hv.spec.hv_registers import HvRegisterName as N
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.hypercalls.control import HypercallControl, HypercallResult
+from hv.spec.partition import HvMapGpaFlags, HvUnmapGpaFlags
 from tests.hypervisor.fakes import Machine
 
 
@@ -256,3 +257,17 @@ def end(winhv, memory, child, lent):
     winhv.delete_partition(child)
     for pages in lent.pop(child).values():
         memory.free(pages)
+
+
+def test_sparse_pages_and_large_ones_come_and_go():
+    bench = Bench(free=1600)
+    child = bench.winhv.create_partition()
+    bench.winhv.initialize_partition(child)
+    space = bench.machine.hypervisor.partitions[child].space
+    pages = dict(zip(range(0, 600 << 3, 8), bench.memory.allocate(600), strict=True))
+    bench.winhv.map_sparse_gpa_pages(child, pages, HvMapGpaFlags.READABLE)
+    assert {page: mapping.spa >> 12 for page, mapping in space.mappings()} == pages
+    bench.winhv.modify_sparse_gpa_pages(child, pages, HvMapGpaFlags.READABLE | HvMapGpaFlags.WRITABLE)
+    assert {int(mapping.rights) for _, mapping in space.mappings()} == {3}
+    bench.winhv.unmap_gpa_pages(child, 0, 10, HvUnmapGpaFlags.LARGE_PAGE)
+    assert list(space.mappings()) == []

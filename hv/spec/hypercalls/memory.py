@@ -52,6 +52,21 @@ class UnmapGpaPagesInput(Layout):
     padding: u32
 
 
+class SparseGpaPagesInput(Layout):
+    """HvCallMapSparseGpaPages, elements `GpaMapping`; HvCallModifySparseGpaPages, elements `GpaPageNumber`."""
+
+    target_partition_id: u64
+    map_flags: u32
+    padding: u32
+
+
+class GpaMapping(Layout):
+    """One page of HvCallMapSparseGpaPages."""
+
+    target_gpa_page: u64
+    source_gpa_page: u64                # of the caller
+
+
 class TranslateVirtualAddressInput(Layout):
     """HvCallTranslateVirtualAddress."""
 
@@ -72,6 +87,19 @@ class TranslateVirtualAddressOutput(Layout):
     gpa_page: u64
 
 
+class TranslateVirtualAddressExOutput(Layout):
+    """HvCallTranslateVirtualAddressEx; the event is that of result INTERCEPT."""
+
+    result_code: u32
+    cache_type: u8
+    overlay_page: u8
+    padding: u16
+    reserved0: u64
+    event_info: raw[32]
+    gpa_page: u64
+    reserved1: u64
+
+
 class TranslateGvaFlags(Register):
     """HV_TRANSLATE_GVA_CONTROL_FLAGS."""
 
@@ -83,6 +111,10 @@ class TranslateGvaFlags(Register):
     tlb_flush_inhibit = bits(5)
     supervisor_access = bits(6)
     user_access = bits(7)
+    enforce_smap = bits(8)              # as for the processor's own accesses: RFLAGS.AC excuses nothing
+    override_smap = bits(9)
+    shadow_stack = bits(10)
+    input_vtl = bits(63, 56)            # HvInputVtl
 
 
 class TranslateGvaResult(IntEnum):

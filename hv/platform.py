@@ -32,6 +32,7 @@ from hv.machine.dma_engine import DmaEngine
 from hv.machine.lp import LogicalProcessor
 from hv.machine.mmio import MmioBus
 from hv.machine.ram import PhysicalMemory
+from hv.root.crash import CrashReport
 from hv.root.processor import RootProcessor
 from hv.root.vid import Vid
 from hv.root.vmwp import AssignedDevice, Worker
@@ -85,6 +86,16 @@ class VirtualMachine:
     def why(self) -> str:
         """A sentence about how it ended, where there is more to say."""
         return self.worker.why
+
+    @property
+    def crash(self) -> CrashReport | None:
+        """What it said of its own crash, if it did."""
+        return self.worker.crash
+
+    @property
+    def resets(self) -> int:
+        """How often it has reset itself."""
+        return self.worker.resets
 
     @property
     def serial(self) -> str:

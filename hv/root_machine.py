@@ -31,6 +31,8 @@ from hv.trace.events import GuestEnded, SerialOutput
 class RootGuest:
     """Root's program, as its user sees it: like a `VirtualMachine`, but nobody's worker stands behind it."""
 
+    crash, resets = None, 0             # there is nobody to report to, and who would start the machine again
+
     def __init__(self, machine: RootMachine, name: str) -> None:
         self.machine, self.name = machine, name
         # None while it may run, else "halt", "shutdown", "triple-fault", "budget" or "error"

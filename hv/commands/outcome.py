@@ -60,7 +60,7 @@ def ended(vm: Any) -> str:
 
 def crash_of(vm: Any) -> dict[str, Any] | None:
     """What *vm* reported of its own crash; None when it did not."""
-    report = vm.worker.crash
+    report = vm.crash
     return report and {"parameters": [hex(each) for each in report.parameters], "message": report.message}
 
 
@@ -69,7 +69,7 @@ def of_vm(vm: Any) -> dict[str, Any]:
     vps = vps_of(vm)
     return {
         "name": vm.name, "ended": ended(vm), "why": vm.why or "", "serial": vm.serial,
-        "crash": crash_of(vm), "resets": vm.worker.resets,
+        "crash": crash_of(vm), "resets": vm.resets,
         "vps": [{"index": vp.index, "registers": registers(vp.guest_regs)} for vp in vps],
         "exits": exits_by_reason(vps), "retired_work": sum(map(retired_work, vps)),
     }
@@ -83,7 +83,7 @@ def of_machine(machine: Any, vms: list[Any]) -> dict[str, Any]:
 
 def exit_code(vms: list[Any]) -> int:
     """3 when one of them crashed, says that it did, or used up its budget, else 0."""
-    return GUEST_CRASHED if any(ended(vm) in CRASHES or vm.worker.crash for vm in vms) else TRUE
+    return GUEST_CRASHED if any(ended(vm) in CRASHES or vm.crash for vm in vms) else TRUE
 
 
 def summary(machine: Any, vms: list[Any]) -> list[str]:
@@ -93,9 +93,9 @@ def summary(machine: Any, vms: list[Any]) -> list[str]:
         vps = vps_of(vm)
         exits = ", ".join(f"{name} {count}" for name, count in exits_by_reason(vps).items()) or "none"
         lines.append(f"{vm.name}: {ended(vm)}" + (f" ({vm.why})" if vm.why else ""))
-        if vm.worker.crash:
-            lines.append(f"  crash report  {one_line(str(vm.worker.crash))}")
-        if vm.worker.resets:
-            lines.append(f"  resets        {vm.worker.resets}")
+        if vm.crash:
+            lines.append(f"  crash report  {one_line(str(vm.crash))}")
+        if vm.resets:
+            lines.append(f"  resets        {vm.resets}")
         lines += [f"  exits         {exits}", f"  retired work  {sum(map(retired_work, vps))} bytes of code"]
     return [*lines, f"virtual time  {shown_time(machine.clock.tsc)} ({machine.clock.tsc} ticks)"]

@@ -57,6 +57,11 @@ class GatedEngine(Engine):
         if self._processor.gate.here is not self._processor:
             self._processor.kick()
 
+    def invept(self) -> None:
+        """Drop everything cached of the second level."""
+        self._processor.still()
+        super().invept()
+
     def guard(self, page: int) -> None:
         """Another engine has code of *page*."""
         if self.nested.leads_to(page):

@@ -20,6 +20,8 @@ from hv.hypervisor.device_domains import DeviceDomains
 from hv.hypervisor.hypercalls.door import hypercall_to_end
 from hv.hypervisor.hypervisor import Hypervisor
 from hv.hypervisor.msrs import registry as msrs
+from hv.hypervisor.parallel import ParallelScheduler
+from hv.hypervisor.parallel_processors import ParallelFactory
 from hv.hypervisor.partition import Partition
 from hv.hypervisor.processors import ProcessorFactory
 from hv.hypervisor.root_vp import RootVirtualProcessor
@@ -29,6 +31,7 @@ from hv.iommu.driver import IommuDriver
 from hv.iommu.interrupts import InterruptMessage
 from hv.iommu.unit import Iommu
 from hv.machine.dma_engine import DmaEngine
+from hv.machine.gate import Gate
 from hv.machine.lp import LogicalProcessor
 from hv.machine.mmio import MmioBus
 from hv.machine.ram import PhysicalMemory
@@ -51,6 +54,7 @@ SMALLEST_MIB, LARGEST_MIB = 4, DEVICE_SPA >> 20
 DEVICE_RID = 0x10                   # 00:02.0, the next ones follow
 DEVICE_COUNT = 4
 _LOW_PAGES = 256                    # root keeps the first MiB for itself
+Turns = Scheduler | ParallelScheduler
 
 
 class MachineError(Exception):
@@ -115,31 +119,39 @@ class VirtualMachine:
 class Box:
     """The machine with *memory_mib* of RAM and its hypervisor booted, before root has a processor.
 
-    With *apic_virtualization* off, every access of a VM to its APIC is a VM exit.
+    With *apic_virtualization* off, every access of a VM to its APIC is a VM exit. With *parallel* on, each VM runs in a
+    host thread of its own, and no two runs are the same.
     """
 
     root_runs_code = False              # root's program is machine code: `root_machine.py`
 
     def __init__(self, memory_mib: int = DEFAULT_MEMORY_MIB, slice_ticks: int = SLICE_TICKS,
-                 apic_virtualization: bool | None = None) -> None:
+                 apic_virtualization: bool | None = None, parallel: bool = False) -> None:
         if not SMALLEST_MIB <= memory_mib <= LARGEST_MIB:
             raise MachineError(f"a machine with {memory_mib} MiB of RAM", f"it has {SMALLEST_MIB} to {LARGEST_MIB}")
         self.memory = PhysicalMemory(memory_mib << 20)
-        self.processor = LogicalProcessor()
-        self.clock = self.processor.clock
-        self.trace = Trace()
+        self.trace, self.parallel = Trace(), parallel
+        gate = Gate(self.trace) if parallel else None
+        self.processor = LogicalProcessor() if gate is None else gate.boot
+        self.clock = self.processor.clock if gate is None else gate.clock
         self.trace.clock = lambda: self.clock.tsc
         self.mmio = MmioBus()
         self.hypervisor = Hypervisor(self.memory, self.clock, self.trace, root_runs_code=self.root_runs_code)
         if apic_virtualization is not None:
             self.hypervisor.apic_virtualization = apic_virtualization
-        self.factory = ProcessorFactory(self.hypervisor, self.processor, self.mmio)
+        self.scheduler, self.factory = self._processors(slice_ticks, gate)
         self.hypervisor.vp_factory = cast(Any, self.factory)     # root's VP is one without a processor
-        self.scheduler = Scheduler(self.hypervisor, self.processor, slice_ticks)
         self.iommu = Iommu(self.memory, self._interrupt, self.trace)
         self.devices = self._plug_devices()
         self._start_iommu()
         self.closed = False
+
+    def _processors(self, slice_ticks: int, gate: Gate | None) -> tuple[Turns, ProcessorFactory]:
+        if gate is not None:
+            parallel = ParallelScheduler(self.hypervisor, gate, slice_ticks)
+            return parallel, ParallelFactory(self.hypervisor, parallel, self.mmio)
+        scheduler = Scheduler(self.hypervisor, self.processor, slice_ticks)
+        return scheduler, ProcessorFactory(self.hypervisor, self.processor, self.mmio)
 
     def _interrupt(self, message: InterruptMessage) -> None:
         """What the IOMMU let through arrives at the processor's APIC."""
@@ -175,8 +187,8 @@ class Machine(Box):
     """A machine with root's management stack up, on which VMs are made."""
 
     def __init__(self, memory_mib: int = DEFAULT_MEMORY_MIB, slice_ticks: int = SLICE_TICKS,
-                 apic_virtualization: bool | None = None) -> None:
-        super().__init__(memory_mib, slice_ticks, apic_virtualization)
+                 apic_virtualization: bool | None = None, parallel: bool = False) -> None:
+        super().__init__(memory_mib, slice_ticks, apic_virtualization, parallel)
         self.root = self._start_root()
         self.vms: list[VirtualMachine] = []
         self._port_ids = count(1)
@@ -301,7 +313,7 @@ class Machine(Box):
         if stopped is not None and vm.partition.vps.get(stopped.index) is stopped:
             vm.worker.end("error", f"vp {stopped.index}: {stopped.stopped_because}")
             return False
-        awake = self.scheduler.queue.has(vm.partition) \
+        awake = self.scheduler.has_ready(vm.partition) \
             or any(not vp.asleep_for_good for vp in vm.partition.vps.values())
         if not awake:
             vm.worker.end("halt")

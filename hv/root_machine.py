@@ -99,8 +99,8 @@ class RootMachine(Box):
     root_runs_code = True
 
     def __init__(self, image: Image, memory_mib: int = DEFAULT_MEMORY_MIB, vps: int = 1,
-                 slice_ticks: int = SLICE_TICKS, name: str = "root") -> None:
-        super().__init__(memory_mib, slice_ticks)
+                 slice_ticks: int = SLICE_TICKS, name: str = "root", parallel: bool = False) -> None:
+        super().__init__(memory_mib, slice_ticks, parallel=parallel)
         self.guest = RootGuest(self, name)
         self.vms = [self.guest]
         self.hypervisor.ports = self.ports = self._plug_ports()

@@ -30,13 +30,13 @@ def load_image(place: Path) -> Image:
         raise CommandError(error.message, error.hint) from None
 
 
-def build_any(description: MachineDescription) -> tuple[Machine | RootMachine,
-                                                        list[VirtualMachine] | list[RootGuest]]:
+def build_any(description: MachineDescription, parallel: bool = False) -> tuple[
+        Machine | RootMachine, list[VirtualMachine] | list[RootGuest]]:
     """`build`, or the machine whose root partition runs the one image of the description."""
-    return build_root(description) if description.root else build(description)
+    return build_root(description, parallel) if description.root else build(description, parallel)
 
 
-def build_root(description: MachineDescription) -> tuple[RootMachine, list[RootGuest]]:
+def build_root(description: MachineDescription, parallel: bool = False) -> tuple[RootMachine, list[RootGuest]]:
     """The machine with its root, ready to run; the last events are kept for a report."""
     (root,) = description.vms
     image = load_image(root.image)
@@ -44,14 +44,14 @@ def build_root(description: MachineDescription) -> tuple[RootMachine, list[RootG
     from hv.root_machine import RootMachine
 
     try:
-        machine = RootMachine(image, root.memory_mib, root.vps, name=root.name)
+        machine = RootMachine(image, root.memory_mib, root.vps, name=root.name, parallel=parallel)
     except (ImageError, MachineError) as error:
         raise CommandError(f"{root.name}: {error.message}", error.hint) from None
     report.watch(machine.trace)
     return machine, machine.vms
 
 
-def build(description: MachineDescription) -> tuple[Machine, list[VirtualMachine]]:
+def build(description: MachineDescription, parallel: bool = False) -> tuple[Machine, list[VirtualMachine]]:
     """The machine and its VMs, in the order of the description; the last events are kept for a report."""
     images = [load_image(vm.image) for vm in description.vms]
     for vm, image in zip(description.vms, images, strict=True):
@@ -62,7 +62,7 @@ def build(description: MachineDescription) -> tuple[Machine, list[VirtualMachine
                                f"a VM has {LARGEST_VM_MIB} MiB at most: place the program lower")
     from hv.platform import Machine, MachineError
 
-    machine = Machine(memory_mib=description.memory_mib)
+    machine = Machine(memory_mib=description.memory_mib, parallel=parallel)
     report.watch(machine.trace)
     by_name: dict[str, VirtualMachine] = {}
     try:

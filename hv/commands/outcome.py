@@ -76,8 +76,9 @@ def of_vm(vm: Any) -> dict[str, Any]:
 
 
 def of_machine(machine: Any, vms: list[Any]) -> dict[str, Any]:
-    """What became of the run: of a single VM directly, of several under `vms`."""
-    clock = {"virtual_time_100ns": machine.clock.time_100ns, "tsc": machine.clock.tsc}
+    """What became of the run, and whether it was a parallel one: of a single VM directly, of several under `vms`."""
+    clock: dict[str, Any] = {"parallel": True} if machine.parallel else {}
+    clock |= {"virtual_time_100ns": machine.clock.time_100ns, "tsc": machine.clock.tsc}
     return {**of_vm(vms[0]), **clock} if len(vms) == 1 else {"vms": [of_vm(vm) for vm in vms], **clock}
 
 

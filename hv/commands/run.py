@@ -4,6 +4,8 @@ FILE is assembly (.asm), an ELF, a flat binary (.bin), a machine (.toml), or the
 the guest prints on its serial port appears at once; a summary follows on stderr. Time is virtual: the same guest
 gives the same output, byte for byte.
 
+With --parallel each VM runs in a host thread of its own: faster when several compute, but no run is like another.
+
 With --root the guest is no VM but the root partition: it owns the machine, and makes its own children by hypercalls.
 """
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from hv.root_machine import RootGuest
 
 DEFAULT_BUDGET = "200ms"
+PARALLEL = "parallel: each VM has a processor and a host thread of its own; times and interleaving differ between runs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--until", metavar="TIME", help="stop here, which is no failure: 10ms, 2s, or ticks of the TSC")
     parser.add_argument("--budget", metavar="TIME", default=DEFAULT_BUDGET,
                         help=f"fail if it still runs then (default {DEFAULT_BUDGET} of virtual time)")
+    parser.add_argument("--parallel", action="store_true", help="a host thread for each VM; no run is like another")
     parser.add_argument("--plain", action="store_true", help="no colours")
 
 
@@ -101,7 +105,9 @@ def main(args: argparse.Namespace) -> int:
     _check_writable(args.trace)
     from hv.commands import building, outcome
 
-    machine, vms = building.build_any(description)
+    machine, vms = building.build_any(description, args.parallel)
+    if args.parallel and not args.json:
+        print(PARALLEL, file=sys.stderr)
     printer = SerialPrinter([] if args.json else vms)
     timeline = _timeline(machine, vms, args.trace)
     try:

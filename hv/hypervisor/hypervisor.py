@@ -84,17 +84,17 @@ class Hypervisor:
         self.monitors = Monitors(self)
         self.before_run: Callable[[], None] = do_nothing        # a VP is about to run: for pages of counters
         self.statistics = Statistics(self)
+        self.on_reach: Callable[[Partition], None] = lambda partition: None     # its parent is about to act on it
         self.interrupts = InterruptRouting(trace)
         self.partitions: dict[int, Partition] = {}
         self._next_id = ROOT_PARTITION_ID
-        self.operation = VmxOperation(memory)       # of the one logical processor
         self.region = (memory.size - region_pages * PAGE_SIZE, memory.size)
         self.root_runs_code = root_runs_code        # its VPs execute machine code; else root's program is Python
         self.ports: PortBus | None = None           # the I/O ports of the machine, which are root's
         self.on_shutdown: Callable[[Any], None] = lambda vp: None   # root triple-faulted: for whoever has the machine
-        self.root = self._boot()
+        self._boot()
 
-    def _boot(self) -> Partition:
+    def _boot(self) -> None:
         root = self._new_partition(None, ROOT_PRIVILEGES)
         root.runs_code = self.root_runs_code
         root.pool.keep = frozenset(range(*self.region, PAGE_SIZE))
@@ -102,18 +102,23 @@ class Hypervisor:
             self.owners.take(spa // PAGE_SIZE)
         for spa in reversed(range(*self.region, PAGE_SIZE)):
             root.pool.deposit(spa)
-        self._enter_vmx_operation(root.pool.allocate())
+        self.root = root
+        self.operation = self.new_vmx_operation()       # of the one logical processor
         self._apic_pages = ApicPages(self.memory, root.pool.allocate(), root.pool.allocate())
         root.initialize()
         if root.runs_code:
             self._give_apics(root)
-        return root
 
-    def _enter_vmx_operation(self, region: int) -> None:
-        """VMXON, with a page of the hypervisor's own; the firmware has allowed it."""
-        self.operation.write_msr(Msr.FEATURE_CONTROL, FeatureControl(lock=1, vmxon_outside_smx=1).raw)
-        self.memory.write_u32(region, self.operation.processor.basic.revision_id)
-        self.operation.vmxon(region)
+    def new_vmx_operation(self) -> VmxOperation:
+        """VMXON of one more processor, with a page of the hypervisor's own; the firmware has allowed it.
+
+        INSUFFICIENT_MEMORY when there is none.
+        """
+        region, operation = self.root.pool.allocate(), VmxOperation(self.memory)
+        operation.write_msr(Msr.FEATURE_CONTROL, FeatureControl(lock=1, vmxon_outside_smx=1).raw)
+        self.memory.write_u32(region, operation.processor.basic.revision_id)
+        operation.vmxon(region)
+        return operation
 
     def _new_partition(self, parent: Partition | None, privileges: int) -> Partition:
         partition = Partition(self._next_id, parent, self.memory, self.owners, self.clock, self.trace, privileges)
@@ -154,6 +159,7 @@ class Hypervisor:
             raise HypercallError(HvStatus.INVALID_PARTITION_ID, f"no partition {partition_id:#x}")
         if found.parent is not caller:
             raise HypercallError(HvStatus.ACCESS_DENIED, f"partition {caller.id} is not the parent of {found.id}")
+        self.on_reach(found)
         return found
 
     def find_child(self, caller: Partition, partition_id: int) -> Partition:
@@ -215,7 +221,11 @@ class Hypervisor:
         if index in partition.vps or index >= MAX_VPS:
             raise HypercallError(HvStatus.INVALID_VP_INDEX, f"vp {index} exists or is not in 0..{MAX_VPS - 1}")
         pages = partition.allocate_vp_pages(index)
-        vp = self.vp_factory(partition, index)
+        try:
+            vp = self.vp_factory(partition, index)
+        except HypercallError:
+            partition.free_vp_pages(index)
+            raise
         vp.synic = Synic(vp, partition.space, pages, self.trace)
         vp.timers = SyntheticTimers(vp)
         vp.apic.on_eoi = _both(vp.apic.on_eoi, vp.synic.on_eoi)

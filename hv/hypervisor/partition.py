@@ -115,6 +115,7 @@ class Partition:
         self._space: GpaSpace | None = None
         self.on_teardown: list[Callable[[Partition], None]] = []    # called when it is finalized
         self.on_reset: list[Callable[[], None]] = []                # called when it has reset itself
+        self.still: Callable[[], None] = lambda: None       # its code does not run until the exit in hand is over
         self.object_page = 0                    # spa of the page of the parent's pool that it costs
         self.set_privileges(privileges)
 
@@ -129,6 +130,10 @@ class Partition:
         if self._space is None:
             raise HypercallError(HvStatus.INVALID_PARTITION_STATE, f"partition {self.id} is {self.state.value}")
         return self._space
+
+    def use_clock(self, clock: VirtualClock) -> None:
+        """Its time goes by *clock* from now on, which shows what the last one did or more."""
+        self.clock = self.time.clock = clock
 
     @property
     def reference_time(self) -> int:

@@ -19,6 +19,7 @@ from hv.machine.lp import LogicalProcessor
 from hv.machine.mmio import MmioBus
 from hv.spec.ept import InveptType
 from hv.spec.vmcs import SecondaryControls, VmcsField
+from hv.vmx.root_operation.operation import VmxOperation
 from hv.vmx.translation.cached import CachedMappings
 from hv.vmx.translation.second_level import SecondLevel
 from hv.vmx.vcpu import Vcpu
@@ -38,9 +39,10 @@ class ProcessorFactory:
         if not partition.runs_code:
             return RootVirtualProcessor(partition, index, lambda vp: self.hypervisor.on_wake(vp))
         engine, cached = self._engine_of(partition)
-        vmcs = VpVmcs(self.hypervisor.operation, partition.vp_pages[index].vmcs)
-        vcpu = Vcpu(engine, self.processor.clock, SecondLevel(cached), vmcs.fields)
-        vcpu.external_interrupt, vcpu.interrupt_waits = self.processor.acknowledge, self.processor.interrupt_waits
+        processor, operation = self.processor_of(partition)
+        vmcs = VpVmcs(operation, partition.vp_pages[index].vmcs)
+        vcpu = Vcpu(engine, processor.clock, SecondLevel(cached), vmcs.fields)
+        vcpu.external_interrupt, vcpu.interrupt_waits = processor.acknowledge, processor.interrupt_waits
         assert partition.space.tables is not None, "machine code runs by second-level tables"
         write, read = vcpu.vmcs.write, vcpu.vmcs.read
         write(VmcsField.EPT_POINTER, partition.space.tables.eptp.raw)
@@ -49,11 +51,19 @@ class ProcessorFactory:
               read(VmcsField.SECONDARY_PROC_CONTROLS) | SecondaryControls.ENABLE_VPID)
         return VirtualProcessor(self.hypervisor, partition, index, vcpu, vmcs)
 
+    def processor_of(self, partition: Partition) -> tuple[LogicalProcessor, VmxOperation]:
+        """Where the VPs of *partition* run: the one processor of the machine."""
+        return self.processor, self.hypervisor.operation
+
+    def new_engine(self, partition: Partition) -> Engine:
+        """An engine for the VPs of *partition*."""
+        return Engine(self.memory, self.processor.counter)
+
     def _engine_of(self, partition: Partition) -> tuple[Engine, CachedMappings]:
         if partition.id not in self._engines:
             tables = partition.space.tables
             assert tables is not None, "machine code runs by second-level tables"
-            engine = Engine(self.memory, self.processor.counter)
+            engine = self.new_engine(partition)
             cached = CachedMappings(self.memory, self.mmio, engine)
             tables.on_invept = partial(cached.invept, InveptType.SINGLE_CONTEXT, tables.eptp.raw)
             self.mmio.attach(engine)

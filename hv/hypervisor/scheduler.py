@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hv.hypervisor.hypervisor import Hypervisor
+from hv.hypervisor.partition import Partition
 from hv.hypervisor.run_queue import PERIOD_TICKS, RunQueue, Schedulable, Share
 from hv.machine.clock import Timer
 from hv.machine.lp import LogicalProcessor
@@ -121,6 +122,10 @@ class Scheduler:
             self.hypervisor.interrupts.route(vector)
             taken = True
         return taken
+
+    def has_ready(self, partition: Partition) -> bool:
+        """A VP of *partition* waits for its turn."""
+        return self.queue.has(partition)
 
     # --- a turn -------------------------------------------------------------------------------------------
 

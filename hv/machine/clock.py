@@ -97,6 +97,17 @@ class VirtualClock:
             fired += 1
         return fired
 
+    def hand_over(self, other: VirtualClock) -> None:
+        """What is to come by this clock comes by *other*."""
+        for timer in sorted(self._timers):
+            if not timer.cancelled:
+                other.keep(timer)
+        self._timers.clear()
+
+    def keep(self, timer: Timer) -> None:
+        """*timer* was another clock's."""
+        heapq.heappush(self._timers, timer)
+
     def skip_to_next(self) -> bool:
         """Nobody can run: jump to the next deadline. False when there is none."""
         deadline = self.next_deadline()
@@ -104,3 +115,55 @@ class VirtualClock:
             return False
         self.counter.done = max(self.counter.done, deadline)
         return True
+
+
+class CurrentClock(VirtualClock):
+    """Of a machine with several processors: the clock of the one that is looked from, `now`."""
+
+    def __init__(self, now: VirtualClock) -> None:
+        self.now = now
+
+    @property
+    def counter(self) -> WorkCounter:
+        """The work that is the time."""
+        return self.now.counter
+
+    @counter.setter
+    def counter(self, counter: WorkCounter) -> None:
+        self.now.counter = counter
+
+    @property
+    def tsc(self) -> int:
+        """Ticks of the 2 GHz counter since the machine was made."""
+        return self.now.counter.done
+
+    @property
+    def time_100ns(self) -> int:
+        """The reference time, in units of 100 ns."""
+        return self.tsc // TICKS_PER_100NS
+
+    def at(self, tsc: int, callback: Callable[[], None]) -> Timer:
+        """Call *callback* once the clock that is looked at now has reached *tsc*."""
+        return self.now.at(tsc, callback)
+
+    def next_deadline(self) -> int | None:
+        """When the next timer of that clock is due, or None."""
+        return self.now.next_deadline()
+
+    def run_due(self) -> int:
+        """Fire what is due by that clock."""
+        return self.now.run_due()
+
+
+class MonotonicClock(CurrentClock):
+    """The same for somebody who runs on any of the processors, one after the other: time never goes back."""
+
+    def __init__(self, now: CurrentClock) -> None:
+        super().__init__(now)
+        self._latest = 0
+
+    @property
+    def tsc(self) -> int:
+        """Ticks of the 2 GHz counter since the machine was made; not less than it has said before."""
+        self._latest = max(self._latest, self.now.tsc)
+        return self._latest

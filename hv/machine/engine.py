@@ -377,9 +377,7 @@ class Engine:
         if self._stale:
             self._forget_stale_code()
         self._stopped_by_trap = self._refused_fetch = self._misplaced = False
-        nowhere = ctypes.c_uint64(0)
-        status: int = uclib.uc_emu_start(self._handle, ctypes.c_uint64(state.rip), nowhere, nowhere,
-                                         ctypes.c_size_t(instructions or self._counting))
+        status = self._execute(state.rip, instructions or self._counting)
         if not self._stopped_by_trap and not self._asked.kind:
             uclib.uc_context_save(self._handle, (self.current or state).context)
         if self._exposure.shown:
@@ -387,6 +385,13 @@ class Engine:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
+        return status
+
+    def _execute(self, rip: int, instructions: int) -> int:
+        """Guest code runs, from the moment this is called until it returns, but while one of our hooks is asked."""
+        nowhere = ctypes.c_uint64(0)
+        status: int = uclib.uc_emu_start(self._handle, ctypes.c_uint64(rip), nowhere, nowhere,
+                                         ctypes.c_size_t(instructions))
         return status
 
     def _refused_fetch_at(self, state: ProcessorState) -> int | None:

@@ -1,7 +1,7 @@
-"""The logical processor of the box: its physical local APIC, and the work that is its clock.
+"""A logical processor of the box: its physical local APIC, and the work that is its clock.
 
-The machine has one. Guests of all partitions take turns on it, so virtual time is the work done by all of them.
-# Simplified: a second logical processor would need a clock of its own.
+The machine has one. Guests of all partitions take turns on it, so virtual time is the work done by all of them. Only
+where partitions run in parallel there are more, each with a clock of its own: `gate.py`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ _SOFTWARE_ENABLE = 0x1FF        # spurious vector FF
 class LogicalProcessor:
     """Counts work, keeps time, and takes physical interrupts; a guest that runs is stopped for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0, interconnect: Interconnect | None = None) -> None:
+        self.number = number            # its physical APIC id too
         self.counter = WorkCounter()
         self.clock = VirtualClock(self.counter)
-        self.interconnect = Interconnect()
-        self.apic = LocalApic(0, self.clock, bsp=True)
+        self.interconnect = interconnect or Interconnect()
+        self.apic = LocalApic(number, self.clock, bsp=number == 0)
         self.interconnect.add(self.apic)
         self.apic.write(ApicRegister.SVR, _SOFTWARE_ENABLE)
         self.apic.on_pending = self._interrupt_arrived

@@ -65,6 +65,10 @@ class NestedTables:
         (self.executable.add if executable else self.executable.discard)(page)
         self.forget(page)
 
+    def leads_to(self, page: int) -> bool:
+        """A translation may lead to system-physical *page*."""
+        return bool(self._entered.get(page) or self._entered_large.get(page // (LARGE >> 12)))
+
     def forget(self, page: int) -> bool:
         """Drop every translation that leads to system-physical *page*; False when there was none. The caller flushes
         the engine's own TLB."""

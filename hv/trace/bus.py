@@ -34,12 +34,11 @@ class Trace:
         self.clock: Callable[[], int] = lambda: 0
         self._listeners: list[Callable[[Record], None]] = []
         self._sequence = 0
-        self._partition = 0
-        self._vp = 0
+        self.place = (0, 0)             # partition and VP that events belong to
 
     def at(self, partition: int, vp: int) -> None:
         """From here on events belong to this VP of this partition."""
-        self._partition, self._vp = partition, vp
+        self.place = partition, vp
 
     def listen(self, listener: Callable[[Record], None]) -> None:
         """Call *listener* with every record from now on."""
@@ -53,7 +52,7 @@ class Trace:
 
     def emit(self, event: Any) -> None:
         """Hand *event* to the listeners."""
-        record = Record(self._sequence, self.clock(), self._partition, self._vp, event)
+        record = Record(self._sequence, self.clock(), *self.place, event)
         self._sequence += 1
         for listener in self._listeners:
             listener(record)

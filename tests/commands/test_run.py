@@ -338,3 +338,40 @@ def test_a_program_larger_than_the_machine_is_told_so(capsys, tmp_path):
     code, _, err = run(capsys, "--root", place, "--mem", 16)
     assert (code, err.count("\n")) == (2, 1)
     assert "the program reaches up to 0xf00008" in err
+
+
+TWO = """
+[[vm]]
+name = "a"
+image = "hello.asm"
+[[vm]]
+name = "b"
+image = "timer.asm"
+"""
+
+
+def test_a_parallel_run_prints_the_same_and_says_what_it_is(capsys, tmp_path):
+    place = tmp_path / "machine.toml"
+    place.write_text(TWO)
+    one, many = run(capsys, place), run(capsys, place, "--parallel")
+    assert (many[0], sorted(many[1].splitlines())) == (one[0], sorted(one[1].splitlines()))
+    assert many[2].startswith("parallel: each VM has a processor and a host thread of its own")
+    assert "parallel" not in one[2]
+
+
+def test_the_json_of_a_parallel_run_says_so(capsys):
+    code, out, err = run(capsys, "hello", "--parallel", "--json")
+    assert (code, err, json.loads(out)["parallel"]) == (0, "", True)
+
+
+def test_a_parallel_run_has_a_budget_and_may_be_stopped(capsys, endless):
+    code, _, err = run(capsys, endless, "--parallel", "--budget", "1ms")
+    assert (code, "still ran when its budget" in err) == (3, True)
+    assert run(capsys, endless, "--parallel", "--until", "1ms")[0] == 0
+
+
+def test_the_timeline_of_a_parallel_run_is_one_too(capsys, tmp_path):
+    place, out = tmp_path / "machine.toml", tmp_path / "out.json"
+    place.write_text(TWO)
+    assert run(capsys, place, "--parallel", "--trace", out)[0] == 0
+    assert broken_rules(out.read_text()) == []

@@ -218,7 +218,7 @@ def _descriptor(rng: random.Random) -> int:
     return low | rights << 40 | (limit >> 16) << 48 | flags << 52 | (base >> 24) << 56
 
 
-def _prepare(guest: GarbageGuest, machine: Machine, vm: VirtualMachine) -> None:
+def prepare(guest: GarbageGuest, machine: Machine, vm: VirtualMachine) -> None:
     """Put the processor into the guest's starting state."""
     state = vm.partition.vps[0].guest_regs      # without the bits of CR0 and CR4 that VMX operation fixes
     for gpa, data in guest.patches.items():
@@ -246,7 +246,7 @@ def run_garbage(guest: GarbageGuest, budget: int = BUDGET) -> GuestRun:
         machine.run(until_tsc=10_000)
         before = memory_of(machine, victim)
         vm = machine.create_vm("garbage", guest.image, memory_mib=MEMORY_MIB, vps=guest.vps)
-        _prepare(guest, machine, vm)
+        prepare(guest, machine, vm)
         machine.run(until_tsc=machine.clock.tsc + budget)
         machine.end_budget()
         assert memory_of(machine, victim) == before, "the victim's memory changed"

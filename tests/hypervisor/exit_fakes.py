@@ -92,6 +92,7 @@ class FakeVcpu:
         self.nmi_window: bool | None = None
         self.nmi_blocked = self.debug_pends = False
         self.ran: list[int] = []
+        self.exits = [0] * 128
         self.tsc = 0
         self.goes_on = True
         self.on_run = lambda: None

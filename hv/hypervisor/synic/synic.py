@@ -179,6 +179,7 @@ class Synic:
 
     def post(self, sint: int, message: QueuedMessage) -> None:
         """Put *message* into the slot of *sint*, or queue it behind what waits there."""
+        self.vp.partition.still()
         self.queues[sint].append(message)
         self._deliver(sint)
 
@@ -214,6 +215,7 @@ class Synic:
         """
         if not self.accepts_events[sint]:
             raise HypercallError(HvStatus.INVALID_SYNIC_STATE, f"vp {self.vp.index}: sint {sint} takes no events")
+        self.vp.partition.still()
         spa, bit = self.event_page + sint * EVENT_FLAGS_SIZE + (flag >> 3), 1 << (flag & 7)
         before = self.space.memory.read(spa, 1)[0]
         if before & bit:

@@ -1,0 +1,37 @@
+"""What `--parallel` brings: two partitions that compute, one after the other by slices and in two threads."""
+
+from __future__ import annotations
+
+import os
+from time import perf_counter
+
+from hv.commands import workloads
+from hv.commands.metrics import Round, metric
+from hv.image.model import Image
+from hv.platform import Machine
+
+PARTITIONS, TURNS = 2, 3
+LOOPS = 10_000_000
+
+
+def wall_seconds(image: Image, parallel: bool) -> float:
+    """Seconds by the clock that a machine takes to run *image* in each of its partitions."""
+    machine = Machine(memory_mib=64, parallel=parallel)
+    try:
+        for number in range(PARTITIONS):
+            machine.create_vm(f"bench{number}", image)
+        start = perf_counter()
+        machine.run()
+        elapsed = perf_counter() - start
+        assert all(vm.ended == "shutdown" for vm in machine.vms), "a guest did not come to its end"
+        return elapsed
+    finally:
+        machine.close()
+
+
+@metric("parallel_speedup_ratio", "x", 1.54, "speed of two partitions that compute, with --parallel against without")
+def _parallel() -> Round:
+    """By the clock, so the best of a few: what else the host runs takes processors away. The baseline is how many."""
+    image = workloads.guest(workloads.INTEGER_LOOP, LOOPS)
+    times = [(wall_seconds(image, False), wall_seconds(image, True)) for _ in range(TURNS)]
+    return min(one for one, _ in times) / min(both for _, both in times), float(os.cpu_count() or 1)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hv.hypervisor import intercepts
 from hv.hypervisor.apic_virtualization import ApicPages, PartitionApics
 from hv.hypervisor.cpuid import CHILD_PRIVILEGES, MAX_VPS, ROOT_PRIVILEGES
+from hv.hypervisor.debug_channels import DebugChannels
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.interrupts import InterruptRouting
 from hv.hypervisor.pages import PageOwners
@@ -85,6 +86,7 @@ class Hypervisor:
         self.before_run: Callable[[], None] = do_nothing        # a VP is about to run: for pages of counters
         self.statistics = Statistics(self)
         self.on_reach: Callable[[Partition], None] = lambda partition: None     # its parent is about to act on it
+        self.debug_channels = DebugChannels()
         self.interrupts = InterruptRouting(trace)
         self.partitions: dict[int, Partition] = {}
         self._next_id = ROOT_PARTITION_ID
@@ -123,8 +125,8 @@ class Hypervisor:
     def _new_partition(self, parent: Partition | None, privileges: int) -> Partition:
         partition = Partition(self._next_id, parent, self.memory, self.owners, self.clock, self.trace, privileges)
         partition.monitors = self.monitors
-        partition.statistics = self.statistics
-        partition.on_teardown += [self._release, self.statistics.release]
+        partition.statistics, partition.debug_channels = self.statistics, self.debug_channels
+        partition.on_teardown += [self._release, self.statistics.release, self.debug_channels.leave]
         if parent is not None:
             self._give_apics(partition)
         self._next_id += 1

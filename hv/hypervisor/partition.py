@@ -33,6 +33,7 @@ from hv.vmx.translation.ept import EptTables
 
 if TYPE_CHECKING:
     from hv.hypervisor.apic_virtualization import PartitionApics
+    from hv.hypervisor.debug_channels import DebugChannels
     from hv.hypervisor.statistics import Statistics
     from hv.hypervisor.synic.connections import Connection
     from hv.hypervisor.synic.monitors import Monitors
@@ -81,6 +82,7 @@ class Partition:
     reference_tsc: ReferenceTsc             # since it was initialized
     monitors: Monitors          # of the hypervisor
     statistics: Statistics                  # the hypervisor's
+    debug_channels: DebugChannels           # likewise
 
     def __init__(self, partition_id: int, parent: Partition | None, memory: PhysicalMemory, owners: PageOwners,
                  clock: VirtualClock, trace: Trace, privileges: int) -> None:
@@ -102,6 +104,7 @@ class Partition:
         self.interconnect = Interconnect()      # of its virtual APICs
         self.schedule = Schedule()
         self.crash_parameters = [0] * 5         # HV_X64_MSR_CRASH_P0..4: words of the guest's own meaning
+        self.debug_msrs: dict[int, int] = {}    # HV_X64_MSR_SYNDBG_*
         self.unimplemented_msr_action = 0       # 0 fault, 1 ignore
         self.apic_virtualization = False
         self.disabled_features = 0

@@ -17,6 +17,13 @@ from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.hypercalls.control import HypercallControl, HypercallResult
+from hv.spec.hypercalls.debug import (
+    MAX_DEBUG_DATA,
+    PostDebugDataInput,
+    PostDebugDataOutput,
+    RetrieveDebugDataInput,
+    RetrieveDebugDataOutput,
+)
 from hv.spec.hypercalls.devices import AttachDeviceInput, DetachDeviceInput, HvDeviceId
 from hv.spec.hypercalls.interrupts import (
     INTERRUPT_SOURCE_MSI,
@@ -200,7 +207,7 @@ class WinHv:
     def set_partition_property(self, partition_id: int, code: HvPartitionProperty, value: int) -> None:
         """Set a property."""
         self._call(HypercallCode.SET_PARTITION_PROPERTY, SetPartitionPropertyInput(
-            partition_id=partition_id, property_code=code, property_value=value))
+            partition_id=partition_id, property_code=code, property_value=value), pool=partition_id)
 
     # --- memory ------------------------------------------------------------------------------------
 
@@ -427,6 +434,19 @@ class WinHv:
         """The page of counters is gone; its object may be gone before."""
         identity = HvStatsIdentity(partition_id=partition_id, vp_index=vp_index)
         self._call(HypercallCode.UNMAP_STATS_PAGE, MapStatsPageInput(object_type=kind, identity=identity))
+
+    # --- debugging ---------------------------------------------------------------------------------
+
+    def post_debug_data(self, data: bytes) -> int:
+        """Send up to 4088 bytes to the child that has root's debug channel; how many of them found no room."""
+        sent = PostDebugDataInput(count=len(data), data=data)
+        return int(self._call(HypercallCode.POST_DEBUG_DATA, sent, PostDebugDataOutput).pending_count)
+
+    def retrieve_debug_data(self) -> bytes:
+        """What that child has sent, up to 4088 bytes; HvError NO_DATA when nothing waits."""
+        asked = RetrieveDebugDataInput(count=MAX_DEBUG_DATA)
+        answer = self._call(HypercallCode.RETRIEVE_DEBUG_DATA, asked, RetrieveDebugDataOutput)
+        return bytes(answer.data[: answer.retrieved_count])
 
     # --- ports, messages, events -------------------------------------------------------------------
 

@@ -127,6 +127,13 @@ class HypercallInterrupted(Event):
     count: int
 
 
+class DebugDataPosted(Event):
+    """*size* bytes went over a debug channel to *partition*, and wait there."""
+
+    partition: int
+    size: int
+
+
 class Fault(Event):
     """The guest gets an exception: its own mistake. *address* is CR2 of a page fault."""
 

@@ -5,6 +5,7 @@ with `@hypercall` (`registry.py`). Importing this package registers them all; th
 """
 
 from hv.hypervisor.hypercalls import (  # noqa: F401
+    debug,
     devices,
     extended,
     guest_memory,

@@ -32,6 +32,7 @@ VENDOR_INTEL = 1
 NOT_ISOLATED = 0
 LATEST_TIME = 1 << 58           # units of 100 ns, 900 years: ticks of the clock fit 64 bits
 _AT_FIRST = (PartitionState.CREATED,)
+_OWN = (HvPartitionProperty.DEBUG_CHANNEL_ID,)          # root sets its own, to be the debugger
 _WHILE_ALIVE = (PartitionState.CREATED, PartitionState.ACTIVE)
 
 Get = Callable[[Partition], int]
@@ -67,7 +68,7 @@ def get_partition_property(call: Call, input: GetPartitionPropertyInput) -> GetP
 
 @hypercall(HypercallCode.SET_PARTITION_PROPERTY, input=SetPartitionPropertyInput)
 def set_partition_property(call: Call, input: SetPartitionPropertyInput) -> None:
-    """A property of a child. One that can only be read is OPERATION_DENIED."""
+    """A property of a child, or root's own debug channel. One that can only be read is OPERATION_DENIED."""
     _set(call, input.partition_id, input.property_code, input.property_value)
 
 
@@ -87,7 +88,8 @@ def _find(code: int) -> Property:
 
 
 def _set(call: Call, partition_id: int, code: int, value: int) -> None:
-    partition, found = call.find_child(partition_id), _find(code)
+    own = code in _OWN and call.partition.is_root and call.find(partition_id) is call.partition
+    partition, found = call.partition if own else call.find_child(partition_id), _find(code)
     if found.set is None:
         raise HypercallError(HvStatus.OPERATION_DENIED, f"property {code:#x} is only read")
     partition.require_state(*found.states)
@@ -134,6 +136,10 @@ def _set_reserve(partition: Partition, value: int) -> None:
     partition.schedule.reserve = _in_range(value, 0, MAX_SHARE)
 
 
+def _set_debug_channel(partition: Partition, value: int) -> None:
+    partition.debug_channels.join(partition, _in_range(value, 0, (1 << 32) - 1))
+
+
 def _set_msr_action(partition: Partition, value: int) -> None:
     partition.unimplemented_msr_action = _in_range(value, 0, 1)
 
@@ -157,6 +163,8 @@ provide(P.TIME_FREEZE, lambda partition: int(partition.time.frozen),
 provide(P.APIC_FREQUENCY, lambda partition: APIC_BUS_HZ)
 provide(P.REFERENCE_TIME, lambda partition: partition.reference_time, _set_reference_time)
 provide(P.ISOLATION_STATE, lambda partition: NOT_ISOLATED)
+provide(P.DEBUG_CHANNEL_ID, lambda partition: partition.debug_channels.number_of(partition), _set_debug_channel,
+        (PartitionState.ACTIVE,))
 provide(P.UNIMPLEMENTED_MSR_ACTION, lambda partition: partition.unimplemented_msr_action, _set_msr_action)
 provide(P.AUTO_EOI_ENABLED, lambda partition: 1)
 provide(P.PROCESSOR_VENDOR, lambda partition: VENDOR_INTEL)

@@ -7,6 +7,7 @@ says how one is declared, read and written. Reserved bits that must be preserved
 from hv.hypervisor.msrs import (  # noqa: F401
     apic,
     crash,
+    debug,
     identity,
     power,
     statistics,

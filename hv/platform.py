@@ -84,8 +84,11 @@ class VirtualMachine:
 
     @property
     def why(self) -> str:
-        """A sentence about how it ended, where there is more to say."""
-        return self.worker.why
+        """A sentence about how it ended, where there is more to say. Why VM entry failed, only the processor knows."""
+        refused = self.worker.refused_vp
+        if refused is None or self.partition_id not in self.machine.hypervisor.partitions:
+            return self.worker.why
+        return f"{self.worker.why}: {self.partition.vps[refused].vcpu.entry_result.failure}"
 
     @property
     def crash(self) -> CrashReport | None:

@@ -211,7 +211,8 @@ def test_the_execution_state_tells_debugging_and_what_waits_to_be_delivered(mach
 
 def test_a_hypercall_message_has_the_registers_of_the_calling_convention(machine):
     machine.vp.regs.r8, machine.vp.regs.rsi, machine.vp.regs.rdi = 8, 6, 7
-    machine.vp.regs.xmm = [bytes((n,)) * 16 for n in range(16)]
+    for n in range(16):
+        machine.vp.regs.write_xmm(n, bytes((n,)) * 16)
     intercepts.send_hypercall(machine.vp, 3)
     kind, body = taken(machine, s.HypercallIntercept)
     assert kind == T.HYPERCALL_INTERCEPT

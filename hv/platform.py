@@ -105,6 +105,16 @@ class VirtualMachine:
         """What its serial port printed."""
         return self.worker.serial
 
+    @property
+    def crash(self) -> CrashReport | None:
+        """The last crash that its guest reported."""
+        return self.worker.crash
+
+    @property
+    def resets(self) -> int:
+        """How often it has reset itself."""
+        return self.worker.resets
+
     def on_serial(self, hear: Callable[[str], None]) -> None:
         """*hear* gets what its serial port prints, as it does."""
         self.worker.on_serial = hear

@@ -88,8 +88,11 @@ class VirtualMachine:
 
     @property
     def why(self) -> str:
-        """A sentence about how it ended, where there is more to say."""
-        return self.worker.why
+        """A sentence about how it ended, where there is more to say. Why VM entry failed, only the processor knows."""
+        refused = self.worker.refused_vp
+        if refused is None or self.partition_id not in self.machine.hypervisor.partitions:
+            return self.worker.why
+        return f"{self.worker.why}: {self.partition.vps[refused].vcpu.entry_result.failure}"
 
     @property
     def crash(self) -> CrashReport | None:
@@ -105,6 +108,16 @@ class VirtualMachine:
     def serial(self) -> str:
         """What its serial port printed."""
         return self.worker.serial
+
+    @property
+    def crash(self) -> CrashReport | None:
+        """The last crash that its guest reported."""
+        return self.worker.crash
+
+    @property
+    def resets(self) -> int:
+        """How often it has reset itself."""
+        return self.worker.resets
 
     def on_serial(self, hear: Callable[[str], None]) -> None:
         """*hear* gets what its serial port prints, as it does."""

@@ -33,6 +33,7 @@ from hv.spec.synic import (
     HvSegmentRegister,
     HypercallIntercept,
     InterceptAccess,
+    InvalidVpRegisterMessage,
     IoPortIntercept,
     MemoryIntercept,
     MsrIntercept,
@@ -294,6 +295,11 @@ def send_exception(vp: VirtualProcessor, vector: int, error_code: int | None = N
 def send_unrecoverable_exception(vp: VirtualProcessor) -> None:
     """A triple fault: the VP cannot go on by itself."""
     send(vp, HvMessageType.UNRECOVERABLE_EXCEPTION, HeaderOnlyIntercept(header=_header(vp, InterceptAccess.EXECUTE, 0)))
+
+
+def send_invalid_register(vp: VirtualProcessor) -> None:
+    """VM entry refuses the VP's registers. It has no header, since they mean nothing."""
+    send(vp, HvMessageType.INVALID_VP_REGISTER_VALUE, InvalidVpRegisterMessage(vp_index=vp.index))
 
 
 def _header(vp: VirtualProcessor, access: InterceptAccess, length: int) -> HvInterceptHeader:

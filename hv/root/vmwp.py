@@ -6,11 +6,11 @@ matter of where `WinHv` is called from.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from hv.image.model import Image
-from hv.root import boot
+from hv.root import answers, boot
 from hv.root.crash import CrashReport, collect
 from hv.root.motherboard import Motherboard
 from hv.root.vdev.power import PORTS as POWER_PORTS
@@ -18,16 +18,20 @@ from hv.root.vdev.power import PowerSwitch
 from hv.root.vdev.uart16550 import COM1, Uart16550
 from hv.root.vid import Vid
 from hv.root.winhv import WinHv
-from hv.spec.hv_registers import HvRegisterName, PendingInterruptionRegister
+from hv.spec.hv_registers import HvRegisterName
 from hv.spec.intercepts import HvInterceptAccess, HvInterceptType
 from hv.spec.msrs import Msr
 from hv.spec.partition import HvMapGpaFlags
 from hv.spec.synic import (
+    CpuidIntercept,
+    ExceptionIntercept,
     HeaderOnlyIntercept,
-    HvExecutionState,
+    HvInterceptHeader,
     HvMessage,
     HvMessageType,
+    HypercallIntercept,
     InterceptAccess,
+    InvalidVpRegisterMessage,
     IoPortIntercept,
     MemoryIntercept,
     MsrIntercept,
@@ -36,10 +40,8 @@ from hv.spec.x86 import LARGE_PAGES, PAGE_SIZE, Vector
 from hv.trace.bus import Trace
 from hv.trace.events import GuestEnded, SerialOutput
 
-N = HvRegisterName
+N, T = HvRegisterName, HvMessageType
 DEVICE_VECTOR = 0x50                    # of VP 0: the assigned device's interrupt, docs/guests.md
-_HARDWARE_EXCEPTION = 3
-_CONTRIBUTORY = frozenset({Vector.DE, Vector.TS, Vector.NP, Vector.SS, Vector.GP, Vector.PF})
 _ZEROES = bytes(PAGE_SIZE)
 # For tables: an overlay that a guest asks for splits a large page, and nobody can deposit while its WRMSR waits.
 SPARE_PAGES, SPARE_PAGES_OF_VP = 8, 4
@@ -68,6 +70,7 @@ class Worker:
         self.resets = 0                         # how often it has reset itself
         self.on_serial: Callable[[str], None] = lambda text: None
         self._serial = bytearray()
+        self.refused_vp: int | None = None      # whose registers no processor enters
         self._ending: str | None = None
         self.device: AssignedDevice | None = None
         self._msi = (0, 0)
@@ -195,25 +198,39 @@ class Worker:
     # --- intercepts --------------------------------------------------------------------------------------
 
     def _on_intercept(self, message: HvMessage) -> None:
-        kind = message.header.message_type
         if self.ended is not None:
             return
-        if kind == HvMessageType.X64_IO_PORT_INTERCEPT:
-            self._on_port(IoPortIntercept.parse(message.payload))
-        elif kind in (HvMessageType.UNMAPPED_GPA, HvMessageType.GPA_INTERCEPT):
-            self._on_memory(MemoryIntercept.parse(message.payload))
-        elif kind == HvMessageType.X64_MSR_INTERCEPT:
-            self._on_msr(MsrIntercept.parse(message.payload))
-        elif kind == HvMessageType.UNRECOVERABLE_EXCEPTION:
-            header = HeaderOnlyIntercept.parse(message.payload).header
-            self.end("triple-fault", f"vp {header.vp_index} triple-faulted at rip {header.rip:#x}")
-        else:
-            self.end("error", f"nobody answers intercept message {kind:#x}")
+        kind, body = message.header.message_type, message.payload
+        match kind:
+            case T.X64_IO_PORT_INTERCEPT:
+                self._on_port(IoPortIntercept.parse(body))
+            case T.UNMAPPED_GPA | T.GPA_INTERCEPT:
+                self._refuse(MemoryIntercept.parse(body).header)
+            case T.X64_MSR_INTERCEPT:
+                self._on_msr(MsrIntercept.parse(body))
+            case T.X64_CPUID_INTERCEPT:
+                cpuid = CpuidIntercept.parse(body)
+                self._complete(cpuid.header.vp_index, answers.cpuid(cpuid))
+            case T.HYPERCALL_INTERCEPT:
+                call = HypercallIntercept.parse(body)
+                self._complete(call.header.vp_index, answers.hypercall(call))
+            case T.X64_EXCEPTION_INTERCEPT:
+                exception = ExceptionIntercept.parse(body)
+                self._give(exception.header, answers.reflected(exception, self._waiting(exception.header.vp_index)))
+            case T.X64_HALT:
+                self.end("halt")
+            case T.UNRECOVERABLE_EXCEPTION:
+                self._end_by_triple_fault(HeaderOnlyIntercept.parse(body).header)
+            case T.INVALID_VP_REGISTER_VALUE:
+                self.refused_vp = InvalidVpRegisterMessage.parse(body).vp_index
+                self.end("error", f"vp {self.refused_vp}: VM entry failed")
+            case _:
+                self.end("error", f"nobody answers intercept message {kind:#x}")
 
     def _on_port(self, intercept: IoPortIntercept) -> None:
         """Ask the device, then complete the instruction: RAX for IN, RIP behind it."""
         header, size = intercept.header, intercept.access_info & 7
-        answer: dict[HvRegisterName, int] = {N.RIP: header.rip + (header.length_and_cr8 & 0xF) & (1 << 64) - 1}
+        answer = answers.past(header)
         if header.access_type == InterceptAccess.WRITE:
             self.motherboard.write(intercept.port, size, intercept.rax & (1 << 8 * size) - 1)
         else:
@@ -224,28 +241,18 @@ class Worker:
         if self._ending is not None:
             self.end(self._ending)
 
-    def _on_memory(self, intercept: MemoryIntercept) -> None:
-        """Nothing of this VM is at that address: the guest gets #GP(0).
+    def _refuse(self, header: HvInterceptHeader) -> None:
+        """Nothing of this VM is at that address, or has that number: the guest gets #GP(0).
 
-        When an exception was just being delivered there, that makes a double fault, and then a triple one; SDM
-        "Conditions for Generating a Double Fault".
         # Simplified: Hyper-V's worker emulates the instruction against its memory-mapped devices; there are none here.
         """
-        header = intercept.header
-        waits = PendingInterruptionRegister(
-            self.winhv.get_vp_register(self.partition_id, header.vp_index, N.PENDING_INTERRUPTION))
-        is_exception = waits.interruption_pending and waits.interruption_type == _HARDWARE_EXCEPTION
-        if is_exception and waits.interruption_vector == Vector.DF:
-            self.end("triple-fault", f"vp {header.vp_index} triple-faulted at rip {header.rip:#x}")
-            return
-        vector = Vector.DF if is_exception and waits.interruption_vector in _CONTRIBUTORY else Vector.GP
-        protected = HvExecutionState(header.execution_state).cr0_pe     # real mode has no error codes
-        event = PendingInterruptionRegister(interruption_pending=1, interruption_type=_HARDWARE_EXCEPTION,
-                                            deliver_error_code=protected, interruption_vector=vector)
-        self._complete(header.vp_index, {N.PENDING_INTERRUPTION: event.raw})
+        self._give(header, answers.exception(header, Vector.GP, 0, self._waiting(header.vp_index)))
 
     def _on_msr(self, intercept: MsrIntercept) -> None:
-        """The hypervisor has done what the MSR does; the rest is for us: to note a crash, to start again."""
+        """Of these two the hypervisor has done what they do; the rest is for us: to note a crash, to start again."""
+        if intercept.msr_number not in (Msr.HV_CRASH_CTL, Msr.HV_RESET):
+            self._refuse(intercept.header)
+            return
         vp_index = intercept.header.vp_index
         if intercept.msr_number == Msr.HV_CRASH_CTL:
             control = (intercept.rdx & 0xFFFF_FFFF) << 32 | intercept.rax & 0xFFFF_FFFF
@@ -256,9 +263,23 @@ class Worker:
             self.load(*self._program)
             self.start()
 
-    def _complete(self, vp_index: int, registers: dict[HvRegisterName, int]) -> None:
+    def _waiting(self, vp_index: int) -> int:
+        """What was being delivered to the VP when it stopped."""
+        return self.winhv.get_vp_register(self.partition_id, vp_index, N.PENDING_INTERRUPTION)
+
+    def _give(self, header: HvInterceptHeader, answer: Mapping[HvRegisterName, int] | None) -> None:
+        """Let the guest have an exception; None is the one after a double fault."""
+        if answer is None:
+            self._end_by_triple_fault(header)
+        else:
+            self._complete(header.vp_index, answer)
+
+    def _end_by_triple_fault(self, header: HvInterceptHeader) -> None:
+        self.end("triple-fault", f"vp {header.vp_index} triple-faulted at rip {header.rip:#x}")
+
+    def _complete(self, vp_index: int, registers: Mapping[HvRegisterName, int]) -> None:
         """Set what the instruction leaves behind, and let the VP go on."""
-        self.winhv.set_vp_registers(self.partition_id, vp_index, registers | {N.INTERCEPT_SUSPEND: 0})
+        self.winhv.set_vp_registers(self.partition_id, vp_index, {**registers, N.INTERCEPT_SUSPEND: 0})
 
     def inspect(self) -> dict[str, Any]:
         """Plain data for the REPL."""

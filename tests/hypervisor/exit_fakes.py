@@ -88,6 +88,7 @@ class FakeVcpu:
         self.state_written = False
         self.entry_result = EntryResult()
         self.injected: list = []
+        self.exits = [0] * 128
         self.window: bool | None = None
         self.nmi_window: bool | None = None
         self.nmi_blocked = self.debug_pends = False

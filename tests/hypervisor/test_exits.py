@@ -345,8 +345,17 @@ def test_a_triple_fault_is_the_parents_to_answer():
     assert sent(vp) == [HvMessageType.UNRECOVERABLE_EXCEPTION]
 
 
-def test_a_failed_entry_names_the_rule():
+def test_a_failed_entry_is_the_parents_to_mend():
+    """TLFS "Invalid VP Register Value": the VP waits, and the message says which one it is."""
     vp = a_vp()
+    assert handle(vp, ExitReason.ENTRY_FAILURE_GUEST_STATE)[0] is ASK_PARENT
+    assert sent(vp) == [HvMessageType.INVALID_VP_REGISTER_VALUE]
+    assert vp.intercept_suspend
+
+
+def test_a_failed_entry_of_root_names_the_rule():
+    vp = a_vp()
+    vp.partition.parent = None
     vp.vcpu.entry_result = entry_result(Entry(valid_guest() | {VmcsField.GUEST_RFLAGS: 0}))
     assert handle(vp, ExitReason.ENTRY_FAILURE_GUEST_STATE)[0] == Halt(
         "VM entry failed: VM exit 33, qualification 0: guest-rflags-bit-1: bit 1 is 0; required: it is 1")

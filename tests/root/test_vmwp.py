@@ -13,17 +13,23 @@ from hv.spec.intercepts import HvInterceptType
 from hv.spec.layout import Layout
 from hv.spec.msrs import Msr
 from hv.spec.synic import (
+    CpuidIntercept,
+    ExceptionIntercept,
     HeaderOnlyIntercept,
+    HvExceptionInfo,
     HvExecutionState,
     HvInterceptHeader,
     HvMessage,
     HvMessageHeader,
     HvMessageType,
+    HypercallIntercept,
     InterceptAccess,
+    InvalidVpRegisterMessage,
     IoPortIntercept,
     MemoryIntercept,
     MsrIntercept,
 )
+from hv.spec.x86 import Vector
 from hv.trace.bus import Trace
 from hv.trace.events import GuestEnded, SerialOutput
 
@@ -312,9 +318,85 @@ def test_a_triple_fault_ends_the_vm():
 
 def test_a_message_nobody_answers_ends_the_vm_with_its_type():
     bench = Bench()
-    bench.send(HvMessageType.X64_CPUID_INTERCEPT, HeaderOnlyIntercept())
+    bench.send(HvMessageType.X64_RDTSC_INTERCEPT, HeaderOnlyIntercept())
     assert bench.worker.ended == "error"
-    assert bench.worker.why == f"nobody answers intercept message {HvMessageType.X64_CPUID_INTERCEPT:#x}"
+    assert bench.worker.why == f"nobody answers intercept message {HvMessageType.X64_RDTSC_INTERCEPT:#x}"
+
+
+# --- what it answers when it has asked for it -----------------------------------------------------------------------
+
+LONG_MODE = HvExecutionState(cr0_pe=1, efer_lma=1).raw
+AT = HvInterceptHeader(vp_index=0, length_and_cr8=2, execution_state=LONG_MODE, rip=0x1000)
+
+
+def test_cpuid_gets_what_the_hypervisor_would_have_said():
+    bench = Bench()
+    bench.send(HvMessageType.X64_CPUID_INTERCEPT, CpuidIntercept(
+        header=AT, rax=9, default_rax=1, default_rbx=2, default_rcx=3, default_rdx=4))
+    found = bench.winhv.registers
+    assert [found[name] for name in (N.RAX, N.RBX, N.RCX, N.RDX, N.RIP, N.INTERCEPT_SUSPEND)] == [1, 2, 3, 4, 0x1002, 0]
+
+
+def test_an_msr_that_nobody_has_is_gp():
+    bench = Bench()
+    bench.send(HvMessageType.X64_MSR_INTERCEPT, MsrIntercept(header=AT, msr_number=0x1234))
+    assert (pending(bench).interruption_vector, pending(bench).deliver_error_code) == (Vector.GP, 1)
+    assert N.RIP not in bench.winhv.registers
+
+
+@pytest.mark.parametrize(("lma", "registers"), [(1, {N.RAX: 2}), (0, {N.RAX: 2, N.RDX: 0})])
+def test_a_hypercall_that_nobody_has_is_an_invalid_code(lma, registers):
+    """HV_STATUS_INVALID_HYPERCALL_CODE, in RAX or in EDX:EAX."""
+    bench = Bench()
+    header = HvInterceptHeader(length_and_cr8=3, execution_state=HvExecutionState(cr0_pe=1, efer_lma=lma).raw, rip=5)
+    bench.send(HvMessageType.HYPERCALL_INTERCEPT, HypercallIntercept(header=header))
+    found = {name: value for name, value in bench.winhv.registers.items() if name in (N.RAX, N.RDX, N.RIP)}
+    assert found == registers | {N.RIP: 8}
+
+
+@pytest.mark.parametrize(("vector", "error_code", "waiting", "delivered"), [
+    (Vector.UD, None, None, (Vector.UD, 0)),
+    (Vector.GP, 8, None, (Vector.GP, 8)),
+    (Vector.PF, 2, None, (Vector.PF, 2)),
+    (Vector.PF, 2, Vector.GP, (Vector.PF, 2)),
+    (Vector.GP, 8, Vector.GP, (Vector.DF, 0)),
+    (Vector.PF, 2, Vector.PF, (Vector.DF, 0)),
+    (Vector.UD, None, Vector.DF, (Vector.UD, 0)),
+    (Vector.NP, 8, Vector.DF, None),
+    (Vector.PF, 2, Vector.DF, None),
+])
+def test_an_exception_goes_to_the_guest_combined_with_the_one_before(vector, error_code, waiting, delivered):
+    """SDM "Conditions for Generating a Double Fault"."""
+    bench = Bench()
+    bench.winhv.registers[N.PENDING_INTERRUPTION] = on_its_way(waiting) if waiting else 0
+    info = HvExceptionInfo(error_code_valid=int(error_code is not None)).raw
+    bench.send(HvMessageType.X64_EXCEPTION_INTERCEPT, ExceptionIntercept(
+        header=AT, exception_vector=vector, exception_info=info, error_code=error_code or 0, exception_parameter=0xBAD))
+    if delivered is None:
+        assert bench.worker.ended == "triple-fault"
+        return
+    assert (pending(bench).interruption_vector, pending(bench).error_code) == delivered
+    assert bench.winhv.registers.get(N.CR2) == (0xBAD if vector == Vector.PF else None)
+
+
+def test_int3_goes_on_as_a_software_exception():
+    bench = Bench()
+    bench.send(HvMessageType.X64_EXCEPTION_INTERCEPT, ExceptionIntercept(
+        header=HvInterceptHeader(length_and_cr8=1, execution_state=LONG_MODE), exception_vector=3,
+        exception_info=HvExceptionInfo(software_exception=1).raw))
+    assert (pending(bench).interruption_type, pending(bench).instruction_length) == (6, 1)
+
+
+def test_a_halt_message_ends_the_vm():
+    bench = Bench()
+    bench.send(HvMessageType.X64_HALT, HeaderOnlyIntercept(header=AT))
+    assert bench.worker.ended == "halt"
+
+
+def test_registers_that_no_processor_enters_end_the_vm():
+    bench = Bench()
+    bench.send(HvMessageType.INVALID_VP_REGISTER_VALUE, InvalidVpRegisterMessage(vp_index=0))
+    assert (bench.worker.ended, bench.worker.why, bench.worker.refused_vp) == ("error", "vp 0: VM entry failed", 0)
 
 
 def test_inspect_is_plain_data():

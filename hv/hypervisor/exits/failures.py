@@ -23,8 +23,14 @@ def handle_triple_fault(vp: VirtualProcessor, exit: VmExit) -> Verdict:
 
 @on_exit(ExitReason.ENTRY_FAILURE_GUEST_STATE)
 def handle_entry_failure(vp: VirtualProcessor, exit: VmExit) -> Verdict:
-    """Software wrote a state that no processor enters; SDM "VM-Entry Failures During or After Loading Guest State"."""
-    return Halt(f"VM entry failed: {vp.vcpu.entry_result.failure}")
+    """Software wrote a state that no processor enters; SDM "VM-Entry Failures During or After Loading Guest State".
+
+    The parent may mend it; TLFS "Invalid VP Register Value". Root has none.
+    """
+    if vp.partition.parent is None:
+        return Halt(f"VM entry failed: {vp.vcpu.entry_result.failure}")
+    intercepts.send_invalid_register(vp)
+    return ASK_PARENT
 
 
 @on_exit(ExitReason.TASK_SWITCH)

@@ -47,6 +47,7 @@ CHILD_PRIVILEGES = int(
     | P.SIGNAL_EVENTS
     | P.START_VIRTUAL_PROCESSOR
     | P.FAST_HYPERCALL_OUTPUT
+    | P.ENABLE_EXTENDED_GVA_RANGES
 )
 ROOT_PRIVILEGES = CHILD_PRIVILEGES | int(
     P.CREATE_PARTITIONS
@@ -67,8 +68,15 @@ FEATURES = int(
     | HvFeatures.USE_DIRECT_SYNTHETIC_TIMERS
     | HvFeatures.XMM_REGISTERS_FOR_FAST_HYPERCALL_AVAILABLE
     | HvFeatures.FAST_HYPERCALL_OUTPUT_AVAILABLE
+    | HvFeatures.EXTENDED_GVA_RANGES_AVAILABLE
 )
-RECOMMENDATIONS = int(HvEnlightenments.RELAXED_TIMING)
+# Not for the local flush and the switch of address spaces: INVLPG and MOV to CR3 do not exit.
+RECOMMENDATIONS = int(
+    HvEnlightenments.RELAXED_TIMING
+    | HvEnlightenments.HYPERCALL_FOR_REMOTE_FLUSH
+    | HvEnlightenments.SYNTHETIC_CLUSTER_IPI
+    | HvEnlightenments.EX_PROCESSOR_MASKS
+)
 MSRS_FOR_APIC = int(HvEnlightenments.MSRS_FOR_APIC)     # where an access by the page or by x2APIC MSR would exit
 NO_AUTO_EOI = int(HvEnlightenments.DEPRECATE_AUTO_EOI)  # which takes interrupts out of the processor's hands
 LONG_SPIN_WAIT = 4096                   # tries of a lock before NotifyLongSpinWait is worth its exit

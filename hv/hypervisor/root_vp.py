@@ -97,6 +97,14 @@ class RootVirtualProcessor:
         """Something changed: tell the scheduler."""
         self.on_kick(self)
 
+    def flush_translations(self, cr3: int | None) -> bool:
+        """It caches none."""
+        return False
+
+    def load_cr3(self, value: int) -> None:
+        """Kept, without effect."""
+        self.regs.cr3 = value
+
     def registers_written(self) -> None:
         """Software wrote its registers: no VM entry loads them, so none checks them."""
 

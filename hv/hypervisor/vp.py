@@ -20,6 +20,7 @@ from hv.spec.x86 import Vector
 from hv.trace import events
 from hv.vmx.apic.interrupts import enter_apic
 from hv.vmx.reset import init_registers, startup_registers
+from hv.vmx.translation.pdptes import load_by_cr3
 from hv.vmx.vcpu import Vcpu
 
 if TYPE_CHECKING:
@@ -178,6 +179,18 @@ class VirtualProcessor:
         self.vmcs.enter()
         if self.late_timers:
             self._catch_up()
+
+    def flush_translations(self, cr3: int | None) -> bool:
+        """Forget what it has cached of linear translations: of the address space *cr3*, or of all (None).
+
+        True when everything was forgotten, whoever's it was.
+        """
+        return self.vcpu.flush_translations(cr3)
+
+    def load_cr3(self, value: int) -> None:
+        """MOV to CR3 of *value*; GuestFault when PAE paging refuses it."""
+        load_by_cr3(self.vcpu, value)
+        self.regs.cr3 = value
 
     def leave(self) -> None:
         """Its turn is over."""

@@ -145,6 +145,20 @@ class InterruptRequested(Event):
     source: str
 
 
+class ClusterIpi(Event):
+    """A VP sent *vector* to the VPs *targets* of its partition, by hypercall."""
+
+    vector: int
+    targets: tuple[int, ...]
+
+
+class TranslationsFlushed(Event):
+    """What the VPs *targets* had cached of linear addresses is gone; *address_space* is a CR3, None for all of them."""
+
+    targets: tuple[int, ...]
+    address_space: int | None
+
+
 class InterruptRouted(Event):
     """A device's interrupt goes to *vector* of *partition*, *vp*."""
 

@@ -48,6 +48,7 @@ _PRIMARY, _TIMER = VmcsField.PRIMARY_PROC_CONTROLS, VmcsField.VMX_PREEMPTION_TIM
 _EVENT, _VALID = VmcsField.VM_ENTRY_INTERRUPTION_INFO, 1 << 31
 _NMI_WINDOW = PrimaryControls.NMI_WINDOW_EXITING.value
 _NMI_UNBLOCKING = 1 << 12
+_SPACE = -1 << 5                # bits of CR3 that say where the tables are; those of PAE paging are the smallest
 _QUALIFIED = frozenset({ExitReason.EPT_VIOLATION, ExitReason.PAGE_MODIFICATION_LOG_FULL})
 
 
@@ -276,6 +277,17 @@ class Vcpu:
         self.second_level.enter()
         self.engine.only_walks = self._only_walks
         self.interrupted = False
+
+    def flush_translations(self, cr3: int | None) -> bool:
+        """Forget linear translations of the address space *cr3*, or of all (None); True when the engine forgot all.
+
+        What the engine has cached is that of the vcpu that ran last, and of those that translate alike.
+        """
+        now = self.engine.current
+        if now is None or not now.translates_like(self.state) or (cr3 is not None and (now.cr3 ^ cr3) & _SPACE):
+            return False
+        self.engine.flush_tlb()
+        return True
 
     def come_next(self) -> None:
         """Inside an exit of another vcpu of the engine: from here on it is this one's turn there."""

@@ -402,6 +402,8 @@ start:
     mov edx, 0x0FFF01FF
     and rcx, rdx
 .input:
+    cmp cx, 1                       ; HvCallSwitchVirtualAddressSpace: our own end, and nobody else's
+    je .next
     mov [rip + control], rcx
     mov edi, INPUT_PAGE             ; a random input: small numbers are ids and pages
     mov ecx, 16

@@ -70,6 +70,7 @@ class FakeVp:
         self.vmcs = SimpleNamespace(clear=lambda: None, current=nullcontext)
         self.kicks = 0
         self.runnable = False
+        self.flushes: list[int | None] = []
         self.apic.on_pending = self.kick
         self.nmi_masked = False
         self.caller = None
@@ -91,6 +92,12 @@ class FakeVp:
         self.apic.timer.resume()
         self.timers.resume()
         self.tsc_offset -= stood
+    def flush_translations(self, cr3: int | None) -> bool:
+        self.flushes.append(cr3)
+        return False
+
+    def load_cr3(self, value: int) -> None:
+        self.regs.cr3 = value
 
     def _set_tsc(self, value: int) -> None:
         self.tsc_offset = value - self.partition.clock.tsc

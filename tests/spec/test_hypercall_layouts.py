@@ -14,6 +14,7 @@ from hv.spec.hypercalls.interrupts import (
     MapDeviceInterruptInput,
     UnmapDeviceInterruptInput,
 )
+from hv.spec.hypercalls.ipis import SendSyntheticClusterIpiExInput, SendSyntheticClusterIpiInput
 from hv.spec.hypercalls.memory import (
     DepositMemoryInput,
     GetMemoryBalanceOutput,
@@ -49,6 +50,12 @@ from hv.spec.hypercalls.ports import (
     SetPortPropertyInput,
 )
 from hv.spec.hypercalls.registers import RegisterAssoc, RegisterName, RegisterValue, VpRegistersInput
+from hv.spec.hypercalls.tlb import (
+    FlushVirtualAddressExInput,
+    FlushVirtualAddressInput,
+    GvaRange,
+    SwitchVirtualAddressSpaceInput,
+)
 from hv.spec.hypercalls.vps import (
     ApicId,
     CreateVpInput,
@@ -61,6 +68,8 @@ from hv.spec.hypercalls.vps import (
 )
 
 SIZES = [
+    (SendSyntheticClusterIpiInput, 16), (SendSyntheticClusterIpiExInput, 24), (FlushVirtualAddressInput, 24),
+    (FlushVirtualAddressExInput, 32), (SwitchVirtualAddressSpaceInput, 8), (GvaRange, 8),
     (CreatePartitionInput, 56), (GetPartitionPropertyInput, 16), (SetPartitionPropertyInput, 24),
     (GetNextChildPartitionInput, 16), (DepositMemoryInput, 8), (WithdrawMemoryInput, 16),
     (GetMemoryBalanceOutput, 16), (MapGpaPagesInput, 24), (UnmapGpaPagesInput, 24),

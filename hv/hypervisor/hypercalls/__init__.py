@@ -8,11 +8,13 @@ from hv.hypervisor.hypercalls import (  # noqa: F401
     devices,
     intercepts,
     interrupts,
+    ipis,
     memory,
     messages,
     partitions,
     ports,
     properties,
     registers,
+    tlb,
     vps,
 )

@@ -2,9 +2,10 @@
 
 SDM "Caching Translation Information". Three kinds of mappings: guest-physical ones are kept here, by EPT pointer; those
 that the engine translates by (its nested tables) are a copy of them; linear and combined ones are in the engine's own
-TLB, which holds those of one virtual processor at a time. A processor may forget more than it is asked to, and this one
-does: one VPID's linear mappings go all together, and when another EPT pointer comes into use the engine's copy starts
-empty. It may not forget less, and it goes on using a stale translation until somebody says so.
+TLB, which holds those of the processor that runs and of those that translate by the same registers. A processor may
+forget more than it is asked to, and this one does: one VPID's linear mappings go all together, and when another EPT
+pointer comes into use the engine's copy starts empty. It may not forget less, and it goes on using a stale translation
+until somebody says so.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ class CachedMappings:
         self._by_eptp: dict[int | None, GuestPhysicalMappings] = {}
         self._in_engine: int | None = -1    # the EPT pointer whose mappings the engine has a copy of
         self._entered: SecondLevel | None = None
+        self._vpids: set[int] = set()       # whose linear mappings may be in the engine: they share what they can
         self._access_page = -1              # of the processor that ran last: no mapping leads there
 
     def of(self, eptp: int | None) -> GuestPhysicalMappings:
@@ -57,6 +59,7 @@ class CachedMappings:
     def enter(self, second_level: SecondLevel) -> None:
         """The processor that translates by *second_level* is about to run, or to go on by another pointer or VPID."""
         self._entered = second_level
+        self._vpids.add(second_level.vpid)
         self.generation += 1
         if self._access_page != second_level.access_page:
             self._access_page = second_level.access_page
@@ -121,7 +124,7 @@ class CachedMappings:
             return False
         if kind == InvvpidType.INDIVIDUAL_ADDRESS and not is_canonical(linear_address):
             return False
-        if self._entered is not None and self._entered.vpid and (everybody or self._entered.vpid == vpid):
+        if self._entered is not None and self._entered.vpid and (everybody or vpid in self._vpids):
             self.flush_linear()
         return True
 

@@ -41,6 +41,8 @@ _CODE_MODE = 3 | _CS32 | _PE | _CS64        # CPL, code size, CR0.PE
 _CR_ALWAYS = 1 << 8 | (1 << 0 | 1 << 4 | 1 << 8) << 16      # CR8; writes of CR0 and CR4, for their rules
 _WATCHED_CR, _WRITE_CR3 = CONTROL_REGISTERS.value, Watched.WRITE_CR3.value
 _PG, _PAE = Cr0.PG.value, Cr4.PAE.value
+_PAGING_CR0, _PAGING_CR4 = int(Cr0.PE | Cr0.WP | Cr0.PG), int(Cr4.PSE | Cr4.PAE | Cr4.PGE | Cr4.SMEP | Cr4.SMAP)
+_PAGING_EFER = int(Efer.LME | Efer.LMA | Efer.NXE)
 _SWITCHES = ((Watched.INVLPG.value, Intercept.INVLPG.value),
              (Watched.DESCRIPTOR_TABLES.value, DESCRIPTOR_TABLES.value))
 _SIZES = 1 << 21 | 1 << 22      # L and D/B, on which hidden flags depend
@@ -254,8 +256,8 @@ class ProcessorState:
     def translates_like(self, other: ProcessorState) -> bool:
         """Linear addresses mean the same to both, but for the rights that RFLAGS.AC and CPL give."""
         mine, others = self.words, other.words
-        return bool(mine[_CR3] == others[_CR3] and mine[_CR0] == others[_CR0] and mine[_CR4] == others[_CR4]
-                    and mine[_EFER] == others[_EFER])
+        return not (mine[_CR3] ^ others[_CR3] | (mine[_CR0] ^ others[_CR0]) & _PAGING_CR0
+                    | (mine[_CR4] ^ others[_CR4]) & _PAGING_CR4 | (mine[_EFER] ^ others[_EFER]) & _PAGING_EFER)
 
     @property
     def efer(self) -> int:

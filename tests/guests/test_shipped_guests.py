@@ -42,6 +42,8 @@ MINE = (
     "synic",
     "synic_partner",
     "timer",
+    "smp",              # in test_smp.py
+    "tlb_flush",        # there too
     "two_vps",
 )
 NEED_TWO_VPS = ("two_vps", "start_vp")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hv.commands.metrics import Metric
 
 DEFAULT_ROUNDS, MOST_ROUNDS = 5, 1000
+_MORE_IS_BETTER = ("_ratio", "_per_s")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +48,7 @@ def main(args: argparse.Namespace) -> int:
 def choose(names: list[str] | None) -> list[Metric]:
     """The metrics called *names*, or all; CommandError for one that there is not."""
     import hv.commands.metrics_parallel
+    import hv.commands.metrics_smp
     import hv.commands.metrics_synic
     import hv.commands.metrics_timers  # noqa: F401  they register their metrics
     from hv.commands.metrics import METRICS
@@ -95,10 +97,10 @@ def steps(metrics: list[Metric], rounds: int, progress: bool) -> Iterator[Metric
 
 
 def reached(metric: Metric, value: float | None) -> bool:
-    """The goal is reached: at least for a ratio, at most for everything else."""
+    """The goal is reached: at least for a ratio and for so many a second, at most for everything else."""
     if value is None:
         return False
-    return value >= metric.goal if metric.name.endswith("_ratio") else value <= metric.goal
+    return value >= metric.goal if metric.name.endswith(_MORE_IS_BETTER) else value <= metric.goal
 
 
 def show(metrics: list[Metric], results: dict[str, dict[str, Any]], plain: bool) -> None:
@@ -112,7 +114,7 @@ def show(metrics: list[Metric], results: dict[str, dict[str, Any]], plain: bool)
     for metric in metrics:
         result = results[metric.name]
         good = reached(metric, result["value"])
-        word = "least" if metric.name.endswith("_ratio") else "most"
+        word = "least" if metric.name.endswith(_MORE_IS_BETTER) else "most"
         table.add_row(metric.name, f"{result['value']} {metric.unit}", f"at {word} {metric.goal}",
                       Text("ok" if good else "missed", style="green" if good else "yellow"),
                       "" if result["baseline"] is None else str(result["baseline"]))

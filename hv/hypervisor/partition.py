@@ -69,11 +69,11 @@ class VpPages(NamedTuple):
 
 @dataclass
 class Schedule:
-    """What the scheduler was told about a partition; TLFS "CPU Management"."""
+    """What the scheduler was told about each VP of a partition; TLFS "CPU Management"."""
 
-    weight: int = 100           # 1..10000, relative to other partitions
+    weight: int = 100           # 1..10000, relative to the VPs of other partitions
     cap: int = 0                # 0..65536 of a processor, 0 = none
-    reserve: int = 0            # 0..65536
+    reserve: int = 0            # 0..65536 of a processor
 
 
 class Partition:

@@ -73,8 +73,8 @@ class Share:
         schedule = self.partition.schedule
         self.passed += ticks * _SCALE // (schedule.weight * (len(self.ready) + 1))      # `cost`, without its call
         if schedule.cap or schedule.reserve:
-            self._roll(now)
             self._used[vp.index] = self._used.get(vp.index, 0) + ticks
+            self._roll(now)                     # it was the period in which they began that paid
 
     def left(self, vp: Schedulable, now: int) -> int:
         """Ticks that the cap, of which there is one, leaves to *vp* in this period; 0 or less when it is used up."""

@@ -45,6 +45,7 @@ class Scheduler:
         self._slice_end = 0                     # of the turn, if no timer comes first
         self._stay_until = self._until = 0      # when the engine is left at the latest, and where the run ends
         self._reason = _SLICE_OVER              # why the turn ends, or the last one ended
+        self._cut_short = False                 # the last one, by a timer: somebody may be woken now
         self._passed = 0                        # how far the shares are that ran last
         self._root_waits = True
         self._period: Timer | None = None       # at its end those that are capped go on
@@ -139,7 +140,8 @@ class Scheduler:
         if share.passed > self._passed:
             self._passed = share.passed
         self._show(vp)
-        self._share, self._began, self._runtime, self._reason = share, now, vp.runtime, _SLICE_OVER
+        self._share, self._began, self._runtime = share, now, vp.runtime
+        self._reason, self._cut_short = _SLICE_OVER, False
         end = now + length
         self._slice_end = end if end < self._stay_until else self._stay_until
 
@@ -155,7 +157,7 @@ class Scheduler:
         vp, share = self.current, self._share
         assert vp is not None, "nobody runs"
         assert share is not None, "no turn goes on"
-        self._share = None
+        self._share, self._cut_short = None, self._counter.done < self._slice_end
         vp.leave()
         share.charge(vp, vp.runtime - self._runtime, self._counter.done)
         if not vp.runnable:
@@ -197,6 +199,8 @@ class Scheduler:
         share = self._share
         if (share is not None and vp is self.current) or not vp.runnable:
             return
+        if self._cut_short and self._reason is _SLICE_OVER:
+            self._reason = _WOKEN
         sibling = share is not None and vp.partition is share.partition
         if self.queue.add(vp, self._floor(vp), sibling) and share is not None:
             self._make_room(share, self.queue.share(vp.partition))

@@ -84,6 +84,7 @@ def test_the_device_guest_takes_each_interrupt_once():
 
 
 @pytest.mark.parametrize(("name", "goal", "value", "ok"), [
+    ("x_per_s", 100, 100, True), ("x_per_s", 100, 99, False),
     ("x_ratio", 0.7, 0.7, True), ("x_ratio", 0.7, 0.69, False), ("x_us", 2.5, 2.5, True), ("x_us", 2.5, 2.51, False),
 ])
 def test_a_goal_is_reached_at_its_very_value(name, goal, value, ok):

@@ -94,6 +94,12 @@ class FakeVp:
         self.apic.timer.resume()
         self.timers.resume()
         self.tsc_offset -= stood
+    def flush_translations(self, cr3: int | None) -> bool:
+        self.flushes.append(cr3)
+        return False
+
+    def load_cr3(self, value: int) -> None:
+        self.regs.cr3 = value
 
     def flush_translations(self, cr3: int | None) -> bool:
         self.flushes.append(cr3)

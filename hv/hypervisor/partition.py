@@ -165,7 +165,8 @@ class Partition:
             stood = self.time.thaw()
             for vp in self.vps.values():
                 vp.resume_time(stood)
-            self.reference_tsc.follow()
+            if self.state is PartitionState.ACTIVE:
+                self.reference_tsc.follow()
         self._kick_all()
 
     def set_reference_time(self, value: int) -> None:

@@ -258,3 +258,13 @@ def test_a_partition_that_stands_still_wakes_the_scheduler_when_it_goes_on(bench
     getattr(child, how)(False)
     assert not child.stands_still
     assert [vp.kicks for vp in child.vps.values()] == [kicks + 1 for kicks in before]
+
+
+@pytest.mark.parametrize("state", ["created", "active"])
+def test_time_is_frozen_and_goes_on_in_every_state_that_has_one(bench, state):
+    child = bench.a_child(state)
+    for frozen in (1, 0):
+        assert bench.outcome(child, P.TIME_FREEZE, frozen) == S.SUCCESS
+        bench.clock.advance(1000)
+    bench.winhv.finalize_partition(child)
+    assert bench.outcome(child, P.TIME_FREEZE, 1) == STATE

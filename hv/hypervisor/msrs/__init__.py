@@ -8,6 +8,7 @@ from hv.hypervisor.msrs import (  # noqa: F401
     apic,
     crash,
     identity,
+    migration,
     power,
     statistics,
     stimer,

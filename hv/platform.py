@@ -96,7 +96,7 @@ class VirtualMachine:
 
     @property
     def crash(self) -> CrashReport | None:
-        """What it said of its own crash, if it did."""
+        """The last crash that its guest reported, if any."""
         return self.worker.crash
 
     @property
@@ -108,16 +108,6 @@ class VirtualMachine:
     def serial(self) -> str:
         """What its serial port printed."""
         return self.worker.serial
-
-    @property
-    def crash(self) -> CrashReport | None:
-        """The last crash that its guest reported."""
-        return self.worker.crash
-
-    @property
-    def resets(self) -> int:
-        """How often it has reset itself."""
-        return self.worker.resets
 
     def on_serial(self, hear: Callable[[str], None]) -> None:
         """*hear* gets what its serial port prints, as it does."""

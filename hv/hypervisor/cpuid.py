@@ -12,6 +12,7 @@ from hv.hypervisor.interrupts import DEVICE_VECTORS
 from hv.spec.cpuid import (
     HV_INTERFACE_SIGNATURE,
     HV_VENDOR_TEXT,
+    INVARIANT_TSC,
     CpuidLeaf,
     ExtendedSignatureEcx,
     ExtendedSignatureEdx,
@@ -39,10 +40,11 @@ CHILD_PRIVILEGES = int(
     | P.ACCESS_INTR_CTRL_REGS
     | P.ACCESS_HYPERCALL_MSRS
     | P.ACCESS_VP_INDEX
-    | P.ACCESS_PARTITION_REFERENCE_TSC
     | P.ACCESS_FREQUENCY_REGS
     | P.ACCESS_GUEST_IDLE_REG
     | P.ACCESS_RESET_REG
+    | P.ACCESS_REENLIGHTENMENT_CONTROLS
+    | P.ACCESS_TSC_INVARIANT_CONTROLS
     | P.POST_MESSAGES
     | P.SIGNAL_EVENTS
     | P.START_VIRTUAL_PROCESSOR
@@ -131,6 +133,10 @@ class CpuidTable:
             eax, ebx, ecx, edx = self._features
             return eax, ebx | (apic_id & 0xFF) << 24, ecx, edx
         return self._answers.get(leaf, NOTHING)
+
+    def show_invariant_tsc(self, shown: bool) -> None:
+        """Report the TSC as invariant, which it is, to a guest that asks for it; HV_TSC_INVARIANT_CONTROL."""
+        self._answers[CpuidLeaf.INVARIANT_TSC] = (0, 0, 0, INVARIANT_TSC if shown else 0)
 
     def inspect(self) -> dict[str, list[int]]:
         """Plain data: every leaf that is not zero."""

@@ -105,6 +105,7 @@ class Partition:
         self.schedule = Schedule()
         self.crash_parameters = [0] * 5         # HV_X64_MSR_CRASH_P0..4: words of the guest's own meaning
         self.debug_msrs: dict[int, int] = {}    # HV_X64_MSR_SYNDBG_*
+        self.kept_msrs: dict[int, int] = {}     # synthetic MSRs that are nothing but their value
         self.unimplemented_msr_action = 0       # 0 fault, 1 ignore
         self.apic_virtualization = False
         self.disabled_features = 0

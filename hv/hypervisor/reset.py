@@ -44,6 +44,8 @@ def reset(partition: Partition) -> None:
         vp.synic.reset()
         vp.reset()
     partition.guest_os_id = HvGuestOsId()
+    partition.kept_msrs.clear()
+    partition.cpuid.show_invariant_tsc(False)
     partition.set_hypercall_page(HvHypercallMsr())
     partition.reference_tsc.set_msr(0)
     partition.reference_tsc.follow()

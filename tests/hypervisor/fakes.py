@@ -111,6 +111,9 @@ class FakeVp:
     def _set_tsc(self, value: int) -> None:
         self.tsc_offset = value - self.partition.clock.tsc
 
+    def idle(self) -> None:
+        self.halted = True
+
     def end_run_with(self, action) -> None:
         action()
 

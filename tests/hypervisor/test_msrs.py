@@ -228,3 +228,25 @@ def test_a_guest_never_sees_vmx_svm_or_what_the_engine_cannot_execute():
     assert (ebx >> 24, ecx & ~int(offered)) == (3, 0)
     assert edx & ~0x78BFBFD == 0            # what the engine's plain 64-bit processor reports
     assert table.lookup(0x80000001, 0)[2:] == (1, 0x2010_0800)
+
+
+# What a guest asks for in case it is moved.
+
+def test_a_guest_that_asks_for_it_is_told_that_its_tsc_is_invariant(vp):
+    """TLFS "TSC Invariant Controls": it cannot be taken back."""
+    assert vp.partition.cpuid.lookup(0x80000007, 0) == (0, 0, 0, 0)
+    write_msr(vp, Msr.HV_TSC_INVARIANT_CONTROL, 0)
+    assert vp.partition.cpuid.lookup(0x80000007, 0) == (0, 0, 0, 0)
+    write_msr(vp, Msr.HV_TSC_INVARIANT_CONTROL, 1)
+    assert vp.partition.cpuid.lookup(0x80000007, 0) == (0, 0, 0, 0x100)
+    assert vp.partition.cpuid.lookup(0x80000000, 0)[0] >= 0x80000007
+    refuses(write_msr, vp, Msr.HV_TSC_INVARIANT_CONTROL, 0)
+    assert read_msr(vp, Msr.HV_TSC_INVARIANT_CONTROL) == 1
+
+
+def test_reenlightenment_is_kept_and_no_tsc_is_emulated(vp):
+    write_msr(vp, Msr.HV_REENLIGHTENMENT_CONTROL, 3 << 32 | 1 << 16 | 0x61)
+    write_msr(vp, Msr.HV_TSC_EMULATION_CONTROL, 1)
+    write_msr(vp, Msr.HV_TSC_EMULATION_STATUS, 0)
+    assert read_msr(vp, Msr.HV_REENLIGHTENMENT_CONTROL) == 3 << 32 | 1 << 16 | 0x61
+    assert (read_msr(vp, Msr.HV_TSC_EMULATION_CONTROL), read_msr(vp, Msr.HV_TSC_EMULATION_STATUS)) == (1, 0)

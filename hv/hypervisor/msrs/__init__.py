@@ -9,6 +9,7 @@ from hv.hypervisor.msrs import (  # noqa: F401
     crash,
     debug,
     identity,
+    migration,
     power,
     statistics,
     stimer,

@@ -1,0 +1,155 @@
+"""The table of synthetic MSRs, walked: every register does what its row says. TLFS "Synthetic MSRs"."""
+
+import pytest
+
+from hv.hypervisor.cpuid import CHILD_PRIVILEGES
+from hv.hypervisor.msrs.registry import MSRS, read_msr, write_msr
+from hv.machine.faults import GuestFault
+from hv.spec.msrs import SYNTHETIC_MSRS, HvOverlayPage, Msr
+from hv.spec.synthetic_msrs import SYNTHETIC_MSR_TABLE, Scope
+from tests.hypervisor.fakes import Machine
+
+THERE = [row for row in SYNTHETIC_MSR_TABLE.values() if MSRS[row.msr].read or MSRS[row.msr].write]
+ABSENT = {                      # with the reason why there is none
+    "HV_NPIEP_CONFIG",          # descriptor tables can be watched, but the instruction would have to be emulated
+    "HV_SIRBP",                 # event rings
+    "HV_POWER_STATE_TRIGGER_C1", "HV_POWER_STATE_TRIGGER_C2", "HV_POWER_STATE_TRIGGER_C3",      # no C-states
+    "HV_POWER_STATE_CONFIG_C1", "HV_POWER_STATE_CONFIG_C2", "HV_POWER_STATE_CONFIG_C3",
+    "HV_NESTED_SCONTROL", "HV_NESTED_SVERSION", "HV_NESTED_SIEFP", "HV_NESTED_SIMP", "HV_NESTED_EOM",   # not nested
+}
+MAY_BE_ABSENT = {row.msr.name for row in SYNTHETIC_MSR_TABLE.values() if row.msr.name.startswith(
+    ("HV_STATS_", "HV_SYNTH_DEBUG_", "HV_STIME_UNHALTED_"))}
+
+
+def rows(*, access="RW"):
+    chosen = [row for row in THERE if set(access) <= set(row.access)]
+    return pytest.mark.parametrize("row", chosen, ids=[row.msr.name for row in chosen])
+
+
+@pytest.fixture
+def child():
+    """A partition with every privilege there is, VP 1 of which is looked at."""
+    machine = Machine()
+    child = machine.child(vps=2)
+    child.set_privileges((1 << 64) - 1)
+    return child
+
+
+def refuses(action, *args):
+    with pytest.raises(GuestFault) as caught:
+        action(*args)
+    assert (caught.value.vector, caught.value.error_code) == (13, 0)
+
+
+def try_write(vp, msr, value):
+    """WRMSR; True when it was not refused."""
+    try:
+        write_msr(vp, msr, value)
+    except GuestFault:
+        return False
+    return True
+
+
+def test_what_is_there_has_a_row_and_what_has_none_is_not_there():
+    provided = {index for index in SYNTHETIC_MSRS if MSRS[index].read or MSRS[index].write}
+    assert provided <= SYNTHETIC_MSR_TABLE.keys()
+    missing = {SYNTHETIC_MSR_TABLE[index].msr.name for index in SYNTHETIC_MSR_TABLE.keys() - provided}
+    assert missing - MAY_BE_ABSENT == ABSENT
+
+
+def test_every_synthetic_msr_with_a_name_has_a_row():
+    named = {int(msr) for msr in Msr if msr in SYNTHETIC_MSRS}
+    assert named - SYNTHETIC_MSR_TABLE.keys() == {Msr.HV_NESTED_SINT0}
+
+
+def test_an_unknown_number_is_refused(child):
+    """Every number of the range that no row has, and every row that is not built."""
+    for index in SYNTHETIC_MSRS:
+        if not MSRS[index].read and not MSRS[index].write:
+            refuses(read_msr, child.vps[1], index)
+            refuses(write_msr, child.vps[1], index, 0)
+
+
+@rows(access="R")
+def test_the_reset_value(child, row):
+    value = read_msr(child.vps[1], row.msr)
+    assert row.reset is None or value == row.reset
+    assert value == (1 if row.msr is Msr.HV_VP_INDEX else value)
+
+
+@rows(access="")
+def test_access_rights(child, row):
+    """RDMSR of what is written only, WRMSR of what is read only."""
+    if "R" not in row.access:
+        refuses(read_msr, child.vps[1], row.msr)
+    if "W" not in row.access:
+        for value in (0, 1, (1 << 64) - 1):
+            refuses(write_msr, child.vps[1], row.msr, value)
+
+
+@rows(access="W")
+def test_each_bit_that_must_be_zero_is_refused_and_nothing_changes(child, row):
+    vp = child.vps[1]
+    before = read_msr(vp, row.msr) if "R" in row.access else None
+    for bit in range(64):
+        if row.must_be_zero >> bit & 1:
+            refuses(write_msr, vp, row.msr, 1 << bit)
+    assert before is None or read_msr(vp, row.msr) == before
+
+
+PAGES = [row for row in THERE if row.layout is not None and issubclass(row.layout, HvOverlayPage)]
+
+
+@pytest.mark.parametrize("row", PAGES, ids=[row.msr.name for row in PAGES])
+def test_reserved_bits_of_a_page_are_kept(child, row):
+    write_msr(child.vps[1], row.msr, 0xFFE)
+    assert read_msr(child.vps[1], row.msr) == 0xFFE
+
+
+@rows(access="")
+def test_the_privilege(child, row):
+    """Without it, both accesses are #GP; with nothing else, they are not refused for want of one."""
+    if row.privilege is None:
+        child.set_privileges(0)
+        assert "R" not in row.access or read_msr(child.vps[1], row.msr) is not None
+        return
+    child.set_privileges((1 << 64) - 1 & ~int(row.privilege))
+    refuses(read_msr, child.vps[1], row.msr)
+    refuses(write_msr, child.vps[1], row.msr, 0)
+    child.set_privileges(int(row.privilege))
+    if "R" in row.access and row.msr is not Msr.HV_GUEST_IDLE:
+        read_msr(child.vps[1], row.msr)
+
+
+@rows(access="RW")
+def test_the_scope(child, row):
+    """A partition's register is the same to both VPs, a VP's is its own."""
+    one, other = child.vps[0], child.vps[1]
+    before = read_msr(other, row.msr)
+    for bit in range(64):
+        value = before ^ 1 << bit
+        if not row.must_be_zero >> bit & 1 and row.msr not in (Msr.HV_RESET, Msr.HV_ICR) and \
+                try_write(one, row.msr, value) and read_msr(one, row.msr) == value:
+            assert read_msr(other, row.msr) == (value if row.scope is Scope.PARTITION else before)
+            return
+
+
+@rows(access="W")
+@pytest.mark.parametrize("value", [0, 1, 0xFFF, 1 << 12 | 1, 1 << 32, 1 << 63, (1 << 64) - 1, 0x5555_5555_5555_5555])
+def test_no_value_breaks_anything(child, row, value):
+    """It is refused or it is not; nothing else happens, and what a register reads can be written back."""
+    vp = child.vps[0]
+    vp.end_run_with = lambda action: None
+    try_write(vp, row.msr, value)
+    if "R" in row.access and row.msr not in (Msr.HV_CRASH_CTL, Msr.HV_ICR):
+        kept = read_msr(vp, row.msr)
+        if not (row.msr is Msr.HV_HYPERCALL and kept & 2):
+            write_msr(vp, row.msr, kept)
+            assert read_msr(vp, row.msr) == kept
+
+
+def test_children_get_what_is_there():
+    """A privilege that opens an MSR is offered exactly when the MSR is there, root's own aside."""
+    for row in SYNTHETIC_MSR_TABLE.values():
+        if row.privilege is not None and row in THERE and row.msr.name not in MAY_BE_ABSENT:
+            assert CHILD_PRIVILEGES & row.privilege, row.msr.name

@@ -67,7 +67,7 @@ class LinearMemory:
             try:
                 parts.append(load(gpa, count).to_bytes(count, "little"))
             except NestedFault as fault:
-                fault.gva, fault.access = gva, access
+                fault.gva, fault.access = self._wrapped(gva), access
                 raise
             gva += count
         return b"".join(parts)
@@ -86,7 +86,7 @@ class LinearMemory:
         try:
             return self.load(gpa, size)
         except NestedFault as fault:
-            fault.gva = gva
+            fault.gva = wrapped
             raise
 
     def write(self, gva: int, data: bytes, cpl: int | None = None, implicit: bool = False) -> None:
@@ -106,9 +106,14 @@ class LinearMemory:
             try:
                 self.store(gpa, int.from_bytes(data[done : done + count], "little"), count)
             except NestedFault as fault:
-                fault.gva = gva + done
+                fault.gva = self._wrapped(gva + done)
                 raise
             done += count
+
+    def _wrapped(self, gva: int) -> int:
+        """*gva* as the mode has it: it comes again at its end from 0 on."""
+        mode = self._fixed_mode or self.mode
+        return gva & (LINEAR_64 if mode.format is PagingFormat.LONG else LINEAR_32)
 
     def check(self, gva: int, size: int, access: Access, cpl: int | None = None, implicit: bool = False) -> None:
         """Raise what `read` or `write` would raise for paging's sake, and touch no data."""

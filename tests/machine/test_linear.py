@@ -110,6 +110,18 @@ def test_a_fetch_gives_what_stands_before_a_nested_fault():
     assert len(memory.linear(state).fetch(0x4FFD, 15)) == 3
 
 
+@pytest.mark.parametrize("gva", [(1 << 32) + 0x10, 1 << 40], ids=["just-behind", "far"])
+def test_a_nested_fault_behind_the_end_names_the_address_it_wrapped_to(gva):
+    """A table whose base is near the end of the address space: a message to the parent has 64 bits for the address."""
+    memory = FakeMemory()
+    memory.refused.add(0)
+    linear = memory.linear(FakeState())
+    for attempt in (lambda: linear.read(gva, 2), lambda: linear.write(gva, b"ab"), lambda: linear.read_system(gva, 2)):
+        with pytest.raises(NestedFault) as refused:
+            attempt()
+        assert refused.value.gva == gva & 0xFFFF_FFFF
+
+
 @pytest.mark.parametrize("page", [0x9, 0x2], ids=["data", "table"])
 def test_a_nested_fault_names_the_linear_address_and_whether_a_walk_met_it(page):
     state, memory = paged(p3=0xB007, p4=0x9007)

@@ -35,7 +35,7 @@ from hv.hypervisor.scheduler import SLICE_TICKS
 from hv.machine.clock import MonotonicClock
 from hv.machine.gate import Gate
 
-QUANTUM_TICKS = 2_000_000       # 1 ms: so far may processors be apart
+QUANTUM_TICKS = 4_000_000       # 2 ms: so far may processors be apart
 
 _SIGNALS = ("on_spin", "on_halt", "on_yield")       # from a VP that runs, to the scheduler of its partition
 

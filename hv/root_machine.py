@@ -38,7 +38,6 @@ class RootGuest:
         # None while it may run, else "halt", "shutdown", "triple-fault", "budget" or "error"
         self.ended: str | None = None
         self.why = ""                   # a sentence about it, where there is more to say
-        self.crash, self.resets = None, 0       # nobody is above it to note them
         self._serial = bytearray()
         self._hear: Callable[[str], None] = lambda text: None
 

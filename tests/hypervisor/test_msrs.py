@@ -71,7 +71,7 @@ def test_a_write_is_a_general_protection_fault(vp, index, value):
     refuses(write_msr, vp, index, value)
 
 
-@pytest.mark.parametrize("index", [Msr.HV_EOI, 0x400000F5, 0x4000FFFF])
+@pytest.mark.parametrize("index", [Msr.HV_EOI, 0x400000F6, 0x4000FFFF])
 def test_a_read_is_a_general_protection_fault(vp, index):
     refuses(read_msr, vp, index)
 

@@ -85,6 +85,7 @@ class FakeVcpu:
         self.memory = self.guest.linear(state)
         self.engine = SimpleNamespace(code_bytes=lambda: b"\x90")
         self.vmcs = Vmcs(state, lambda: None)
+        self.exits = [0] * 128
         self.state_written = False
         self.entry_result = EntryResult()
         self.injected: list = []

@@ -60,7 +60,7 @@ def reset_debug_session(call: Call, input: ResetDebugSessionInput) -> None:
         end.peer.take(len(end.peer.incoming))
 
 
-@hypercall(HypercallCode.OUTPUT_DEBUG_CHARACTER, input=OutputDebugCharacterInput, privilege=HvPrivilege.DEBUGGING)
+@hypercall(HypercallCode.OUTPUT_DEBUG_CHARACTER, input=OutputDebugCharacterInput)
 def output_debug_character(call: Call, input: OutputDebugCharacterInput) -> None:
     """Send one byte; INSUFFICIENT_BUFFERS when there is no room for it."""
     require(input.character < 256, f"character {input.character:#x}")

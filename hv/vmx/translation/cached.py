@@ -57,10 +57,14 @@ class CachedMappings:
         return self._by_eptp.setdefault(eptp, GuestPhysicalMappings({}, set()))
 
     def enter(self, second_level: SecondLevel) -> None:
-        """The processor that translates by *second_level* is about to run, or to go on by another pointer or VPID."""
+        """The processor that translates by *second_level* is about to run, or to go on by another pointer or VPID.
+
+        What was found out with it before is still true when it only takes turns with others.
+        """
+        if self._entered is second_level or self._in_engine != second_level.eptp:
+            self.generation += 1
         self._entered = second_level
         self._vpids.add(second_level.vpid)
-        self.generation += 1
         if self._access_page != second_level.access_page:
             self._access_page = second_level.access_page
             self._forget(lambda tag: True)

@@ -60,8 +60,7 @@ class SecondLevel:
             self.cached.flush_linear()
         self.vpid = vpid
         self._use(eptp)
-        if self.cached.is_entered(self):
-            self.cached.enter(self)
+        self._changed()
 
     def enter(self) -> None:
         """The processor is about to run."""
@@ -72,8 +71,14 @@ class SecondLevel:
         """The APIC-access page is another, or none any more (NO_PAGE)."""
         if page != self.access_page:
             self.access_page = page
-            if self.cached.is_entered(self):
-                self.cached.enter(self)
+            self._changed()
+
+    def _changed(self) -> None:
+        """What was found out before may not be true any more."""
+        if self.cached.is_entered(self):
+            self.cached.enter(self)
+        else:
+            self.cached.generation += 1
 
     def access_rights(self, gpa: int) -> int | None:
         """What may be done at *gpa*, if it is known to lead to the APIC-access page: bits of `Access`."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from hv.hypervisor.assisted_apic import AssistedApic
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.gpa_space import READ_WRITE, Overlay
 from hv.hypervisor.vp_apic import VpApic
@@ -101,7 +102,7 @@ def new_apic(vp: VirtualProcessor) -> LocalApic:
     """The local APIC of a new VP: on its virtual-APIC page, unless the partition is to do without."""
     partition, index, vcpu = vp.partition, vp.index, vp.vcpu
     if not partition.apic_virtualization:
-        return LocalApic(index, partition.clock, bsp=index == 0)
+        return AssistedApic(index, partition.clock, index == 0, partition.memory, partial(_assist_page, vp))
     vp.vmcs.write(VmcsField.VIRTUAL_APIC_PAGE_ADDR, partition.vp_pages[index].virtual_apic)
     vp.vmcs.write(VmcsField.PRIMARY_PROC_CONTROLS, vcpu.controls.primary | _P.USE_TPR_SHADOW)
     assert vcpu.apic.virtual is not None, "there is a TPR shadow"
@@ -109,6 +110,10 @@ def new_apic(vp: VirtualProcessor) -> LocalApic:
     apic.on_mode = partition.follow_apics
     vcpu.on_virtual_interrupt = partial(_tell, vp)
     return apic
+
+
+def _assist_page(vp: VirtualProcessor) -> int | None:
+    return vp.synic.assist_page if vp.synic.assist.enable else None
 
 
 def _tell(vp: VirtualProcessor, vector: int) -> None:

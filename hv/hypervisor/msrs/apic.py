@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hv.hypervisor.assisted_apic import AssistedApic
 from hv.hypervisor.msrs.registry import provide, refuse
 from hv.spec.apic import ApicRegister
 from hv.spec.cpuid import HvPrivilege
@@ -19,6 +20,8 @@ _U32 = 0xFFFF_FFFF
 
 
 def _write_assist_page(vp: VirtualProcessor, index: int, value: int) -> None:
+    if isinstance(vp.apic, AssistedApic):
+        vp.apic.settle()                # while its bit is what the guest made of it
     vp.synic.set_assist_page(value)
 
 

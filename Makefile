@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench fidelity fuzz clean
+.PHONY: demo test lint bench fidelity reference fuzz clean
 
 demo: .venv/.installed
 	$(BIN)/hv demo
@@ -20,6 +20,9 @@ bench: .venv/.installed
 
 fidelity: .venv/.tested
 	$(BIN)/python -m tests.fidelity
+
+reference: .venv/.tested
+	$(BIN)/python -m tests.reference
 
 # make fuzz SEED=7 SECONDS=300
 SEED ?= 0

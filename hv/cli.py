@@ -42,7 +42,7 @@ COMMANDS = (
     Command("repl", "hv.commands.repl", "debug a guest: step, registers, memory, exits", "hv repl guests/timer.asm"),
     Command("lab", "hv.commands.lab", "step-through labs", "hv lab list"),
     Command("grade", "hv.commands.grade", "grade exercises", "hv grade labs/01_first_exit/solution"),
-    Command("explain", "hv.commands.explain", "why VM entry fails, rule by rule", "hv explain vmentry hello"),
+    Command("explain", "hv.commands.explain", "hypercalls, MSRs, statuses, VM entry", "hv explain hypercall 0x5c"),
     Command("bench", "hv.commands.bench", "measure this machine", "hv bench --rounds 5"),
 )
 

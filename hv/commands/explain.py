@@ -22,6 +22,7 @@ class Subject:
 SUBJECTS = (
     Subject("vmentry", "hv.commands.explain_vmentry", "why VM entry fails: every rule that a VMCS breaks"),
     Subject("hypercall", "hv.commands.explain_hypercall", "what a hypercall takes and gives, by code or input value"),
+    Subject("msr", "hv.commands.explain_msr", "what an MSR is, who may use it, and what its bits mean"),
     Subject("status", "hv.commands.explain_status", "what a hypercall's status means, and what to do about it"),
 )
 

@@ -38,9 +38,9 @@ def comments(declaration: type) -> dict[str, str]:
     return found
 
 
-def first_line(subject: object) -> str:
-    """The first line of a docstring, without its full stop."""
-    return (inspect.getdoc(subject) or "").partition("\n")[0].rstrip(".")
+def summary(subject: object) -> str:
+    """The first paragraph of a docstring as one line, without its full stop."""
+    return " ".join((inspect.getdoc(subject) or "").partition("\n\n")[0].split()).rstrip(".")
 
 
 def fields_of(layout: type[Layout], base: int = 0, prefix: str = "") -> list[Field]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import hv.hypervisor.hypercalls  # noqa: F401  registers the calls
-from hv.debug.declared import Field, bits_of, fields_of, first_line
+from hv.debug.declared import Field, bits_of, fields_of, summary
 from hv.debug.entry_text import Line
 from hv.hypervisor.hypercalls.left_out import reason
 from hv.hypervisor.hypercalls.registry import HYPERCALLS, Declaration
@@ -129,7 +129,7 @@ def calls_told() -> Iterator[Line]:
     width = max(len(call_name(code)) for code in HypercallCode)
     for code in HypercallCode:
         call = HYPERCALLS.get(int(code))
-        text = first_line(call.handler) if call else f"not built: {reason(code)}"
+        text = summary(call.handler) if call else f"not built: {reason(code)}"
         yield [("", f"{int(code):#06x}  "), ("bold" if call else "dim", f"{call_name(code):<{width}}  "), ("dim", text)]
 
 
@@ -141,7 +141,7 @@ def call_as_data(code: HypercallCode) -> dict[str, Any]:
         return told | {"reason": reason(code)}
     blocks = {"input": call.input, "rep_input": call.rep_input, "output": call.output, "rep_output": call.rep_output}
     return told | {
-        "kind": kind_of(call), "does": first_line(call.handler), "privileges": privileges(call.privilege),
+        "kind": kind_of(call), "does": summary(call.handler), "privileges": privileges(call.privilege),
         "fast": call.fits_registers,
         **{name: [field._asdict() for field in fields_of(layout)] if layout else None
            for name, layout in blocks.items()}}

@@ -12,6 +12,7 @@ from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.hypercalls.messages import PostMessageInput
 from hv.spec.hypercalls.ports import CreatePortInput
 from hv.spec.msrs import HvSimp, HvSynicSint
+from hv.spec.synthetic_msrs import SYNTHETIC_MSR_TABLE
 
 
 @pytest.fixture
@@ -127,3 +128,44 @@ def test_fields_carry_the_words_of_their_declaration():
     assert [field.place for field in fields_of(CreatePortInput)][-2:] == ["44", "48"]
     assert comments(HvSimp)["gpfn"] == "GPA page number"
     assert [field.place for field in bits_of(HvSynicSint)][:3] == ["7:0", "15:8", "16"]
+
+
+def test_an_msr_is_explained_by_its_index(explain):
+    code, lines, err = explain("msr", "0x40000083")
+    assert (code, err) == (0, "")
+    assert lines[0] == "HV_X64_MSR_SIMP   0x40000083"
+    assert "needs        AccessSynicRegs (CPUID 0x40000003 EAX bit 2)" in lines
+    assert ["63:12", "gpfn", "GPA", "page", "number"] in [line.split() for line in lines]
+
+
+@pytest.mark.parametrize("name", ["SIMP", "HV_SIMP", "HV_X64_MSR_SIMP", "hv x64 msr simp", "1073741955"])
+def test_an_msr_has_many_names(explain, name):
+    assert explain("msr", name)[1][0].startswith("HV_X64_MSR_SIMP")
+
+
+def test_a_value_is_decoded_with_what_wrmsr_refuses(explain):
+    lines = explain("msr", "STIMER0_CONFIG", "0xf2001")[1]
+    assert ["19:16", "sintx", "0xf"] in [line.split()[:3] for line in lines]
+    assert "   #GP(0): bits 0x2000 must be zero" in lines
+    assert not [line for line in explain("msr", "STIMER0_CONFIG", "0xf0001")[1] if "#GP(0): bits" in line]
+
+
+def test_a_processors_own_msr_is_named(explain):
+    assert explain("msr", "efer")[1][0] == "IA32_EFER   0xc0000080"
+    assert explain("msr", "0x480")[1][2].startswith("not here: an access is #GP(0)")
+
+
+def test_without_an_msr_the_synthetic_ones_are_listed(explain):
+    lines = explain("msr")[1]
+    assert len(lines) == len(SYNTHETIC_MSR_TABLE)
+    told = json.loads("\n".join(explain("msr", "--json")[1]))
+    assert [msr["index"] for msr in told] == sorted(SYNTHETIC_MSR_TABLE)
+
+
+@pytest.mark.parametrize(("asked", "found"), [
+    (("0x99",), "no MSR 0x99 is known here"), (("SYMP",), "did you mean"), (("SIMP", "x"), "VALUE is `x`"),
+    (("SIMP", "0x1" + "0" * 16), "expected a number of 64 bits")])
+def test_what_is_no_msr_is_one_line(explain, asked, found):
+    code, lines, err = explain("msr", *asked)
+    assert (code, lines, err.count("\n")) == (2, [], 1)
+    assert found in err

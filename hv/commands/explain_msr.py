@@ -1,0 +1,48 @@
+"""Say what a model-specific register is: who may read and write it, its bits, and whether this hypervisor has it.
+
+MSR is an index (0x40000083) or a name (SIMP, HV_X64_MSR_SIMP, IA32_EFER). With VALUE the bits are decoded as they stand
+in it, and what WRMSR would refuse is said. Without MSR every synthetic one is listed.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from hv.commands.errors import TRUE, CommandError
+from hv.commands.subjects import add_output_arguments, find, number_of, show, show_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `hv explain msr`."""
+    parser.add_argument("msr", metavar="MSR", nargs="?", help="an index or a name; nothing: all synthetic MSRs")
+    parser.add_argument("value", metavar="VALUE", nargs="?", help="what stands in it, to decode")
+    add_output_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Explain, and print."""
+    from hv.debug import msr_text as text
+    from hv.spec.msrs import Msr
+    from hv.spec.synthetic_msrs import SYNTHETIC_MSR_TABLE
+
+    if args.msr is None:
+        show_json([text.msr_as_data(Msr(index)) for index in sorted(SYNTHETIC_MSR_TABLE)]) if args.json \
+            else show(text.msrs_told(), args.plain)
+        return TRUE
+    index = number_of(args.msr)
+    if index is None:
+        names = {name: int(msr) for msr in Msr
+                 for name in (msr.name, text.manual_name(msr), msr.name.removeprefix("HV_"))}
+        index = find(args.msr, names, "MSR")
+    if index not in Msr.__members__.values():
+        raise CommandError(f"no MSR {index:#x} is known here", "`hv explain msr` lists the synthetic ones")
+    value = None if args.value is None else _value(args.value)
+    show_json(text.msr_as_data(Msr(index), value)) if args.json else show(text.msr_told(Msr(index), value), args.plain)
+    return TRUE
+
+
+def _value(text: str) -> int:
+    value = number_of(text)
+    if value is None or value >> 64:
+        raise CommandError(f"VALUE is `{text}`; expected a number of 64 bits", "such as 0x10001")
+    return value

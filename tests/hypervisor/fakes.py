@@ -95,6 +95,13 @@ class FakeVp:
         self.timers.resume()
         self.tsc_offset -= stood
 
+    def flush_translations(self, cr3: int | None) -> bool:
+        self.flushes.append(cr3)
+        return False
+
+    def load_cr3(self, value: int) -> None:
+        self.regs.cr3 = value
+
     def _set_tsc(self, value: int) -> None:
         self.tsc_offset = value - self.partition.clock.tsc
 

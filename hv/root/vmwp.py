@@ -17,8 +17,9 @@ from hv.root.vdev.power import PORTS as POWER_PORTS
 from hv.root.vdev.power import PowerSwitch
 from hv.root.vdev.uart16550 import COM1, Uart16550
 from hv.root.vid import Vid
-from hv.root.winhv import WinHv
+from hv.root.winhv import HvError, WinHv
 from hv.spec.hv_registers import HvRegisterName
+from hv.spec.hv_status import HvStatus
 from hv.spec.intercepts import HvInterceptAccess, HvInterceptType
 from hv.spec.msrs import Msr
 from hv.spec.partition import HvMapGpaFlags
@@ -46,6 +47,8 @@ _ZEROES = bytes(PAGE_SIZE)
 # For tables: an overlay that a guest asks for splits a large page, and nobody can deposit while its WRMSR waits.
 SPARE_PAGES, SPARE_PAGES_OF_VP = 8, 4
 _ALL_RIGHTS = HvMapGpaFlags.READABLE | HvMapGpaFlags.WRITABLE | HvMapGpaFlags.EXECUTABLE
+# What a call about a VP is answered when there is no such VP, as another program of root's has taken it away.
+_GONE = (HvStatus.INVALID_VP_INDEX, HvStatus.INVALID_PARTITION_ID, HvStatus.INVALID_PARTITION_STATE)
 _READ_WRITE = HvInterceptAccess.READ | HvInterceptAccess.WRITE
 
 
@@ -149,9 +152,13 @@ class Worker:
             self.winhv.set_vp_registers(self.partition_id, index, {N.EXPLICIT_SUSPEND: 0})
 
     def stop(self) -> None:
-        """Let no VP run any more."""
+        """Let no VP run any more; one that is gone does not."""
         for index in range(self._vps_made):
-            self.winhv.set_vp_registers(self.partition_id, index, {N.EXPLICIT_SUSPEND: 1})
+            try:
+                self.winhv.set_vp_registers(self.partition_id, index, {N.EXPLICIT_SUSPEND: 1})
+            except HvError as error:
+                if error.status not in _GONE:
+                    raise
 
     def end(self, ended: str, why: str = "") -> None:
         """The VM is over."""
@@ -198,8 +205,15 @@ class Worker:
     # --- intercepts --------------------------------------------------------------------------------------
 
     def _on_intercept(self, message: HvMessage) -> None:
+        """Answer *message*; a VM that the hypervisor does not let us answer is over."""
         if self.ended is not None:
             return
+        try:
+            self._answer(message)
+        except HvError as error:
+            self.end("error", f"its worker was refused {error}")
+
+    def _answer(self, message: HvMessage) -> None:
         kind, body = message.header.message_type, message.payload
         match kind:
             case T.X64_IO_PORT_INTERCEPT:

@@ -6,9 +6,10 @@ from hv.image.errors import ImageError
 from hv.image.model import Image, Segment
 from hv.root import boot
 from hv.root.vmwp import AssignedDevice, Worker
-from hv.root.winhv import RootMemory
+from hv.root.winhv import HvError, RootMemory
 from hv.spec.hv_registers import HvRegisterName as N
 from hv.spec.hv_registers import PendingInterruptionRegister
+from hv.spec.hv_status import HvStatus
 from hv.spec.intercepts import HvInterceptType
 from hv.spec.layout import Layout
 from hv.spec.msrs import Msr
@@ -45,6 +46,7 @@ class FakeWinHv:
         self.ram = bytearray(16 << 20)
         self.memory = RootMemory(lambda gpa, size: bytes(self.ram[gpa : gpa + size]), self.store, range(4096))
         self.calls, self.registers, self.fails = [], {}, set()
+        self.refused = {}               # VP index -> status of every SetVpRegisters
 
     def store(self, gpa, data):
         self.ram[gpa : gpa + len(data)] = data
@@ -54,6 +56,8 @@ class FakeWinHv:
 
     def set_vp_registers(self, partition, vp, values):
         self.calls.append(("set", vp, dict(values)))
+        if vp in self.refused:
+            raise HvError(self.refused[vp], "SET_VP_REGISTERS")
         self.registers.update(values)
 
     def get_vp_register(self, partition, vp, name):
@@ -144,6 +148,27 @@ def test_a_vm_ends_once():
     bench.worker.end("error", "later")
     assert (bench.worker.ended, bench.worker.why) == ("shutdown", "because")
     assert [event for event in bench.events if isinstance(event, GuestEnded)] == [GuestEnded("shutdown")]
+
+
+def test_a_vp_that_another_program_of_roots_deleted_needs_no_stop():
+    """Root has more than one program; the VMs end all the same."""
+    bench = Bench()
+    bench.winhv.refused[0] = HvStatus.INVALID_VP_INDEX
+    bench.worker.end("halt")
+    assert bench.worker.ended == "halt"
+    assert bench.winhv.calls[-1] == ("set", 1, {N.EXPLICIT_SUSPEND: 1}), "the others are stopped"
+    bench.winhv.refused[0] = HvStatus.ACCESS_DENIED
+    with pytest.raises(HvError):
+        bench.worker.stop()
+
+
+def test_a_vm_whose_worker_may_not_answer_it_ends():
+    """A worker has to complete the instruction; when the hypervisor refuses that, the VM cannot go on."""
+    bench = Bench()
+    bench.winhv.refused = {0: HvStatus.INVALID_VP_INDEX, 1: HvStatus.INVALID_VP_INDEX}
+    bench.send(HvMessageType.X64_CPUID_INTERCEPT, CpuidIntercept(rax=1))
+    assert (bench.worker.ended, bench.worker.why) == (
+        "error", "its worker was refused SET_VP_REGISTERS: INVALID_VP_INDEX")
 
 
 def test_destroy_takes_everything_down_in_order_and_wipes():

@@ -234,6 +234,7 @@ class Hypervisor:
         if vp.apic not in partition.interconnect.apics:
             partition.interconnect.add(vp.apic)
         partition.vps[index] = vp
+        partition.external.show_to(vp)
         partition.set_time_of(vp)
         partition.reference_tsc.follow()
         vp.synic.on_auto_eoi = partition.follow_apics

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hv.hypervisor.cpuid import CpuidTable
 from hv.hypervisor.cpuid_results import CpuidResults
 from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.external_line import ExternalLine
 from hv.hypervisor.gpa_space import READ_EXECUTE, GpaSpace, Overlay
 from hv.hypervisor.intercepts import InterceptTable
 from hv.hypervisor.pages import PageOwners, PagePool
@@ -102,6 +103,7 @@ class Partition:
         self.intercepts = InterceptTable(self.pool)
         self.cpuid_results = CpuidResults(self.pool)
         self.interconnect = Interconnect()      # of its virtual APICs
+        self.external = ExternalLine(self)      # to its virtual processors, past their APICs
         self.schedule = Schedule()
         self.crash_parameters = [0] * 5         # HV_X64_MSR_CRASH_P0..4: words of the guest's own meaning
         self.debug_msrs: dict[int, int] = {}    # HV_X64_MSR_SYNDBG_*

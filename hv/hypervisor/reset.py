@@ -43,6 +43,7 @@ def reset(partition: Partition) -> None:
         vp.timers.reset()
         vp.synic.reset()
         vp.reset()
+    partition.external.reset()
     partition.guest_os_id = HvGuestOsId()
     partition.kept_msrs.clear()
     partition.cpuid.show_invariant_tsc(False)

@@ -62,6 +62,7 @@ class VirtualProcessor:
         self.nmi_pending = self.init_pending = False
         self.idles = False                      # halted by HV_GUEST_IDLE: an interrupt wakes it whatever IF says
         self.leaving: Callable[[], object] | None = None    # what to do once its instruction is done
+        self.deliver_interrupt = self._deliver_interrupt    # or the one for when INTR is asserted
         self.event_pending = False              # something may be deliverable: look before going on
         self.pending_event: Event | None = None  # what the parent asked to be injected at the next entry
         self.asked_at = 0                       # RIP of the last intercept message
@@ -136,7 +137,8 @@ class VirtualProcessor:
     def _wakes(self) -> bool:
         """A halted processor wakes for an NMI, or for an interrupt it may take; SDM "HLT"."""
         return ((self.nmi_pending and self.vcpu.takes_nmi) or self.vcpu.debug_pends or self.pending_event is not None
-                or ((self.idles or self.regs.interrupts_enabled) and self.apic.deliverable() is not None))
+                or ((self.idles or self.regs.interrupts_enabled)
+                    and (self.apic.deliverable() is not None or self._takes_external)))
 
     def run(self, until: int) -> None:
         """Run the guest until the clock reaches *until*, or it halts, waits for its parent, or stops."""
@@ -284,7 +286,7 @@ class VirtualProcessor:
                 return False
         if self.nmi_pending and not self._deliver_nmi():
             return False
-        return self._deliver_interrupt()
+        return self.deliver_interrupt()
 
     def _deliver_nmi(self) -> bool:
         """The next one waits for the IRET of the last one's handler; SDM "Handling Multiple NMIs"."""
@@ -308,6 +310,27 @@ class VirtualProcessor:
         self.event_pending = False
         self.vcpu.want_window(vector is not None)
         return True
+
+    def show_external_line(self, asserted: bool) -> None:
+        """The INTR line of the partition changed; nothing looks at it while nothing stands there."""
+        self.deliver_interrupt = self._deliver_external if asserted else self._deliver_interrupt
+        self.vcpu.want_window(False)        # whoever delivers now asks anew
+        self.kick()
+
+    @property
+    def _takes_external(self) -> bool:
+        return self.partition.external.vector is not None and self.apic.takes_external
+
+    def _deliver_external(self) -> bool:
+        """What stands on INTR comes before what waits in the APIC, whatever the task priority."""
+        if not self._takes_external:
+            self.vcpu.want_window(False)        # it may have been let in before
+            return self._deliver_interrupt()
+        if not self.regs.interrupts_enabled or self.regs.interrupt_shadow or self.vcpu.debug_pends:
+            self.event_pending = False
+            self.vcpu.want_window(True)
+            return True
+        return self._inject(Event(self.partition.external.acknowledge(), _EXTERNAL)) and self.deliver_interrupt()
 
     def acknowledge(self) -> int:
         """Take the highest interrupt from the APIC; one of a SINT with AutoEOI is ended with that."""

@@ -10,8 +10,9 @@ exit instead; one that takes the INIT calls `init()` (the default of `on_init` i
 every EOI, `on_broadcast_eoi(vector)` those an I/O APIC would hear, `on_ipi(icr)` what is sent.
 """
 
-# Simplified: the LINT pins, like all local sources, are edges; SMI and ExtINT are not delivered; `base.page` is kept,
-# but whoever decodes addresses has to follow it; an access to the page is one aligned dword, or it is refused.
+# Simplified: the LINT pins, like all local sources, are edges; SMI is not delivered; ExtINT is no message, but a line
+# of the owner's, who asks `takes_external`; `base.page` is kept, but whoever decodes addresses has to follow it; an
+# access to the page is one aligned dword, or it is refused.
 
 from __future__ import annotations
 
@@ -243,6 +244,12 @@ class LocalApic:
             return False
         return self.take(Message(lvt.vector, mode))
 
+    @property
+    def takes_external(self) -> bool:
+        """INTR comes through: LINT0 says ExtINT, or is INTR itself because the APIC is disabled."""
+        lvt = Lvt(self.lvt[ApicRegister.LVT_LINT0])
+        return not self.is_present or (not lvt.masked and lvt.delivery_mode == DeliveryMode.EXTINT)
+
     def error(self, bit: Esr) -> None:
         """Note an error; the first of its kind since the last ESR write raises the error entry."""
         if not self._errors & bit:
@@ -290,6 +297,8 @@ class LocalApic:
             lvt = Lvt(value)                    # before it is stored: an expiry that is due goes by the old entry
             self.timer.set_entry(TimerMode(lvt.timer_mode), bool(lvt.masked))
         self.lvt[entry] = value
+        if entry is ApicRegister.LVT_LINT0:
+            self.on_pending()                   # INTR may have been let in
 
     def latch_errors(self) -> None:
         """A write of ESR: what has come since the last one becomes readable."""
@@ -314,6 +323,7 @@ class LocalApic:
         self.base = new
         if mode == 0:
             self.init()
+            self.on_pending()                   # INTR is let in
         elif mode != old_mode:
             self.icr = Icr(self.icr.raw, destination=0)
         self._follow()

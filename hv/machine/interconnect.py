@@ -53,7 +53,7 @@ class Interconnect:
         mode = _MODES[delivery_mode & 7]
         if redirection_hint and mode is DeliveryMode.FIXED:
             mode = DeliveryMode.LOWEST_PRIORITY
-        return self._hand_out(Message(vector & 0xFF, mode, level), self.targets(destination, logical, broadcast))
+        return self.hand_out(Message(vector & 0xFF, mode, level), self.targets(destination, logical, broadcast))
 
     def send(self, sender: LocalApic, icr: Icr) -> None:
         """Carry out a write to the ICR of *sender*; its error status tells what went wrong."""
@@ -64,7 +64,7 @@ class Interconnect:
         if mode in FIXED_OR_LOWEST and icr.vector < LOWEST_LEGAL_VECTOR:
             sender.error(Esr.SEND_ILLEGAL_VECTOR)
             return
-        taken = self._hand_out(Message(icr.vector, mode), self._named_by(sender, icr, shorthand))
+        taken = self.hand_out(Message(icr.vector, mode), self._named_by(sender, icr, shorthand))
         if not taken and shorthand is Shorthand.NONE and not sender.is_x2apic:
             sender.error(Esr.SEND_ACCEPT)
 
@@ -87,8 +87,11 @@ class Interconnect:
         return self.targets(icr.destination >> 24, bool(icr.logical))
 
     @staticmethod
-    def _hand_out(message: Message, targets: list[LocalApic]) -> bool:
-        """Lowest priority picks the enabled target with the lowest PPR, then the lowest id; the others take all."""
+    def hand_out(message: Message, targets: list[LocalApic]) -> bool:
+        """Give *message* to *targets*; False when nobody took it.
+
+        Lowest priority picks the enabled target with the lowest PPR, then the lowest id; the others take all.
+        """
         if message.mode is DeliveryMode.LOWEST_PRIORITY:
             enabled = [apic for apic in targets if apic.is_enabled]
             targets = [min(enabled, key=lambda apic: (apic.ppr, apic.apic_id))] if enabled else []

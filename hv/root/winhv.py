@@ -28,6 +28,7 @@ from hv.spec.hypercalls.devices import AttachDeviceInput, DetachDeviceInput, HvD
 from hv.spec.hypercalls.interrupts import (
     INTERRUPT_SOURCE_MSI,
     AssertVirtualInterruptInput,
+    ClearVirtualInterruptInput,
     HvInterruptControl,
     InterruptEntry,
     MapDeviceInterruptInput,
@@ -396,6 +397,10 @@ class WinHv:
                                      logical_destination_mode=int(logical))
         self._call(HypercallCode.ASSERT_VIRTUAL_INTERRUPT, AssertVirtualInterruptInput(
             partition_id=partition_id, interrupt_control=control.raw, destination=destination, vector=vector))
+
+    def clear_virtual_interrupt(self, partition_id: int) -> None:
+        """The external interrupt that the child took is done with: the next one may come."""
+        self._call(HypercallCode.CLEAR_VIRTUAL_INTERRUPT, ClearVirtualInterruptInput(partition_id=partition_id))
 
     def map_device_interrupt(self, partition_id: int, source_id: int, vp_index: int, vector: int) -> tuple[int, int]:
         """The device raises *vector* on a VP of its partition; (address, data) of the MSI to program into it."""

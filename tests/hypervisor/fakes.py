@@ -86,6 +86,9 @@ class FakeVp:
     def kick(self) -> None:
         self.kicks += 1
 
+    def show_external_line(self, asserted: bool) -> None:
+        self.sees_external = asserted
+
     def stop_time(self) -> None:
         self.apic.timer.pause()
         self.timers.pause()

@@ -76,7 +76,7 @@ def _name(chance: random.Random) -> int:
 _PARTITION = _one_of(*[CALLER] * 5, *[VICTIM] * 5, ROOT, 4, 0, *[PARTITION_ID_SELF] * 3)
 _ID = _one_of(0, 1, 1, 2, 2, 3, (1 << 24) - 1, 1 << 24)
 _VP = _one_of(*[0] * 10, 1, 1, 2, 63, 64, *[VP_INDEX_SELF] * 2, ANY_VP)
-_VECTOR = _one_of(0, 0x52, 0x30, 0xFF, 0x100, 15, 16)
+_VECTOR = _one_of(0, 0xFFFF_FFFF, 0x52, 0x30, 0xFF, 0x100, 15, 16)
 _NEAR: dict[str, Draw] = {
     **dict.fromkeys(("partition_id", "target_partition_id", "port_partition", "connection_partition", "parent_id",
                      "previous_child_id"), _PARTITION),
@@ -90,7 +90,8 @@ _NEAR: dict[str, Draw] = {
     "payload_size": _one_of(0, 1, 16, 240, 241), "message_type": _one_of(0, 1, 5, 0x7FFF_FFFF, 0x8000_0000),
     "access_type": _one_of(0, 3, 3, 4, 4, 7), "intercept_type": _one_of(0, 1, 2, 3, 3, 0x11, 5),
     "intercept_parameter": _one_of(0, 6, 14, 31, 32, 0x3F8, 0x3F8 | 0x3FF << 16, 0xFFFF << 16, 0xC000_0080),
-    "interrupt_control": _one_of(0, 0, 1, 4, 5, 6, 1 << 32, 1 << 33, 1 << 34), "interrupt_type": _one_of(0, 1, 4),
+    "interrupt_control": _one_of(0, 0, 1, 4, 5, 6, 7, 7, 8, 9, 7 | 1 << 32, 1 << 32, 1 << 33, 1 << 34),
+    "interrupt_type": _one_of(0, 1, 4),
     "destination": _one_of(0, 0, 1, 0xFF, 1 << 40), "trigger_mode": _one_of(0, 1, 2), "vector_count": _one_of(1, 1, 2),
     "valid_bank_mask": _one_of(0, 1, 1, 1, 3, 1 << 63), "format": _one_of(0, 0, 0, 1, 2),
     "target_vp_mask": _one_of(1, 1, 3, 0, 1 << 63), "port_type": _one_of(1, 1, 2, 2, 3, 4),

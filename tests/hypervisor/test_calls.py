@@ -14,7 +14,7 @@ from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_registers import HvRegisterName as N
 from hv.spec.hv_registers import PendingInterruptionRegister
 from hv.spec.hv_status import HvStatus
-from hv.spec.hypercalls.interrupts import HvInterruptType
+from hv.spec.hypercalls.interrupts import INTERRUPT_VECTOR_NONE, HvInterruptType
 from hv.spec.hypercalls.memory import AccessGpaResult, TranslateGvaResult
 from hv.spec.partition import HvMapGpaFlags, HvPartitionProperty
 from hv.spec.synic import HvSegmentRegister, HvTableRegister
@@ -281,7 +281,16 @@ ASSERTS = [
     ("vector-256", {"vector": 256}, HvStatus.INVALID_PARAMETER),
     ("nmi-with-vector", {"vector": 2, "kind": HvInterruptType.NMI}, HvStatus.INVALID_PARAMETER),
     ("smi", {"vector": 0, "kind": HvInterruptType.SMI}, HvStatus.INVALID_PARAMETER),
+    ("remote-read", {"vector": 0, "kind": HvInterruptType.REMOTE_READ}, HvStatus.INVALID_PARAMETER),
+    ("type-10", {"vector": 0, "kind": 10}, HvStatus.INVALID_PARAMETER),
+    ("lint-with-vector", {"vector": 0x41, "kind": HvInterruptType.LOCAL_INT0}, HvStatus.INVALID_PARAMETER),
+    ("none-but-extint", {"vector": INTERRUPT_VECTOR_NONE}, HvStatus.INVALID_PARAMETER),
+    ("none-nmi", {"vector": INTERRUPT_VECTOR_NONE, "kind": HvInterruptType.NMI}, HvStatus.INVALID_PARAMETER),
+    ("extint-vector-256", {"vector": 256, "kind": HvInterruptType.EXT_INT}, HvStatus.INVALID_PARAMETER),
+    ("extint-for-one", {"vector": 8, "kind": HvInterruptType.EXT_INT, "destination": 1}, HvStatus.INVALID_PARAMETER),
     ("nobody", {"vector": 0x41, "destination": 9}, HvStatus.INVALID_VP_INDEX),
+    ("nobody-logical", {"vector": 0x41, "destination": 4, "logical": True}, HvStatus.INVALID_VP_INDEX),
+    ("wider-than-an-id", {"vector": 0x41, "destination": 1 << 32}, HvStatus.INVALID_VP_INDEX),
 ]
 
 
@@ -290,6 +299,48 @@ def test_a_virtual_interrupt_is_refused(machine, fields, status):
     """TLFS "HvCallAssertVirtualInterrupt"."""
     with refused(status):
         machine.winhv.assert_virtual_interrupt(machine.guest.id, **fields)
+
+
+@pytest.mark.parametrize(("destination", "logical", "modes", "taken"), [
+    (0xFF, False, "xxx", [0, 1, 2]), (0xFFFF_FFFF, False, "xxx", [0, 1, 2]), (0xFFFF_FFFF, True, "2x2", [0, 1, 2]),
+    (0xFF, False, "22x", [2]), (0b101, True, "xxx", [0, 2]), (0b101, True, "222", [0, 2]), (2, False, "2x2", [2]),
+    (0x1_0000, True, "222", []),
+])
+def test_a_destination_is_read_as_each_apic_reads_it(machine, destination, logical, modes, taken):
+    """SDM "Logical Destination Mode", "x2APIC": 0xFF is everybody to an xAPIC only."""
+    partition = machine.child(vps=3)
+    for n, mode in enumerate(modes):
+        apic = partition.vps[n].apic
+        apic.write(0xD0, 1 << 24 + n)
+        if mode == "2":
+            apic.write_msr(0x1B, apic.base.raw | 0xC00)
+    if taken:
+        machine.winhv.assert_virtual_interrupt(partition.id, 0x41, destination, logical=logical)
+    else:
+        with refused(HvStatus.INVALID_VP_INDEX):
+            machine.winhv.assert_virtual_interrupt(partition.id, 0x41, destination, logical=logical)
+    assert [n for n, vp in partition.vps.items() if vp.apic.irr] == taken
+
+
+def test_the_lowest_priority_is_asked_for_and_levels_are_kept(machine):
+    partition, winhv = machine.child(vps=2), machine.winhv
+    partition.vps[0].apic.set_tpr(0x30)
+    winhv.assert_virtual_interrupt(partition.id, 0x41, 0xFF, HvInterruptType.LOWEST_PRIORITY, level=True)
+    winhv.assert_virtual_interrupt(partition.id, 0x42, 1)
+    assert [vp.apic.irr for vp in partition.vps.values()] == [0, 1 << 0x41 | 1 << 0x42]
+    assert partition.vps[1].apic.tmr == 1 << 0x41
+
+
+def test_a_new_vp_sees_the_line_and_a_finalized_partition_has_none(machine):
+    partition, winhv = machine.child(), machine.winhv
+    winhv.assert_virtual_interrupt(partition.id, 8, kind=HvInterruptType.EXT_INT)
+    winhv.create_vp(partition.id, 1)
+    assert [vp.sees_external for vp in partition.vps.values()] == [True, True]
+    winhv.finalize_partition(partition.id)
+    for act in (lambda: winhv.clear_virtual_interrupt(partition.id),
+                lambda: winhv.assert_virtual_interrupt(partition.id, 8, kind=HvInterruptType.EXT_INT)):
+        with refused(HvStatus.INVALID_PARTITION_STATE):
+            act()
 
 
 def test_a_device_interrupt_goes_to_its_owner_and_to_nobody_else(machine):

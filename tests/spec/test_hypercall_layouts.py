@@ -10,6 +10,7 @@ from hv.spec.hypercalls.control import HypercallControl, HypercallResult
 from hv.spec.hypercalls.devices import AttachDeviceInput, DetachDeviceInput
 from hv.spec.hypercalls.interrupts import (
     AssertVirtualInterruptInput,
+    ClearVirtualInterruptInput,
     InterruptEntry,
     MapDeviceInterruptInput,
     UnmapDeviceInterruptInput,
@@ -78,7 +79,8 @@ SIZES = [
     (HvInitialVpContext, 224), (StartVirtualProcessorInput, 240), (GetVpIndexFromApicIdInput, 16), (ApicId, 4),
     (VpIndex, 4),
     (VpRegistersInput, 16), (RegisterName, 4), (RegisterValue, 16), (RegisterAssoc, 32),
-    (AssertVirtualInterruptInput, 32), (InterruptEntry, 16), (MapDeviceInterruptInput, 72),
+    (AssertVirtualInterruptInput, 32), (ClearVirtualInterruptInput, 8), (InterruptEntry, 16),
+    (MapDeviceInterruptInput, 72),
     (UnmapDeviceInterruptInput, 32), (AttachDeviceInput, 40), (DetachDeviceInput, 16), (CreatePortInput, 56),
     (DeletePortInput, 16), (ConnectPortInput, 72), (DisconnectPortInput, 16), (PostMessageInput, 256),
     (SignalEventInput, 8), (PostMessageDirectInput, 280), (SignalEventDirectInput, 16), (SignalEventDirectOutput, 8),

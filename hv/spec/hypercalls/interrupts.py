@@ -45,6 +45,12 @@ class AssertVirtualInterruptInput(Layout):
     padding: raw[3]
 
 
+class ClearVirtualInterruptInput(Layout):
+    """HvCallClearVirtualInterrupt."""
+
+    partition_id: u64
+
+
 class InterruptEntry(Layout):
     """HV_INTERRUPT_ENTRY of an MSI: what is written into the device."""
 

@@ -105,7 +105,8 @@ def test_eoi_by_the_assist_page_is_a_real_one_while_the_parent_waits():
     guest = run(f"{IDT} lea rdi, [rip + handler]; mov ecx, 0x51; call gate;"
                 "xor edx, edx; mov ecx, 0x40000073; mov eax, 0x50001; wrmsr; mov esi, 0x50000;"
                 "mov ebx, 0xFEE00000; mov dword ptr [rbx + 0xF0], 0x1FF; sti;"
-                f"mov dword ptr [rbx + 0x300], 0x40051; nop; cli; hlt; handler: mov r9d, [rsi]; {WAIT} mov r8d, [rsi]; sti; nop; {LATE}"
+                "mov dword ptr [rbx + 0x300], 0x40051; nop; cli; hlt;"
+                f"handler: mov r9d, [rsi]; {WAIT} mov r8d, [rsi]; sti; nop; {LATE}"
                 "mov dword ptr [rbx + 0xB0], 0; nop; iretq", waiter, False)
     assert (waiter.order, guest.r9, guest.r8) == ([0x70, 0x71, M.X64_INTERRUPTION_DELIVERABLE], 1, 0)
 

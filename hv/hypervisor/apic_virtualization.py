@@ -3,7 +3,8 @@
 A VP whose APIC is on takes its interrupts, ends them and changes its task priority without an exit; SDM "APIC
 Virtualization and Virtual Interrupts". Two things are told to the hypervisor: an EOI that somebody waits for, and a
 write that has an effect beyond the page. A VP with an AutoEOI SINT is left to software: the processor knows no
-interrupt that is over when it is delivered; so is one whose APIC is switched off by software, which takes no self-IPI.
+interrupt that is over when it is delivered; so is one whose APIC is switched off by software, which takes no self-IPI,
+and one of which the parent waits to hear when it may take an interrupt (`deliverability.py`).
 
 The APIC-access page stands in the partition's memory while all its VPs have their registers there. Else an access is
 an EPT violation, and is emulated as it is without any of this.
@@ -15,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hv.hypervisor.assisted_apic import AssistedApic
+from hv.hypervisor.deliverability import needs_exits
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.gpa_space import READ_WRITE, Overlay
 from hv.hypervisor.vp_apic import VpApic
@@ -125,7 +127,7 @@ def virtualize(vp: VirtualProcessor, pages: ApicPages, page_shown: bool) -> None
     """Set the controls of *vp* for the mode its APIC is in."""
     read, write = vp.vcpu.vmcs.read, vp.vmcs.write
     apic = vp.apic
-    vp.apic_delivers = apic.is_enabled and not vp.synic.auto_eoi_vectors
+    vp.apic_delivers = apic.is_enabled and not vp.synic.auto_eoi_vectors and not needs_exits(vp)
     primary, secondary = _CR8_EXITS, int(_S.VIRTUALIZE_APIC_ACCESSES) if page_shown else 0
     if vp.apic_delivers:
         primary, secondary = int(_P.USE_TPR_SHADOW), secondary | _DELIVERY

@@ -238,7 +238,7 @@ def send_io_port(vp: VirtualProcessor, port: int, size: int, write: bool, length
     regs = vp.regs
     info = HvIoPortAccessInfo(access_size=size, string_op=int(string), rep_prefix=int(rep))
     send(vp, HvMessageType.X64_IO_PORT_INTERCEPT, IoPortIntercept(
-        header=_header(vp, InterceptAccess.WRITE if write else InterceptAccess.READ, length), port=port,
+        header=header(vp, InterceptAccess.WRITE if write else InterceptAccess.READ, length), port=port,
         access_info=info.raw, instruction_byte_count=len(instruction),
         instruction_bytes=instruction[:MAX_INSTRUCTION], rax=regs.rax if rax is None else rax,
         ds=segment_register(regs.ds), es=segment_register(regs.es), rcx=regs.rcx, rsi=regs.rsi, rdi=regs.rdi))
@@ -246,16 +246,16 @@ def send_io_port(vp: VirtualProcessor, port: int, size: int, write: bool, length
 
 def send_msr(vp: VirtualProcessor, index: int, write: bool, length: int) -> None:
     """RDMSR or WRMSR of *index*."""
-    header = _header(vp, InterceptAccess.WRITE if write else InterceptAccess.READ, length)
-    send(vp, HvMessageType.X64_MSR_INTERCEPT,
-         MsrIntercept(header=header, msr_number=index, rdx=vp.regs.rdx, rax=vp.regs.rax))
+    access = InterceptAccess.WRITE if write else InterceptAccess.READ
+    send(vp, HvMessageType.X64_MSR_INTERCEPT, MsrIntercept(
+        header=header(vp, access, length), msr_number=index, rdx=vp.regs.rdx, rax=vp.regs.rax))
 
 
 def send_cpuid(vp: VirtualProcessor, default: tuple[int, int, int, int], length: int) -> None:
     """CPUID; *default* is what the hypervisor would answer in EAX, EBX, ECX, EDX."""
     regs, (eax, ebx, ecx, edx) = vp.regs, default
     send(vp, HvMessageType.X64_CPUID_INTERCEPT, CpuidIntercept(
-        header=_header(vp, InterceptAccess.EXECUTE, length), rax=regs.rax, rcx=regs.rcx, rdx=regs.rdx, rbx=regs.rbx,
+        header=header(vp, InterceptAccess.EXECUTE, length), rax=regs.rax, rcx=regs.rcx, rdx=regs.rdx, rbx=regs.rbx,
         default_rax=eax, default_rcx=ecx, default_rdx=edx, default_rbx=ebx))
 
 
@@ -263,7 +263,7 @@ def send_hypercall(vp: VirtualProcessor, length: int) -> None:
     """VMCALL, with every register that a hypercall has parameters in."""
     regs: Any = vp.regs
     send(vp, HvMessageType.HYPERCALL_INTERCEPT, HypercallIntercept(
-        header=_header(vp, InterceptAccess.EXECUTE, length), rax=regs.rax, rbx=regs.rbx, rcx=regs.rcx, rdx=regs.rdx,
+        header=header(vp, InterceptAccess.EXECUTE, length), rax=regs.rax, rbx=regs.rbx, rcx=regs.rcx, rdx=regs.rdx,
         r8=regs.r8, rsi=regs.rsi, rdi=regs.rdi, xmm_registers=b"".join(map(regs.read_xmm, range(6)))))
 
 
@@ -275,7 +275,7 @@ def send_memory(vp: VirtualProcessor, gpa: int, access: Access, *, gva: int | No
     kind = InterceptAccess.WRITE if access & Access.WRITE else \
         InterceptAccess.EXECUTE if access & Access.EXECUTE else InterceptAccess.READ
     send(vp, HvMessageType.GPA_INTERCEPT if mapped else HvMessageType.UNMAPPED_GPA, MemoryIntercept(
-        header=_header(vp, kind, length), cache_type=CACHE_WRITE_BACK, instruction_byte_count=len(instruction),
+        header=header(vp, kind, length), cache_type=CACHE_WRITE_BACK, instruction_byte_count=len(instruction),
         access_info=info.raw, tpr_priority=vp.apic.cr8, gva=gva or 0, gpa=gpa,
         instruction_bytes=instruction[:MAX_INSTRUCTION]))
 
@@ -286,7 +286,7 @@ def send_exception(vp: VirtualProcessor, vector: int, error_code: int | None = N
     regs = vp.regs
     info = HvExceptionInfo(error_code_valid=int(error_code is not None), software_exception=int(software))
     send(vp, HvMessageType.X64_EXCEPTION_INTERCEPT, ExceptionIntercept(
-        header=_header(vp, InterceptAccess.EXECUTE, length), exception_vector=vector, exception_info=info.raw,
+        header=header(vp, InterceptAccess.EXECUTE, length), exception_vector=vector, exception_info=info.raw,
         instruction_byte_count=len(instruction), error_code=error_code or 0, exception_parameter=parameter,
         instruction_bytes=instruction[:MAX_INSTRUCTION], ds=segment_register(regs.ds), ss=segment_register(regs.ss),
         registers=tuple(getattr(regs, name) for name in _GENERAL_REGISTERS)))
@@ -294,7 +294,7 @@ def send_exception(vp: VirtualProcessor, vector: int, error_code: int | None = N
 
 def send_unrecoverable_exception(vp: VirtualProcessor) -> None:
     """A triple fault: the VP cannot go on by itself."""
-    send(vp, HvMessageType.UNRECOVERABLE_EXCEPTION, HeaderOnlyIntercept(header=_header(vp, InterceptAccess.EXECUTE, 0)))
+    send(vp, HvMessageType.UNRECOVERABLE_EXCEPTION, HeaderOnlyIntercept(header=header(vp)))
 
 
 def send_invalid_register(vp: VirtualProcessor) -> None:
@@ -302,7 +302,9 @@ def send_invalid_register(vp: VirtualProcessor) -> None:
     send(vp, HvMessageType.INVALID_VP_REGISTER_VALUE, InvalidVpRegisterMessage(vp_index=vp.index))
 
 
-def _header(vp: VirtualProcessor, access: InterceptAccess, length: int) -> HvInterceptHeader:
+def header(vp: VirtualProcessor, access: InterceptAccess = InterceptAccess.EXECUTE,
+           length: int = 0) -> HvInterceptHeader:
+    """What every message about an instruction begins with; *length* in bytes, 0 where it is not known."""
     regs: Any = vp.regs
     state = HvExecutionState(
         cpl=regs.cpl, cr0_pe=int(bool(regs.cr0 & _PE)), cr0_am=int(bool(regs.cr0 & _AM)),

@@ -68,6 +68,7 @@ class RootVirtualProcessor:
     synic: Synic
     timers: SyntheticTimers
     is_available, tsc_offset = True, 0
+    notifications = 0                   # nobody could be told
     event_pending = False               # it takes its interrupts when it runs
     exit_counts = [0] * 128             # Python has no VM exits
 

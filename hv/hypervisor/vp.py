@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from hv.hypervisor import deliverability
 from hv.hypervisor.apic_virtualization import new_apic
 from hv.hypervisor.guest_registers import GuestRegisters
 from hv.hypervisor.run import obey
@@ -64,6 +65,7 @@ class VirtualProcessor:
         self.leaving: Callable[[], object] | None = None    # what to do once its instruction is done
         self.deliver_interrupt = self._deliver_interrupt    # or the one for when INTR is asserted
         self.event_pending = False              # something may be deliverable: look before going on
+        self.notifications = 0                  # HvRegisterDeliverabilityNotifications, as its parent wrote it
         self.pending_event: Event | None = None  # what the parent asked to be injected at the next entry
         self.asked_at = 0                       # RIP of the last intercept message
         self.message: tuple[VirtualProcessor, QueuedMessage] | None = None  # to its parent's VP, not yet delivered
@@ -115,7 +117,7 @@ class VirtualProcessor:
             return False
         if self.partition.stands_still:
             return False
-        return not self.halted or self._wakes()
+        return not self.halted or self._wakes() or (self.notifications != 0 and deliverability.due(self))
 
     @property
     def is_available(self) -> bool:
@@ -154,7 +156,7 @@ class VirtualProcessor:
         if self.trace.listening:
             self.trace.emit(events.VpHalted())
         start = self.partition.clock.tsc
-        woken = self.runnable or self.hypervisor.on_halt(self)
+        woken = not self.notifications and (self.runnable or self.hypervisor.on_halt(self))
         self.slept(self.partition.clock.tsc - start)
         if woken:
             self.halted = self.idles = False
@@ -163,6 +165,7 @@ class VirtualProcessor:
 
     def reset(self) -> None:
         """The state after its creation: reset registers, APIC and TSC, and it waits for its parent's word."""
+        self.notifications = 0
         self.apic.write_msr(Msr.APIC_BASE, self.apic.base.raw & ~_ENABLED)
         self.apic.write_msr(Msr.APIC_BASE, ApicBase(DEFAULT_BASE, enabled=1, bsp=int(self.apic.bsp)).raw)
         for index in _KEPT_BY_INIT:
@@ -177,6 +180,9 @@ class VirtualProcessor:
         self._go(self.vcpu.step)
 
     def _go(self, run: Callable[..., object], *limit: int) -> None:
+        if self.halted and self.notifications and not self._wakes() and deliverability.due(self):
+            deliverability.tell(self)       # and sleeps on
+            return
         try:
             self._begin()
             if self.deliver_pending():
@@ -213,7 +219,7 @@ class VirtualProcessor:
 
     def can_follow(self, other: VirtualProcessor) -> bool:
         """The engine may go on with this VP where *other* stands in it: neither of them is watched closely."""
-        return not self.vcpu.watchful and not other.vcpu.watchful
+        return not self.vcpu.watchful and not other.vcpu.watchful and not self.notifications
 
     def take_over(self, until: int) -> bool:
         """The engine goes on with this VP, inside an exit of a sibling; False when its turn ended at once."""
@@ -286,6 +292,8 @@ class VirtualProcessor:
                 return False
         if self.nmi_pending and not self._deliver_nmi():
             return False
+        if self.notifications:
+            return self.deliver_interrupt() and deliverability.look(self)
         return self.deliver_interrupt()
 
     def _deliver_nmi(self) -> bool:

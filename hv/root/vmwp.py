@@ -231,6 +231,8 @@ class Worker:
             case T.X64_EXCEPTION_INTERCEPT:
                 exception = ExceptionIntercept.parse(body)
                 self._give(exception.header, answers.reflected(exception, self._waiting(exception.header.vp_index)))
+            case T.X64_INTERRUPTION_DELIVERABLE | T.SYNIC_SINT_DELIVERABLE:
+                self._complete(HeaderOnlyIntercept.parse(body).header.vp_index, {})     # the guest asked, not we
             case T.X64_HALT:
                 self.end("halt")
             case T.UNRECOVERABLE_EXCEPTION:

@@ -364,6 +364,15 @@ class InterruptStateRegister(Register):
     nmi_masked = bits(1)
 
 
+class DeliverabilityNotificationsRegister(Register):
+    """HV_DELIVERABILITY_NOTIFICATIONS_REGISTER: what the parent wants to be told once it is possible."""
+
+    nmi_notification = bits(0)
+    interrupt_notification = bits(1)
+    interrupt_priority = bits(5, 2)     # class of the interrupt (its vector / 16); 0 = whatever the APIC's priority
+    sints = bits(63, 48)                # bit n: SINT n takes a message
+
+
 class InternalActivityRegister(Register):
     """HV_INTERNAL_ACTIVITY_REGISTER."""
 

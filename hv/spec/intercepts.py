@@ -14,10 +14,21 @@ class HvInterceptType(IntEnum):
     MSR = 1                 # MSR index
     CPUID = 2               # leaf
     EXCEPTION = 3           # vector
+    RESERVED0 = 4           # was control registers
+    MMIO = 5
     GLOBAL_CPUID = 6        # 0: every leaf
+    APIC_SMI = 7
     HYPERCALL = 8           # 0: every VMCALL
+    APIC_INIT_SIPI = 9
+    MC_UPDATE_PATCH_LEVEL_MSR_READ = 0xA
+    APIC_WRITE = 0xB        # a mask of registers
+    MSR_INDEX = 0xC         # MSR index
     UNKNOWN_SYNIC_CONNECTION = 0xD      # 0: a message or an event to a connection that is not there
+    APIC_EOI = 0xE
+    RETARGET_INTERRUPT_WITH_UNKNOWN_DEVICE_ID = 0xF
+    EXCEPTION_TRAP = 0x10
     IO_PORT_RANGE = 0x11    # first port | last port << 16
+    REGISTER = 0x12
 
 
 class HvInterceptAccess(IntFlag):

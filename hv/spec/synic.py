@@ -335,6 +335,29 @@ class HeaderOnlyIntercept(Layout):
     header: HvInterceptHeader
 
 
+class PendingInterruptionType(IntEnum):
+    """HV_X64_PENDING_INTERRUPTION_TYPE, those of them that can be waited for."""
+
+    INTERRUPT = 0
+    NMI = 2
+
+
+class InterruptionDeliverable(Layout):
+    """HV_X64_INTERRUPTION_DELIVERABLE_MESSAGE: the parent waited for this."""
+
+    header: HvInterceptHeader
+    deliverable_type: u8            # PendingInterruptionType
+    reserved: raw[7]
+
+
+class SintDeliverable(Layout):
+    """HV_X64_SINT_DELIVERABLE_MESSAGE."""
+
+    header: HvInterceptHeader
+    deliverable_sints: u16          # bit n: SINT n takes a message
+    reserved: raw[6]
+
+
 class InvalidVpRegisterMessage(Layout):
     """HV_INVALID_VP_REGISTER_MESSAGE; it has no intercept header."""
 

@@ -66,7 +66,9 @@ class FakeVp:
         self.wait_for_sipi = index != 0
         self.runtime_100ns = 0
         self.pending_event = self.string_element = None
-        self.vcpu = SimpleNamespace(state_written=False, set_tsc=self._set_tsc)
+        self.vcpu = SimpleNamespace(state_written=False, set_tsc=self._set_tsc, takes_nmi=True, debug_pends=False,
+                                    want_window=lambda wanted: None, want_nmi_window=lambda wanted: None)
+        self.notifications, self.nmi_pending = 0, False
         self.vmcs = SimpleNamespace(clear=lambda: None, current=nullcontext)
         self.kicks = 0
         self.runnable = False

@@ -16,7 +16,7 @@ def handle_hlt(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     vp.halted = True
     if vp.trace.listening:
         vp.trace.emit(VpHalted())
-    if vp.asleep_for_good or vp.regs.single_stepping:
+    if vp.asleep_for_good or vp.regs.single_stepping or vp.notifications:
         return YIELD
     start = vp.partition.clock.tsc
     woken = vp.hypervisor.on_halt(vp)

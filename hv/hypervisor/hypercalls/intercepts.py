@@ -25,7 +25,7 @@ _READ, _WRITE = int(HvInterceptAccess.READ), int(HvInterceptAccess.WRITE)
 _READ_WRITE = _READ | _WRITE
 _EXECUTE = int(HvInterceptAccess.EXECUTE)
 # The accesses that must be asked for together, and the end of the parameter's range.
-_RULES = {
+INTERCEPT_RULES = {
     T.IO_PORT: (_READ_WRITE, 1 << 16), T.IO_PORT_RANGE: (_READ_WRITE, 1 << 32), T.MSR: (_READ_WRITE, 1 << 32),
     T.CPUID: (_EXECUTE, 1 << 32), T.GLOBAL_CPUID: (_EXECUTE, 1), T.EXCEPTION: (_EXECUTE, 32),
     T.HYPERCALL: (_EXECUTE, 1), T.UNKNOWN_SYNIC_CONNECTION: (_EXECUTE, 1),
@@ -38,9 +38,9 @@ def install_intercept(call: Call, input: InstallInterceptInput) -> None:
     """From now on the access is a message to the caller; access 0 takes the intercept away. INSUFFICIENT_MEMORY."""
     partition = call.find_child(input.partition_id)
     partition.require_state(PartitionState.ACTIVE)
-    require(input.intercept_type in _RULES, f"intercept type {input.intercept_type:#x} is not built")
+    require(input.intercept_type in INTERCEPT_RULES, f"intercept type {input.intercept_type:#x} is not built")
     kind, access, parameter = T(input.intercept_type), input.access_type, input.intercept_parameter
-    wanted, end = _RULES[kind]
+    wanted, end = INTERCEPT_RULES[kind]
     require(access in (0, wanted), f"access {access:#x} of {kind.name}: expected 0 or {wanted:#x}")
     require(parameter < end, f"parameter {parameter:#x} is out of range")
     if kind is T.IO_PORT_RANGE:

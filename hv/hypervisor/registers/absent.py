@@ -30,7 +30,6 @@ _REASONS: dict[HvRegisterName, str] = {
     **dict.fromkeys(_range(N.POWER_STATE_CONFIG_C1, N.POWER_STATE_TRIGGER_C3), _C_STATES),
     N.GUEST_IDLE: "it is an act of the VP's own, not a state: InternalActivityState has that",
     N.PENDING_EVENT1: "no event that is deferred needs a second one",
-    N.DELIVERABILITY_NOTIFICATIONS: "its messages are not built",
     N.XFEM: _XSAVE, N.XSS: _XSAVE, N.BNDCFGS: "MPX is not offered by CPUID",
     **dict.fromkeys(_range(N.MTRR_CAP, N.MTRR_FIX4KF8000), _MTRR),
     N.MCOUNT: _COUNTERS, N.ACOUNT: _COUNTERS,

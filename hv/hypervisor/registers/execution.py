@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hv.hypervisor import intercepts
+from hv.hypervisor import deliverability, intercepts
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.registers.table import as_bytes, integer, provide
 from hv.machine.idt import Event, EventKind
 from hv.spec.hv_registers import (
+    DeliverabilityNotificationsRegister,
     HvRegisterName,
     InternalActivityRegister,
     InterruptStateRegister,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 N = HvRegisterName
 _ACTIVITIES = int(InternalActivityRegister(startup_suspend=1, halt_suspend=1, idle_suspend=1))
 _INTERRUPT_STATES = int(InterruptStateRegister(interrupt_shadow=1, nmi_masked=1))
+_NOTIFICATIONS = int(DeliverabilityNotificationsRegister(
+    nmi_notification=1, interrupt_notification=1, interrupt_priority=0xF, sints=0xFFFF))
 _INJECTED = frozenset(int(kind) for kind in EventKind)
 
 
@@ -135,9 +138,14 @@ def _set_pending_event(vp: VirtualProcessor, value: bytes) -> None:
     _pend(vp, event, event is not None or isinstance(vp.pending_event, DeferredException))
 
 
+def _set_notifications(vp: VirtualProcessor, value: bytes) -> None:
+    deliverability.ask(vp, DeliverabilityNotificationsRegister(_bits(value, _NOTIFICATIONS)))
+
+
 provide(N.EXPLICIT_SUSPEND, lambda vp: as_bytes(int(vp.explicit_suspend)), _set_explicit_suspend)
 provide(N.INTERCEPT_SUSPEND, lambda vp: as_bytes(int(vp.intercept_suspend)), _set_intercept_suspend)
 provide(N.INTERNAL_ACTIVITY_STATE, _get_activity, _set_activity)
 provide(N.PENDING_EVENT0, _get_pending_event, _set_pending_event)
 provide(N.PENDING_INTERRUPTION, _get_pending_interruption, _set_pending_interruption)
+provide(N.DELIVERABILITY_NOTIFICATIONS, lambda vp: as_bytes(vp.notifications), _set_notifications)
 provide(N.INTERRUPT_STATE, _get_interrupt_state, _set_interrupt_state)

@@ -193,11 +193,30 @@ class Synic:
         INVALID_SYNIC_STATE while SynIC or message page is off, or the SINT is masked; OBJECT_IN_USE while a message
         is in the slot or waits for it.
         """
-        if not self.accepts_messages or self.sints[sint].masked:
-            raise HypercallError(HvStatus.INVALID_SYNIC_STATE, f"vp {self.vp.index}: sint {sint} takes no messages")
-        if self.queues[sint] or self.space.memory.read_u32(self.message_page + sint * MESSAGE_SIZE):
-            raise HypercallError(HvStatus.OBJECT_IN_USE, f"vp {self.vp.index}: a message is in the slot of sint {sint}")
+        refusal = self.refusal(sint)
+        if refusal is not None:
+            raise refusal
         self.post(sint, message)
+
+    def refusal(self, sint: int) -> HypercallError | None:
+        """Why a message may not go into the slot of *sint* at once; None: it may."""
+        if not self.accepts_messages or self.sints[sint].masked:
+            return HypercallError(HvStatus.INVALID_SYNIC_STATE, f"vp {self.vp.index}: sint {sint} takes no messages")
+        if self.queues[sint] or self.space.memory.read_u32(self.message_page + sint * MESSAGE_SIZE):
+            return HypercallError(HvStatus.OBJECT_IN_USE, f"vp {self.vp.index}: the slot of sint {sint} has a message")
+        return None
+
+    def ask_for_eom(self, sint: int) -> None:
+        """Somebody waits for the slot of *sint*: the guest that empties it says so by EOM, or EOI."""
+        slot = self.message_page + sint * MESSAGE_SIZE
+        if self.accepts_messages and self.space.memory.read_u32(slot):
+            self._mark_pending(sint, slot)
+
+    def _mark_pending(self, sint: int, slot: int) -> None:
+        memory = self.space.memory
+        flags = memory.read(slot + _PENDING_OFFSET, 1)[0]
+        memory.write(slot + _PENDING_OFFSET, bytes((flags | MESSAGE_PENDING,)))
+        self._hear_eoi(sint)
 
     def drop(self, owner: object) -> None:
         """Forget the messages that wait here in buffers of *owner*; those that are in their slots stay."""
@@ -252,9 +271,7 @@ class Synic:
             return
         queue, memory, slot = self.queues[sint], self.space.memory, self.message_page + sint * MESSAGE_SIZE
         if memory.read_u32(slot):
-            flags = memory.read(slot + _PENDING_OFFSET, 1)[0]
-            memory.write(slot + _PENDING_OFFSET, bytes((flags | MESSAGE_PENDING,)))
-            self._hear_eoi(sint)
+            self._mark_pending(sint, slot)
             if self.trace.listening:
                 self.trace.emit(MessagePending(sint, queue[0].message_type))
             return

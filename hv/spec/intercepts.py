@@ -17,6 +17,7 @@ class HvInterceptType(IntEnum):
     GLOBAL_CPUID = 6        # 0: every leaf
     HYPERCALL = 8           # 0: every VMCALL
     UNKNOWN_SYNIC_CONNECTION = 0xD      # 0: a message or an event to a connection that is not there
+    RETARGET_INTERRUPT_WITH_UNKNOWN_DEVICE_ID = 0xF     # 0: HvCallRetargetDeviceInterrupt of a device it has not
     IO_PORT_RANGE = 0x11    # first port | last port << 16
 
 

@@ -29,7 +29,6 @@ INTERCEPT_TYPES: dict[HvInterceptType, str] = {
     T.APIC_WRITE: _NO_WRITE_LAYOUT,
     T.MSR_INDEX: "MSR is the same, for each MSR by its index",
     T.APIC_EOI: "an end of interrupt is told to nobody outside the partition",
-    T.RETARGET_INTERRUPT_WITH_UNKNOWN_DEVICE_ID: "HvCallRetargetDeviceInterrupt is not built",
     T.EXCEPTION_TRAP: _NO_TRAP,
     T.REGISTER: _NO_VTL,
 }

@@ -2,11 +2,12 @@
 
 An assigned device's interrupt is remapped to a physical vector that belongs to it alone. Whoever runs when the vector
 arrives takes an external-interrupt exit; `route` then finds the *owner* partition and puts the guest's own vector
-into the virtual APIC of the VP it named. Nobody else hears of it.
+into the virtual APICs of the VPs it named. Nobody else hears of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,15 +33,29 @@ class InterruptRemapper(Protocol):
 
 @dataclass(slots=True)
 class Route:
-    """Physical *vector* of device *source_id* is *guest_vector* of *vp*. *message* is the MSI (address, data) of it."""
+    """Physical *vector* of device *source_id* is *guest_vector* of *vps*, in order of index: all, or one of them.
+
+    *message* is the MSI (address, data) of it.
+    """
 
     vector: int
     source_id: int
     partition: Partition
-    vp: VirtualProcessor
+    vps: tuple[VirtualProcessor, ...]
     guest_vector: int
     level: bool = False
+    multicast: bool = False
+    lowest_priority: bool = False
     message: tuple[int, int] = (0, 0)
+
+    @property
+    def receivers(self) -> tuple[VirtualProcessor, ...]:
+        """The VPs that the next interrupt goes to. SDM "Lowest Priority Delivery Mode": of those that take any."""
+        if self.multicast:
+            return self.vps
+        if not self.lowest_priority or len(self.vps) == 1:
+            return self.vps[:1]
+        return (min(self.vps, key=lambda vp: (not vp.apic.is_enabled, vp.apic.ppr, vp.index)),)
 
 
 class InterruptRouting:
@@ -51,17 +66,18 @@ class InterruptRouting:
         self._routes: dict[int, Route] = {}
         self.spurious = 0               # vectors that arrived and belong to nobody
 
-    def allocate(self, source_id: int, partition: Partition, vp: VirtualProcessor, guest_vector: int,
-                 level: bool = False) -> Route:
+    def allocate(self, source_id: int, partition: Partition, vps: Sequence[VirtualProcessor],
+                 guest_vector: int, level: bool = False) -> Route:
         """A physical vector of its own for an interrupt of the device; the partition pays for the entry.
 
-        NO_RESOURCES when no vector is free, INSUFFICIENT_MEMORY.
+        The first of *vps* gets it, until the route is told otherwise. NO_RESOURCES when no vector is free,
+        INSUFFICIENT_MEMORY.
         """
         vector = next((vector for vector in DEVICE_VECTORS if vector not in self._routes), None)
         if vector is None:
             raise HypercallError(HvStatus.NO_RESOURCES, f"all {len(DEVICE_VECTORS)} device vectors are in use")
         _entries(partition).take()
-        self._routes[vector] = Route(vector, source_id, partition, vp, guest_vector, level)
+        self._routes[vector] = Route(vector, source_id, partition, tuple(vps), guest_vector, level)
         return self._routes[vector]
 
     def find(self, source_id: int, message: tuple[int, int]) -> Route | None:
@@ -85,9 +101,11 @@ class InterruptRouting:
             self.free(route, remapper)
 
     def free_vp(self, vp: VirtualProcessor, remapper: InterruptRemapper | None) -> None:
-        """Forget every route to *vp*."""
-        for route in [route for route in self._routes.values() if route.vp is vp]:
-            self.free(route, remapper)
+        """No route leads to *vp* any more; one that led nowhere else is forgotten."""
+        for route in [route for route in self._routes.values() if vp in route.vps]:
+            route.vps = tuple(other for other in route.vps if other is not vp)
+            if not route.vps:
+                self.free(route, remapper)
 
     def route(self, vector: int) -> Route | None:
         """Physical *vector* has arrived: hand it to its owner's virtual APIC. None when it is nobody's."""
@@ -95,15 +113,17 @@ class InterruptRouting:
         if route is None:
             self.spurious += 1
             return None
-        route.vp.apic.accept(route.guest_vector, route.level)
-        if self.trace.listening:
-            self.trace.emit(InterruptRouted(route.source_id, route.guest_vector, route.partition.id, route.vp.index))
+        for vp in route.receivers:
+            vp.apic.accept(route.guest_vector, route.level)
+            if self.trace.listening:
+                self.trace.emit(InterruptRouted(route.source_id, route.guest_vector, route.partition.id, vp.index))
         return route
 
     def inspect(self) -> dict[str, Any]:
         """Plain data for the REPL."""
-        return {f"{vector:#x}": {"source_id": route.source_id, "partition": route.partition.id, "vp": route.vp.index,
-                                 "vector": route.guest_vector} for vector, route in sorted(self._routes.items())}
+        return {f"{vector:#x}": {"source_id": route.source_id, "partition": route.partition.id,
+                                 "vps": [vp.index for vp in route.vps], "vector": route.guest_vector,
+                                 "multicast": route.multicast} for vector, route in sorted(self._routes.items())}
 
 
 def _entries(partition: Partition) -> Records:

@@ -29,10 +29,12 @@ from hv.spec.hypercalls.interrupts import (
     INTERRUPT_SOURCE_MSI,
     AssertVirtualInterruptInput,
     ClearVirtualInterruptInput,
+    DeviceInterruptTarget,
     HvInterruptControl,
     InterruptEntry,
     MapDeviceInterruptInput,
     MapDeviceInterruptOutput,
+    RetargetDeviceInterruptInput,
     UnmapDeviceInterruptInput,
 )
 from hv.spec.hypercalls.memory import (
@@ -402,11 +404,22 @@ class WinHv:
         """The external interrupt that the child took is done with: the next one may come."""
         self._call(HypercallCode.CLEAR_VIRTUAL_INTERRUPT, ClearVirtualInterruptInput(partition_id=partition_id))
 
+    def retarget_device_interrupt(self, partition_id: int, source_id: int, message: tuple[int, int], vector: int,
+                                  vp_mask: int, multicast: bool = False) -> None:
+        """The MSI is *vector* of one of the VPs 0..63 in *vp_mask* from now on, or of each of them."""
+        address, data = message
+        self._call(HypercallCode.RETARGET_DEVICE_INTERRUPT, RetargetDeviceInterruptInput(
+            partition_id=partition_id, device_id=_pci(source_id),
+            interrupt_entry=InterruptEntry(source=INTERRUPT_SOURCE_MSI, address=address, data=data),
+            target=DeviceInterruptTarget(target_vector=vector, target_flags=int(multicast), target_vp_mask=vp_mask)))
+
     def map_device_interrupt(self, partition_id: int, source_id: int, vp_index: int, vector: int) -> tuple[int, int]:
         """The device raises *vector* on a VP of its partition; (address, data) of the MSI to program into it."""
-        entry = self._call(HypercallCode.MAP_DEVICE_INTERRUPT, MapDeviceInterruptInput(
-            partition_id=partition_id, device_id=_pci(source_id), vector_count=1, target_vector=vector,
-            target_vp_mask=1 << vp_index), MapDeviceInterruptOutput, pool=partition_id).interrupt_entry
+        target = DeviceInterruptTarget(target_vector=vector, target_vp_mask=1 << vp_index)
+        asked = MapDeviceInterruptInput(
+            partition_id=partition_id, device_id=_pci(source_id), vector_count=1, target=target)
+        made = self._call(HypercallCode.MAP_DEVICE_INTERRUPT, asked, MapDeviceInterruptOutput, pool=partition_id)
+        entry = made.interrupt_entry
         return entry.address, entry.data
 
     def unmap_device_interrupt(self, partition_id: int, source_id: int, message: tuple[int, int]) -> None:

@@ -175,6 +175,15 @@ class InterruptRouted(Event):
     vp: int
 
 
+class InterruptRetargeted(Event):
+    """From now on an interrupt of device *source_id* is *vector* of the VPs *targets* of *partition*."""
+
+    source_id: int
+    vector: int
+    partition: int
+    targets: tuple[int, ...]
+
+
 class Injected(Event):
     """The guest gets *vector*, by VM entry or by virtual-interrupt delivery; *kind* is an InterruptionType."""
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from types import TracebackType
 
+from hv.hypervisor.errors import CallIntercepted
 from hv.hypervisor.hypercalls.door import hypercall_to_end
 from hv.hypervisor.hypercalls.registry import HYPERCALLS
 from hv.hypervisor.registers.table import REGISTERS
@@ -58,6 +59,8 @@ def _gpa(chance: random.Random) -> int:
 
 
 def _device(chance: random.Random) -> int:
+    if chance.random() < 0.2:
+        return chance.randrange(3)                  # a logical id
     return HvDeviceId(rid=DEVICE_RID + chance.randrange(3), device_type=chance.choice((1, 1, 1, 1, 0))).raw
 
 
@@ -88,13 +91,14 @@ _NEAR: dict[str, Draw] = {
     "property_code": _one_of(*map(int, HvPartitionProperty)), "name": _name,
     "property_value": _one_of(0, 1, 100, 0x2030_FFFF, (1 << 64) - 1), "byte_count": _one_of(0, 1, 8, 15, 16, 17),
     "payload_size": _one_of(0, 1, 16, 240, 241), "message_type": _one_of(0, 1, 5, 0x7FFF_FFFF, 0x8000_0000),
-    "access_type": _one_of(0, 3, 3, 4, 4, 7), "intercept_type": _one_of(0, 1, 2, 3, 3, 0x11, 5),
+    "access_type": _one_of(0, 3, 3, 4, 4, 7), "intercept_type": _one_of(0, 1, 2, 3, 3, 0xD, 0xF, 0x11, 5),
     "intercept_parameter": _one_of(0, 6, 14, 31, 32, 0x3F8, 0x3F8 | 0x3FF << 16, 0xFFFF << 16, 0xC000_0080),
     "interrupt_control": _one_of(0, 0, 1, 4, 5, 6, 7, 7, 8, 9, 7 | 1 << 32, 1 << 32, 1 << 33, 1 << 34),
     "interrupt_type": _one_of(0, 1, 4),
     "destination": _one_of(0, 0, 1, 0xFF, 1 << 40), "trigger_mode": _one_of(0, 1, 2), "vector_count": _one_of(1, 1, 2),
     "valid_bank_mask": _one_of(0, 1, 1, 1, 3, 1 << 63), "format": _one_of(0, 0, 0, 1, 2),
-    "target_vp_mask": _one_of(1, 1, 3, 0, 1 << 63), "port_type": _one_of(1, 1, 2, 2, 3, 4),
+    "target_vp_mask": _one_of(1, 1, 3, 0, 1 << 63), "source": _one_of(1, 1, 1, 2),
+    "port_type": _one_of(1, 1, 2, 2, 3, 4),
     "target_sint": _one_of(2, 3, 16, 0x5000), "gpa": _one_of(0, 0, 0, 0x5000, 0x5004),
     "flag_count": _one_of(0, 0, 4, 2048), "base_flag_number": _one_of(0, 0, 8, 2047),
     "flag_number": _one_of(0, 3, 4, 2047),
@@ -242,6 +246,8 @@ class World:
             return f"intercept at {fault.gpa:#x}"
         except GuestFault as fault:
             return str(fault)
+        except CallIntercepted:
+            return "its parent is asked"
         return HvStatus(result.status), result.reps_complete
 
     def memory_of(self, partition_id: int) -> bytes:

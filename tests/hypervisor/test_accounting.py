@@ -125,7 +125,7 @@ def test_what_is_finalized_pays_for_nothing_but_its_vps(machine):
 
 def test_a_devices_interrupt_is_paid_by_who_gets_it(machine):
     child, interrupts = machine.child(), machine.hypervisor.interrupts
-    routes = [interrupts.allocate(8, child, child.vps[0], 0x61) for _ in range(3)]
+    routes = [interrupts.allocate(8, child, [child.vps[0]], 0x61) for _ in range(3)]
     assert counts(child) == {"device interrupt": 3}
     interrupts.free(routes[0], machine.iommu)
     machine.hypervisor.delete_vp(child, 0)
@@ -136,7 +136,7 @@ def test_an_interrupt_that_cannot_be_paid_takes_no_vector(machine):
     child, interrupts = machine.child(), machine.hypervisor.interrupts
     spend(child.pool)
     with no_memory():
-        interrupts.allocate(8, child, child.vps[0], 0x61)
+        interrupts.allocate(8, child, [child.vps[0]], 0x61)
     assert interrupts.of_device(8) == []
 
 

@@ -11,7 +11,7 @@ from hv.spec.hv_status import HvStatus as S
 from hv.spec.hypercalls.codes import HypercallCode as C
 from hv.spec.hypercalls.control import HypercallControl, HypercallResult
 from hv.spec.hypercalls.devices import HvDeviceId
-from hv.spec.hypercalls.interrupts import HvInterruptType
+from hv.spec.hypercalls.interrupts import DeviceInterruptTarget, HvInterruptType
 from hv.spec.hypercalls.memory import (
     GpaPageNumber,
     TranslateGvaFlags,
@@ -75,8 +75,12 @@ def bench():
 
 
 def interrupt(**fields):
-    return {"partition_id": GUEST, "device_id": ATTACHED, "vector_count": 1, "target_vector": 0x61, "target_vp_mask": 1,
-            **fields}
+    return {"partition_id": GUEST, "device_id": ATTACHED, "vector_count": 1, **target(**fields)}
+
+
+def target(target_vector=0x61, target_flags=0, target_vp_mask=1, **others):
+    return {**others, "target": DeviceInterruptTarget(
+        target_vector=target_vector, target_flags=target_flags, target_vp_mask=target_vp_mask)}
 
 
 def port(**fields):
@@ -117,7 +121,13 @@ RULES = [
     (C.MAP_DEVICE_INTERRUPT, interrupt(interrupt_type=1, trigger_mode=1, target_vector=16), S.SUCCESS),
     (C.MAP_DEVICE_INTERRUPT, interrupt(target_vector=255), S.SUCCESS),
     (C.MAP_DEVICE_INTERRUPT, interrupt(device_id=DEVICE), S.INVALID_DEVICE_ID),
-    (C.MAP_DEVICE_INTERRUPT, interrupt(target_flags=1), S.FEATURE_UNAVAILABLE),
+    (C.MAP_DEVICE_INTERRUPT, interrupt(target_flags=1), S.SUCCESS),
+    (C.MAP_DEVICE_INTERRUPT, interrupt(target_flags=3, target_vp_mask=1), S.SUCCESS),
+    (C.MAP_DEVICE_INTERRUPT, interrupt(target_flags=2), S.SUCCESS),
+    (C.MAP_DEVICE_INTERRUPT, interrupt(target_flags=2, target_vp_mask=0), S.INVALID_HYPERCALL_INPUT),
+    (C.MAP_DEVICE_INTERRUPT, interrupt(target_flags=4), S.FEATURE_UNAVAILABLE),
+    (C.MAP_DEVICE_INTERRUPT, interrupt(target_flags=8), WRONG),
+    (C.MAP_DEVICE_INTERRUPT, interrupt(target_vector=256), WRONG),
     (C.MAP_DEVICE_INTERRUPT, interrupt(interrupt_type=HvInterruptType.NMI), WRONG),
     (C.MAP_DEVICE_INTERRUPT, interrupt(trigger_mode=2), WRONG),
     (C.MAP_DEVICE_INTERRUPT, interrupt(vector_count=2), WRONG),

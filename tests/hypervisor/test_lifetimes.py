@@ -24,7 +24,7 @@ def refused(status):
 
 def routed(machine, vp, source_id=8, vector=0x61):
     interrupts = machine.hypervisor.interrupts
-    route = interrupts.allocate(source_id, vp.partition, vp, vector)
+    route = interrupts.allocate(source_id, vp.partition, [vp], vector)
     route.message = machine.iommu.map_interrupt(source_id, route.vector)
     return route
 
@@ -129,12 +129,13 @@ def test_device_vectors_run_out_and_come_back(machine):
     interrupts.route(routes[5].vector)
     assert (vp.kicks, interrupts.spurious) == (1, 0)
     assert interrupts.inspect()[f"{routes[5].vector:#x}"] == {
-        "source_id": 8, "partition": vp.partition.id, "vp": 0, "vector": 0x61}
+        "source_id": 8, "partition": vp.partition.id, "vps": [0], "vector": 0x61,
+        "multicast": False}
 
 
 def test_a_route_without_a_message_is_not_in_the_iommu(machine):
     vp, interrupts = machine.child().vps[0], machine.hypervisor.interrupts
-    interrupts.free(interrupts.allocate(8, vp.partition, vp, 0x61), machine.iommu)
+    interrupts.free(interrupts.allocate(8, vp.partition, [vp], 0x61), machine.iommu)
     assert interrupts.of_device(8) == []
 
 

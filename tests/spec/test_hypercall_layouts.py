@@ -11,8 +11,10 @@ from hv.spec.hypercalls.devices import AttachDeviceInput, DetachDeviceInput
 from hv.spec.hypercalls.interrupts import (
     AssertVirtualInterruptInput,
     ClearVirtualInterruptInput,
+    DeviceInterruptTarget,
     InterruptEntry,
     MapDeviceInterruptInput,
+    RetargetDeviceInterruptInput,
     UnmapDeviceInterruptInput,
 )
 from hv.spec.hypercalls.ipis import SendSyntheticClusterIpiExInput, SendSyntheticClusterIpiInput
@@ -80,6 +82,7 @@ SIZES = [
     (VpIndex, 4),
     (VpRegistersInput, 16), (RegisterName, 4), (RegisterValue, 16), (RegisterAssoc, 32),
     (AssertVirtualInterruptInput, 32), (ClearVirtualInterruptInput, 8), (InterruptEntry, 16),
+    (DeviceInterruptTarget, 16), (RetargetDeviceInterruptInput, 56),
     (MapDeviceInterruptInput, 72),
     (UnmapDeviceInterruptInput, 32), (AttachDeviceInput, 40), (DetachDeviceInput, 16), (CreatePortInput, 56),
     (DeletePortInput, 16), (ConnectPortInput, 72), (DisconnectPortInput, 16), (PostMessageInput, 256),
@@ -111,7 +114,7 @@ OFFSETS = [
     (SetPortPropertyInput, "property_value", 24), (PostMessageDirectInput, "sint", 16),
     (PostMessageDirectInput, "message", 20), (SignalEventDirectInput, "flag_number", 14),
     (PostMessageInput, "payload", 16),
-    (MapDeviceInterruptInput, "target_vp_mask", 64), (AttachDeviceInput, "pf_rid", 36),
+    (MapDeviceInterruptInput, "target", 56), (AttachDeviceInput, "pf_rid", 36),
     (s.HvMessageHeader, "message_flags", 5), (s.IoPortIntercept, "instruction_bytes", 56),
     (s.IoPortIntercept, "rdi", 120),
     (s.MemoryIntercept, "gpa", 56), (s.ExceptionIntercept, "registers", 112), (s.HvInterceptHeader, "rflags", 32),

@@ -13,7 +13,7 @@ from hv.vmx.exit import VmExit
 def handle_external_interrupt(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     """The vector belongs to the partition that owns the device, seldom to the one that was interrupted: that yields."""
     route = vp.hypervisor.interrupts.route(InterruptionInfo(exit.interruption_info).vector)
-    return RETRY if route is None or route.vp is vp else YIELD
+    return RETRY if route is None or route.vps == (vp,) else YIELD
 
 
 @on_exit(ExitReason.INTERRUPT_WINDOW)

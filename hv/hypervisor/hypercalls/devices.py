@@ -6,6 +6,8 @@ TLFS "HvCallAttachDevice", "HvCallDetachDevice". A PCI function is named by its 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require
 from hv.hypervisor.partition import DEVICE_SIZE, Partition, PartitionState
@@ -15,22 +17,33 @@ from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.hypercalls.devices import AttachDeviceInput, DetachDeviceInput, HvDeviceId
 from hv.trace.events import DeviceAttached, DeviceDetached
 
-PCI = 1                         # HvDeviceId.device_type
+LOGICAL, PCI = 0, 1              # HvDeviceId.device_type
 
 
 def requester_id(device_id: int) -> int:
     """The requester id of a plain PCI function of segment 0; INVALID_DEVICE_ID for anything else."""
     device = HvDeviceId(device_id)
-    plain = HvDeviceId(rid=device.rid, device_type=PCI)
-    require(device == plain, f"device id {device_id:#x} is no PCI function of segment 0", HvStatus.INVALID_DEVICE_ID)
+    require(_is_plain(device), f"device id {device_id:#x} is no PCI function of segment 0", HvStatus.INVALID_DEVICE_ID)
     return device.rid
 
 
-def source_id_of(partition: Partition, device_id: int) -> int:
-    """The requester id of a device that is assigned to *partition*; INVALID_DEVICE_ID."""
-    source_id = requester_id(device_id)
-    require(source_id in partition.devices.values(), f"device {source_id:#x} is not partition {partition.id}'s",
-            HvStatus.INVALID_DEVICE_ID)
+def _is_plain(device: HvDeviceId) -> bool:
+    return device == HvDeviceId(rid=device.rid, device_type=PCI)
+
+
+def source_id_of(partition: Partition, device_id: int,
+                 unknown: Callable[[Partition], None] = lambda partition: None) -> int:
+    """The requester id of a device that is assigned to *partition*, which may name it by its logical id too.
+
+    INVALID_DEVICE_ID when there is none, after *unknown* was asked.
+    """
+    device = HvDeviceId(device_id)
+    logical = device.device_type == LOGICAL
+    source_id = partition.devices.get(device_id) if logical else device.rid
+    if source_id not in partition.devices.values() or not (logical or _is_plain(device)):
+        unknown(partition)
+        raise HypercallError(HvStatus.INVALID_DEVICE_ID, f"device {device_id:#x} is not partition {partition.id}'s")
+    assert source_id is not None, "it is in the table"
     return source_id
 
 

@@ -21,7 +21,6 @@ _NO_GROUPS = "all partitions share the same processor, so there are no groups of
 _FIXED_PROCESSORS = "the logical processors are those the machine began with; none comes, goes, or has settings"
 _NO_POWER = "the machine has no sleep states, and no processor power settings"
 _NO_MACHINE_CHECK = "the machine has no memory errors, and so no machine checks that root would handle"
-_NO_DEVICE_ROUTE = "a device's interrupt stays where HvCallMapDeviceInterrupt put it"
 _EXTENDED = "HvExtCallQueryCapabilities does not offer it"
 
 LEFT_OUT: dict[HypercallCode, str] = {
@@ -64,7 +63,7 @@ LEFT_OUT: dict[HypercallCode, str] = {
                     "the tables of a child keep no accessed and dirty flags"),
     **dict.fromkeys((C.MAP_DEVICE_PAGES, C.UNMAP_DEVICE_PAGES),
                     "later versions have another call at this code: devices are attached by HvCallAttachDevice"),
-    **dict.fromkeys((C.RETARGET_DEVICE_INTERRUPT, C.SET_VIRTUAL_INTERRUPT_TARGET), _NO_DEVICE_ROUTE),
+    C.SET_VIRTUAL_INTERRUPT_TARGET: "no public document gives its layout",
     C.ENABLE_DEVICE_INTERRUPT: "a device's interrupt is enabled from when it is mapped",
     C.NOTIFY_PORT_RING_EMPTY: "messages wait in queues of their ports; no port has a ring buffer",
     C.INSTALL_INTERCEPT_EX: "it is for the intercepts of another architecture (arm64)",
@@ -73,7 +72,6 @@ LEFT_OUT: dict[HypercallCode, str] = {
     **dict.fromkeys((C.SAVE_PARTITION_STATE, C.RESTORE_PARTITION_STATE),
                     "the form of the saved state is not public; root saves a VP by HvCallGetVpState and its registers"),
     C.ASSERT_VIRTUAL_INTERRUPT_V1: "it is deprecated: HvCallAssertVirtualInterrupt is there",
-    C.CLEAR_VIRTUAL_INTERRUPT: "it ends an external interrupt (ExtINT) that was asserted, and those are not delivered",
     C.RESTORE_PARTITION_TIME: "a child is not moved while it runs: its time is set by the property ReferenceTime",
     # Known by name only.
     **dict.fromkeys((C.GET_SPA_PAGE_LIST, C.SET_GPA_PAGE_ATTRIBUTES, C.PRECOMMIT_GPA_PAGES, C.UNCOMMIT_GPA_PAGES,

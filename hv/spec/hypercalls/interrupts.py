@@ -3,7 +3,7 @@
 # mypy: disable-error-code="valid-type, type-arg"
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 
 from hv.spec.layout import Layout, Register, bits, raw, u8, u32, u64
 
@@ -63,8 +63,24 @@ class InterruptEntry(Layout):
 INTERRUPT_SOURCE_MSI = 1
 
 
+class DeviceInterruptTargetFlags(IntFlag):
+    """HV_DEVICE_INTERRUPT_TARGET flags."""
+
+    MULTICAST = 1                       # every VP of the target, not one of them
+    PROCESSOR_SET = 2                   # the target is a VP set, not a mask
+    PROXY_REDIRECT = 4
+
+
+class DeviceInterruptTarget(Layout):
+    """HV_DEVICE_INTERRUPT_TARGET; of a VP set the bank mask and the banks follow."""
+
+    target_vector: u32
+    target_flags: u32                   # DeviceInterruptTargetFlags
+    target_vp_mask: u64                 # or the format of the set, HvGenericSetFormat
+
+
 class MapDeviceInterruptInput(Layout):
-    """HvCallMapDeviceInterrupt with a VP mask as target."""
+    """HvCallMapDeviceInterrupt."""
 
     partition_id: u64
     device_id: u64                      # HvDeviceId
@@ -75,15 +91,23 @@ class MapDeviceInterruptInput(Layout):
     trigger_mode: u32                   # 0 edge, 1 level
     vector_count: u32
     reserved: u32
-    target_vector: u32
-    target_flags: u32                   # bit 0 multicast, bit 1 processor set
-    target_vp_mask: u64
+    target: DeviceInterruptTarget
 
 
 class MapDeviceInterruptOutput(Layout):
     """HvCallMapDeviceInterrupt: the message the device shall send."""
 
     interrupt_entry: InterruptEntry
+
+
+class RetargetDeviceInterruptInput(Layout):
+    """HvCallRetargetDeviceInterrupt."""
+
+    partition_id: u64
+    device_id: u64                      # HvDeviceId
+    interrupt_entry: InterruptEntry
+    reserved: u64
+    target: DeviceInterruptTarget
 
 
 class UnmapDeviceInterruptInput(Layout):

@@ -147,7 +147,7 @@ class Hypervisor:
         partition.devices.clear()
         connections.close_all(partition)
         for vp in partition.vps.values():
-            vp.drop_register_page()
+            vp.drop_state_pages()
 
     def find_partition(self, caller: Partition, partition_id: int) -> Partition:
         """The partition *partition_id* as *caller* may name it: itself, or a child.
@@ -248,7 +248,7 @@ class Hypervisor:
         vp = partition.vp(index)
         vp.timers.reset()
         vp.synic.reset()
-        vp.drop_register_page()
+        vp.drop_state_pages()
         vp.explicit_suspend = True
         vp.kick()
         intercepts.forget(vp)

@@ -174,6 +174,8 @@ def send(vp: VirtualProcessor, message_type: HvMessageType, payload: Layout) -> 
     vp.partition.awaiting[vp.index] = message_type
     if vp.register_page is not None:
         vp.register_page.fill()
+    if vp.message_page is not None:
+        vp.message_page.show(message_type, payload.pack())
     _queue(vp, parent, message_type, payload)
     vp.kick()
     if vp.partition.trace.listening:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hv.hypervisor.gpa_space import READ_WRITE, Overlay
 from hv.hypervisor.registers.table import get_register, integer, set_register
+from hv.hypervisor.state_pages import StatePage
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.synic import HvSegmentRegister
 from hv.spec.vp_state import HvRegisterPage, HvRegisterPageDirtyFlags
-from hv.spec.x86 import PAGE_SHIFT
 
 if TYPE_CHECKING:
     from hv.hypervisor.partition import Partition
@@ -29,29 +28,15 @@ _ALONE = {"rip": N.RIP, "rflags": N.RFLAGS, "cr0": N.CR0, "cr3": N.CR3, "cr4": N
 _VALID, _DIRTY = HvRegisterPage.offset_of("is_valid"), HvRegisterPage.offset_of("dirty")
 
 
-class RegisterPage:
-    """That of *vp*, in a page of its partition's pool, which *reader* sees at page number *place*.
+class RegisterPage(StatePage):
+    """That of *vp*, filled while it waits."""
 
-    INSUFFICIENT_MEMORY when the pool is empty, or *reader*'s tables cannot grow.
-    """
+    name = "registers"
 
     def __init__(self, vp: VirtualProcessor, reader: Partition, place: int | None) -> None:
-        self.vp, self.reader = vp, reader
-        self.spa = vp.partition.pool.allocate()
-        self.place = self.spa >> PAGE_SHIFT if place is None else place
-        self._overlay = Overlay(f"registers of vp {vp.index} of partition {vp.partition.id}", self.spa, READ_WRITE)
-        try:
-            reader.space.cover(self.place, self._overlay)
-        except BaseException:
-            vp.partition.pool.free(self.spa)
-            raise
+        super().__init__(vp, reader, place)
         if vp.intercept_suspend:
             self.fill()
-
-    def close(self) -> None:
-        """It is gone from the reader's memory, and the page is the pool's again."""
-        self.reader.space.uncover(self.place, self._overlay)
-        self.vp.partition.pool.free(self.spa)
 
     def fill(self) -> None:
         """The VP has begun to wait: show its registers."""

@@ -111,8 +111,8 @@ class RootVirtualProcessor:
         """Its program is no machine code: no instruction is cut short."""
         action()
 
-    def drop_register_page(self) -> None:
-        """Root has no parent that could have mapped one."""
+    def drop_state_pages(self) -> None:
+        """Root has no parent that could have mapped any."""
 
     def registers_written(self) -> None:
         """Software wrote its registers: no VM entry loads them, so none checks them."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hv.hypervisor.hypervisor import Hypervisor
     from hv.hypervisor.partition import Partition
     from hv.hypervisor.register_page import RegisterPage
+    from hv.hypervisor.state_pages import MessagePage
     from hv.hypervisor.synic.synic import QueuedMessage, Synic
     from hv.hypervisor.timers.stimer import SyntheticTimer, SyntheticTimers
 
@@ -71,6 +72,7 @@ class VirtualProcessor:
         self.message: tuple[VirtualProcessor, QueuedMessage] | None = None  # to its parent's VP, not yet delivered
         self.string_element: StringElement | None = None    # of INS or OUTS, that the parent was asked about
         self.register_page: RegisterPage | None = None      # that its parent has mapped
+        self.message_page: MessagePage | None = None        # the same
         self.stopped_because = ""               # why it can never run again
         self.caller: Call | None = None         # who it is to the hypercalls, since its first one
         self.call_site: CallSite | None = None  # of the last VMCALL
@@ -244,11 +246,12 @@ class VirtualProcessor:
         self.apic.timer.resume()
         self.timers.resume()
 
-    def drop_register_page(self) -> None:
-        """Its parent has no register page of it any more."""
-        if self.register_page is not None:
-            self.register_page.close()
-            self.register_page = None
+    def drop_state_pages(self) -> None:
+        """Its parent has no page of it any more."""
+        for page in (self.register_page, self.message_page):
+            if page is not None:
+                page.close()
+        self.register_page = self.message_page = None
 
     def kick(self) -> None:
         """Something changed: look for interrupts before going on, and tell the scheduler."""

@@ -356,6 +356,18 @@ class WinHv:
             flags=int(page is not None), requested_map_location=page or 0), MapVpStatePageOutput, pool=partition_id)
         return int(made.map_location)
 
+    def map_message_page(self, partition_id: int, vp_index: int, page: int | None = None) -> int:
+        """The same for the VP's last intercept message."""
+        made = self._call(HypercallCode.MAP_VP_STATE_PAGE, MapVpStatePageInput(
+            partition_id=partition_id, vp_index=vp_index, page_type=HvVpStatePageType.INTERCEPT_MESSAGE,
+            flags=int(page is not None), requested_map_location=page or 0), MapVpStatePageOutput, pool=partition_id)
+        return int(made.map_location)
+
+    def unmap_message_page(self, partition_id: int, vp_index: int) -> None:
+        """It is not there any more."""
+        self._call(HypercallCode.UNMAP_VP_STATE_PAGE, UnmapVpStatePageInput(
+            partition_id=partition_id, vp_index=vp_index, page_type=HvVpStatePageType.INTERCEPT_MESSAGE))
+
     def unmap_register_page(self, partition_id: int, vp_index: int) -> None:
         """They are not there any more."""
         self._call(HypercallCode.UNMAP_VP_STATE_PAGE, UnmapVpStatePageInput(

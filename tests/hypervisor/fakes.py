@@ -75,7 +75,7 @@ class FakeVp:
         self.flushes: list[int | None] = []
         self.apic.on_pending = self.kick
         self.nmi_masked = False
-        self.caller = self.register_page = None
+        self.caller = self.register_page = self.message_page = None
         self.asked_at = 0
         self.message = None
         self.event_pending = False
@@ -116,10 +116,11 @@ class FakeVp:
     def end_run_with(self, action) -> None:
         action()
 
-    def drop_register_page(self) -> None:
-        if self.register_page is not None:
-            self.register_page.close()
-            self.register_page = None
+    def drop_state_pages(self) -> None:
+        for page in (self.register_page, self.message_page):
+            if page is not None:
+                page.close()
+        self.register_page = self.message_page = None
 
     def registers_written(self) -> None:
         self.vcpu.state_written = True

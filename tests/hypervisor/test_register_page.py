@@ -1,4 +1,4 @@
-"""The register page: what a parent finds in memory while a VP waits, and how it gives the VP other registers."""
+"""The state pages: what a parent finds in memory while a VP waits, and how it gives the VP other registers."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from hv.spec.hv_status import HvStatus as S
 from hv.spec.hypercalls.codes import HypercallCode as C
 from hv.spec.hypercalls.vp_state import MapVpStatePageInput, UnmapVpStatePageInput
 from hv.spec.intercepts import HvInterceptType
-from hv.spec.synic import HvSegmentRegister
+from hv.spec.synic import HvMessage, HvSegmentRegister, IoPortIntercept
 from hv.spec.vp_state import HvRegisterPage, HvRegisterPageDirtyFlags
 from hv.spec.x86 import PAGE_SIZE
 from tests.hypervisor.registers_bench import Bench
@@ -147,9 +147,40 @@ def test_what_lay_beneath_is_there_again_and_the_books_are_right(bench):
         bench.winhv.unmap_register_page(bench.id, 0)
 
 
+def test_the_message_page_has_each_intercept_message_as_the_slot_had_it(bench):
+    place, taken = bench.winhv.map_message_page(bench.id, 0), []
+    bench.machine.root.vid.register(bench.id, taken.append)
+    assert bench.memory.read(place * PAGE_SIZE, HvMessage.SIZE) == bytes(HvMessage.SIZE)
+    for rip in (0x1000, 0x1002):
+        bench.go()
+        message = HvMessage.parse(bench.memory.read(place * PAGE_SIZE, HvMessage.SIZE))
+        assert IoPortIntercept.parse(message.payload).header.rip == rip
+        assert message.pack() == taken[-1].pack()
+        bench.winhv.set_vp_registers(bench.id, 0, {N.RIP: rip + 2})
+
+
+def test_the_two_pages_come_and_go_one_without_the_other(bench):
+    bench.winhv.map_message_page(bench.id, 0)
+    bench.winhv.unmap_message_page(bench.id, 0)             # deposits what it takes
+    before = bench.winhv.get_memory_balance(bench.id)
+    place = bench.winhv.map_message_page(bench.id, 0)
+    registers = bench.winhv.map_register_page(bench.id, 0)
+    with refused(S.OBJECT_IN_USE):
+        bench.winhv.map_message_page(bench.id, 0)
+    bench.winhv.unmap_register_page(bench.id, 0)
+    space = bench.machine.hypervisor.root.space
+    assert (space.overlay_at(registers), space.overlay_at(place) is not None) == (None, True)
+    bench.winhv.unmap_message_page(bench.id, 0)
+    assert sum(bench.winhv.get_memory_balance(bench.id)) >= sum(before)
+    assert bench.winhv.get_memory_balance(bench.id)[1] == before[1]
+    with refused(S.INVALID_PARAMETER):
+        bench.winhv.unmap_message_page(bench.id, 0)
+
+
 @pytest.mark.parametrize("end", ["delete_vp", "finalize_partition"])
-def test_a_vp_that_ends_takes_its_page_with_it(bench, end):
-    place = bench.winhv.map_register_page(bench.id, 0)
+@pytest.mark.parametrize("page", ["map_register_page", "map_message_page"])
+def test_a_vp_that_ends_takes_its_page_with_it(bench, end, page):
+    place = getattr(bench.winhv, page)(bench.id, 0)
     arguments = (bench.id, 0) if end == "delete_vp" else (bench.id,)
     getattr(bench.winhv, end)(*arguments)
     with pytest.raises(NestedFault):
@@ -158,7 +189,8 @@ def test_a_vp_that_ends_takes_its_page_with_it(bench, end):
 
 
 @pytest.mark.parametrize(("fields", "status"), [
-    ({}, S.SUCCESS), ({"page_type": 1}, S.INVALID_PARAMETER), ({"page_type": 3}, S.INVALID_PARAMETER),
+    ({}, S.SUCCESS), ({"page_type": 1}, S.SUCCESS), ({"page_type": 2}, S.INVALID_PARAMETER),
+    ({"page_type": 3}, S.INVALID_PARAMETER),
     ({"flags": 2}, S.INVALID_PARAMETER), ({"flags": 1, "requested_map_location": 1 << 40}, S.INVALID_PARAMETER),
     ({"flags": 1, "requested_map_location": 600}, S.SUCCESS), ({"vp_index": 5}, S.INVALID_VP_INDEX),
     ({"input_vtl": 0x11}, S.INVALID_VTL_STATE), ({"partition_id": 1}, S.ACCESS_DENIED)])

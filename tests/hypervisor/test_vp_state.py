@@ -2,6 +2,7 @@
 
 import pytest
 
+from hv.hypervisor.cpuid_results import CpuidResult
 from hv.root.winhv import HvError
 from hv.spec.fxsave import FxSaveImage, X87Register
 from hv.spec.hv_registers import HvRegisterName as N
@@ -15,11 +16,12 @@ from hv.spec.hypercalls.vp_state import (
     GetVpSetFromMdaOutput,
     VpStateInput,
 )
+from hv.spec.partition import ANY_VP
 from hv.spec.vp_state import HvGetSetVpStateType as T
 from hv.spec.vp_state import LocalApicState, StimerState, SyntheticTimersState, XsaveArea
 from hv.spec.x86 import PAGE_SIZE
 from tests.hypervisor.registers_bench import Bench
-from tests.hypervisor.test_call_parameters import GUEST
+from tests.hypervisor.test_call_parameters import GUEST, OUT
 from tests.hypervisor.test_call_parameters import Bench as FakeBench
 
 BAD = S.INVALID_SAVE_RESTORE_STATE
@@ -186,6 +188,16 @@ def test_cpuid_values_are_those_that_the_vp_reads(bench):
     values = bench.winhv.get_vp_cpuid_values(bench.id, 0, [(1, 0), (0x40000000, 0), (0x40000001, 0), (0x7777, 0)])
     table = bench.partition.cpuid
     assert values == [table.lookup(1, 0, 0), table.lookup(0x40000000, 0), table.lookup(0x40000001, 0), (0, 0, 0, 0)]
+
+
+@pytest.mark.parametrize(("flags", "answer"), [(0, (0, 0, 0, 0)), (2, (0x10, 0, 0, 0xFFFF))])
+def test_what_was_registered_is_applied_when_that_is_asked_for(fakes, flags, answer):
+    """TLFS "HvCallGetVpCpuidValues": in the bits of the masks, over what the hypervisor would answer."""
+    fakes.guest.cpuid_results.register((ANY_VP, 0x7777, None), CpuidResult((0x11, 5, 0, 0xFFFF), (0x10, 0, 0, 0xFFFF)))
+    elements = [CpuidLeafInfo(eax=0x7777)]
+    assert fakes.ask(C.GET_VP_CPUID_VALUES, elements, partition_id=GUEST, flags=flags) == (S.SUCCESS, 1)
+    values = CpuidValues.parse(fakes.memory.read(OUT, CpuidValues.SIZE))
+    assert (values.eax, values.ebx, values.ecx, values.edx) == answer
 
 
 def test_unknown_flags_of_cpuid_values_are_refused(fakes):

@@ -2,7 +2,7 @@
 
 TLFS "HvCallGetVpState", "HvCallSetVpState", "HvCallMapVpStatePage", "HvCallGetVpCpuidValues", "HvCallGetVpSetFromMda".
 State of a page or less goes through one page of the caller's, but for the synthetic timers, which fit the parameters.
-Of the pages that a parent may map there is the register page; intercept messages come by the SynIC only.
+Of the pages that a parent may map there are those of registers and of the intercept message.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.hypercalls.registry import Call, Reps, hypercall, require, require_vtl0
 from hv.hypervisor.partition import PartitionState
 from hv.hypervisor.register_page import RegisterPage
+from hv.hypervisor.state_pages import MessagePage, StatePage
 from hv.hypervisor.vp import VirtualProcessor
 from hv.hypervisor.vp_state import SSE, STATES, X87, State
 from hv.machine.faults import Access, NestedFault
@@ -36,6 +37,10 @@ from hv.spec.vp_state import HvGetSetVpStateType, HvVpStatePageType, SyntheticTi
 from hv.spec.x86 import PAGE_SHIFT
 
 _IN_PAGES = 1 << 31                     # of a state's type
+# Where a VP has them, by type. GHCB is a page of isolated partitions, which are not built.
+_PAGES: dict[int, tuple[str, type[StatePage]]] = {
+    HvVpStatePageType.REGISTERS: ("register_page", RegisterPage),
+    HvVpStatePageType.INTERCEPT_MESSAGE: ("message_page", MessagePage)}
 _LOCATION_GIVEN = 1                     # of the flags of MapVpStatePage
 
 
@@ -90,30 +95,37 @@ def _page(call: Call, units: tuple[int, ...], access: Access) -> int:
 
 @hypercall(HypercallCode.MAP_VP_STATE_PAGE, input=MapVpStatePageInput, output=MapVpStatePageOutput)
 def map_vp_state_page(call: Call, input: MapVpStatePageInput) -> MapVpStatePageOutput:
-    """The registers of a child's VP appear in the caller's memory; OBJECT_IN_USE while they are there already."""
+    """The registers of a child's VP, or its last intercept message, appear in the caller's memory; OBJECT_IN_USE while
+    they are there already."""
     vp = _page_owner(call, input)
     given = input.flags & _LOCATION_GIVEN
     require(not input.flags & ~_LOCATION_GIVEN, f"unknown flags {input.flags:#x}")
     require(not given or input.requested_map_location < call.partition.space.page_limit,
             f"page {input.requested_map_location:#x} is outside the gpa space")
-    require(vp.register_page is None, "the page is mapped", HvStatus.OBJECT_IN_USE)
-    vp.register_page = RegisterPage(vp, call.partition, input.requested_map_location if given else None)
-    return MapVpStatePageOutput(map_location=vp.register_page.place)
+    holder, make = _PAGES[input.page_type]
+    require(getattr(vp, holder) is None, "the page is mapped", HvStatus.OBJECT_IN_USE)
+    page = make(vp, call.partition, input.requested_map_location if given else None)
+    setattr(vp, holder, page)
+    return MapVpStatePageOutput(map_location=page.place)
 
 
 @hypercall(HypercallCode.UNMAP_VP_STATE_PAGE, input=UnmapVpStatePageInput)
 def unmap_vp_state_page(call: Call, input: UnmapVpStatePageInput) -> None:
     """They disappear again; INVALID_PARAMETER when they are not there."""
     vp = _page_owner(call, input)
-    require(vp.register_page is not None, "the page is not mapped")
-    vp.drop_register_page()
+    holder, _ = _PAGES[input.page_type]
+    page: StatePage | None = getattr(vp, holder)
+    if page is None:
+        raise HypercallError(HvStatus.INVALID_PARAMETER, "the page is not mapped")
+    page.close()
+    setattr(vp, holder, None)
 
 
 def _page_owner(call: Call, input: MapVpStatePageInput | UnmapVpStatePageInput) -> VirtualProcessor:
     partition = call.find_child(input.partition_id)
     vp = call.find_vp(partition, input.vp_index)
     require_vtl0(input.input_vtl)
-    require(input.page_type == HvVpStatePageType.REGISTERS, f"no state page {input.page_type}")
+    require(input.page_type in _PAGES, f"no state page {input.page_type}")
     partition.require_state(PartitionState.ACTIVE)
     return vp
 
@@ -121,12 +133,16 @@ def _page_owner(call: Call, input: MapVpStatePageInput | UnmapVpStatePageInput) 
 @hypercall(HypercallCode.GET_VP_CPUID_VALUES, input=GetVpCpuidValuesInput, rep_input=CpuidLeafInfo,
            rep_output=CpuidValues)
 def get_vp_cpuid_values(call: Call, input: GetVpCpuidValuesInput, reps: Reps) -> None:
-    """What CPUID answers a child's VP. XSAVE is not offered, so no XFEM or XSS changes an answer."""
+    """What CPUID answers a child's VP, with or without what was registered for it. XSAVE is not offered, so no XFEM or
+    XSS changes an answer."""
     partition = call.find_child(input.partition_id)
     vp = call.find_vp(partition, input.vp_index)
     require(not input.flags & GetVpCpuidValuesFlags.RESERVED, f"unknown flags {input.flags:#x}")
+    registered = GetVpCpuidValuesFlags(input.flags).apply_registered_values
     for asked in reps:
-        eax, ebx, ecx, edx = partition.cpuid.lookup(asked.eax, asked.ecx, vp.index)
+        answer = partition.cpuid.lookup(asked.eax, asked.ecx, vp.index)
+        result = partition.cpuid_results.find(vp.index, asked.eax, asked.ecx) if registered else None
+        eax, ebx, ecx, edx = answer if result is None else result.over(answer)
         reps.answer(CpuidValues(eax=eax, ebx=ebx, ecx=ecx, edx=edx))
 
 

@@ -31,6 +31,7 @@ from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.hypercalls.control import HypercallControl, HypercallResult
 from hv.spec.msrs import SYNTHETIC_MSRS, X2APIC_MSRS, Msr
+from hv.spec.partition import HvPartitionProperty
 from hv.trace.bus import Record
 from hv.trace.events import Hypercall
 from tests.guest_runner import image_of as program
@@ -74,6 +75,8 @@ class Fuzzed(World):
         victim = self.machine.create_vm("victim", _sleeper(), MEMORY_MIB).worker
         assert (self.child.partition_id, victim.partition_id) == (CALLER, VICTIM)
         self.hypervisor.partitions[CALLER].set_privileges(self.hypervisor.root.privileges)
+        for debugged in (ROOT, CALLER):
+            winhv.set_partition_property(debugged, HvPartitionProperty.DEBUG_CHANNEL_ID, 1)
         winhv.create_message_port(VICTIM, 1, CALLER, 2, 0)
         winhv.create_event_port(VICTIM, 2, CALLER, 2, 0, 0, 4)
         winhv.connect_port(CALLER, 1, VICTIM, 1)
@@ -180,7 +183,7 @@ def _a_leaf(chance: random.Random) -> int:
 
 def _a_call(chance: random.Random, number: int) -> Command:
     said = say(chance, (CALLER,))
-    block = _about_itself(said) if chance.random() < 0.6 else said.block[:4096]
+    block = said.block[:4096]
     rdx = BLOCKS + (number << 12) if said.input_gpa is None else said.input_gpa
     r8 = OUTPUTS + (number << 12) if said.output_gpa is None else said.output_gpa
     xmm = bytes(16 * XMM_COUNT)
@@ -189,14 +192,6 @@ def _a_call(chance: random.Random, number: int) -> Command:
         rdx, r8 = (int.from_bytes(whole[at : at + 8], "little") for at in (0, 8))
         xmm = whole[16:]
     return Command(Do.HYPERCALL, rcx=said.control, rdx=rdx & _ALL_ONES, r8=r8 & _ALL_ONES, xmm=xmm, block=block)
-
-
-def _about_itself(said: Said) -> bytes:
-    """The block of a call that a partition makes about itself, where it names one first."""
-    declaration = HYPERCALLS.get(said.code)
-    if declaration is None or declaration.input is None or next(iter(declaration.input.FIELDS)) != "partition_id":
-        return said.block[:4096]
-    return b"\xff" * 8 + said.block[8:4096]
 
 
 def _an_msr(chance: random.Random) -> int:

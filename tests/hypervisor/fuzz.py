@@ -27,6 +27,8 @@ from hv.hypervisor.hypercalls.registry import HYPERCALLS
 from hv.hypervisor.partition import PartitionState
 from hv.image.model import Image
 from hv.platform import Machine
+from hv.root.winhv import HvError
+from hv.spec.hv_registers import HvRegisterName as N
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.hypercalls.control import HypercallControl, HypercallResult
@@ -39,12 +41,15 @@ from tests.hypervisor.random_calls import CALLER, ROOT, VICTIM, Said, World, say
 from tests.hypervisor.script_guest import (
     BLOCKS,
     FAULTED,
+    LENGTH,
     MEMORY_MIB,
     OUTPUTS,
     POSITION,
     ROOM,
-    SCRIPT,
+    SCRIPTS,
     SIZE,
+    STRIDE,
+    VPS,
     XMM_COUNT,
     Command,
     Do,
@@ -53,14 +58,14 @@ from tests.hypervisor.script_guest import (
     packed,
 )
 
-BATCHES, ROOT_CALLS = 6, 16             # of one machine: batches of the child, and calls of root after each
+BATCHES, ROOT_CALLS = 6, 32             # of one machine: batches of the child, and calls of root after each
 TICKS = 4_000_000                       # virtual time that a batch may take before the child is taken for lost
 MACHINES = 10                           # of one seed
 LONGEST_SECONDS = 60                    # real time of one machine, from outside: more is a hang
 _FAST = HypercallControl(fast=1).raw
 _MSRS = [int(index) for index in Msr]
 _ALL_ONES = (1 << 64) - 1
-_OWN_PAGES = {*range(0x10, 0x20), *range(0x3F, 0x50), 0x60, 0x8F}
+_OWN_PAGES = {8, *range(0x10, 0x20), *range(0x40, 0x4C), 0x60, 0x61, *range(0x2F0, 0x310)}
 _REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "rip", "rflags", "cr0", "cr3", "cr4", "efer")
 _HARMLESS = (HypercallCode.FINALIZE_PARTITION, HypercallCode.DELETE_PARTITION)
 
@@ -71,7 +76,7 @@ class Fuzzed(World):
     def __init__(self) -> None:
         self.machine = Machine(memory_mib=16)
         self.hypervisor, winhv = self.machine.hypervisor, self.machine.root.winhv
-        self.child = self.machine.create_vm("caller", image(), MEMORY_MIB, vps=2).worker
+        self.child = self.machine.create_vm("caller", image(), MEMORY_MIB, vps=VPS).worker
         victim = self.machine.create_vm("victim", _sleeper(), MEMORY_MIB).worker
         assert (self.child.partition_id, victim.partition_id) == (CALLER, VICTIM)
         self.hypervisor.partitions[CALLER].set_privileges(self.hypervisor.root.privileges)
@@ -111,19 +116,42 @@ class Fuzzed(World):
         registers = [[getattr(vp.regs, name) for name in _REGISTERS] for _, vp in sorted(partition.vps.items())]
         return self.memory_of(VICTIM), registers, partition.state, partition.pool.inspect()
 
-    def obey(self, script: list[Command]) -> None:
-        """The child does *script*, as far as it can, and is looked at."""
-        for gpa, data in packed(script).items():
-            self.child.write(gpa, data)
+    def obey(self, scripts: list[list[Command]]) -> None:
+        """The VPs of the child do their *scripts*, as far as they can, and are looked at."""
+        for vp, script in enumerate(scripts):
+            for gpa, data in packed(script, vp).items():
+                self.child.write(gpa, data)
         ends = self.machine.clock.tsc + TICKS
-        self.machine.run(ends, paused=lambda: self._position() >= len(script) or not self.alive)
-        done = self._position()
-        self.done["commands of the child"] += min(done, len(script))
-        if self.alive and self._sees_itself():
-            for command, answer in zip(script[:done], self._notes(len(script)), strict=False):
-                _check_answer(command, answer)
-        if done < len(script):
-            self.child.write(POSITION, len(script).to_bytes(8, "little"))       # lost: the rest is not for the next one
+        self.machine.run(ends, paused=lambda: self._all_done(scripts) or not self.alive)
+        for vp, script in enumerate(scripts):
+            done = self._position(vp)
+            self.done["commands of the child"] += min(done, len(script))
+            if self.alive and self._sees_itself():
+                for command, answer in zip(script[:done], self.notes(vp, len(script)), strict=False):
+                    _check_answer(command, answer)
+        if self.alive and not self._all_done(scripts):
+            self._revive()
+
+    def _all_done(self, scripts: list[list[Command]]) -> bool:
+        return all(self._position(vp) >= len(script) for vp, script in enumerate(scripts))
+
+    def _revive(self) -> None:
+        """A VP is lost: root starts the child afresh, as far as there is a child, and lets it begin."""
+        self.done["children started afresh"] += 1
+        for vp in range(VPS):
+            self.child.write(SCRIPTS + vp * STRIDE + LENGTH, bytes(16))
+        winhv = self.machine.root.winhv
+        try:
+            for code in (HvPartitionProperty.SUSPEND, HvPartitionProperty.TIME_FREEZE):
+                winhv.set_partition_property(CALLER, code, 0)
+            self.child.load(image())
+            for vp in range(VPS):
+                for base in (0xFEE0_0000, 0xFEE0_0800 | (vp == 0) << 8):
+                    winhv.set_vp_registers(CALLER, vp, {N.APIC_BASE: base})
+                winhv.set_vp_registers(CALLER, vp, {N.INTERCEPT_SUSPEND: 0, N.EXPLICIT_SUSPEND: 0})
+        except HvError:
+            self.done["children that cannot be started"] += 1
+        self.machine.run(self.machine.clock.tsc + TICKS // 4)
 
     def _sees_itself(self) -> bool:
         """No overlay lies over the child's own code, script and stack, so that it reads and notes what is there."""
@@ -133,11 +161,12 @@ class Fuzzed(World):
         partition = self.hypervisor.partitions[CALLER]
         return [over["gpa"] >> 12 for over in partition.space.inspect()["overlays"]]
 
-    def _notes(self, count: int) -> list[int]:
-        return notes_of(self.child.read(SCRIPT, SIZE * count))
+    def notes(self, vp: int, count: int) -> list[int]:
+        """What VP *vp* noted for the first *count* commands of its script."""
+        return notes_of(self.child.read(SCRIPTS + vp * STRIDE, SIZE * count))
 
-    def _position(self) -> int:
-        return int.from_bytes(self.child.read(POSITION, 8), "little")
+    def _position(self, vp: int) -> int:
+        return int.from_bytes(self.child.read(SCRIPTS + vp * STRIDE + POSITION, 8), "little")
 
 
 def _sleeper() -> Image:
@@ -191,7 +220,8 @@ def _a_call(chance: random.Random, number: int) -> Command:
         whole = block.ljust(16 + 16 * XMM_COUNT, b"\0")[: 16 + 16 * XMM_COUNT]
         rdx, r8 = (int.from_bytes(whole[at : at + 8], "little") for at in (0, 8))
         xmm = whole[16:]
-    return Command(Do.HYPERCALL, rcx=said.control, rdx=rdx & _ALL_ONES, r8=r8 & _ALL_ONES, xmm=xmm, block=block)
+    return Command(Do.HYPERCALL, rcx=said.control, rdx=rdx & _ALL_ONES, r8=r8 & _ALL_ONES, xmm=xmm, block=block,
+                   gpa=BLOCKS + (number << 12))
 
 
 def _an_msr(chance: random.Random) -> int:
@@ -232,10 +262,11 @@ def play(batches: list[Batch], told: Callable[[str], None] = lambda text: None) 
         for batch in batches:
             if not world.alive:
                 break
-            script = [a_command(random.Random(seed), number) for number, seed in enumerate(batch.child) if seed]
-            told(f"the child does {script}")
+            scripts = [[a_command(random.Random(seed), number) for number, seed in enumerate(batch.child)
+                        if seed and number % VPS == vp] for vp in range(VPS)]
+            told(f"the child does {scripts}")
             before = world.victim_state()
-            world.obey(script)
+            world.obey(scripts)
             assert world.victim_state() == before, "the child changed the victim"
             world.check_books()
             for call in [say(random.Random(seed), (ROOT,)) for seed in batch.root if seed]:

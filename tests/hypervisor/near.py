@@ -25,7 +25,7 @@ BORN = range(4, 9)                      # ids of what root creates meanwhile
 Draw = Callable[[random.Random], int]
 Row = Mapping[str, int | tuple[int, ...]]
 C, P = HypercallCode, HvPartitionProperty
-FREE_PAGES = tuple(range(0x60, 0x70))   # where nothing of a guest's stands: for its overlays
+FREE_PAGES = tuple(range(0x62, 0x70))   # where nothing of a guest's stands: for its overlays
 
 
 def one_of(*values: int) -> Draw:

@@ -32,11 +32,11 @@ from hv.spec.hv_registers import HvRegisterName as N
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.hypercalls.control import HypercallControl, HypercallResult
-from hv.spec.msrs import SYNTHETIC_MSRS, X2APIC_MSRS, Msr
 from hv.spec.partition import HvPartitionProperty
 from hv.trace.bus import Record
 from hv.trace.events import Hypercall
 from tests.guest_runner import image_of as program
+from tests.hypervisor.near_msrs import a_value, an_msr
 from tests.hypervisor.random_calls import CALLER, ROOT, VICTIM, Said, World, say
 from tests.hypervisor.script_guest import (
     BLOCKS,
@@ -62,11 +62,18 @@ BATCHES, ROOT_CALLS = 6, 32             # of one machine: batches of the child, 
 TICKS = 4_000_000                       # virtual time that a batch may take before the child is taken for lost
 MACHINES = 10                           # of one seed
 LONGEST_SECONDS = 60                    # real time of one machine, from outside: more is a hang
+C = HypercallCode
 _FAST = HypercallControl(fast=1).raw
-_MSRS = [int(index) for index in Msr]
 _ALL_ONES = (1 << 64) - 1
 _OWN_PAGES = {8, *range(0x10, 0x20), *range(0x40, 0x4C), 0x60, 0x61, *range(0x2F0, 0x310)}
 _REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "rip", "rflags", "cr0", "cr3", "cr4", "efer")
+# What a partition without children does.
+_A_CHILDS = [code for code in HYPERCALLS if code in {
+    *range(C.SWITCH_VIRTUAL_ADDRESS_SPACE, C.CREATE_PARTITION), C.GET_PARTITION_ID, C.GET_VP_REGISTERS,
+    C.SET_VP_REGISTERS, *range(C.TRANSLATE_VIRTUAL_ADDRESS, C.SIGNAL_EVENT + 1), C.DEPOSIT_MEMORY, C.WITHDRAW_MEMORY,
+    C.GET_MEMORY_BALANCE, *range(C.POST_DEBUG_DATA, C.UNMAP_STATS_PAGE + 1), C.OUTPUT_DEBUG_CHARACTER, C.CREATE_PORT,
+    C.CONNECT_PORT, C.SET_PORT_PROPERTY, C.START_VIRTUAL_PROCESSOR, C.GET_VP_INDEX_FROM_APIC_ID,
+    C.MAP_STATS_PAGE2}]
 _HARMLESS = (HypercallCode.FINALIZE_PARTITION, HypercallCode.DELETE_PARTITION)
 
 
@@ -197,12 +204,12 @@ def _check_answer(command: Command, answer: int) -> None:
 def a_command(chance: random.Random, number: int) -> Command:
     """What the child does as step *number* of its script."""
     kind = chance.randrange(20)
-    if kind < 12:
+    if kind < 11:
         return _a_call(chance, number)
-    if kind < 16:
+    if kind < 17:
         return _an_msr_write(chance)
     if kind < 18:
-        return Command(Do.RDMSR, rcx=_an_msr(chance))
+        return Command(Do.RDMSR, rcx=an_msr(chance))
     return Command(chance.choice((Do.CPUID, Do.VMCALL, Do.LISTEN)), rax=_a_leaf(chance), rcx=chance.randrange(4))
 
 
@@ -211,7 +218,8 @@ def _a_leaf(chance: random.Random) -> int:
 
 
 def _a_call(chance: random.Random, number: int) -> Command:
-    said = say(chance, (CALLER,))
+    code = chance.choice(_A_CHILDS) if chance.random() < 0.7 else None
+    said = say(chance, (CALLER,), code)
     block = said.block[:4096]
     rdx = BLOCKS + (number << 12) if said.input_gpa is None else said.input_gpa
     r8 = OUTPUTS + (number << 12) if said.output_gpa is None else said.output_gpa
@@ -224,20 +232,10 @@ def _a_call(chance: random.Random, number: int) -> Command:
                    gpa=BLOCKS + (number << 12))
 
 
-def _an_msr(chance: random.Random) -> int:
-    kind = chance.randrange(8)
-    if kind < 5:
-        return chance.choice(_MSRS)
-    if kind < 7:
-        return chance.choice((SYNTHETIC_MSRS, X2APIC_MSRS))[chance.randrange(0x100)]
-    return chance.getrandbits(32)
-
-
 def _an_msr_write(chance: random.Random) -> Command:
-    value = chance.choice((
-        0, 1, chance.getrandbits(64), 1 << chance.randrange(64), chance.randrange(0x200) << 12 | chance.randrange(4),
-        0x10000 | chance.randrange(256), chance.randrange(16, 256), chance.getrandbits(20), _ALL_ONES))
-    return Command(Do.WRMSR, rcx=_an_msr(chance), rax=value & 0xFFFF_FFFF, rdx=value >> 32)
+    index = an_msr(chance)
+    value = a_value(chance, index)
+    return Command(Do.WRMSR, rcx=index, rax=value & 0xFFFF_FFFF, rdx=value >> 32)
 
 
 class Batch(NamedTuple):

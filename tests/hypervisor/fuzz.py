@@ -27,23 +27,29 @@ from hv.hypervisor.hypercalls.registry import HYPERCALLS
 from hv.hypervisor.partition import PartitionState
 from hv.image.model import Image
 from hv.platform import Machine
+from hv.root.winhv import HvError
+from hv.spec.hv_registers import HvRegisterName as N
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.hypercalls.control import HypercallControl, HypercallResult
-from hv.spec.msrs import SYNTHETIC_MSRS, X2APIC_MSRS, Msr
+from hv.spec.partition import HvPartitionProperty
 from hv.trace.bus import Record
 from hv.trace.events import Hypercall
 from tests.guest_runner import image_of as program
+from tests.hypervisor.near_msrs import a_value, an_msr
 from tests.hypervisor.random_calls import CALLER, ROOT, VICTIM, Said, World, say
 from tests.hypervisor.script_guest import (
     BLOCKS,
     FAULTED,
+    LENGTH,
     MEMORY_MIB,
     OUTPUTS,
     POSITION,
     ROOM,
-    SCRIPT,
+    SCRIPTS,
     SIZE,
+    STRIDE,
+    VPS,
     XMM_COUNT,
     Command,
     Do,
@@ -52,15 +58,22 @@ from tests.hypervisor.script_guest import (
     packed,
 )
 
-BATCHES, ROOT_CALLS = 6, 16             # of one machine: batches of the child, and calls of root after each
+BATCHES, ROOT_CALLS = 6, 32             # of one machine: batches of the child, and calls of root after each
 TICKS = 4_000_000                       # virtual time that a batch may take before the child is taken for lost
 MACHINES = 10                           # of one seed
 LONGEST_SECONDS = 60                    # real time of one machine, from outside: more is a hang
+C = HypercallCode
 _FAST = HypercallControl(fast=1).raw
-_MSRS = [int(index) for index in Msr]
 _ALL_ONES = (1 << 64) - 1
-_OWN_PAGES = {*range(0x10, 0x20), *range(0x3F, 0x50), 0x60, 0x8F}
+_OWN_PAGES = {8, *range(0x10, 0x20), *range(0x40, 0x4C), 0x60, 0x61, *range(0x2F0, 0x310)}
 _REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "rip", "rflags", "cr0", "cr3", "cr4", "efer")
+# What a partition without children does.
+_A_CHILDS = [code for code in HYPERCALLS if code in {
+    *range(C.SWITCH_VIRTUAL_ADDRESS_SPACE, C.CREATE_PARTITION), C.GET_PARTITION_ID, C.GET_VP_REGISTERS,
+    C.SET_VP_REGISTERS, *range(C.TRANSLATE_VIRTUAL_ADDRESS, C.SIGNAL_EVENT + 1), C.DEPOSIT_MEMORY, C.WITHDRAW_MEMORY,
+    C.GET_MEMORY_BALANCE, *range(C.POST_DEBUG_DATA, C.UNMAP_STATS_PAGE + 1), C.OUTPUT_DEBUG_CHARACTER, C.CREATE_PORT,
+    C.CONNECT_PORT, C.SET_PORT_PROPERTY, C.START_VIRTUAL_PROCESSOR, C.GET_VP_INDEX_FROM_APIC_ID,
+    C.MAP_STATS_PAGE2}]
 _HARMLESS = (HypercallCode.FINALIZE_PARTITION, HypercallCode.DELETE_PARTITION)
 
 
@@ -70,10 +83,12 @@ class Fuzzed(World):
     def __init__(self) -> None:
         self.machine = Machine(memory_mib=16)
         self.hypervisor, winhv = self.machine.hypervisor, self.machine.root.winhv
-        self.child = self.machine.create_vm("caller", image(), MEMORY_MIB, vps=2).worker
+        self.child = self.machine.create_vm("caller", image(), MEMORY_MIB, vps=VPS).worker
         victim = self.machine.create_vm("victim", _sleeper(), MEMORY_MIB).worker
         assert (self.child.partition_id, victim.partition_id) == (CALLER, VICTIM)
         self.hypervisor.partitions[CALLER].set_privileges(self.hypervisor.root.privileges)
+        for debugged in (ROOT, CALLER):
+            winhv.set_partition_property(debugged, HvPartitionProperty.DEBUG_CHANNEL_ID, 1)
         winhv.create_message_port(VICTIM, 1, CALLER, 2, 0)
         winhv.create_event_port(VICTIM, 2, CALLER, 2, 0, 0, 4)
         winhv.connect_port(CALLER, 1, VICTIM, 1)
@@ -108,19 +123,42 @@ class Fuzzed(World):
         registers = [[getattr(vp.regs, name) for name in _REGISTERS] for _, vp in sorted(partition.vps.items())]
         return self.memory_of(VICTIM), registers, partition.state, partition.pool.inspect()
 
-    def obey(self, script: list[Command]) -> None:
-        """The child does *script*, as far as it can, and is looked at."""
-        for gpa, data in packed(script).items():
-            self.child.write(gpa, data)
+    def obey(self, scripts: list[list[Command]]) -> None:
+        """The VPs of the child do their *scripts*, as far as they can, and are looked at."""
+        for vp, script in enumerate(scripts):
+            for gpa, data in packed(script, vp).items():
+                self.child.write(gpa, data)
         ends = self.machine.clock.tsc + TICKS
-        self.machine.run(ends, paused=lambda: self._position() >= len(script) or not self.alive)
-        done = self._position()
-        self.done["commands of the child"] += min(done, len(script))
-        if self.alive and self._sees_itself():
-            for command, answer in zip(script[:done], self._notes(len(script)), strict=False):
-                _check_answer(command, answer)
-        if done < len(script):
-            self.child.write(POSITION, len(script).to_bytes(8, "little"))       # lost: the rest is not for the next one
+        self.machine.run(ends, paused=lambda: self._all_done(scripts) or not self.alive)
+        for vp, script in enumerate(scripts):
+            done = self._position(vp)
+            self.done["commands of the child"] += min(done, len(script))
+            if self.alive and self._sees_itself():
+                for command, answer in zip(script[:done], self.notes(vp, len(script)), strict=False):
+                    _check_answer(command, answer)
+        if self.alive and not self._all_done(scripts):
+            self._revive()
+
+    def _all_done(self, scripts: list[list[Command]]) -> bool:
+        return all(self._position(vp) >= len(script) for vp, script in enumerate(scripts))
+
+    def _revive(self) -> None:
+        """A VP is lost: root starts the child afresh, as far as there is a child, and lets it begin."""
+        self.done["children started afresh"] += 1
+        for vp in range(VPS):
+            self.child.write(SCRIPTS + vp * STRIDE + LENGTH, bytes(16))
+        winhv = self.machine.root.winhv
+        try:
+            for code in (HvPartitionProperty.SUSPEND, HvPartitionProperty.TIME_FREEZE):
+                winhv.set_partition_property(CALLER, code, 0)
+            self.child.load(image())
+            for vp in range(VPS):
+                for base in (0xFEE0_0000, 0xFEE0_0800 | (vp == 0) << 8):
+                    winhv.set_vp_registers(CALLER, vp, {N.APIC_BASE: base})
+                winhv.set_vp_registers(CALLER, vp, {N.INTERCEPT_SUSPEND: 0, N.EXPLICIT_SUSPEND: 0})
+        except HvError:
+            self.done["children that cannot be started"] += 1
+        self.machine.run(self.machine.clock.tsc + TICKS // 4)
 
     def _sees_itself(self) -> bool:
         """No overlay lies over the child's own code, script and stack, so that it reads and notes what is there."""
@@ -130,11 +168,12 @@ class Fuzzed(World):
         partition = self.hypervisor.partitions[CALLER]
         return [over["gpa"] >> 12 for over in partition.space.inspect()["overlays"]]
 
-    def _notes(self, count: int) -> list[int]:
-        return notes_of(self.child.read(SCRIPT, SIZE * count))
+    def notes(self, vp: int, count: int) -> list[int]:
+        """What VP *vp* noted for the first *count* commands of its script."""
+        return notes_of(self.child.read(SCRIPTS + vp * STRIDE, SIZE * count))
 
-    def _position(self) -> int:
-        return int.from_bytes(self.child.read(POSITION, 8), "little")
+    def _position(self, vp: int) -> int:
+        return int.from_bytes(self.child.read(SCRIPTS + vp * STRIDE + POSITION, 8), "little")
 
 
 def _sleeper() -> Image:
@@ -165,12 +204,12 @@ def _check_answer(command: Command, answer: int) -> None:
 def a_command(chance: random.Random, number: int) -> Command:
     """What the child does as step *number* of its script."""
     kind = chance.randrange(20)
-    if kind < 12:
+    if kind < 11:
         return _a_call(chance, number)
-    if kind < 16:
+    if kind < 17:
         return _an_msr_write(chance)
     if kind < 18:
-        return Command(Do.RDMSR, rcx=_an_msr(chance))
+        return Command(Do.RDMSR, rcx=an_msr(chance))
     return Command(chance.choice((Do.CPUID, Do.VMCALL, Do.LISTEN)), rax=_a_leaf(chance), rcx=chance.randrange(4))
 
 
@@ -179,8 +218,9 @@ def _a_leaf(chance: random.Random) -> int:
 
 
 def _a_call(chance: random.Random, number: int) -> Command:
-    said = say(chance, (CALLER,))
-    block = _about_itself(said) if chance.random() < 0.6 else said.block[:4096]
+    code = chance.choice(_A_CHILDS) if chance.random() < 0.7 else None
+    said = say(chance, (CALLER,), code)
+    block = said.block[:4096]
     rdx = BLOCKS + (number << 12) if said.input_gpa is None else said.input_gpa
     r8 = OUTPUTS + (number << 12) if said.output_gpa is None else said.output_gpa
     xmm = bytes(16 * XMM_COUNT)
@@ -188,31 +228,14 @@ def _a_call(chance: random.Random, number: int) -> Command:
         whole = block.ljust(16 + 16 * XMM_COUNT, b"\0")[: 16 + 16 * XMM_COUNT]
         rdx, r8 = (int.from_bytes(whole[at : at + 8], "little") for at in (0, 8))
         xmm = whole[16:]
-    return Command(Do.HYPERCALL, rcx=said.control, rdx=rdx & _ALL_ONES, r8=r8 & _ALL_ONES, xmm=xmm, block=block)
-
-
-def _about_itself(said: Said) -> bytes:
-    """The block of a call that a partition makes about itself, where it names one first."""
-    declaration = HYPERCALLS.get(said.code)
-    if declaration is None or declaration.input is None or next(iter(declaration.input.FIELDS)) != "partition_id":
-        return said.block[:4096]
-    return b"\xff" * 8 + said.block[8:4096]
-
-
-def _an_msr(chance: random.Random) -> int:
-    kind = chance.randrange(8)
-    if kind < 5:
-        return chance.choice(_MSRS)
-    if kind < 7:
-        return chance.choice((SYNTHETIC_MSRS, X2APIC_MSRS))[chance.randrange(0x100)]
-    return chance.getrandbits(32)
+    return Command(Do.HYPERCALL, rcx=said.control, rdx=rdx & _ALL_ONES, r8=r8 & _ALL_ONES, xmm=xmm, block=block,
+                   gpa=BLOCKS + (number << 12))
 
 
 def _an_msr_write(chance: random.Random) -> Command:
-    value = chance.choice((
-        0, 1, chance.getrandbits(64), 1 << chance.randrange(64), chance.randrange(0x200) << 12 | chance.randrange(4),
-        0x10000 | chance.randrange(256), chance.randrange(16, 256), chance.getrandbits(20), _ALL_ONES))
-    return Command(Do.WRMSR, rcx=_an_msr(chance), rax=value & 0xFFFF_FFFF, rdx=value >> 32)
+    index = an_msr(chance)
+    value = a_value(chance, index)
+    return Command(Do.WRMSR, rcx=index, rax=value & 0xFFFF_FFFF, rdx=value >> 32)
 
 
 class Batch(NamedTuple):
@@ -237,10 +260,11 @@ def play(batches: list[Batch], told: Callable[[str], None] = lambda text: None) 
         for batch in batches:
             if not world.alive:
                 break
-            script = [a_command(random.Random(seed), number) for number, seed in enumerate(batch.child) if seed]
-            told(f"the child does {script}")
+            scripts = [[a_command(random.Random(seed), number) for number, seed in enumerate(batch.child)
+                        if seed and number % VPS == vp] for vp in range(VPS)]
+            told(f"the child does {scripts}")
             before = world.victim_state()
-            world.obey(script)
+            world.obey(scripts)
             assert world.victim_state() == before, "the child changed the victim"
             world.check_books()
             for call in [say(random.Random(seed), (ROOT,)) for seed in batch.root if seed]:

@@ -1,8 +1,8 @@
-"""A guest in machine code that does what a script in its memory says: hypercalls, RDMSR, WRMSR, CPUID, one by one.
+"""A guest in machine code whose VPs do what scripts in its memory say: hypercalls, RDMSR, WRMSR, CPUID, one by one.
 
-What faults is passed over and noted; interrupts are ended and forgotten. The host writes a script while the guest waits
-in a PAUSE loop, says how long it is, and lets the machine run until the guest has done it (or cannot any more: a script
-may ask for the guest's own end).
+What faults is passed over and noted; interrupts are ended and forgotten. The host writes a script for each VP while all
+wait in a PAUSE loop, says how long it is, and lets the machine run until they have done it (or cannot any more: a
+script may ask for the guest's own end). VP 0 starts the others by INIT and SIPI.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from hv.image.library import guests_folder
 from hv.image.load import image_of
 from hv.image.model import Image
 
-SCRIPT, LENGTH, POSITION = 0x40000, 0x3F000, 0x3F008
+VPS = 3
+SCRIPTS, STRIDE = 0x40000, 0x4000       # the script of VP 0, and how far it is to the next one's
+LENGTH, POSITION = 0x3000, 0x3008       # in a script's pages: number of commands, and of those done
 BLOCKS, OUTPUTS, ROOM = 0x100000, 0x140000, 64      # a page of input and a page of output for each of 64 commands
-MEMORY_MIB = 2
+MEMORY_MIB = 4
 XMM_COUNT = 6
 FAULTED = 1 << 63                       # in the note of a command: it ended by the exception in the low byte
 _COMMAND = struct.Struct("<8Q96sQ24x")
@@ -40,7 +42,7 @@ class Do(IntEnum):
 
 @dataclass(frozen=True)
 class Command:
-    """One step, with the registers it begins with; *block* is written to its input page."""
+    """One step, with the registers it begins with; *block* is written to *gpa* before."""
 
     do: Do
     rax: int = 0
@@ -52,6 +54,7 @@ class Command:
     r8: int = 0
     xmm: bytes = bytes(16 * XMM_COUNT)
     block: bytes = b""
+    gpa: int = BLOCKS
 
     def pack(self) -> bytes:
         """As it stands in the script."""
@@ -59,12 +62,13 @@ class Command:
                              (1 << 64) - 1)
 
 
-def packed(script: Sequence[Command]) -> dict[int, bytes]:
-    """What the host writes for *script*: gpa -> bytes. The length comes last: it lets the guest go."""
+def packed(script: Sequence[Command], vp: int = 0) -> dict[int, bytes]:
+    """What the host writes for *script* of a VP: gpa -> bytes. The length comes last: it lets the VP go."""
     assert len(script) <= ROOM, f"{len(script)} commands; there is room for {ROOM}"
-    blocks = {BLOCKS + (n << 12): command.block for n, command in enumerate(script) if command.block}
-    return blocks | {SCRIPT: b"".join(command.pack() for command in script), POSITION: bytes(8),
-                     LENGTH: len(script).to_bytes(8, "little")}
+    at = SCRIPTS + vp * STRIDE
+    blocks = {command.gpa: command.block for command in script if command.block}
+    return blocks | {at: b"".join(command.pack() for command in script), at + POSITION: bytes(8),
+                     at + LENGTH: len(script).to_bytes(8, "little")}
 
 
 def notes_of(script: bytes) -> list[int]:
@@ -83,13 +87,23 @@ def image() -> Image:
     return image_of(assemble(_SOURCE, "script_guest", folders=(folder,)))
 
 
+def _own(register: str, shift: int) -> str:
+    """*register* becomes the VP's index << *shift*. CPUID tells the index whatever the APIC has become."""
+    return f"""
+    mov eax, 1
+    cpuid
+    shr ebx, 24
+    and ebx, 3
+    shl ebx, {shift}
+    mov {register}, rbx"""
+
+
+assert STRIDE == 1 << 14
 _SOURCE = f"""
 .include "lib/machine.inc"
 .bits 64
 .org 0x10000
 .entry start
-
-STACK = 0x90000
 
 start:
     xor edi, edi                        ; one gate for each vector: a stub of 16 bytes
@@ -103,24 +117,36 @@ start:
     cmp edi, 256
     jb .gate
     call idt_load
-    mov eax, APIC
-    mov dword ptr [rax + APIC_SVR], 0x1FF
     mov al, 0xC3                        ; where the hypercall page is not, a call comes back
     mov edi, HYPERCALL_PAGE
     mov ecx, 4096
     cld
     rep stosb
     call hypercall_init
+    call smp_start
 
-wait:
-    mov esp, STACK
+ap_main:
+    mov rax, cr4
+    or eax, 0x600                       ; SSE, for all of us
+    mov cr4, rax
+
+wait:                                   ; no register is sure to be what it was, nor that the stack is there
+{_own("rsp", 12)}
+    add rsp, SMP_STACKS + 0x1000
+{_own("rbp", 14)}
+    add rbp, {SCRIPTS}
+    mov r14d, 200
+.spin:
     pause
-    mov rax, [POSITION_AT]
-    cmp rax, [LENGTH_AT]
-    jae wait
-
-    imul rbp, rax, {SIZE}
-    add rbp, {SCRIPT}
+    mov rax, [rbp + {POSITION}]
+    cmp rax, [rbp + {LENGTH}]
+    jb .go
+    dec r14d
+    jnz .spin
+    jmp wait
+.go:
+    imul rax, rax, {SIZE}
+    add rbp, rax
     movups xmm0, [rbp + 64]
     movups xmm1, [rbp + 80]
     movups xmm2, [rbp + 96]
@@ -167,17 +193,19 @@ wait:
     vmcall
 
 done:
-    mov r9, [POSITION_AT]               ; no register is sure to be what it was
-    imul rbp, r9, {SIZE}
-    mov [rbp + {SCRIPT + _NOTE}], rax
+    mov r10, rax
+{_own("rbp", 14)}
+    add rbp, {SCRIPTS}
+    mov r9, [rbp + {POSITION}]
+    imul rax, r9, {SIZE}
+    mov [rbp + rax + {_NOTE}], r10
     inc r9
-    mov [POSITION_AT], r9
+    mov [rbp + {POSITION}], r9
     jmp wait
 
 fault:                                  ; AL = vector
     movzx eax, al
     bts rax, 63
-    mov esp, STACK
     jmp done
 
 interrupt:
@@ -187,11 +215,9 @@ interrupt:
     pop rax
     iretq
 
-POSITION_AT = {POSITION}
-LENGTH_AT = {LENGTH}
-
 .include "lib/idt64.inc"
 .include "lib/hypercall64.inc"
+.include "lib/smp64.inc"
 
 .align 16
 stubs:

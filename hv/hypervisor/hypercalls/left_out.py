@@ -73,7 +73,6 @@ LEFT_OUT: dict[HypercallCode, str] = {
     **dict.fromkeys((C.SAVE_PARTITION_STATE, C.RESTORE_PARTITION_STATE),
                     "the form of the saved state is not public; root saves a VP by HvCallGetVpState and its registers"),
     C.ASSERT_VIRTUAL_INTERRUPT_V1: "it is deprecated: HvCallAssertVirtualInterrupt is there",
-    C.CLEAR_VIRTUAL_INTERRUPT: "it ends an external interrupt (ExtINT) that was asserted, and those are not delivered",
     C.RESTORE_PARTITION_TIME: "a child is not moved while it runs: its time is set by the property ReferenceTime",
     # Known by name only.
     **dict.fromkeys((C.GET_SPA_PAGE_LIST, C.SET_GPA_PAGE_ATTRIBUTES, C.PRECOMMIT_GPA_PAGES, C.UNCOMMIT_GPA_PAGES,

@@ -14,6 +14,8 @@ from hv.spec.vmcs import NO_VMCS, VmcsField
 from hv.vmx.root_operation.operation import VmxOperation
 from hv.vmx.vmcs import DEFAULT_CONTROLS, LaunchState
 
+_LAUNCHED = LaunchState.LAUNCHED        # naming a member of an enumeration costs a call
+
 
 class VpVmcs:
     """A new VMCS in *page* of physical memory, with the controls that this hypervisor wants."""
@@ -59,7 +61,7 @@ class VpVmcs:
         operation = self._operation
         if operation.current is not self.fields:
             operation.vmptrld(self.page)
-        if self.fields.launch_state is LaunchState.LAUNCHED:
+        if self.fields.launch_state is _LAUNCHED:
             operation.vmresume()
         else:
             operation.vmlaunch()

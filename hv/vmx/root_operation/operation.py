@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from hv.machine.faults import GuestFault
-from hv.machine.ram import PhysicalMemory, read_physical
+from hv.machine.ram import PhysicalMemory
 from hv.spec.ept import InveptDescriptor, InvvpidDescriptor
 from hv.spec.exits import VmInstructionError
 from hv.spec.msrs import FeatureControl, Msr
@@ -26,6 +26,7 @@ from hv.vmx.vmcs import LaunchState, Vmcs
 
 MOST_ACTIVE = 64                # VMCSs kept beside those that are in use; older ones go back to their regions
 _Error = VmInstructionError
+_LAUNCHED = LaunchState.LAUNCHED        # naming a member of an enumeration costs a call
 _CF, _ZF = Rflags.CF.value, Rflags.ZF.value
 _FEATURE_CONTROL_BITS = FeatureControl(lock=1, vmxon_outside_smx=1).raw      # there is no SMX, SGX or LMCE
 
@@ -133,10 +134,11 @@ class VmxOperation:
 
     def vmptrld(self, address: int) -> Vmcs:
         """Make the VMCS of the region at *address* active and current."""
-        if address in self._active and address != self.vmxon_pointer \
-                and read_physical(self.memory, address, 4) == self._revision:       # the usual, without the questions
-            self.current = self._active[address]
-            return self.current
+        active = self._active.get(address)
+        if active is not None and address != self.vmxon_pointer \
+                and self.memory.view[address : address + 4] == self._revision:      # the usual, without the questions
+            self.current = active
+            return active
         if not self.processor.is_physical(address):
             raise VmFail(_Error.VMPTRLD_BAD_ADDRESS)
         if address == self.vmxon_pointer:
@@ -198,12 +200,13 @@ class VmxOperation:
 
     def vmresume(self, blocked_by_mov_ss: bool = False) -> Vmcs:
         """The current VMCS, which was launched and may be entered again; the checks of its fields come next."""
-        vmcs = self._enterable(blocked_by_mov_ss)
-        if vmcs.launch_state is LaunchState.ORPHANED:
-            raise VmFail(_Error.VMRESUME_AFTER_VMXOFF)
-        if vmcs.launch_state is not LaunchState.LAUNCHED:
-            raise VmFail(_Error.VMRESUME_NOT_LAUNCHED)
-        return vmcs
+        vmcs = self.current
+        if vmcs is None or vmcs.shadow or blocked_by_mov_ss:
+            vmcs = self._enterable(blocked_by_mov_ss)
+        if vmcs.launch_state is _LAUNCHED:
+            return vmcs
+        orphaned = vmcs.launch_state is LaunchState.ORPHANED
+        raise VmFail(_Error.VMRESUME_AFTER_VMXOFF if orphaned else _Error.VMRESUME_NOT_LAUNCHED)
 
     def _enterable(self, blocked_by_mov_ss: bool) -> Vmcs:
         vmcs = self._need_current()

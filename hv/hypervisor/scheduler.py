@@ -146,7 +146,7 @@ class Scheduler:
         self._slice_end = end if end < self._stay_until else self._stay_until
 
     def _show(self, vp: Schedulable) -> None:
-        self.trace.at(vp.partition.id, vp.index)    # root may have been at work since this VP ran last
+        self.trace.place = vp.partition.id, vp.index    # root may have been at work since this VP ran last
         if vp is not self.current:
             if self.trace.listening:
                 self.trace.emit(events.VpSwitch(vp.partition.id, vp.index, self._reason))

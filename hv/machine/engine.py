@@ -358,7 +358,8 @@ class Engine:
         """From inside a trap, after `adopt`: when it returns True the run goes on with `current`, as `run` would."""
         state, counter = self.current, self.counter
         assert state is not None, "nobody was adopted"
-        self.breakpoints.begin(state, False)
+        if self.breakpoints.exist:
+            self.breakpoints.begin(state, False)
         state.words[_EFLAGS] = state.words[_EFLAGS] & FLAGS_KEPT | 2    # the others stand apart while the engine runs
         self._held = state.context
         self.handed_over += 1

@@ -28,6 +28,8 @@ def enter_apic(vcpu: Vcpu) -> bool:
         exit = apic.enter()
         if exit is not None and not vcpu.exit(exit):
             return False
+        if not (apic.recognized or vcpu.controls.interrupt_window or vcpu.work[WATCHED]):
+            return True                     # the usual: nothing waits, and nothing did
     return deliver_virtual(vcpu)
 
 

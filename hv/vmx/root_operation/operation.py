@@ -26,7 +26,6 @@ from hv.vmx.vmcs import LaunchState, Vmcs
 
 MOST_ACTIVE = 64                # VMCSs kept beside those that are in use; older ones go back to their regions
 _Error = VmInstructionError
-_LAUNCHED = LaunchState.LAUNCHED        # naming a member of an enumeration costs a call
 _CF, _ZF = Rflags.CF.value, Rflags.ZF.value
 _FEATURE_CONTROL_BITS = FeatureControl(lock=1, vmxon_outside_smx=1).raw      # there is no SMX, SGX or LMCE
 
@@ -200,13 +199,12 @@ class VmxOperation:
 
     def vmresume(self, blocked_by_mov_ss: bool = False) -> Vmcs:
         """The current VMCS, which was launched and may be entered again; the checks of its fields come next."""
-        vmcs = self.current
-        if vmcs is None or vmcs.shadow or blocked_by_mov_ss:
-            vmcs = self._enterable(blocked_by_mov_ss)
-        if vmcs.launch_state is _LAUNCHED:
-            return vmcs
-        orphaned = vmcs.launch_state is LaunchState.ORPHANED
-        raise VmFail(_Error.VMRESUME_AFTER_VMXOFF if orphaned else _Error.VMRESUME_NOT_LAUNCHED)
+        vmcs = self._enterable(blocked_by_mov_ss)
+        if vmcs.launch_state is LaunchState.ORPHANED:
+            raise VmFail(_Error.VMRESUME_AFTER_VMXOFF)
+        if vmcs.launch_state is not LaunchState.LAUNCHED:
+            raise VmFail(_Error.VMRESUME_NOT_LAUNCHED)
+        return vmcs
 
     def _enterable(self, blocked_by_mov_ss: bool) -> Vmcs:
         vmcs = self._need_current()

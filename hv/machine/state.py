@@ -191,6 +191,7 @@ class ProcessorState:
         self.words = view.cast("Q")
         self.dwords = view.cast("I")
         self.gpr = self.words[at.REGS // 8 : at.REGS // 8 + 16]     # RAX RCX RDX RBX RSP RBP RSI RDI R8..R15
+        self._tables = self.words[at.SEGMENTS // 8 + 18 : at.SEGMENTS // 8 + 30]     # LDTR, TR, GDTR, IDTR
         self.msrs = ProcessorMsrs(self.words)
         self.fp = FloatingPoint(view, context)
         self.debugctl = 0           # IA32_DEBUGCTL: the engine has none
@@ -246,6 +247,11 @@ class ProcessorState:
         """Those of CS and SS, which every event pushes in long mode."""
         dwords = self.dwords
         return dwords[_CS_SELECTOR] & 0xFFFF, dwords[_SS_SELECTOR] & 0xFFFF
+
+    @property
+    def descriptor_tables(self) -> bytes:
+        """Differs when LDTR, GDTR or IDTR does."""
+        return self._tables.tobytes()
 
     @property
     def paging_registers(self) -> tuple[int, int, int, int, int]:
@@ -420,7 +426,7 @@ class ProcessorState:
 
     def forget(self) -> None:
         """The context is about to go: from now on reading or writing a register is a ValueError."""
-        for view in (self.gpr, self.words, self.dwords):
+        for view in (self.gpr, self._tables, self.words, self.dwords):
             view.release()
         self.fp.forget()
 

@@ -115,6 +115,7 @@ class Partition:
         self.apics: PartitionApics | None = None
         self.time = PartitionTime(clock)
         self.suspended = False                  # by its parent: none of its VPs runs
+        self.stands_still = False               # it is suspended, or its time is frozen
         self.guest_os_id = HvGuestOsId()
         self.hypercall_msr = HvHypercallMsr()
         self._hypercall_overlay: Overlay | None = None
@@ -146,14 +147,10 @@ class Partition:
         """Units of 100 ns since it was created, if nobody set it; TLFS "Partition Reference Counter"."""
         return self.time.reference_time
 
-    @property
-    def stands_still(self) -> bool:
-        """Its parent lets none of its VPs run: it is suspended, or its time is frozen."""
-        return self.suspended or self.time.frozen
-
     def suspend(self, wanted: bool) -> None:
         """None of its VPs runs until it is resumed; time goes on meanwhile."""
         self.suspended = wanted
+        self.stands_still = wanted or self.time.frozen
         self._kick_all()
 
     def freeze_time(self, wanted: bool) -> None:
@@ -170,6 +167,7 @@ class Partition:
                 vp.resume_time(stood)
             if self.state is PartitionState.ACTIVE:
                 self.reference_tsc.follow()
+        self.stands_still = wanted or self.suspended
         self._kick_all()
 
     def set_reference_time(self, value: int) -> None:

@@ -27,12 +27,10 @@ class Schedulable(Protocol):
     halted: bool
     prompt: bool                # its turns end by themselves and come before all others: root's program
 
-    @property
-    def runnable(self) -> bool: ...
+    ran: int                    # ticks, in the turns that are over
 
     @property
-    def runtime(self) -> int:
-        """Ticks in which it ran."""
+    def runnable(self) -> bool: ...
 
     def run(self, until: int) -> None:
         """Run until the clock says *until* at the latest."""
@@ -110,10 +108,7 @@ class RunQueue:
 
     def __init__(self) -> None:
         self._shares: dict[int, Share] = {}     # by partition id, also of those that have nothing ready
-        self._active: dict[int, Share] = {}     # those that have
-
-    def __bool__(self) -> bool:
-        return bool(self._active)
+        self.active: dict[int, Share] = {}      # those that have
 
     def share(self, partition: Any) -> Share:
         """That of *partition*, made when it is first asked for."""
@@ -132,7 +127,7 @@ class RunQueue:
             return False
         if not share.ready:
             share.passed = max(share.passed, floor)
-            self._active[vp.partition.id] = share
+            self.active[vp.partition.id] = share
         share.ready[vp] = first
         if first:
             share.ready.move_to_end(vp, last=False)
@@ -141,7 +136,7 @@ class RunQueue:
     def cap(self, vp: Schedulable) -> None:
         """*vp*, which was ready, has used up its cap: it waits for the next period."""
         share = self.share(vp.partition)
-        self._drop(share, vp)
+        self.take(vp, share)
         share.capped[vp] = None
 
     def uncap(self) -> list[Schedulable]:
@@ -158,26 +153,37 @@ class RunQueue:
             vp = next(iter(share.ready))
             if vp.runnable:
                 return vp
-            self._drop(share, vp)
+            self.take(vp, share)
         return None
 
-    def take(self, vp: Schedulable) -> bool:
-        """*vp* is about to run; whether it was put first."""
-        return self._drop(self.share(vp.partition), vp)
+    def take(self, vp: Schedulable, share: Share) -> bool:
+        """*vp* of *share* is about to run, or cannot; whether it was put first."""
+        first = share.ready.pop(vp)
+        if not share.ready:
+            del self.active[share.partition.id]
+        return first
+
+    def put_back(self, vp: Schedulable, share: Share) -> None:
+        """`add` of *vp*, whose turn is over: its *share* is known, and was moved on."""
+        if vp in share.ready or vp in share.capped:
+            return
+        if not share.ready:
+            self.active[share.partition.id] = share
+        share.ready[vp] = False
 
     def has(self, partition: Any) -> bool:
         """A VP of *partition* is ready."""
-        return partition.id in self._active
+        return partition.id in self.active
 
     def only(self, share: Share) -> bool:
         """No other partition has anything to run."""
-        return not self._active or (len(self._active) == 1 and share.partition.id in self._active)
+        return not self.active or (len(self.active) == 1 and share.partition.id in self.active)
 
     def least(self) -> Share | None:
         """The share that comes next: of the active ones that which has passed least, the first by number of several."""
-        if len(self._active) == 1:
-            return next(iter(self._active.values()))
-        return min(self._active.values(), key=lambda share: (share.passed, share.partition.id), default=None)
+        if len(self.active) == 1:
+            return next(iter(self.active.values()))
+        return min(self.active.values(), key=lambda share: (share.passed, share.partition.id), default=None)
 
     def next(self, now: int) -> Schedulable | None:
         """Who shall run; it stays in the queue until it is taken. Those whose reserve is owed come before others."""
@@ -198,21 +204,15 @@ class RunQueue:
         return None
 
     def _reserved(self) -> Iterator[Share]:
-        return (self._active[number] for number in sorted(self._active)
-                if self._active[number].partition.schedule.reserve)
+        return (self.active[number] for number in sorted(self.active)
+                if self.active[number].partition.schedule.reserve)
 
     def keep(self, partitions: dict[int, Any]) -> None:
         """Forget the shares of partitions that are not among *partitions* any more."""
         for number, share in list(self._shares.items()):
             if partitions.get(number) is not share.partition:
                 del self._shares[number]
-                self._active.pop(number, None)
-
-    def _drop(self, share: Share, vp: Schedulable) -> bool:
-        first = share.ready.pop(vp)
-        if not share.ready:
-            del self._active[share.partition.id]
-        return first
+                self.active.pop(number, None)
 
     def inspect(self) -> dict[int, Any]:
         """Plain data for the REPL: the shares by partition."""

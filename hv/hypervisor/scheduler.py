@@ -41,7 +41,7 @@ class Scheduler:
         self.queue = RunQueue()
         self.current: Schedulable | None = None
         self._share: Share | None = None        # of the child that runs; None between turns
-        self._began = self._runtime = 0         # of the turn: the clock, and the VP's runtime
+        self._began = self._ran = 0             # of the turn: the clock, and what the VP had run before
         self._slice_end = 0                     # of the turn, if no timer comes first
         self._stay_until = self._until = 0      # when the engine is left at the latest, and where the run ends
         self._reason = _SLICE_OVER              # why the turn ends, or the last one ended
@@ -83,7 +83,7 @@ class Scheduler:
         self._stay_until = min(self._until, self.clock.tsc + self._longest_stay(vp))
         if self._is_capped(vp):
             return True
-        self._begin(vp)
+        self._begin(vp, self.queue.share(vp.partition))
         try:
             vp.run(self._next_stop())
         finally:
@@ -130,23 +130,23 @@ class Scheduler:
 
     # --- a turn -------------------------------------------------------------------------------------------
 
-    def _begin(self, vp: Schedulable) -> None:
+    def _begin(self, vp: Schedulable, share: Share) -> None:
         """*vp* leaves the queue and has the processor."""
-        share, now = self.queue.share(vp.partition), self._counter.done
-        first = self.queue.take(vp)
-        length = ALONE_TICKS if not self.queue else WOKEN_TICKS if first else self.slice_ticks
+        queue, now = self.queue, self._counter.done
+        first = queue.take(vp, share)
+        length = ALONE_TICKS if not queue.active else WOKEN_TICKS if first else self.slice_ticks
         if share.partition.schedule.cap:
             length = min(length, share.left(vp, now))
         if share.passed > self._passed:
             self._passed = share.passed
         self._show(vp)
-        self._share, self._began, self._runtime = share, now, vp.runtime
+        self._share, self._began, self._ran = share, now, vp.ran
         self._reason, self._cut_short = _SLICE_OVER, False
         end = now + length
         self._slice_end = end if end < self._stay_until else self._stay_until
 
     def _show(self, vp: Schedulable) -> None:
-        self.trace.at(vp.partition.id, vp.index)    # root may have been at work since this VP ran last
+        self.trace.place = vp.partition.id, vp.index    # root may have been at work since this VP ran last
         if vp is not self.current:
             if self.trace.listening:
                 self.trace.emit(events.VpSwitch(vp.partition.id, vp.index, self._reason))
@@ -157,13 +157,14 @@ class Scheduler:
         vp, share = self.current, self._share
         assert vp is not None, "nobody runs"
         assert share is not None, "no turn goes on"
-        self._share, self._cut_short = None, self._counter.done < self._slice_end
+        now = self._counter.done
+        self._share, self._cut_short = None, now < self._slice_end
         vp.leave()
-        share.charge(vp, vp.runtime - self._runtime, self._counter.done)
+        share.charge(vp, vp.ran - self._ran, now)
         if not vp.runnable:
             self._reason = _HALTED if vp.halted else _SUSPENDED
         else:
-            self.queue.add(vp)
+            self.queue.put_back(vp, share)
             if share.partition.schedule.cap:
                 self._is_capped(vp)
 
@@ -230,7 +231,7 @@ class Scheduler:
 
     def _spins(self, vp: Schedulable) -> None:
         """*vp* runs, and needs what another VP has: its turn ends now if anybody waits for it."""
-        if self.queue and vp is self.current and self._share is not None:
+        if self.queue.active and vp is self.current and self._share is not None:
             self._slice_end, self._reason = self.clock.tsc, _SPINS
             self.processor.stop_by(self.clock.tsc)
 
@@ -239,7 +240,7 @@ class Scheduler:
 
         To leave the engine and to come back would take longer than all else that a timer's interrupt needs.
         """
-        if self.queue or self._root_waits or self._share is None or vp is not self.current:
+        if self.queue.active or self._root_waits or self._share is None or vp is not self.current:
             return False
         woken = vp.runnable
         while not woken and self._next_timer_ends_in_slice():
@@ -248,7 +249,7 @@ class Scheduler:
             self._began += self.clock.tsc - asleep      # which is no work that anybody is charged for
             self.clock.run_due()
             self.take_idle_interrupts()
-            if self.queue or self._root_waits:
+            if self.queue.active or self._root_waits:
                 break
             woken = vp.runnable
         if woken:
@@ -274,7 +275,7 @@ class Scheduler:
             return False
         self._reason = _SPINS
         self._end()
-        self._begin(sibling)
+        self._begin(sibling, share)
         return sibling.take_over(self._next_stop())
 
     def _has_right(self, running: Share) -> bool:

@@ -78,7 +78,7 @@ class VirtualProcessor:
         self.call_site: CallSite | None = None  # of the last VMCALL
         self.late_timers: list[SyntheticTimer] = []     # lazy ones that expired while it did not run
         self._running = False
-        self._runtime = 0                       # ticks, until it began to run
+        self.ran = 0                            # ticks, until it began to run
         self._since = 0                         # when that was, later by what it slept
         vcpu.on_exit = partial(obey, self)
         vcpu.on_vmfail = self._on_vmfail
@@ -90,7 +90,7 @@ class VirtualProcessor:
     @property
     def runtime(self) -> int:
         """Ticks in which it ran."""
-        return self._runtime + (self.partition.clock.tsc - self._since if self._running else 0)
+        return self.ran + (self.partition.clock.tsc - self._since if self._running else 0)
 
     def slept(self, ticks: int) -> None:
         """While it was running, it halted for *ticks*."""
@@ -115,9 +115,8 @@ class VirtualProcessor:
     @property
     def runnable(self) -> bool:
         """The scheduler may pick it: nobody suspended it, and it has something to do."""
-        if self.explicit_suspend or self.intercept_suspend or self.wait_for_sipi or self.stopped_because:
-            return False
-        if self.partition.stands_still:
+        if self.explicit_suspend or self.intercept_suspend or self.wait_for_sipi or self.stopped_because \
+                or self.partition.stands_still:
             return False
         return not self.halted or self._wakes() or (self.notifications != 0 and deliverability.due(self))
 
@@ -213,7 +212,9 @@ class VirtualProcessor:
 
     def leave(self) -> None:
         """Its turn is over."""
-        self._runtime, self._running = self.runtime, False
+        if self._running:
+            self.ran += self.partition.clock.tsc - self._since
+            self._running = False
 
     def stays(self) -> bool:
         """It paused, and nobody takes over: its turn goes on; False when what is to be delivered ended it."""

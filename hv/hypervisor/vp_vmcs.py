@@ -14,6 +14,8 @@ from hv.spec.vmcs import NO_VMCS, VmcsField
 from hv.vmx.root_operation.operation import VmxOperation
 from hv.vmx.vmcs import DEFAULT_CONTROLS, LaunchState
 
+_LAUNCHED = LaunchState.LAUNCHED        # naming a member of an enumeration costs a call
+
 
 class VpVmcs:
     """A new VMCS in *page* of physical memory, with the controls that this hypervisor wants."""
@@ -55,13 +57,14 @@ class VpVmcs:
             self._operation.vmwrite(field, value)
 
     def enter(self) -> None:
-        """Its VP runs now: what VMLAUNCH and VMRESUME check before they look at any field."""
+        """Its VP runs now: what VMLAUNCH and VMRESUME check before they look at any field.
+
+        One that is current, launched and no shadow VMCS is all that VMRESUME asks for, so that is not executed.
+        """
         operation = self._operation
         if operation.current is not self.fields:
             operation.vmptrld(self.page)
-        if self.fields.launch_state is LaunchState.LAUNCHED:
-            operation.vmresume()
-        else:
+        if self.fields.launch_state is not _LAUNCHED:
             operation.vmlaunch()
 
     def clear(self) -> None:

@@ -25,6 +25,7 @@ class Breakpoints:
     def __init__(self, uc: Uc, forget_all_code: Callable[[], None]) -> None:
         self._uc, self._forget_all_code = uc, forget_all_code
         self._hooks: dict[int, int] = {}            # linear address -> the API's hook
+        self.exist = False                          # there is one
         self._passing: int | None = None
         self._running: ProcessorState | None = None
         self._stopped_at: tuple[ProcessorState | None, int] | None = None
@@ -34,11 +35,13 @@ class Breakpoints:
         """Stop every VP before it executes the instruction at linear address *gva*."""
         if gva not in self._hooks:
             self._hooks[gva] = self._uc.hook_add(UC_HOOK_CODE, self._on_code, None, gva, gva)
+            self.exist = True
             self._forget_all_code()
 
     def remove(self, gva: int) -> None:
         """Undo `add`."""
         self._uc.hook_del(self._hooks.pop(gva))
+        self.exist = bool(self._hooks)
         self._forget_all_code()             # what was translated still calls the hook
 
     def take(self) -> int | None:

@@ -42,7 +42,7 @@ from hv.machine.hooks import EVERY_INSTRUCTION, PythonHooks
 from hv.machine.nested import LARGE
 from hv.machine.paging import LINEAR_32, LINEAR_64, PagingMode, translate
 from hv.machine.ram import PhysicalMemory, pages_of
-from hv.machine.state import ProcessorState
+from hv.machine.state import FLAGS_KEPT, ProcessorState
 from hv.machine.traps import BY_NUMBER, INSTRUCTION_TRAPS, MSR_NUMBER, UNDEFINED, Trap
 from hv.spec.x86 import MAX_INSTRUCTION_LENGTH, PAGE_SIZE, Vector
 
@@ -54,7 +54,7 @@ _HANDLER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctyp
 _NEW_BLOCK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64), ctypes.c_void_p, ctypes.c_void_p)
 _REFUSALS = frozenset({Vector.SS, Vector.GP, Vector.PF, Vector.AC})
 _EXCEPTION = Trap.EXCEPTION
-_CC_OP = at.CC_OP // 4
+_CC_OP, _EFLAGS = at.CC_OP // 4, at.EFLAGS // 8
 _NESTED_FAULT, _RDMSR, _WRMSR = Trap.NESTED_FAULT, Trap.RDMSR, Trap.WRMSR      # naming a member costs a call
 _ERROR_CODE = at.ERROR_CODE // 4
 _FETCHED, _CODE = stubs.ExitFrame.fetched.offset // 8, stubs.ExitFrame.code.offset // 8
@@ -358,8 +358,9 @@ class Engine:
         """From inside a trap, after `adopt`: when it returns True the run goes on with `current`, as `run` would."""
         state, counter = self.current, self.counter
         assert state is not None, "nobody was adopted"
-        self.breakpoints.begin(state, False)
-        state.flags_stand_apart()
+        if self.breakpoints.exist:
+            self.breakpoints.begin(state, False)
+        state.words[_EFLAGS] = state.words[_EFLAGS] & FLAGS_KEPT | 2    # the others stand apart while the engine runs
         self._held = state.context
         self.handed_over += 1
         counter.deadline, counter.window = until, window

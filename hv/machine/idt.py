@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from enum import IntEnum
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from hv.machine.faults import Access, GuestFault, NestedFault, TripleFault
@@ -323,7 +323,8 @@ def _entry_flags(rflags: int, gate: _Gate) -> int:
 def _deliver_long(state: Registers, memory: LinearMemory, event: Event, injected: bool) -> None:
     """SDM "Exception and Interrupt Handling in 64-bit Mode": SS:RSP is always pushed, on a 16-byte boundary."""
     ext, rflags, old_cpl, old_rsp = 0 if event.by_program else 1, state.rflags, state.cpl, state.rsp
-    gate, code, cpl = _gate(state, memory, event, ext, long=True)
+    gate, code, cpl = memory.remember((event.vector, ext, old_cpl, state.descriptor_tables),
+                                      partial(_gate, state, memory, event, ext, long=True))
     pointer = old_rsp
     if gate.ist:
         pointer = _tss64_pointer(state, memory, _IST1 + 8 * (gate.ist - 1), ext)

@@ -6,7 +6,9 @@ that cross pages, "Exceptions and Interrupts". Segmentation is not here: callers
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from copy import copy
+from typing import TypeVar
 
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.paging import (
@@ -27,6 +29,7 @@ from hv.spec.x86 import PAGE_SIZE
 
 _OFFSET = PAGE_SIZE - 1
 _READ, _WRITE = Access.READ.value, Access.WRITE.value
+T = TypeVar("T")
 
 
 class LinearMemory:
@@ -88,6 +91,12 @@ class LinearMemory:
         except NestedFault as fault:
             fault.gva = wrapped
             raise
+
+    def remember(self, key: Hashable, find: Callable[[], T]) -> T:
+        """What *find* answers. It reads by `read_system` only, and what it knows of the registers is in *key*; so
+        whoever knows that nothing changed which it read may give the answer of last time.
+        """
+        return find()
 
     def write(self, gva: int, data: bytes, cpl: int | None = None, implicit: bool = False) -> None:
         """Store *data* at *gva*; nothing is stored when paging refuses any byte of it.

@@ -7,7 +7,7 @@ the fakes of the tests satisfy it alike.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Hashable, MutableMapping
 from typing import NamedTuple, Protocol, Self
 
 from hv.spec.x86 import AccessRights, CodeDataBits
@@ -192,5 +192,7 @@ class Registers(Protocol):
     def paging_registers(self) -> tuple[int, int, int, int, int]: ...   # CR0, CR3, CR4, EFER, RFLAGS.AC in its place
     @property
     def stacked_selectors(self) -> tuple[int, int]: ...         # those of CS and SS
+    @property
+    def descriptor_tables(self) -> Hashable: ...                # differs when LDTR, GDTR or IDTR does
     @property
     def msrs(self) -> MutableMapping[int, int]: ...

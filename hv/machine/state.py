@@ -22,7 +22,7 @@ from hv.spec.x86 import Cr0, Cr4, Efer, Rflags
 
 _U64 = (1 << 64) - 1
 _ARITHMETIC = 0x8D5             # CF PF AF ZF SF OF
-_FLAGS_KEPT = 0x3F_7300 | 2     # what the engine keeps beside the arithmetic flags and DF
+FLAGS_KEPT = 0x3F_7300 | 2     # what the engine keeps beside the arithmetic flags and DF
 _DF = Rflags.DF.value
 # Plain integers: `&` with an IntFlag would build an enum member every time.
 _EFER_LMA, _CR4_OSFXSR, _CR4_SMAP, _VM = Efer.LMA.value, Cr4.OSFXSR.value, Cr4.SMAP.value, Rflags.VM.value
@@ -191,6 +191,7 @@ class ProcessorState:
         self.words = view.cast("Q")
         self.dwords = view.cast("I")
         self.gpr = self.words[at.REGS // 8 : at.REGS // 8 + 16]     # RAX RCX RDX RBX RSP RBP RSI RDI R8..R15
+        self._tables = self.words[at.SEGMENTS // 8 + 18 : at.SEGMENTS // 8 + 30]     # LDTR, TR, GDTR, IDTR
         self.msrs = ProcessorMsrs(self.words)
         self.fp = FloatingPoint(view, context)
         self.debugctl = 0           # IA32_DEBUGCTL: the engine has none
@@ -248,6 +249,11 @@ class ProcessorState:
         return dwords[_CS_SELECTOR] & 0xFFFF, dwords[_SS_SELECTOR] & 0xFFFF
 
     @property
+    def descriptor_tables(self) -> bytes:
+        """Differs when LDTR, GDTR or IDTR does."""
+        return self._tables.tobytes()
+
+    @property
     def paging_registers(self) -> tuple[int, int, int, int, int]:
         """CR0, CR3, CR4, EFER and RFLAGS.AC in its place: all that address translation depends on."""
         words = self.words
@@ -279,7 +285,7 @@ class ProcessorState:
         if self.dwords[_CC_OP] != at.CC_OP_EFLAGS:
             self.words[_CC_SRC] = self._resolve_flags(self.context) & _ARITHMETIC
             self.dwords[_CC_OP] = at.CC_OP_EFLAGS
-        kept = self.words[_EFLAGS] & _FLAGS_KEPT | self.words[_CC_SRC] & _ARITHMETIC
+        kept = self.words[_EFLAGS] & FLAGS_KEPT | self.words[_CC_SRC] & _ARITHMETIC
         return int(kept | (_DF if self.dwords[_DF_WORD] != 1 else 0))
 
     @rflags.setter
@@ -288,13 +294,9 @@ class ProcessorState:
         self.dwords[_CC_OP] = at.CC_OP_EFLAGS
         self.dwords[_DF_WORD] = 0xFFFF_FFFF if value & _DF else 1
         changed = self.words[_EFLAGS] ^ value
-        self.words[_EFLAGS] = value & _FLAGS_KEPT | 2
+        self.words[_EFLAGS] = value & FLAGS_KEPT | 2
         if changed & _VM:
             self.refresh_hidden_flags()
-
-    def flags_stand_apart(self) -> None:
-        """While the engine runs, the arithmetic flags and DF are not in its RFLAGS, as they are behind a run."""
-        self.words[_EFLAGS] = self.words[_EFLAGS] & _FLAGS_KEPT | 2
 
     @property
     def interrupts_enabled(self) -> bool:
@@ -424,7 +426,7 @@ class ProcessorState:
 
     def forget(self) -> None:
         """The context is about to go: from now on reading or writing a register is a ValueError."""
-        for view in (self.gpr, self.words, self.dwords):
+        for view in (self.gpr, self._tables, self.words, self.dwords):
             view.release()
         self.fp.forget()
 

@@ -20,7 +20,7 @@ from hv.spec.exits import ENTRY_FAILURES, ExitReason
 from hv.spec.vmcs import PrimaryControls, VmcsField
 from hv.spec.x86 import PUSHES_RF, Vector
 from hv.vmx.apic.controls import ApicControls
-from hv.vmx.apic.interrupts import behind_instruction, deliver_virtual, enter_apic, take_physical
+from hv.vmx.apic.interrupts import WATCHED, behind_instruction, deliver_virtual, enter_apic, take_physical
 from hv.vmx.capabilities import PROCESSOR
 from hv.vmx.checks import Entry, EntryResult
 from hv.vmx.checks.incremental import EntryChecks
@@ -291,15 +291,19 @@ class Vcpu:
 
     def come_next(self) -> None:
         """Inside an exit of another vcpu of the engine: from here on it is this one's turn there."""
-        self.engine.adopt(self.state)
-        self._enter()
-        self.engine.on_trap = self._trap_handler
+        engine, second_level = self.engine, self.second_level
+        engine.adopt(self.state)
+        if second_level.cached.entered is not second_level:
+            second_level.cached.enter(second_level)
+        engine.only_walks, engine.on_trap, self.interrupted = self._only_walks, self._trap_handler, False
 
     def take_over(self, until: int) -> bool:
         """After `come_next`: VM entry, and the engine runs on with this one until *until*; False when that ended it."""
-        if self.watchful or not self.may_enter() or not enter_apic(self) or self.interrupt_is_held():
+        if self.watchful or not self.may_enter() or not enter_apic(self):
             return False
-        self.engine.go_on(until, self.flag_matters)
+        if (self.state.interrupt_shadow or not self.controls.interrupts_taken) and self.interrupt_waits():
+            return False                # `interrupt_is_held`, without its call
+        self.engine.go_on(until, bool(self.work[WATCHED]))      # `enter_apic` has asked whether the flag matters
         return True
 
     def _run_freely(self, until: int) -> bool:
@@ -363,11 +367,9 @@ class Vcpu:
 
     def may_enter(self) -> bool:
         """The checks of VM entry hold, as far as they are due; False when VM entry failed, and nobody mended that."""
-        return not self._entry_is_due() or self._check_entry()
-
-    def _entry_is_due(self) -> bool:
-        """VM entry may have something to check: software wrote, or the last one failed."""
-        return self._software_wrote() or not self.entry_result.entered
+        if self.state_written or self.vmcs.written or self.entry_result.failure is not None:
+            return self._check_entry()
+        return True
 
     def _software_wrote(self) -> bool:
         return self.state_written or bool(self.vmcs.written)

@@ -29,7 +29,7 @@ def play(queue, turns, ticks=SLICE):
     now, order = 0, []
     for _ in range(turns):
         vp = queue.next(now)
-        queue.take(vp)
+        queue.take(vp, queue.share(vp.partition))
         now += ticks
         queue.share(vp.partition).charge(vp, ticks, now)
         queue.add(vp)
@@ -69,7 +69,7 @@ def test_who_cannot_run_any_more_is_dropped_when_its_turn_comes():
     assert queue.next(0) is second
     second.runnable = False
     assert queue.next(0) is None
-    assert not queue
+    assert not queue.active
     assert queue.add(first)                     # woken again
 
 
@@ -112,7 +112,7 @@ def test_the_capped_wait_for_the_next_period():
     queue, capped = RunQueue(), Vp(partition(1, cap=1))
     queue.add(capped)
     queue.cap(capped)
-    assert not queue
+    assert not queue.active
     assert not queue.add(capped)
     assert queue.uncap() == [capped]
     assert queue.add(capped)

@@ -17,7 +17,7 @@ class ScriptedVp:
     def __init__(self, partition, index):
         self.partition, self.index = partition, index
         self.prompt, self.halted = partition.is_root, False
-        self.runtime = self.left = 0
+        self.ran = self.left = 0
         self.follows = self.lasts = True
         self.turns = 0
         self.slices: list[int] = []         # how long each turn was, in ticks
@@ -36,7 +36,7 @@ class ScriptedVp:
             self.turns -= 1
         self.act()
         if not self.partition.is_root:
-            self.runtime += max(0, until - clock.tsc)
+            self.ran += max(0, until - clock.tsc)
             clock.counter.done = max(until, clock.tsc)
 
     def leave(self):
@@ -286,7 +286,7 @@ class YieldingBench(Bench):
     def pause(self):
         if self.stays is None:
             self.clock.counter.done += 10
-            self.vp.runtime += 10
+            self.vp.ran += 10
             self.vp.turns, self.vp.halted = (0, True) if self.halts else (1, False)
             self.stays = self.hypervisor.on_yield(self.vp)
 

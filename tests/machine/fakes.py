@@ -65,6 +65,10 @@ class FakeState:
         return self.cs.selector, self.ss.selector
 
     @property
+    def descriptor_tables(self):
+        return self.ldtr, self.gdtr, self.idtr
+
+    @property
     def paging_registers(self):
         return self.cr0, self.cr3, self.cr4, self.efer, self.rflags & 1 << 18
 

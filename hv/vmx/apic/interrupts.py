@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
 _EXTERNAL = EventKind.EXTERNAL          # naming a member of an enumeration costs a call
-_WATCHED = 3                            # word of the work counter: `window`
+WATCHED = 3                            # word of the work counter: `window`
 
 
 def enter_apic(vcpu: Vcpu) -> bool:
@@ -28,6 +28,8 @@ def enter_apic(vcpu: Vcpu) -> bool:
         exit = apic.enter()
         if exit is not None and not vcpu.exit(exit):
             return False
+        if not (apic.recognized or vcpu.controls.interrupt_window or vcpu.work[WATCHED]):
+            return True                     # the usual: nothing waits, and nothing did
     return deliver_virtual(vcpu)
 
 
@@ -50,7 +52,7 @@ def deliver_virtual(vcpu: Vcpu) -> bool:
             and not vcpu.take(Event(take_virtual(vcpu), _EXTERNAL)):
         return False
     waits = vcpu.controls.interrupt_window or (apic is not None and apic.recognized)    # `flag_matters`, without calls
-    if bool(vcpu.work[_WATCHED]) is not waits:
+    if bool(vcpu.work[WATCHED]) is not waits:
         vcpu.watch_interrupt_flag()
     return True
 

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from hv.machine.faults import GuestFault
-from hv.machine.ram import PhysicalMemory, read_physical
+from hv.machine.ram import PhysicalMemory
 from hv.spec.ept import InveptDescriptor, InvvpidDescriptor
 from hv.spec.exits import VmInstructionError
 from hv.spec.msrs import FeatureControl, Msr
@@ -133,10 +133,11 @@ class VmxOperation:
 
     def vmptrld(self, address: int) -> Vmcs:
         """Make the VMCS of the region at *address* active and current."""
-        if address in self._active and address != self.vmxon_pointer \
-                and read_physical(self.memory, address, 4) == self._revision:       # the usual, without the questions
-            self.current = self._active[address]
-            return self.current
+        active = self._active.get(address)
+        if active is not None and address != self.vmxon_pointer \
+                and self.memory.view[address : address + 4] == self._revision:      # the usual, without the questions
+            self.current = active
+            return active
         if not self.processor.is_physical(address):
             raise VmFail(_Error.VMPTRLD_BAD_ADDRESS)
         if address == self.vmxon_pointer:

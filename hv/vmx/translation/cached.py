@@ -48,7 +48,7 @@ class CachedMappings:
         self.generation = 0                 # counts what was forgotten
         self._by_eptp: dict[int | None, GuestPhysicalMappings] = {}
         self._in_engine: int | None = -1    # the EPT pointer whose mappings the engine has a copy of
-        self._entered: SecondLevel | None = None
+        self.entered: SecondLevel | None = None    # by which the processor that ran last translates
         self._vpids: set[int] = set()       # whose linear mappings may be in the engine: they share what they can
         self._access_page = -1              # of the processor that ran last: no mapping leads there
 
@@ -61,9 +61,9 @@ class CachedMappings:
 
         What was found out with it before is still true when it only takes turns with others.
         """
-        if self._entered is second_level or self._in_engine != second_level.eptp:
+        if self.entered is second_level or self._in_engine != second_level.eptp:
             self.generation += 1
-        self._entered = second_level
+        self.entered = second_level
         self._vpids.add(second_level.vpid)
         if self._access_page != second_level.access_page:
             self._access_page = second_level.access_page
@@ -74,10 +74,6 @@ class CachedMappings:
         if self._in_engine != second_level.eptp:
             self._in_engine = second_level.eptp
             self.engine.invept()
-
-    def is_entered(self, second_level: SecondLevel) -> bool:
-        """The processor that ran last translates by *second_level*."""
-        return self._entered is second_level
 
     def invept(self, kind: int, eptp: int = 0) -> bool:
         """INVEPT of type *kind* with *eptp* in the descriptor; False is VMfail(invalid operand). SDM "INVEPT"."""
@@ -128,7 +124,7 @@ class CachedMappings:
             return False
         if kind == InvvpidType.INDIVIDUAL_ADDRESS and not is_canonical(linear_address):
             return False
-        if self._entered is not None and self._entered.vpid and (everybody or vpid in self._vpids):
+        if self.entered is not None and self.entered.vpid and (everybody or vpid in self._vpids):
             self.flush_linear()
         return True
 

@@ -56,7 +56,7 @@ class SecondLevel:
         self.log = log
         if eptp == self.eptp and vpid == self.vpid:
             return
-        if vpid != self.vpid and self.cached.is_entered(self):
+        if vpid != self.vpid and self.cached.entered is self:
             self.cached.flush_linear()
         self.vpid = vpid
         self._use(eptp)
@@ -64,7 +64,7 @@ class SecondLevel:
 
     def enter(self) -> None:
         """The processor is about to run."""
-        if not self.cached.is_entered(self):
+        if self.cached.entered is not self:
             self.cached.enter(self)
 
     def use_access_page(self, page: int) -> None:
@@ -75,7 +75,7 @@ class SecondLevel:
 
     def _changed(self) -> None:
         """What was found out before may not be true any more."""
-        if self.cached.is_entered(self):
+        if self.cached.entered is self:
             self.cached.enter(self)
         else:
             self.cached.generation += 1

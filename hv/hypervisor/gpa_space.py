@@ -53,17 +53,13 @@ class GpaSpace:
                  tables: EptTables | None = None, identity: bool = False) -> None:
         self.memory, self.owners, self.partition_id, self.tables = memory, owners, partition_id, tables
         self.identity = identity or tables is None      # this is root's space: gpa = spa
+        self.page_limit = owners.page_count if self.identity else GPA_SPACE_PAGES   # pages from here on are outside
         self._mapped: dict[int, Mapping] = {}
         self._overlays: dict[int, list[Overlay]] = {}
         # Called with (gpa page, mapping or None) when the partition's own map changes; overlays are not for devices.
         self.listeners: list[Callable[[int, Mapping | None], None]] = []
         if identity:
             self._show_machine()
-
-    @property
-    def page_limit(self) -> int:
-        """Pages from here on are outside the space."""
-        return self.owners.page_count if self.identity else GPA_SPACE_PAGES
 
     @property
     def mapped_count(self) -> int:
@@ -207,7 +203,10 @@ class GpaSpace:
 
     def translate(self, gpa: int, access: Access) -> int:
         """The spa behind *gpa*, or NestedFault when the partition itself could not do *access* there."""
-        mapping = self.visible(gpa >> 12)
+        page = gpa >> 12
+        mapping = self._mapped.get(page)        # `visible`, for what is usual
+        if mapping is None or page in self._overlays:
+            mapping = self.visible(page)
         if mapping is None or int(access) & ~int(mapping.rights) or mapping.spa >= self.memory.size:
             raise NestedFault(gpa, access)      # a device's registers are no memory to the hypervisor
         return mapping.spa | gpa & PAGE_SIZE - 1

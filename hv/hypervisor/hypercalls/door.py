@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import hv.hypervisor.hypercalls  # noqa: F401  registers the handlers
 from hv.hypervisor.errors import CallInterrupted, HypercallError
-from hv.hypervisor.hypercalls.parameters import read_input, write_output
+from hv.hypervisor.hypercalls.parameters import read_input, read_memory, read_registers, write_output
 from hv.hypervisor.hypercalls.registry import HYPERCALLS, REP_TICKS, Call, Declaration, Reps, require
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus
@@ -101,19 +101,19 @@ def _check_shape(declaration: Declaration, control: HypercallControl) -> int:
 
 
 def _check_reserved(declaration: Declaration, data: bytes) -> None:
-    for part in declaration.reserved:
-        if any(data[part]):
-            text = f"{declaration.code.name}: bytes {part.start}..{part.stop - 1} must be zero"
-            raise HypercallError(HvStatus.INVALID_PARAMETER, text)
+    wrong = int.from_bytes(data, "little") & declaration.reserved
+    if wrong:
+        first = (wrong & -wrong).bit_length() - 1 >> 3
+        raise HypercallError(HvStatus.INVALID_PARAMETER, f"{declaration.code.name}: byte {first} must be zero")
 
 
 def _simple_call(call: Call, declaration: Declaration, fast: int, input_gpa: int, output_gpa: int) -> None:
     if fast and declaration.fits_registers and not declaration.privilege & ~call.partition.privileges:
         data = _REGISTERS.pack(input_gpa, output_gpa)       # the usual, without a call
     else:
-        data = read_input(call, declaration, fast, declaration.input_size, declaration.output_size, input_gpa,
-                          output_gpa)
-    if declaration.reserved:
+        read = read_registers if fast else read_memory
+        data = read(call, declaration, declaration.input_size, declaration.output_size, input_gpa, output_gpa)
+    if declaration.reserved and int.from_bytes(data, "little") & declaration.reserved:
         _check_reserved(declaration, data)
     handler = declaration.handler
     answer = handler(call, declaration.input.parse(data)) if declaration.input else handler(call)

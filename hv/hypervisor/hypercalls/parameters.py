@@ -32,7 +32,7 @@ def read_input(call: Call, declaration: Declaration, fast: int, size: int, outpu
     INVALID_HYPERCALL_INPUT, INVALID_ALIGNMENT, ACCESS_DENIED, INVALID_PARAMETER, in this order; GuestFault 6 where the
     XMM registers are wanted and cannot be used; NestedFault.
     """
-    read = _read_registers if fast else _read_memory
+    read = read_registers if fast else read_memory
     return read(call, declaration, size, output_size, input_gpa, output_gpa)
 
 
@@ -44,23 +44,24 @@ def write_output(call: Call, fast: int, size: int, output_gpa: int, at: int, dat
         call.partition.space.write(output_gpa + at, data)
 
 
-def _require_privilege(call: Call, declaration: Declaration) -> None:
+def _without_privilege(call: Call, declaration: Declaration) -> HypercallError:
     missing = declaration.privilege & ~call.partition.privileges
-    if missing:
-        raise HypercallError(HvStatus.ACCESS_DENIED, f"{declaration.code.name} needs privilege {missing:#x}")
+    return HypercallError(HvStatus.ACCESS_DENIED, f"{declaration.code.name} needs privilege {missing:#x}")
 
 
 # --- memory -------------------------------------------------------------------------------------------------------
 
-def _read_memory(call: Call, declaration: Declaration, size: int, output_size: int, input_gpa: int,
-                 output_gpa: int) -> bytes:
-    """An address is not looked at when there is nothing in its direction."""
-    space = call.partition.space
-    if size:
-        _check_place(space, input_gpa, size, "input")
-    if output_size:
-        _check_place(space, output_gpa, output_size, "output")
-    _require_privilege(call, declaration)
+def read_memory(call: Call, declaration: Declaration, size: int, output_size: int, input_gpa: int,
+                output_gpa: int) -> bytes:
+    """`read_input` of the memory form. An address is not looked at when there is nothing in its direction."""
+    partition = call.partition
+    space = partition.space
+    if size and _is_misplaced(space, input_gpa, size):
+        raise _misplaced("input", input_gpa, size)
+    if output_size and _is_misplaced(space, output_gpa, output_size):
+        raise _misplaced("output", output_gpa, output_size)
+    if declaration.privilege & ~partition.privileges:
+        raise _without_privilege(call, declaration)
     if size and output_size and input_gpa < output_gpa + output_size and output_gpa < input_gpa + size:
         # The TLFS forbids it and names no status.
         raise HypercallError(HvStatus.INVALID_PARAMETER, f"input {input_gpa:#x} and output {output_gpa:#x} overlap")
@@ -70,10 +71,13 @@ def _read_memory(call: Call, declaration: Declaration, size: int, output_size: i
     return data
 
 
-def _check_place(space: GpaSpace, gpa: int, size: int, what: str) -> None:
-    """INVALID_ALIGNMENT unless *size* bytes at *gpa* are 8-aligned, in one page, inside the GPA space."""
-    if gpa & 7 or (gpa & PAGE_SIZE - 1) + size > PAGE_SIZE or gpa >> 12 >= space.page_limit:
-        raise HypercallError(HvStatus.INVALID_ALIGNMENT, f"{what} of {size} bytes at {gpa:#x}: misaligned or misplaced")
+def _is_misplaced(space: GpaSpace, gpa: int, size: int) -> bool:
+    """Unless *size* bytes at *gpa* are 8-aligned, in one page, inside the GPA space."""
+    return bool(gpa & 7) or (gpa & PAGE_SIZE - 1) + size > PAGE_SIZE or gpa >> 12 >= space.page_limit
+
+
+def _misplaced(what: str, gpa: int, size: int) -> HypercallError:
+    return HypercallError(HvStatus.INVALID_ALIGNMENT, f"{what} of {size} bytes at {gpa:#x}: misaligned or misplaced")
 
 
 # --- registers ----------------------------------------------------------------------------------------------------
@@ -83,11 +87,13 @@ def _output_place(size: int) -> int:
     return size + XMM_SIZE - 1 & -XMM_SIZE
 
 
-def _read_registers(call: Call, declaration: Declaration, size: int, output_size: int, first: int,
-                    second: int) -> bytes:
+def read_registers(call: Call, declaration: Declaration, size: int, output_size: int, first: int,
+                   second: int) -> bytes:
+    """`read_input` of the register form."""
     used = _output_place(size) + output_size if output_size else size
     _check_registers(call, declaration, used, output_size)
-    _require_privilege(call, declaration)
+    if declaration.privilege & ~call.partition.privileges:
+        raise _without_privilege(call, declaration)
     xmm_count = (size - 1) // XMM_SIZE if size else 0
     return _PAIR.pack(first, second) + b"".join(call.vp.regs.read_xmm(n) for n in range(xmm_count))
 

@@ -41,7 +41,7 @@ class Declaration(NamedTuple):
     rep_output: type[Layout] | None
     variable: bool                      # units of 8 bytes may follow the fixed input
     privilege: int
-    reserved: tuple[slice, ...]         # bytes of the input that must be zero
+    reserved: int                       # bits of the input, as a little-endian number, that must be zero
     input_size: int                     # bytes of the fixed input, or header
     output_size: int                    # bytes of the fixed output
     fits_registers: bool                # it has a fast form, without the elements of a list
@@ -65,7 +65,7 @@ def hypercall(code: HypercallCode, *, input: type[Layout] | None = None, output:
         size, output_size = input.SIZE if input else 0, output.SIZE if output else 0
         HYPERCALLS[int(code)] = Declaration(
             code, handler, input, output, is_rep, rep_input, rep_output, variable, int(privilege),
-            tuple(_reserved(input)) if input else (), size, output_size, size <= FAST_INPUT_SIZE and not output_size)
+            _reserved(input) if input else 0, size, output_size, size <= FAST_INPUT_SIZE and not output_size)
         return handler
     return register
 
@@ -74,12 +74,14 @@ def _name(handler: Callable[..., Any]) -> str:
     return f"{handler.__module__}.{handler.__qualname__}"
 
 
-def _reserved(layout: type[Layout], base: int = 0) -> Iterator[slice]:
+def _reserved(layout: type[Layout]) -> int:
+    bits = 0
     for name, (offset, kind) in layout.FIELDS.items():
         if kind.layout is not None and kind.count == 1:
-            yield from _reserved(kind.layout, base + offset)
+            bits |= _reserved(kind.layout) << 8 * offset
         elif name.startswith(("reserved", "padding")):
-            yield slice(base + offset, base + offset + kind.size)
+            bits |= (1 << 8 * kind.size) - 1 << 8 * offset
+    return bits
 
 
 class Call:

@@ -21,7 +21,7 @@ from hv.hypervisor.statistics import Statistics, do_nothing
 from hv.hypervisor.synic import connections
 from hv.hypervisor.synic.monitors import Monitors
 from hv.hypervisor.synic.synic import Synic
-from hv.hypervisor.timers.stimer import SyntheticTimers
+from hv.hypervisor.timers.synthetic_timers import SyntheticTimers
 from hv.machine.clock import VirtualClock
 from hv.machine.ram import PhysicalMemory
 from hv.spec.hv_status import HvStatus

@@ -22,7 +22,9 @@ from hv.trace import events
 if TYPE_CHECKING:
     from hv.hypervisor.partition import Partition
     from hv.hypervisor.synic.synic import Synic
-    from hv.hypervisor.timers.stimer import SyntheticTimer, SyntheticTimers
+    from hv.hypervisor.timers.stimer import SyntheticTimer
+    from hv.hypervisor.timers.synthetic_timers import SyntheticTimers
+    from hv.hypervisor.timers.unhalted import UnhaltedTimer
 
 HANDLER_TICKS = 2000        # what one interrupt of root's costs in virtual time
 
@@ -71,6 +73,8 @@ class RootVirtualProcessor:
     notifications = 0                   # nobody could be told
     event_pending = False               # it takes its interrupts when it runs
     exit_counts = [0] * 128             # Python has no VM exits
+    runtime, running = 0, False         # nor work that could be counted
+    clock_of_work: UnhaltedTimer | None = None
 
     def __init__(self, partition: Partition, index: int, on_kick: Callable[[Any], None]) -> None:
         self.partition, self.index = partition, index

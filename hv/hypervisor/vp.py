@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from hv.hypervisor.register_page import RegisterPage
     from hv.hypervisor.state_pages import MessagePage
     from hv.hypervisor.synic.synic import QueuedMessage, Synic
-    from hv.hypervisor.timers.stimer import SyntheticTimer, SyntheticTimers
+    from hv.hypervisor.timers.stimer import SyntheticTimer
+    from hv.hypervisor.timers.synthetic_timers import SyntheticTimers
+    from hv.hypervisor.timers.unhalted import UnhaltedTimer
 
 
 CallSite = tuple[tuple[int, int, int], int, bool]       # location, hypercall MSR, 64-bit code
@@ -77,7 +79,8 @@ class VirtualProcessor:
         self.caller: Call | None = None         # who it is to the hypercalls, since its first one
         self.call_site: CallSite | None = None  # of the last VMCALL
         self.late_timers: list[SyntheticTimer] = []     # lazy ones that expired while it did not run
-        self._running = False
+        self.clock_of_work: UnhaltedTimer | None = None     # its timer of the time it executes, while that is on
+        self.running = False                    # it has its turn
         self.ran = 0                            # ticks, until it began to run
         self._since = 0                         # when that was, later by what it slept
         vcpu.on_exit = partial(obey, self)
@@ -90,11 +93,19 @@ class VirtualProcessor:
     @property
     def runtime(self) -> int:
         """Ticks in which it ran."""
-        return self.ran + (self.partition.clock.tsc - self._since if self._running else 0)
+        return self.ran + (self.partition.clock.tsc - self._since if self.running else 0)
 
-    def slept(self, ticks: int) -> None:
-        """While it was running, it halted for *ticks*."""
-        self._since += ticks
+    def sleep(self) -> bool:
+        """It halts in its turn; True when only time had to pass until it was woken, which is no time that it ran."""
+        clock, counting = self.partition.clock, self.clock_of_work
+        if counting is not None:
+            counting.stop()
+        start = clock.tsc
+        woken = self.hypervisor.on_halt(self)
+        self._since += clock.tsc - start
+        if woken and counting is not None:
+            counting.start()
+        return woken
 
     @property
     def exit_counts(self) -> list[int]:
@@ -124,7 +135,7 @@ class VirtualProcessor:
     def is_available(self) -> bool:
         """It runs, or idles and can be woken: what it is told now it can hear now."""
         suspended = self.explicit_suspend or self.intercept_suspend or self.partition.stands_still
-        return self._running or (self.halted and not suspended)
+        return self.running or (self.halted and not suspended)
 
     @property
     def asleep_for_good(self) -> bool:
@@ -145,7 +156,7 @@ class VirtualProcessor:
 
     def run(self, until: int) -> None:
         """Run the guest until the clock reaches *until*, or it halts, waits for its parent, or stops."""
-        self._go(self.vcpu.run, until)
+        self._go(self.vcpu.run, until if self.clock_of_work is None else self.clock_of_work.limit(until))
 
     def end_run_with(self, action: Callable[[], object]) -> None:
         """Its instruction is the last one of this run; *action* comes behind it."""
@@ -156,10 +167,7 @@ class VirtualProcessor:
         self.halted = self.idles = True
         if self.trace.listening:
             self.trace.emit(events.VpHalted())
-        start = self.partition.clock.tsc
-        woken = not self.notifications and (self.runnable or self.hypervisor.on_halt(self))
-        self.slept(self.partition.clock.tsc - start)
-        if woken:
+        if not self.notifications and (self.runnable or self.sleep()):
             self.halted = self.idles = False
         else:
             self.end_run_with(lambda: None)
@@ -192,11 +200,13 @@ class VirtualProcessor:
             self.leave()
 
     def _begin(self) -> None:
-        self._since, self.halted, self.idles, self._running = self.partition.clock.tsc, False, False, True
+        self._since, self.halted, self.idles, self.running = self.partition.clock.tsc, False, False, True
         self.hypervisor.before_run()
         self.vmcs.enter()
         if self.late_timers:
             self._catch_up()
+        if self.clock_of_work is not None:
+            self.clock_of_work.start()
 
     def flush_translations(self, cr3: int | None) -> bool:
         """Forget what it has cached of linear translations: of the address space *cr3*, or of all (None).
@@ -212,9 +222,11 @@ class VirtualProcessor:
 
     def leave(self) -> None:
         """Its turn is over."""
-        if self._running:
+        if self.running:
             self.ran += self.partition.clock.tsc - self._since
-            self._running = False
+            self.running = False
+        if self.clock_of_work is not None:
+            self.clock_of_work.stop()
 
     def stays(self) -> bool:
         """It paused, and nobody takes over: its turn goes on; False when what is to be delivered ended it."""
@@ -226,6 +238,8 @@ class VirtualProcessor:
 
     def take_over(self, until: int) -> bool:
         """The engine goes on with this VP, inside an exit of a sibling; False when its turn ended at once."""
+        if self.clock_of_work is not None:
+            until = self.clock_of_work.limit(until)
         self.vcpu.come_next()
         self._begin()
         return (not self.event_pending or self.deliver_pending()) and self.vcpu.take_over(until)
@@ -379,7 +393,7 @@ class VirtualProcessor:
 
     def _on_init(self) -> None:
         """INIT. A processor that sends it to itself first ends the instruction that did it."""
-        if self._running:
+        if self.running:
             self.init_pending = True
             self.kick()
         else:

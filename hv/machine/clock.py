@@ -18,6 +18,7 @@ TSC_HZ = 2_000_000_000
 TICKS_PER_100NS = TSC_HZ // 10_000_000
 APIC_BUS_HZ = TSC_HZ // 10
 EXIT_TICKS = 1000
+_SWEEP = 256
 
 
 class WorkCounter(Protocol):
@@ -50,6 +51,7 @@ class VirtualClock:
         self.counter: WorkCounter = counter if counter is not None else _Counter()
         self.on_earlier: Callable[[int], None] = lambda tsc: None    # a new deadline came before all others
         self._timers: list[Timer] = []
+        self._sweep_at = _SWEEP                 # how many timers are so many that the cancelled ones are looked for
         self._order = 0
 
     @property
@@ -69,12 +71,20 @@ class VirtualClock:
     def at(self, tsc: int, callback: Callable[[], None]) -> Timer:
         """Call *callback* once the counter has reached *tsc* (at the next `run_due` if it has already)."""
         earliest = self.next_deadline()
+        if len(self._timers) >= self._sweep_at:
+            self._sweep()
         timer = Timer(tsc, self._order, callback)
         self._order += 1
         heapq.heappush(self._timers, timer)
         if earliest is None or tsc < earliest:
             self.on_earlier(tsc)
         return timer
+
+    def _sweep(self) -> None:
+        """Forget the cancelled timers, so that setting one again and again costs no memory."""
+        self._timers = [timer for timer in self._timers if not timer.cancelled]
+        heapq.heapify(self._timers)
+        self._sweep_at = max(_SWEEP, 2 * len(self._timers))
 
     def cancel(self, timer: Timer | None) -> None:
         """Forget *timer*; one that fired, was cancelled or is None is left as it is."""

@@ -337,6 +337,14 @@ class SyntheticTimerSkipped(Event):
     expiration: int
 
 
+class UnhaltedTimerExpired(Event):
+    """A VP has executed for the period of its time-unhalted timer; *runtime* is how long in all, in 100 ns."""
+
+    partition: int
+    vp: int
+    runtime: int
+
+
 # --- Partitions ----------------------------------------------------------------------------------
 
 

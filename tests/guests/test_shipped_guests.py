@@ -45,6 +45,7 @@ MINE = (
     "smp",              # in test_smp.py
     "tlb_flush",        # there too
     "two_vps",
+    "unhalted",
 )
 NEED_TWO_VPS = ("two_vps", "start_vp")
 
@@ -132,6 +133,9 @@ SERIAL = {
               r"periodic: ten messages, 0 x 100 ns late at most\nlazy: ten messages, 0 x 100 ns late at most\n"
               r"direct: ten interrupts and no message\nbusy slot: the second message came after EOM\n"
               r"missed ticks: 1, 2 and 8 of eight were told\noff: nothing comes\n",
+    "unhalted": r"10 ticks in ten periods of work\n0 ticks in twenty periods of sleep\n"
+                r"1 tick after the rest of the period that the sleep had cut in two\n"
+                r"2 NMIs in two periods with interrupts off\n0 ticks while it is off\n",
 }
 ENDED = {"crasher": "triple-fault", "receiver": "halt"}
 

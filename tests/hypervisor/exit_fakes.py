@@ -175,10 +175,13 @@ class ExitVp(FakeVp):
         self.call_site = None
         self.deliveries = 0
         self.asleep_for_good = False
-        self.sleep = 0
+        self.slept = 0
 
-    def slept(self, ticks: int) -> None:
-        self.sleep += ticks
+    def sleep(self) -> bool:
+        start = self.partition.clock.tsc
+        woken = self.hypervisor.on_halt(self)
+        self.slept += self.partition.clock.tsc - start
+        return woken
 
     def deliver_pending(self) -> bool:
         self.deliveries += 1

@@ -64,7 +64,8 @@ class FakeVp:
         self.is_available, self.late_timers, self.tsc_offset = True, [], 0
         self.intercept_suspend = self.halted = self.idles = False
         self.wait_for_sipi = index != 0
-        self.runtime_100ns = 0
+        self.runtime_100ns = self.runtime = 0
+        self.running, self.clock_of_work = False, None
         self.pending_event = self.string_element = None
         self.vcpu = SimpleNamespace(state_written=False, set_tsc=self._set_tsc, takes_nmi=True, debug_pends=False,
                                     want_window=lambda wanted: None, want_nmi_window=lambda wanted: None)

@@ -249,7 +249,7 @@ def test_hlt_goes_on_when_only_time_had_to_pass():
         return True
     vp.machine.hypervisor.on_halt = wait
     assert handle(vp, ExitReason.HLT)[0] is ADVANCE
-    assert (vp.halted, vp.event_pending, vp.sleep) == (False, True, 700)
+    assert (vp.halted, vp.event_pending, vp.slept) == (False, True, 700)
 
 
 @pytest.mark.parametrize("change", [("asleep_for_good", True), ("rflags", 0x302)])

@@ -15,7 +15,6 @@ ABSENT = {                      # with the reason why there is none
     "HV_SIRBP",                 # event rings
     "HV_POWER_STATE_TRIGGER_C1", "HV_POWER_STATE_TRIGGER_C2", "HV_POWER_STATE_TRIGGER_C3",      # no C-states
     "HV_POWER_STATE_CONFIG_C1", "HV_POWER_STATE_CONFIG_C2", "HV_POWER_STATE_CONFIG_C3",
-    "HV_STIME_UNHALTED_TIMER_CONFIG", "HV_STIME_UNHALTED_TIMER_COUNT",      # time that a VP is not halted is no timer's
     "HV_NESTED_SCONTROL", "HV_NESTED_SVERSION", "HV_NESTED_SIEFP", "HV_NESTED_SIMP", "HV_NESTED_EOM",   # not nested
 }
 

@@ -78,3 +78,14 @@ def test_only_a_timer_before_all_others_is_announced():
     for tsc in (100, 200, 50, 50, 20):
         clock.at(tsc, lambda: None)
     assert earlier == [100, 50, 20]
+
+
+def test_timers_that_are_set_and_cancelled_for_ever_cost_no_memory():
+    clock, fired = VirtualClock(), []
+    kept = [clock.at(10**9 + n, lambda n=n: fired.append(n)) for n in range(300)]
+    for _ in range(10_000):
+        clock.cancel(clock.at(10**12, fired.clear))
+    assert len(clock._timers) < 1000
+    clock.advance(10**9 + len(kept))
+    clock.run_due()
+    assert fired == list(range(300))

@@ -18,10 +18,7 @@ def handle_hlt(vp: VirtualProcessor, exit: VmExit) -> Verdict:
         vp.trace.emit(VpHalted())
     if vp.asleep_for_good or vp.regs.single_stepping or vp.notifications:
         return YIELD
-    start = vp.partition.clock.tsc
-    woken = vp.hypervisor.on_halt(vp)
-    vp.slept(vp.partition.clock.tsc - start)
-    if not woken:
+    if not vp.sleep():
         return YIELD
     vp.halted, vp.event_pending = False, True
     return ADVANCE

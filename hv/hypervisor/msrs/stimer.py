@@ -22,6 +22,10 @@ def _write_count(vp: VirtualProcessor, index: int, value: int) -> None:
     vp.timers[index - _FIRST >> 1].set_count(value)
 
 
+provide(Msr.HV_STIME_UNHALTED_TIMER_CONFIG, lambda vp, _: vp.timers.unhalted.config.raw,
+        lambda vp, _, value: vp.timers.unhalted.set_config(value))
+provide(Msr.HV_STIME_UNHALTED_TIMER_COUNT, lambda vp, _: vp.timers.unhalted.count,
+        lambda vp, _, value: vp.timers.unhalted.set_count(value))
 for _timer in range(STIMER_COUNT):
     _config, _count = stimer_msrs(_timer)
     provide(_config, lambda vp, index: vp.timers[index - _FIRST >> 1].config.raw, _write_config,

@@ -45,7 +45,7 @@ _REASONS: dict[HvRegisterName, str] = {
     N.GHCB: "no partition is isolated",
     N.REGISTER_PAGE: "a parent maps the register page by HvCallMapVpStatePage",
     **dict.fromkeys(_range(N.STATS_PARTITION_RETAIL, N.STATS_VP_INTERNAL), _NOT_BUILT),
-    N.UNHALTED_TIMER_CONFIG: _NOT_BUILT, N.UNHALTED_TIMER_COUNT: _NOT_BUILT, N.SIRBP: _NOT_BUILT,
+    N.SIRBP: _NOT_BUILT,
     **dict.fromkeys(_range(N.VSM_CODE_PAGE_OFFSETS, N.CR_INTERCEPT_IA32_MISC_ENABLE_MASK), _TRUST_LEVELS),
 }
 

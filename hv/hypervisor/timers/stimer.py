@@ -1,4 +1,4 @@
-"""The four synthetic timers of a VP: one-shot and periodic, with a message on a SINT or an interrupt of its own.
+"""A synthetic timer, one of four: one-shot or periodic, with a message on a SINT or an interrupt of its own.
 
 TLFS "Synthetic Timers". Times are in units of 100 ns of the partition's reference counter. A timer expires when the
 counter has reached its time, never before; it has one message, which waits in the queue of its SINT while the slot is
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from hv.hypervisor.synic.synic import QueuedMessage
 from hv.machine.clock import Timer
 from hv.machine.faults import GuestFault
-from hv.spec.msrs import STIMER_COUNT, HvStimerConfig
+from hv.spec.msrs import HvStimerConfig
 from hv.spec.synic import HvMessageType, TimerMessage
-from hv.spec.vp_state import StimerState, SyntheticTimersState
+from hv.spec.vp_state import StimerState
 from hv.spec.x86 import Vector
 from hv.trace.events import SyntheticTimerExpired, SyntheticTimerSkipped
 
@@ -184,43 +184,3 @@ class SyntheticTimer:
             self._expire_at(state.adjustment, now)
         else:
             self._start()
-
-
-class SyntheticTimers:
-    """The synthetic timers of *vp*, by number."""
-
-    def __init__(self, vp: VirtualProcessor) -> None:
-        self.timers = tuple(SyntheticTimer(vp, index) for index in range(STIMER_COUNT))
-
-    def __getitem__(self, index: int) -> SyntheticTimer:
-        return self.timers[index]
-
-    def reset(self) -> None:
-        """Configurations and counts are 0."""
-        for timer in self.timers:
-            timer.set_config(0)
-            timer.set_count(0)
-
-    def pause(self) -> None:
-        """The partition's time stands still."""
-        for timer in self.timers:
-            timer.pause()
-
-    def resume(self) -> None:
-        """The partition's time goes on."""
-        for timer in self.timers:
-            timer.resume()
-
-    def save(self) -> SyntheticTimersState:
-        """HV_SYNTHETIC_TIMERS_STATE."""
-        return SyntheticTimersState(timers=tuple(timer.save() for timer in self.timers))
-
-    def restore(self, state: SyntheticTimersState) -> None:
-        """Take over what `save` gave."""
-        saved: Any = state.timers
-        for timer in self.timers:
-            timer.restore(saved[timer.index])
-
-    def inspect(self) -> dict[str, Any]:
-        """Plain data: `inspect vm/1/timers/stimer0` of the REPL."""
-        return {f"stimer{timer.index}": timer.inspect() for timer in self.timers}

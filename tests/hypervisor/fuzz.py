@@ -36,6 +36,7 @@ from hv.spec.partition import HvPartitionProperty
 from hv.trace.bus import Record
 from hv.trace.events import Hypercall
 from tests.guest_runner import image_of as program
+from tests.hypervisor.lives import live, wind_up
 from tests.hypervisor.near_msrs import a_value, an_msr
 from tests.hypervisor.random_calls import CALLER, ROOT, VICTIM, Said, World, say
 from tests.hypervisor.script_guest import (
@@ -58,7 +59,7 @@ from tests.hypervisor.script_guest import (
     packed,
 )
 
-BATCHES, ROOT_CALLS = 6, 32             # of one machine: batches of the child, and calls of root after each
+BATCHES, ROOT_CALLS, LIVES = 6, 32, 6             # of one machine: batches of the child, and calls of root after each
 TICKS = 4_000_000                       # virtual time that a batch may take before the child is taken for lost
 MACHINES = 10                           # of one seed
 LONGEST_SECONDS = 60                    # real time of one machine, from outside: more is a hang
@@ -74,7 +75,7 @@ _A_CHILDS = [code for code in HYPERCALLS if code in {
     C.GET_MEMORY_BALANCE, *range(C.POST_DEBUG_DATA, C.UNMAP_STATS_PAGE + 1), C.OUTPUT_DEBUG_CHARACTER, C.CREATE_PORT,
     C.CONNECT_PORT, C.SET_PORT_PROPERTY, C.START_VIRTUAL_PROCESSOR, C.GET_VP_INDEX_FROM_APIC_ID,
     C.MAP_STATS_PAGE2}]
-_HARMLESS = (HypercallCode.FINALIZE_PARTITION, HypercallCode.DELETE_PARTITION)
+_LAST = (HypercallCode.FINALIZE_PARTITION, HypercallCode.DELETE_PARTITION)
 
 
 class Fuzzed(World):
@@ -83,6 +84,7 @@ class Fuzzed(World):
     def __init__(self) -> None:
         self.machine = Machine(memory_mib=16)
         self.hypervisor, winhv = self.machine.hypervisor, self.machine.root.winhv
+        self.pages_of_root = self.hypervisor.root.pool.in_use
         self.child = self.machine.create_vm("caller", image(), MEMORY_MIB, vps=VPS).worker
         victim = self.machine.create_vm("victim", _sleeper(), MEMORY_MIB).worker
         assert (self.child.partition_id, victim.partition_id) == (CALLER, VICTIM)
@@ -239,17 +241,19 @@ def _an_msr_write(chance: random.Random) -> Command:
 
 
 class Batch(NamedTuple):
-    """A script of the child, then some calls of root: a seed for each."""
+    """Scripts of the child, some calls of root, some steps in the lives of other partitions: a seed for each."""
 
     child: list[int]
     root: list[int]
+    lives: list[int]
 
 
 # One seed is one command, and 0 is none: what is shrunk away leaves the others as they are.
 _SEEDS = st.integers(0, (1 << 32) - 1)
 BATCHES_OF_A_MACHINE = st.lists(
     st.builds(Batch, st.lists(_SEEDS, min_size=ROOM, max_size=ROOM),
-              st.lists(_SEEDS, min_size=ROOT_CALLS, max_size=ROOT_CALLS)),
+              st.lists(_SEEDS, min_size=ROOT_CALLS, max_size=ROOT_CALLS),
+              st.lists(_SEEDS, max_size=LIVES)),
     min_size=BATCHES // 2, max_size=BATCHES)
 
 
@@ -271,11 +275,16 @@ def play(batches: list[Batch], told: Callable[[str], None] = lambda text: None) 
                 told(f"root says {call}")
                 _root_says(world, call)
             world.check_books()
+            for seed in batch.lives:
+                told(f"root goes on with the life of {seed}")
+                live(world, random.Random(seed))
+            world.check_books()
+        wind_up(world)
         return world.done, world.answers
 
 
 def _root_says(world: Fuzzed, call: Said) -> None:
-    if call.code in _HARMLESS:
+    if call.code in _LAST and int.from_bytes(call.block[:8], "little") in (CALLER, VICTIM):
         return                          # it may, but then there is nothing left to fuzz
     world.said(call)
     world.done["calls of root"] += 1
@@ -291,8 +300,9 @@ class Campaign:
         self.answers: Counter[str] = Counter()
         self.start = time.monotonic()
 
-    def run(self, seed: int, seconds: float) -> int:
+    def run(self, seed: int, seconds: float, shrink: bool = True) -> int:
         """Machines from *seed* on until *seconds* have passed; 1 when one of them failed."""
+        self._phases = (Phase.generate, Phase.shrink) if shrink else (Phase.generate,)
         signal.signal(signal.SIGALRM, _hangs)
         for number in count(seed):
             if time.monotonic() - self.start >= seconds:
@@ -307,7 +317,7 @@ class Campaign:
         """Some machines of one seed; False when one failed, which is then shown as small as it gets."""
         @seeded(number)
         @settings(max_examples=MACHINES, database=None, deadline=None, suppress_health_check=list(HealthCheck),
-                  phases=(Phase.generate, Phase.shrink), print_blob=False)
+                  phases=self._phases, print_blob=False)
         @given(BATCHES_OF_A_MACHINE)
         def run(batches: list[Batch]) -> None:
             signal.alarm(LONGEST_SECONDS)
@@ -342,9 +352,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="where to begin; the same seed is the same run")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--answers", action="store_true", help="say at the end what each call was answered how often")
+    parser.add_argument("--whole", action="store_true", help="show a failure as it is found, not as small as it gets")
     options = parser.parse_args()
     campaign = Campaign()
-    failed = campaign.run(options.seed, options.seconds)
+    failed = campaign.run(options.seed, options.seconds, not options.whole)
     print(f"\n{campaign.summary()}; {'a failure' if failed else 'no failure'}")
     if options.answers:
         print("\n".join(f"{number:8} {answer}" for answer, number in sorted(campaign.answers.items())))

@@ -21,7 +21,7 @@ from hv.spec.partition import ANY_VP, PARTITION_ID_SELF, VP_INDEX_SELF, HvMapGpa
 from hv.spec.synic import PortType
 
 ROOT, CALLER, VICTIM = 1, 2, 3          # partition ids
-BORN = range(4, 9)                      # ids of what root creates meanwhile
+BORN = range(4, 10)                     # ids of what root creates meanwhile
 Draw = Callable[[random.Random], int]
 Row = Mapping[str, int | tuple[int, ...]]
 C, P = HypercallCode, HvPartitionProperty

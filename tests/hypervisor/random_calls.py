@@ -152,6 +152,7 @@ class World:
         self.machine = Machine(MEMORY_MIB)
         self.hypervisor, winhv = self.machine.hypervisor, self.machine.root.winhv
         root = self.hypervisor.root
+        self.pages_of_root = root.pool.in_use       # before there is any child
         for expected in (CALLER, VICTIM):
             partition = winhv.create_partition()
             assert partition == expected

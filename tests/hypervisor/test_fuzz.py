@@ -15,7 +15,7 @@ def test_nothing_a_child_or_root_says_breaks_the_hypervisor_or_touches_a_victim(
 
 
 def test_the_same_seeds_are_the_same_run():
-    batches = [Batch([*range(1, 20)], [5, 6]), Batch([*range(100, 120)], [7])]
+    batches = [Batch([*range(1, 20)], [5, 6], [1, 2]), Batch([*range(100, 120)], [7], [3])]
     assert play(batches) == play(batches)
 
 

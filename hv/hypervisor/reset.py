@@ -46,9 +46,9 @@ def reset(partition: Partition) -> None:
     partition.external.reset()
     partition.guest_os_id = HvGuestOsId()
     partition.kept_msrs.clear()
+    partition.debug_msrs.clear()
+    partition.statistics.release(partition)
     partition.cpuid.show_invariant_tsc(False)
     partition.set_hypercall_page(HvHypercallMsr())
     partition.reference_tsc.set_msr(0)
     partition.reference_tsc.follow()
-    for listener in partition.on_reset:
-        listener()

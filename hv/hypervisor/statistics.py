@@ -104,7 +104,7 @@ class Statistics:
         return shown.page if shown else None
 
     def release(self, viewer: Partition) -> None:
-        """*viewer* is finalized: it sees no counters any more."""
+        """*viewer* is finalized, or has reset itself: it sees no counters any more."""
         for viewer_id, key in list(self._shown):
             if viewer_id == viewer.id:
                 self.hide(viewer, key)

@@ -7,7 +7,7 @@ is a mistake. `docs/references.md` says which edition of each document we follow
     x86.py, msrs.py             the processor (SDM volumes 3A and 4)
     vmcs.py, exits.py, ept.py   its VMX mode (SDM volume 3C)
     apic.py, vtd.py, pci.py     interrupt controllers, IOMMU, devices
-    cpuid.py, hypercalls.py, hv_status.py, hv_registers.py, synic.py, partition.py
+    cpuid.py, hypercalls/, hv_status.py, hv_registers.py, synthetic_msrs.py, synic.py, partition.py ...
                                 the hypervisor's interface (TLFS)
 
 Every room may import this one. It imports nothing of ours, and nothing but the standard library.

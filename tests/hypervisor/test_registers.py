@@ -3,7 +3,7 @@
 import pytest
 
 from hv.hypervisor.hypercalls.registry import HYPERCALLS
-from hv.hypervisor.registers.absent import absent
+from hv.hypervisor.registers.absent import REASONS, absent
 from hv.hypervisor.registers.table import REGISTERS
 from hv.machine.idt import Event, EventKind
 from hv.root.winhv import HvError
@@ -55,6 +55,10 @@ def test_every_name_of_the_manual_is_provided_or_absent_for_a_reason(bench, name
     if put is None:
         with refused(HvStatus.INVALID_PARAMETER):
             bench.set(name, 0)
+
+
+def test_no_name_is_both_provided_and_absent():
+    assert not REGISTERS.keys() & {int(name) for name in REASONS}
 
 
 @pytest.mark.parametrize("name", [name for name in N if all(REGISTERS.get(int(name), (None, None)))

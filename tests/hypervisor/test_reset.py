@@ -19,7 +19,8 @@ CHANGED = {
     Msr.HV_SCONTROL: 1, Msr.HV_SIMP: 0x8001, Msr.HV_SIEFP: 0x9001, Msr.HV_SINT2: HvSynicSint(vector=0x52).raw,
     Msr.HV_STIMER0_COUNT: 10_000, Msr.HV_STIMER0_CONFIG: HvStimerConfig(enable=1, sintx=2, periodic=1).raw,
     Msr.HV_REENLIGHTENMENT_CONTROL: 0x10061, Msr.HV_TSC_INVARIANT_CONTROL: 1, Msr.HV_TPR: 0x40,
-    Msr.APIC_BASE: 0xFEE0_0D00,
+    Msr.APIC_BASE: 0xFEE0_0D00, Msr.HV_STATS_PARTITION_RETAIL_PAGE: 0xA001, Msr.HV_STATS_VP_INTERNAL_PAGE: 0xB001,
+    Msr.HV_SYNTH_DEBUG_PENDING_BUFFER: 0xC000, Msr.HV_SYNTH_DEBUG_SEND_BUFFER: 0xD000,
 }
 
 
@@ -99,12 +100,21 @@ def test_time_crash_parameters_and_memory_survive_a_reset(bench):
     assert bench.child.space.read(0x2000, 4) == b"kept"
 
 
-def test_others_hear_of_a_reset(bench):
-    told = []
-    bench.child.on_reset.append(lambda: told.append(1))
+def test_a_reset_is_an_event(bench):
     bench.write(Msr.HV_RESET, 1)
-    assert told == [1]
     assert bench.machine.events(PartitionReset) == [PartitionReset(bench.child.id)]
+
+
+def test_nobody_writes_where_the_guest_before_the_reset_listened(bench):
+    """The pending page of its debugger is memory like any other to the guest that starts now."""
+    write_msr(bench.vp, Msr.HV_SYNTH_DEBUG_PENDING_BUFFER, 0x5000)
+    channels = bench.machine.hypervisor.debug_channels
+    for partition in (bench.child, bench.machine.root):
+        channels.join(partition, 7)
+    bench.write(Msr.HV_RESET, 1)
+    bench.child.space.write(0x5000, b"\xee")
+    channels.end_of(bench.machine.root).send(b"x")
+    assert bench.child.space.read(0x5000, 1) == b"\xee"
 
 
 def test_a_reset_can_be_done_again_and_again(bench):

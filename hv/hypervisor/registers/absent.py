@@ -16,14 +16,13 @@ _SPECULATION = "speculation is not a thing of this processor"
 _MTRR = "memory types are not told apart: CPUID does not offer MTRRs"
 _COUNTERS = "performance counters are not offered by CPUID"
 _C_STATES = "there are no C-states"
-_NOT_BUILT = "its MSR is not built"
 
 
 def _range(first: HvRegisterName, last: HvRegisterName) -> list[HvRegisterName]:
     return [name for name in N if first <= name <= last]
 
 
-_REASONS: dict[HvRegisterName, str] = {
+REASONS: dict[HvRegisterName, str] = {
     N.INSTRUCTION_EMULATION_HINTS: "the parent emulates without hints: there is no secret memory and no MBEC",
     N.DISPATCH_SUSPEND: "HvCallDispatchVp is not built: the hypervisor schedules",
     N.ISOLATION_CONFIGURATION: "no partition is isolated",
@@ -44,12 +43,11 @@ _REASONS: dict[HvRegisterName, str] = {
     N.VP_CONFIG: "its layout is not public",
     N.GHCB: "no partition is isolated",
     N.REGISTER_PAGE: "a parent maps the register page by HvCallMapVpStatePage",
-    **dict.fromkeys(_range(N.STATS_PARTITION_RETAIL, N.STATS_VP_INTERNAL), _NOT_BUILT),
-    N.SIRBP: _NOT_BUILT,
+    N.SIRBP: "no document says what a ring of events has in it",
     **dict.fromkeys(_range(N.VSM_CODE_PAGE_OFFSETS, N.CR_INTERCEPT_IA32_MISC_ENABLE_MASK), _TRUST_LEVELS),
 }
 
 
 def absent() -> dict[HvRegisterName, str]:
     """Every name of the manual that is not provided, and why."""
-    return {name: _REASONS.get(name, "") for name in N if int(name) not in REGISTERS}
+    return {name: REASONS.get(name, "") for name in N if int(name) not in REGISTERS}

@@ -269,7 +269,7 @@ def test_pause_yields_and_does_not_sleep():
 def test_a_physical_interrupt_goes_to_the_owner_not_to_who_was_interrupted():
     vp = a_vp()
     owner = vp.machine.child().vps[0]
-    vp.hypervisor.interrupts.allocate(8, owner.partition, owner, 0x51)
+    vp.hypervisor.interrupts.allocate(8, owner.partition, [owner], 0x51)
     info = InterruptionInfo(vector=0x30, type=InterruptionType.EXTERNAL_INTERRUPT, valid=1).raw
     assert handle(vp, ExitReason.EXTERNAL_INTERRUPT, interruption_info=info)[0] is YIELD
     assert owner.apic.deliverable() == 0x51
@@ -278,7 +278,7 @@ def test_a_physical_interrupt_goes_to_the_owner_not_to_who_was_interrupted():
 
 def test_the_owner_itself_goes_on_at_once():
     vp = a_vp()
-    vp.hypervisor.interrupts.allocate(8, vp.partition, vp, 0x51)
+    vp.hypervisor.interrupts.allocate(8, vp.partition, [vp], 0x51)
     info = InterruptionInfo(vector=0x30, valid=1).raw
     assert handle(vp, ExitReason.EXTERNAL_INTERRUPT, interruption_info=info)[0] is RETRY
     assert vp.apic.deliverable() == 0x51

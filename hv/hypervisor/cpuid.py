@@ -79,6 +79,7 @@ FEATURES = int(
     | HvFeatures.DEBUG_REGS_AVAILABLE
     | HvFeatures.EXTENDED_GVA_RANGES_AVAILABLE
     | HvFeatures.TRANSLATE_GVA_FLAGS_AVAILABLE
+    | HvFeatures.APIC_EOI_INTERCEPT_AVAILABLE
 )
 # Not for the local flush and the switch of address spaces: INVLPG and MOV to CR3 do not exit.
 RECOMMENDATIONS = int(

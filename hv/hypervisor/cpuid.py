@@ -80,6 +80,7 @@ FEATURES = int(
     | HvFeatures.EXTENDED_GVA_RANGES_AVAILABLE
     | HvFeatures.TRANSLATE_GVA_FLAGS_AVAILABLE
     | HvFeatures.SYNTHETIC_TIME_UNHALTED_TIMER
+    | HvFeatures.APIC_EOI_INTERCEPT_AVAILABLE
 )
 # Not for the local flush and the switch of address spaces: INVLPG and MOV to CR3 do not exit.
 RECOMMENDATIONS = int(

@@ -13,6 +13,7 @@ from hv.hypervisor import intercepts
 from hv.hypervisor.apic_virtualization import ApicPages, PartitionApics
 from hv.hypervisor.cpuid import CHILD_PRIVILEGES, MAX_VPS, ROOT_PRIVILEGES
 from hv.hypervisor.debug_channels import DebugChannels
+from hv.hypervisor.eoi_messages import EoiMessages
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.interrupts import InterruptRouting
 from hv.hypervisor.pages import PageOwners
@@ -229,6 +230,8 @@ class Hypervisor:
             partition.free_vp_pages(index)
             raise
         vp.synic = Synic(vp, partition.space, pages, self.trace)
+        vp.eoi_messages = EoiMessages(vp)
+        vp.eoi_messages.follow()
         vp.timers = SyntheticTimers(vp)
         vp.apic.on_eoi = _both(vp.apic.on_eoi, vp.synic.on_eoi)
         if vp.apic not in partition.interconnect.apics:
@@ -252,6 +255,7 @@ class Hypervisor:
         vp.explicit_suspend = True
         vp.kick()
         intercepts.forget(vp)
+        vp.eoi_messages.forget()
         partition.cpuid_results.forget_vp(index)
         self.interrupts.free_vp(vp, self.iommu)
         partition.interconnect.apics.remove(vp.apic)

@@ -28,7 +28,6 @@ INTERCEPT_TYPES: dict[HvInterceptType, str] = {
     T.MC_UPDATE_PATCH_LEVEL_MSR_READ: "the MSR of the microcode's version is like any other: MSR intercepts it",
     T.APIC_WRITE: _NO_WRITE_LAYOUT,
     T.MSR_INDEX: "MSR is the same, for each MSR by its index",
-    T.APIC_EOI: "an end of interrupt is told to nobody outside the partition",
     T.EXCEPTION_TRAP: _NO_TRAP,
     T.REGISTER: _NO_VTL,
 }
@@ -48,7 +47,6 @@ MESSAGE_TYPES: dict[HvMessageType, str] = {
     M.INSUFFICIENT_MEMORY: "a call that needs memory says so by its status",
     M.SCHEDULER_VP_SIGNAL_BITSET: _NO_ROOT_SCHEDULER,
     M.SCHEDULER_VP_SIGNAL_PAIR: _NO_ROOT_SCHEDULER,
-    M.X64_APIC_EOI: INTERCEPT_TYPES[T.APIC_EOI],
     M.X64_LEGACY_FP_ERROR: "x87 errors are exceptions here (CR0.NE is 1), never the interrupt of old machines",
     M.REGISTER_INTERCEPT: _NO_VTL,
     M.X64_HALT: "no public document says what asks for it: a halted VP waits in the hypervisor",

@@ -20,6 +20,7 @@ from hv.spec.x86 import DR6_RESET, DR7_RESET, PAT_RESET, Rflags
 from hv.trace import events
 
 if TYPE_CHECKING:
+    from hv.hypervisor.eoi_messages import EoiMessages
     from hv.hypervisor.partition import Partition
     from hv.hypervisor.synic.synic import Synic
     from hv.hypervisor.timers.stimer import SyntheticTimer
@@ -68,6 +69,7 @@ class RootVirtualProcessor:
 
     prompt = True               # its turns end by themselves, so it comes before all others
     synic: Synic
+    eoi_messages: EoiMessages
     timers: SyntheticTimers
     is_available, tsc_offset = True, 0
     notifications = 0                   # nobody could be told

@@ -25,6 +25,7 @@ from hv.vmx.translation.pdptes import load_by_cr3
 from hv.vmx.vcpu import Vcpu
 
 if TYPE_CHECKING:
+    from hv.hypervisor.eoi_messages import EoiMessages
     from hv.hypervisor.hypercalls.registry import Call
     from hv.hypervisor.hypervisor import Hypervisor
     from hv.hypervisor.partition import Partition
@@ -49,6 +50,7 @@ class VirtualProcessor:
 
     prompt = False                  # it has slices, like all others
     synic: Synic
+    eoi_messages: EoiMessages
     timers: SyntheticTimers
 
     def __init__(self, hypervisor: Hypervisor, partition: Partition, index: int, vcpu: Vcpu, vmcs: VpVmcs) -> None:

@@ -24,7 +24,7 @@ class HvInterceptType(IntEnum):
     APIC_WRITE = 0xB        # a mask of registers
     MSR_INDEX = 0xC         # MSR index
     UNKNOWN_SYNIC_CONNECTION = 0xD      # 0: a message or an event to a connection that is not there
-    APIC_EOI = 0xE
+    APIC_EOI = 0xE          # 0: every level-triggered interrupt
     RETARGET_INTERRUPT_WITH_UNKNOWN_DEVICE_ID = 0xF     # 0: HvCallRetargetDeviceInterrupt of a device it has not
     EXCEPTION_TRAP = 0x10
     IO_PORT_RANGE = 0x11    # first port | last port << 16

@@ -29,7 +29,7 @@ INTERCEPT_RULES = {
     T.IO_PORT: (_READ_WRITE, 1 << 16), T.IO_PORT_RANGE: (_READ_WRITE, 1 << 32), T.MSR: (_READ_WRITE, 1 << 32),
     T.CPUID: (_EXECUTE, 1 << 32), T.GLOBAL_CPUID: (_EXECUTE, 1), T.EXCEPTION: (_EXECUTE, 32),
     T.HYPERCALL: (_EXECUTE, 1), T.UNKNOWN_SYNIC_CONNECTION: (_EXECUTE, 1),
-    T.RETARGET_INTERRUPT_WITH_UNKNOWN_DEVICE_ID: (_EXECUTE, 1),
+    T.RETARGET_INTERRUPT_WITH_UNKNOWN_DEVICE_ID: (_EXECUTE, 1), T.APIC_EOI: (_EXECUTE, 1),
 }
 _PORT_SIZES = (1, 2, 4)
 
@@ -55,6 +55,8 @@ def install_intercept(call: Call, input: InstallInterceptInput) -> None:
             vp.show_exceptions()
         elif kind is T.HYPERCALL:
             vp.call_site = None             # it is looked at anew
+        elif kind is T.APIC_EOI:
+            vp.eoi_messages.follow()
 
 
 @hypercall(HypercallCode.REGISTER_INTERCEPT_RESULT, input=RegisterInterceptResultInput)

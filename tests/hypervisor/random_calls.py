@@ -218,7 +218,7 @@ class World:
                 for _, mapping in each.space.mappings()}
         assert owners["lent"] == len(lent)
         for each in partitions:
-            if each._space is not None and each.space.tables is not None:
+            if not each.is_root and each._space is not None and each.space.tables is not None:
                 seen = {gpa + n for gpa, _, _, size in each.space.tables.mappings() for n in range(0, size, PAGE_SIZE)}
                 wanted = {page << 12 for page, _ in each.space.mappings() if each.space.visible(page).rights}
                 wanted |= {page << 12 for page in each.space._overlays}

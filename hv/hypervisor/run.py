@@ -79,6 +79,8 @@ def obey(vp: VirtualProcessor, exit: VmExit) -> bool:
 
 def _obey_other(vp: VirtualProcessor, exit: VmExit, verdict: Verdict) -> bool:
     """The verdicts that are not the common one."""
+    if verdict is RETRY:
+        return vp.deliver_pending()
     match verdict:
         case Advance():
             if vp.regs.complete_instruction(exit.instruction_length) and not vp.vcpu.single_step():

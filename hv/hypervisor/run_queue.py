@@ -163,13 +163,16 @@ class RunQueue:
             del self.active[share.partition.id]
         return first
 
-    def put_back(self, vp: Schedulable, share: Share) -> None:
-        """`add` of *vp*, whose turn is over: its *share* is known, and was moved on."""
+    def put_back(self, vp: Schedulable, share: Share, first: bool = False) -> bool:
+        """`add` of *vp* to its *share*, which runs: so it has not slept, and is owed nothing."""
         if vp in share.ready or vp in share.capped:
-            return
+            return False
         if not share.ready:
             self.active[share.partition.id] = share
-        share.ready[vp] = False
+        share.ready[vp] = first
+        if first:
+            share.ready.move_to_end(vp, last=False)
+        return True
 
     def has(self, partition: Any) -> bool:
         """A VP of *partition* is ready."""

@@ -202,19 +202,22 @@ class Scheduler:
             return
         if self._cut_short and self._reason is _SLICE_OVER:
             self._reason = _WOKEN
-        sibling = share is not None and vp.partition is share.partition
-        if self.queue.add(vp, self._floor(vp), sibling) and share is not None:
+        if share is not None and vp.partition is share.partition:
+            if self.queue.put_back(vp, share, first=True):
+                self._end_by(max(self._counter.done, self._began + min(self.slice_ticks, WOKEN_TICKS)))
+        elif self.queue.add(vp, self._floor(vp)) and share is not None:
             self._make_room(share, self.queue.share(vp.partition))
 
     def _make_room(self, running: Share, woken: Share) -> None:
-        """The turn gets an end, now that somebody waits for it."""
+        """The turn gets an end, now that another partition waits for it."""
         now = self.clock.tsc
-        if woken is running:
-            end = max(now, self._began + min(self.slice_ticks, WOKEN_TICKS))
-        else:
-            first = woken.passed < running.passed + running.cost(now - self._began) or woken.owed(now) is not None
-            end = now if first else now + self.slice_ticks
-            self._stay_until = min(self._stay_until, end)
+        first = woken.passed < running.passed + running.cost(now - self._began) or woken.owed(now) is not None
+        end = now if first else now + self.slice_ticks
+        self._stay_until = min(self._stay_until, end)
+        self._end_by(end)
+
+    def _end_by(self, end: int) -> None:
+        """For somebody woken the turn ends at *end* at the latest."""
         if end < self._slice_end:
             self._slice_end, self._reason = end, _WOKEN
         self.processor.stop_by(end)

@@ -244,7 +244,9 @@ class VirtualProcessor:
             until = self.clock_of_work.limit(until)
         self.vcpu.come_next()
         self._begin()
-        return (not self.event_pending or self.deliver_pending()) and self.vcpu.take_over(until)
+        if not self.event_pending:
+            return self.vcpu.take_over(until)
+        return self.deliver_pending() and self.vcpu.take_over(until, self.apic_delivers)
 
     def _catch_up(self) -> None:
         late, self.late_timers = self.late_timers, []

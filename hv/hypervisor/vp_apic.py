@@ -19,6 +19,8 @@ from hv.vmx.apic.virtual_apic import VIRR, VISR, VTMR, VirtualApic
 
 R = ApicRegister
 _TPR, _PPR, _ICR_LOW, _ICR_HIGH = R.TPR >> 2, R.PPR >> 2, R.ICR_LOW >> 2, R.ICR_HIGH >> 2
+_ICR = R.ICR_LOW.value
+_VECTOR_AND_LEVEL = Icr(vector=0xFF, level=1).raw       # fixed, physical, no shorthand: nothing else is set
 _ICR_HIGH_X2APIC = _ICR_LOW + 1         # the MSR's upper half
 _COPIED = (R.ID, R.VERSION, R.LDR, R.DFR, R.SVR, R.ESR, R.TIMER_INITIAL, R.TIMER_DIVIDE, *LVT_WRITABLE)
 
@@ -140,8 +142,11 @@ class VpApic(LocalApic):
     def written(self, offset: int) -> None:
         """The guest has written the page at *offset*, and the processor leaves it to us to act on it."""
         register = offset & ~3
-        if register == R.ICR_LOW:
-            apic_registers.send(self, self.icr.raw)
+        if register == _ICR:
+            command = self._dwords[_ICR_LOW]
+            if command & ~_VECTOR_AND_LEVEL or self.is_x2apic or not self.send_fixed(
+                    command & 0xFF, self._dwords[_ICR_HIGH] >> 24):
+                apic_registers.send(self, self.icr.raw)
         elif register == R.SELF_IPI:
             apic_registers.SETTERS[R.SELF_IPI](self, self._dwords[register >> 2])
         else:

@@ -25,6 +25,7 @@ from hv.machine.clock import VirtualClock
 from hv.machine.faults import GuestFault
 from hv.machine.interconnect import FIXED_OR_LOWEST, Interconnect, Message
 from hv.spec.apic import (
+    BROADCAST_XAPIC,
     DEFAULT_BASE,
     LOWEST_LEGAL_VECTOR,
     LVT_MASKED,
@@ -308,6 +309,12 @@ class LocalApic:
         """Send an IPI; `on_ipi` hears of it first."""
         self.on_ipi(icr)
         self.interconnect.send(self, icr)
+
+    def send_fixed(self, vector: int, destination: int) -> bool:
+        """`send` of the usual, a fixed interrupt to one xAPIC id; False, and nothing done, when it is not that."""
+        if self.on_ipi is not _nothing_of or vector < LOWEST_LEGAL_VECTOR or destination == BROADCAST_XAPIC:
+            return False
+        return self.interconnect.send_fixed(vector, destination)
 
     def set_base(self, value: int) -> None:
         """Write IA32_APIC_BASE; GuestFault(13, 0) when a reserved bit or the transition says so.

@@ -109,7 +109,7 @@ def deliver(state: Registers, memory: LinearMemory, event: Event, injected: bool
     before. Neither CR2 nor DR6 is written: that belongs to raising an exception, not to delivering it.
     """
     memory = memory.fixed()
-    if memory.mode.format is PagingFormat.LONG:
+    if (memory.fixed_mode or memory.mode).format is PagingFormat.LONG:
         _deliver_long(state, memory, event, injected)
     elif state.cr0 & _PE:
         _deliver_protected(state, memory, event, injected)
@@ -190,10 +190,7 @@ def enter(state: Registers, cs: Segment, cpl: int, rip: int, rflags: int, ss: Se
     if ss is not None:
         state.ss = ss
         state.cpl = cpl
-    state.rflags = rflags
-    state.rsp = rsp
-    state.rip = rip
-    state.interrupt_shadow = False
+    state.continue_at(rip, rflags, rsp)
 
 
 def push(state: Registers, memory: LinearMemory, stack: Stack, frame: list[int], width: int, cpl: int) -> int:
@@ -322,7 +319,8 @@ def _entry_flags(rflags: int, gate: _Gate) -> int:
 
 def _deliver_long(state: Registers, memory: LinearMemory, event: Event, injected: bool) -> None:
     """SDM "Exception and Interrupt Handling in 64-bit Mode": SS:RSP is always pushed, on a 16-byte boundary."""
-    ext, rflags, old_cpl, old_rsp = 0 if event.by_program else 1, state.rflags, state.cpl, state.rsp
+    ext, old_cpl = 0 if event.kind in _BY_PROGRAM else 1, state.cpl
+    rip, old_cs, rflags, old_rsp, old_ss = state.interrupted
     gate, code, cpl = memory.remember((event.vector, ext, old_cpl, state.descriptor_tables),
                                       partial(_gate, state, memory, event, ext, long=True))
     pointer = old_rsp
@@ -332,12 +330,11 @@ def _deliver_long(state: Registers, memory: LinearMemory, event: Event, injected
         pointer = _tss64_pointer(state, memory, _RSP0 + 8 * cpl, ext)
     if not gate.canonical:
         raise GuestFault(Vector.GP, ext)
-    selectors = state.stacked_selectors
     if event.kind is _EXTERNAL:         # the usual: no error code, RFLAGS and RIP as they are
-        frame = _FRAMES[5].pack(state.rip, selectors[0], rflags, old_rsp, selectors[1])
+        frame = _FRAMES[5].pack(rip, old_cs, rflags, old_rsp, old_ss)
     else:
-        words = [*_error_words(event), _return_rip(state, event) & LINEAR_64, selectors[0],
-                 rflags if injected else _image(rflags, event), old_rsp, selectors[1]]
+        words = [*_error_words(event), _return_rip(state, event) & LINEAR_64, old_cs,
+                 rflags if injected else _image(rflags, event), old_rsp, old_ss]
         frame = _FRAMES[len(words)].pack(*words)
     rsp = (pointer & ~0xF) - len(frame) & LINEAR_64
     if not is_canonical(rsp) or not is_canonical(rsp + len(frame) - 1 & LINEAR_64):

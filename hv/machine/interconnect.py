@@ -55,6 +55,12 @@ class Interconnect:
             mode = DeliveryMode.LOWEST_PRIORITY
         return self.hand_out(Message(vector & 0xFF, mode, level), self.targets(destination, logical, broadcast))
 
+    def send_fixed(self, vector: int, destination: int) -> bool:
+        """A fixed interrupt to the physical *destination*, no broadcast; False, and nothing done, unless it is that of
+        one APIC which is enabled."""
+        named = [apic for apic in self.apics if apic.apic_id & 0xFF == destination]
+        return len(named) == 1 and named[0].apic_id == destination and named[0].is_enabled and named[0].accept(vector)
+
     def send(self, sender: LocalApic, icr: Icr) -> None:
         """Carry out a write to the ICR of *sender*; its error status tells what went wrong."""
         # Simplified: combinations the SDM calls invalid are dropped, as are SMIs (there is no SMM here).

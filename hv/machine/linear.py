@@ -42,15 +42,17 @@ class LinearMemory:
     def __init__(self, registers: Registers, load: Load, store: Store, physical_bits: int = PHYSICAL_BITS) -> None:
         self.registers, self.load, self.store, self.physical_bits = registers, load, store, physical_bits
         self.load_entry = self.load_code = load         # for paging-structure entries, and for instructions
-        self._fixed_mode: PagingMode | None = None
-        self._fixed: LinearMemory | None = None         # what `fixed` gave last
+        self.fixed_mode: PagingMode | None = None       # of what `fixed` gives
+        self._fixed: LinearMemory | None = None         # what `fixed` gave last, and the registers it was for
+        self._fixed_for: tuple[int, ...] = ()
 
     def fixed(self) -> LinearMemory:
         """The same memory for as long as CR0, CR3, CR4, EFER and RFLAGS.AC stay as they are: they are read once."""
-        mode, fixed = self.mode, self._fixed
-        if fixed is None or fixed._fixed_mode is not mode:
-            fixed = self._fixed = copy(self)
-            fixed._fixed_mode, fixed._fixed = mode, None
+        registers, fixed = self.registers.paging_registers, self._fixed
+        if fixed is None or registers != self._fixed_for:
+            fixed, self._fixed_for = copy(self), registers
+            fixed.fixed_mode, fixed._fixed = self.mode, None
+            self._fixed = fixed
         return fixed
 
     def gpa_of(self, mode: PagingMode, gva: int, access: int, cpl: int, implicit: bool) -> int:
@@ -83,7 +85,7 @@ class LinearMemory:
         """What the processor reads of its own accord from GDT, LDT, IDT or TSS: at privilege 0, SMAP in force."""
         if (gva & _OFFSET) + size > PAGE_SIZE:
             return int.from_bytes(self.read(gva, size, Access.READ, 0, implicit=True), "little")
-        mode = self._fixed_mode or self.mode
+        mode = self.fixed_mode or self.mode
         wrapped = gva & (LINEAR_64 if mode.format is PagingFormat.LONG else LINEAR_32)
         gpa = self.gpa_of(mode, wrapped, _READ, 0, True)
         try:
@@ -106,7 +108,7 @@ class LinearMemory:
         """
         done, size = 0, len(data)
         if (gva & _OFFSET) + size <= PAGE_SIZE and size:        # the usual, as `_translate` would do it
-            mode = self._fixed_mode or self.mode
+            mode = self.fixed_mode or self.mode
             wrapped = gva & (LINEAR_64 if mode.format is PagingFormat.LONG else LINEAR_32)
             pieces = [(self.gpa_of(mode, wrapped, _WRITE, self.registers.cpl if cpl is None else cpl, implicit), size)]
         else:
@@ -121,7 +123,7 @@ class LinearMemory:
 
     def _wrapped(self, gva: int) -> int:
         """*gva* as the mode has it: it comes again at its end from 0 on."""
-        mode = self._fixed_mode or self.mode
+        mode = self.fixed_mode or self.mode
         return gva & (LINEAR_64 if mode.format is PagingFormat.LONG else LINEAR_32)
 
     def check(self, gva: int, size: int, access: Access, cpl: int | None = None, implicit: bool = False) -> None:
@@ -141,7 +143,7 @@ class LinearMemory:
 
     def _translate(self, gva: int, size: int, access: Access, cpl: int, implicit: bool) -> list[tuple[int, int]]:
         """(gpa, bytes) of each page's part, in order."""
-        mode = self._fixed_mode or self.mode
+        mode = self.fixed_mode or self.mode
         wrap = LINEAR_64 if mode.format is PagingFormat.LONG else LINEAR_32
         if (gva & _OFFSET) + size <= PAGE_SIZE and size:
             return [(self.gpa_of(mode, gva & wrap, int(access), cpl, implicit), size)]
@@ -150,7 +152,7 @@ class LinearMemory:
     @property
     def mode(self) -> PagingMode:
         """How addresses are translated now."""
-        return self._fixed_mode or PagingMode.of(self.registers, self.physical_bits)
+        return self.fixed_mode or PagingMode.of(self.registers, self.physical_bits)
 
     def _cpl(self, cpl: int | None) -> int:
         return self.registers.cpl if cpl is None else cpl

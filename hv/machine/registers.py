@@ -191,7 +191,8 @@ class Registers(Protocol):
     @property
     def paging_registers(self) -> tuple[int, int, int, int, int]: ...   # CR0, CR3, CR4, EFER, RFLAGS.AC in its place
     @property
-    def stacked_selectors(self) -> tuple[int, int]: ...         # those of CS and SS
+    def interrupted(self) -> tuple[int, int, int, int, int]: ...    # RIP, CS, RFLAGS, RSP, SS, the selectors of the two
+    def continue_at(self, rip: int, rflags: int, rsp: int) -> None: ...     # and no shadow of STI or MOV SS
     @property
     def descriptor_tables(self) -> Hashable: ...                # differs when LDTR, GDTR or IDTR does
     @property

@@ -49,6 +49,7 @@ _SIZES = 1 << 21 | 1 << 22      # L and D/B, on which hidden flags depend
 _RIGHTS = 0xF0FF                # rights bits the engine keeps, 8 to the left
 
 # Places in a context as 64-bit words, then as 32-bit ones. Looked up once: every exit needs them.
+_RSP = at.REGS // 8 + 4
 _RIP, _EFLAGS, _CC_SRC, _CR0, _EFER = at.RIP // 8, at.EFLAGS // 8, at.CC_SRC // 8, at.CR // 8, at.EFER // 8
 _CR3, _CR4, _INTERCEPT = _CR0 + 3, _CR0 + 4, at.INTERCEPT // 8
 _CR_SWITCHES = at.INTERCEPT_CR_READ // 4     # reads in the low half, writes in the high one
@@ -243,10 +244,17 @@ class ProcessorState:
         return words[_RIP], words[_CR3], self.dwords[_HFLAGS] & _CODE_MODE
 
     @property
-    def stacked_selectors(self) -> tuple[int, int]:
-        """Those of CS and SS, which every event pushes in long mode."""
-        dwords = self.dwords
-        return dwords[_CS_SELECTOR] & 0xFFFF, dwords[_SS_SELECTOR] & 0xFFFF
+    def interrupted(self) -> tuple[int, int, int, int, int]:
+        """RIP, CS, RFLAGS, RSP and SS (the selectors of the two), which every event pushes in long mode."""
+        words, dwords = self.words, self.dwords
+        return (words[_RIP], dwords[_CS_SELECTOR] & 0xFFFF, self.rflags, words[_RSP], dwords[_SS_SELECTOR] & 0xFFFF)
+
+    def continue_at(self, rip: int, rflags: int, rsp: int) -> None:
+        """A handler begins: RIP, RFLAGS and RSP are these, and no shadow of STI or MOV SS is left."""
+        words, dwords = self.words, self.dwords
+        self.rflags = rflags
+        words[_RSP], words[_RIP] = rsp & _U64, rip & _U64
+        dwords[_HFLAGS] &= ~_INHIBIT
 
     @property
     def descriptor_tables(self) -> bytes:
@@ -257,7 +265,10 @@ class ProcessorState:
     def paging_registers(self) -> tuple[int, int, int, int, int]:
         """CR0, CR3, CR4, EFER and RFLAGS.AC in its place: all that address translation depends on."""
         words = self.words
-        return words[_CR0], words[_CR3], words[_CR4], self.efer, words[_EFLAGS] & _AC
+        efer = words[_EFER] & ~(_SVME_BIT | _EFER_LMA)      # `efer`, without its call
+        if self.dwords[_HFLAGS] & _LMA:
+            efer |= _EFER_LMA
+        return words[_CR0], words[_CR3], words[_CR4], efer, words[_EFLAGS] & _AC
 
     def translates_like(self, other: ProcessorState) -> bool:
         """Linear addresses mean the same to both, but for the rights that RFLAGS.AC and CPL give."""

@@ -297,9 +297,12 @@ class Vcpu:
             second_level.cached.enter(second_level)
         engine.only_walks, engine.on_trap, self.interrupted = self._only_walks, self._trap_handler, False
 
-    def take_over(self, until: int) -> bool:
-        """After `come_next`: VM entry, and the engine runs on with this one until *until*; False when that ended it."""
-        if self.watchful or not self.may_enter() or not enter_apic(self):
+    def take_over(self, until: int, apic_entered: bool = False) -> bool:
+        """After `come_next`: VM entry, and the engine runs on with this one until *until*; False when that ended it.
+
+        *apic_entered*: `enter_apic` was done since then.
+        """
+        if self.watchful or not self.may_enter() or not (apic_entered or enter_apic(self)):
             return False
         if (self.state.interrupt_shadow or not self.controls.interrupts_taken) and self.interrupt_waits():
             return False                # `interrupt_is_held`, without its call

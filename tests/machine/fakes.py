@@ -61,8 +61,11 @@ class FakeState:
     msrs: dict[int, int] = field(default_factory=dict)
 
     @property
-    def stacked_selectors(self):
-        return self.cs.selector, self.ss.selector
+    def interrupted(self):
+        return self.rip, self.cs.selector, self.rflags, self.rsp, self.ss.selector
+
+    def continue_at(self, rip, rflags, rsp):
+        self.rip, self.rflags, self.rsp, self.interrupt_shadow = rip, rflags, rsp, False
 
     @property
     def descriptor_tables(self):

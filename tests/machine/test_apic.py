@@ -503,6 +503,26 @@ def test_a_redirection_hint_picks_one_target(hint, expected):
     assert reached(apics) == expected
 
 
+@given(st.integers(0, 255), st.sampled_from([0, 1, 2, 3, 0xFF]), st.sampled_from([None, 1, 2]),
+       st.sampled_from([None, 1]), st.sampled_from([3, 257]))
+def test_the_short_way_of_a_fixed_interrupt_does_what_the_long_one_does_or_nothing(vector, destination, off, x2, third):
+    """SDM "Determining IPI Destination", physical destination mode."""
+    outcomes = []
+    for short in (True, False):
+        wires = Interconnect()
+        apics = [an_apic(n, x2apic=n == x2) for n in (0, 1, 2, third)]
+        for apic in apics:
+            wires.add(apic)
+        if off is not None:
+            (apics[off].write_msr if apics[off].is_x2apic else apics[off].write)(
+                R.SVR.msr if apics[off].is_x2apic else R.SVR, 0xFF)
+        if not (short and apics[0].send_fixed(vector, destination)):
+            assert not any(apic.irr for apic in apics)
+            ipi(apics[0], destination, vector=vector)
+        outcomes.append([(apic.irr, apic.save()["errors"]) for apic in apics])
+    assert outcomes[0] == outcomes[1]
+
+
 def test_two_apics_cannot_have_the_same_id():
     wires = Interconnect()
     wires.add(an_apic(1))

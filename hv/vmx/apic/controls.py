@@ -79,11 +79,6 @@ class ApicControls:
         """A virtual interrupt is pending."""
         return self.virtual is not None and self.virtual.recognized
 
-    def take(self) -> int:
-        """The vector of the virtual interrupt that is recognized; it is in service now."""
-        assert self.virtual is not None, "only a virtual APIC recognizes one"
-        return self.virtual.deliver()
-
     def process_posted(self) -> None:
         """The notification vector has come; SDM "Posted-Interrupt Processing"."""
         assert self.virtual is not None, "posted interrupts need a TPR shadow"

@@ -59,7 +59,8 @@ def deliver_virtual(vcpu: Vcpu) -> bool:
 
 def take_virtual(vcpu: Vcpu) -> int:
     """The vector of the virtual interrupt that is recognized, which is in service now."""
-    vector = vcpu.apic.take()
+    assert vcpu.apic.virtual is not None, "only a virtual APIC recognizes one"
+    vector = vcpu.apic.virtual.deliver()
     vcpu.on_virtual_interrupt(vector)
     return vector
 

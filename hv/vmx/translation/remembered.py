@@ -80,7 +80,7 @@ class RememberingMemory(LinearMemory):
 
     def remember(self, key: Hashable, find: Callable[[], T]) -> T:
         """What *find* answers, or answered when all that it read was as it is now."""
-        mode = self.mode
+        mode = self.fixed_mode or self.mode
         if self._known_for[0] is not mode or self._known_for[1] != self._cached.generation:
             self._forget(mode)
         known = self._found.get(key)

@@ -11,7 +11,7 @@ first; each mode checks, pushes its frame, and ends in `enter`, the only functio
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from enum import IntEnum
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -319,9 +319,9 @@ def _entry_flags(rflags: int, gate: _Gate) -> int:
 
 def _deliver_long(state: Registers, memory: LinearMemory, event: Event, injected: bool) -> None:
     """SDM "Exception and Interrupt Handling in 64-bit Mode": SS:RSP is always pushed, on a 16-byte boundary."""
-    ext, old_cpl = 0 if event.kind in _BY_PROGRAM else 1, state.cpl
+    ext, old_cpl = 0 if event.by_program else 1, state.cpl
     rip, old_cs, rflags, old_rsp, old_ss = state.interrupted
-    gate, code, cpl = memory.remember((event.vector, ext, old_cpl, state.descriptor_tables),
+    gate, code, cpl = memory.remember(gate_key(state, event.vector, ext, old_cpl),
                                       partial(_gate, state, memory, event, ext, long=True))
     pointer = old_rsp
     if gate.ist:
@@ -413,6 +413,27 @@ def _target_code(selector: int, raw: int, old_cpl: int, ext: int, long: bool) ->
         raise GuestFault(Vector.NP, error_code)
     cpl = old_cpl if code.conforming else code.dpl
     return Segment(selector & ~3 | cpl, code.base, code.limit, code.rights), cpl
+
+
+class HandlerEntry(NamedTuple):
+    """Where an event of 64-bit code leads."""
+
+    cs: Segment
+    rip: int
+    kept_flags: int     # of RFLAGS
+
+
+def gate_key(state: Registers, vector: int, ext: int, cpl: int) -> Hashable:
+    """What the gate of *vector* is remembered by, in long mode: for an event at *cpl*, by the program if *ext* is 0."""
+    return vector, ext, cpl, state.descriptor_tables
+
+
+def same_level_entry(found: tuple[_Gate, Segment, int], cpl: int) -> HandlerEntry | None:
+    """Where an event at *cpl* goes on, which *found* this in long mode; None when CPL or stack change."""
+    gate, code, new_cpl = found
+    if gate.ist or new_cpl != cpl or not gate.canonical:
+        return None
+    return HandlerEntry(code, gate.offset, _entry_flags(LINEAR_64, gate))
 
 
 def _descriptor(state: Registers, memory: LinearMemory, selector: int, vector: int, error_code: int) -> int:

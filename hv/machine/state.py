@@ -57,6 +57,9 @@ _CC_OP, _DF_WORD, _HFLAGS = at.CC_OP // 4, at.DF // 4, at.HFLAGS // 4
 _ES_BASE, _CS_BASE, _SS_BASE, _DS_BASE = ((at.SEGMENTS + 24 * n + 8) // 8 for n in range(4))
 _FS_BASE, _GS_BASE = at.SEGMENTS // 8 + 13, at.SEGMENTS // 8 + 16
 _CS_FLAGS, _SS_FLAGS = (at.SEGMENTS + 24 + 20) // 4, (at.SEGMENTS + 48 + 20) // 4
+_CS, _GDTR, _IDTR = ((at.SEGMENTS + 24 * n) // 8 for n in (1, 8, 9))
+_CS_MATTERS = _U64 & ~(0xF01 << 40)     # limit and flags, without what the engine keeps, or not, in their unused bits
+_GDTR_LIMIT, _IDTR_LIMIT, _RSP = 2 * _GDTR + 4, 2 * _IDTR + 4, at.REGS // 8 + 4
 _CS_SELECTOR, _SS_SELECTOR = (at.SEGMENTS + 24) // 4, (at.SEGMENTS + 48) // 4
 
 
@@ -260,6 +263,21 @@ class ProcessorState:
     def descriptor_tables(self) -> bytes:
         """Differs when LDTR, GDTR or IDTR does."""
         return self._tables.tobytes()
+
+    @property
+    def delivery_registers(self) -> tuple[int, ...]:
+        """All that the delivery of an event goes by, but for what it pushes: CS, GDTR, IDTR, paging, CPL and mode."""
+        words, dwords = self.words, self.dwords
+        return (words[_CS], words[_CS + 1], words[_CS + 2] & _CS_MATTERS, words[_GDTR + 1], dwords[_GDTR_LIMIT],
+                words[_IDTR + 1], dwords[_IDTR_LIMIT], words[_CR0], words[_CR3], words[_CR4], words[_EFER],
+                words[_EFLAGS] & _AC, dwords[_HFLAGS] & ~_INHIBIT)
+
+    def enter_handler(self, rip: int, rsp: int, rflags: int) -> None:
+        """Go on at *rip* with the segments as they are; *rflags* are those there were, with some of them cleared."""
+        words, dwords = self.words, self.dwords
+        words[_RIP], words[_RSP], words[_EFLAGS] = rip, rsp, rflags & FLAGS_KEPT | 2
+        words[_CC_SRC], dwords[_CC_OP] = rflags & _ARITHMETIC, at.CC_OP_EFLAGS
+        dwords[_HFLAGS] &= ~_INHIBIT
 
     @property
     def paging_registers(self) -> tuple[int, int, int, int, int]:

@@ -28,6 +28,7 @@ from hv.vmx.controls import Controls
 from hv.vmx.events import watchful
 from hv.vmx.events.delivery import deliver
 from hv.vmx.events.exits import bitmap_exits, exception_exit
+from hv.vmx.events.known_gates import KnownGates
 from hv.vmx.events.non_register import MOV_SS, PENDING, SINGLE_STEP, WAIT_FOR_SIPI, NonRegisterState
 from hv.vmx.events.preemption_timer import PreemptionTimer
 from hv.vmx.exit import VmExit
@@ -90,6 +91,7 @@ class Vcpu:
     def _prepare_events(self) -> None:
         """What `boundary.py` asks for."""
         self.non_register = NonRegisterState(self.state, self.memory)
+        self.gates = KnownGates(self.state, self.memory)
         self.timer = PreemptionTimer(self.clock)
         self.watchful = False                   # the run is that of `watchful.py`
         self.outside = True                     # VMX root operation: the next thing is a VM entry

@@ -23,7 +23,7 @@ from hv.vmx.intercepts.memory import nested_fault
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
-_NMI = EventKind.NMI            # naming a member of an enumeration costs a call
+_NMI, _EXTERNAL = EventKind.NMI, EventKind.EXTERNAL     # naming a member of an enumeration costs a call
 
 
 def deliver(vcpu: Vcpu, event: Event, injected: bool = False) -> VmExit | None:
@@ -43,7 +43,11 @@ def deliver(vcpu: Vcpu, event: Event, injected: bool = False) -> VmExit | None:
     if event.kind is _NMI:
         vcpu.block_nmis(True)
     try:
-        deliver_combined(state, vcpu.memory, event, partial(_intercepts, vcpu), injected)
+        if event.kind is not _EXTERNAL:
+            deliver_combined(state, vcpu.memory, event, partial(_intercepts, vcpu), injected)
+        elif not vcpu.gates.enter(event.vector) \
+                and deliver_combined(state, vcpu.memory, event, partial(_intercepts, vcpu), injected) is event:
+            vcpu.gates.learn(event.vector)
     except TripleFault:
         return VmExit(ExitReason.TRIPLE_FAULT)
     except NestedFault as fault:

@@ -33,7 +33,7 @@ class RememberingMemory(LinearMemory):
     def __init__(self, registers: Registers, second_level: SecondLevel) -> None:
         super().__init__(registers, second_level.load, second_level.store)
         self.load_entry, self.load_code = second_level.load_entry, second_level.fetch
-        self._second_level, self._cached, self._ram = second_level, second_level.cached, second_level.memory.view
+        self._second_level, self.cached, self.ram = second_level, second_level.cached, second_level.memory.view
         self._known: dict[tuple[int, int, bool, bool], tuple[int, Chain]] = {}
         self._found: dict[Hashable, tuple[Any, Chain]] = {}         # what `remember` was asked, and the words behind it
         self._known_for: list[object] = [None, 0]       # the paging mode and the generation of what is cached
@@ -42,12 +42,12 @@ class RememberingMemory(LinearMemory):
     def gpa_of(self, mode: PagingMode, gva: int, access: int, cpl: int, implicit: bool) -> int:
         if mode.entry_size != _ENTRY_SIZE:
             return super().gpa_of(mode, gva, access, cpl, implicit)
-        if self._known_for[0] is not mode or self._known_for[1] != self._cached.generation:
+        if self._known_for[0] is not mode or self._known_for[1] != self.cached.generation:
             self._forget(mode)
         key = (gva >> 12, access, cpl == 3, implicit)
         found = self._known.get(key)
         if found is not None:
-            read, ram = _U64.unpack_from, self._ram
+            read, ram = _U64.unpack_from, self.ram
             for spa, raw in found[1]:
                 if read(ram, spa)[0] != raw:
                     break
@@ -74,18 +74,18 @@ class RememberingMemory(LinearMemory):
     def _forget(self, mode: PagingMode) -> None:
         self._known.clear()
         self._found.clear()
-        self._known_for[:] = mode, self._cached.generation
+        self._known_for[:] = mode, self.cached.generation
 
     # --- what was found in tables ---------------------------------------------------------------------------
 
     def remember(self, key: Hashable, find: Callable[[], T]) -> T:
         """What *find* answers, or answered when all that it read was as it is now."""
         mode = self.fixed_mode or self.mode
-        if self._known_for[0] is not mode or self._known_for[1] != self._cached.generation:
+        if self._known_for[0] is not mode or self._known_for[1] != self.cached.generation:
             self._forget(mode)
         known = self._found.get(key)
         if known is not None:
-            read, ram = _U64.unpack_from, self._ram
+            read, ram = _U64.unpack_from, self.ram
             for spa, raw in known[1]:
                 if read(ram, spa)[0] != raw:
                     break
@@ -94,11 +94,15 @@ class RememberingMemory(LinearMemory):
                 return answer
         return self._find_and_remember(key, find)
 
+    def remembered(self, key: Hashable) -> tuple[Any, Chain] | None:
+        """What the last `remember` of *key* answered, with all words it was made of, (spa, value); None: not kept."""
+        return self._found.get(key)
+
     def _find_and_remember(self, key: Hashable, find: Callable[[], T]) -> T:
         self._noted = {} if self.mode.entry_size == _ENTRY_SIZE else None
         try:
             answer = find()
-            if self._noted is not None and self._known_for[1] == self._cached.generation:
+            if self._noted is not None and self._known_for[1] == self.cached.generation:
                 if len(self._found) >= _MOST:
                     self._found.clear()
                 self._found[key] = answer, tuple(self._noted.items())

@@ -117,7 +117,10 @@ class SecondLevel:
             self._large.add(gpa >> 12)
         else:
             self._large.discard(gpa >> 12)
-        entry = self._cache[gpa >> 12] = found.spa & ~_PAGE, rights
+        entry, before = (found.spa & ~_PAGE, rights), self._cache.get(gpa >> 12)
+        if before is not None and before[0] != entry[0]:
+            self.cached.generation += 1
+        self._cache[gpa >> 12] = entry
         return entry
 
     def drop(self, gpa: int) -> None:

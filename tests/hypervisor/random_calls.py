@@ -81,8 +81,8 @@ _ID = _one_of(0, 1, 1, 2, 2, 3, (1 << 24) - 1, 1 << 24)
 _VP = _one_of(*[0] * 10, 1, 1, 2, 63, 64, *[VP_INDEX_SELF] * 2, ANY_VP)
 _VECTOR = _one_of(0, 0xFFFF_FFFF, 0x52, 0x30, 0xFF, 0x100, 15, 16)
 _NEAR: dict[str, Draw] = {
-    **dict.fromkeys(("partition_id", "target_partition_id", "port_partition", "connection_partition", "parent_id",
-                     "previous_child_id"), _PARTITION),
+    **dict.fromkeys(("partition_id", "target_partition_id", "domain_partition", "port_partition",
+                     "connection_partition", "parent_id", "previous_child_id"), _PARTITION),
     **dict.fromkeys(("vp_index", "target_vp"), _VP),
     **dict.fromkeys(("page_number", "target_gpa_base", "gva_page"), _page),
     **dict.fromkeys(("port_id", "connection_id"), _ID),
@@ -103,12 +103,17 @@ _NEAR: dict[str, Draw] = {
     "flag_count": _one_of(0, 0, 4, 2048), "base_flag_number": _one_of(0, 0, 8, 2047),
     "flag_number": _one_of(0, 3, 4, 2047),
     "object_type": _one_of(1, 2, 0x10001, 0x10002, 0x10002, 3), "map_location": _page, "lp_index": _one_of(0, 0, 1),
+    "domain_id": _one_of(*[1 << 32] * 4, 2 << 32, 2 << 32, 0, 0xFFFF_FFFF << 32, 1 << 32 | 1, 1 << 32 | 3, 16),
+    "device_map_flags": _one_of(3, 3, 1, 0, 2), "settings": _one_of(1, 2, 3),
+    "logical_property_code": _one_of(10, 10, 0),
+    "device_va_base": _one_of(0, 0, 0x1000, 0x2000, 0xFEDF_E000, (1 << 48) - 0x2000, 8, 1 << 40),
     "control_flags": _one_of(0, 1, 3, 6, 0x41, 0x81, 1 << 9),
 }
 # Mostly zero, else hardly a call gets further.
 _SELDOM = {"padding", "reserved", "unused", "flags", "proximity_domain_info", "isolation_properties", "input_vtl",
-           "target_vtl", "port_vtl", "min_connection_vtl", "connection_vtl", "attach_vtl", "target_flags",
-           "trigger_value", "trigger_flags", "is_doorbell", "subnode_type", "subnode_id", "unmap_flags"}
+           "target_vtl", "owner_vtl", "create_flags", "flush_flags", "page_table_root", "port_vtl",
+           "min_connection_vtl", "connection_vtl", "attach_vtl", "target_flags", "trigger_value",
+           "trigger_flags", "is_doorbell", "subnode_type", "subnode_id", "unmap_flags"}
 # What ends a partition or a VP is said less often than what needs one, and what has most to do more often.
 _FATAL = (HypercallCode.FINALIZE_PARTITION, HypercallCode.DELETE_VP)
 _DEEP = (HypercallCode.SET_VP_REGISTERS, HypercallCode.SET_VP_REGISTERS, HypercallCode.GET_VP_REGISTERS,
@@ -205,6 +210,7 @@ class World:
             winhv.initialize_partition(partition)
             winhv.map_gpa_pages(partition, 0, self.machine.root.memory.allocate(CHILD_PAGES))
             winhv.create_vp(partition, 0)
+            winhv.attach_device(partition, DEVICE_RID + partition - CALLER, 1)
         winhv.set_vp_registers(VICTIM, 0, {N.SIMP: 0x4001, N.SIEFP: 0x5001, N.SCONTROL: 1,
                                            N.SINT2: HvSynicSint(vector=0x52).raw})
         winhv.create_message_port(VICTIM, 1, CALLER, 2, 0)

@@ -15,7 +15,6 @@ _NOT_NESTED = "a guest is offered no virtualization of its own"
 _NO_LAYOUT = "no public document gives its layout"
 _NO_MEANING = "no public document says what it does beyond its layout"
 _NO_PASID = "the IOMMU has no PASIDs: a device has one address space, not one for each process"
-_NO_DOMAINS = "a device sees the memory of its partition; a domain of its own, with other addresses, is not built"
 _NO_EVENT_LOG = "the hypervisor's events are those of the trace; it writes no log into root's memory"
 _NO_GROUPS = "all partitions share the same processor, so there are no groups of them to share out"
 _FIXED_PROCESSORS = "the logical processors are those the machine began with; none comes, goes, or has settings"
@@ -33,11 +32,8 @@ LEFT_OUT: dict[HypercallCode, str] = {
                      C.RELEASE_SPARSE_GPA_PAGE_HOST_ACCESS, C.ACQUIRE_SPARSE_SPA_PAGE_HOST_ACCESS,
                      C.RELEASE_SPARSE_SPA_PAGE_HOST_ACCESS), _NOT_ISOLATED),
     **dict.fromkeys((C.FLUSH_GUEST_PHYSICAL_ADDRESS_SPACE, C.FLUSH_GUEST_PHYSICAL_ADDRESS_LIST), _NOT_NESTED),
-    **dict.fromkeys((C.CREATE_DEVICE_DOMAIN, C.ATTACH_DEVICE_DOMAIN, C.MAP_DEVICE_GPA_PAGES, C.UNMAP_DEVICE_GPA_PAGES,
-                     C.DETACH_DEVICE_DOMAIN, C.DELETE_DEVICE_DOMAIN, C.QUERY_DEVICE_DOMAIN,
-                     C.MAP_SPARSE_DEVICE_GPA_PAGES, C.UNMAP_SPARSE_DEVICE_GPA_PAGES, C.CONFIGURE_DEVICE_DOMAIN,
-                     C.QUERY_DEVICE_DOMAIN_PROPERTIES, C.FLUSH_DEVICE_DOMAIN, C.FLUSH_DEVICE_DOMAIN_LIST,
-                     C.GET_IOMMU_CAPABILITIES, C.GET_LOGICAL_DEVICE_PROPERTY), _NO_DOMAINS),
+    **dict.fromkeys((C.QUERY_DEVICE_DOMAIN, C.MAP_SPARSE_DEVICE_GPA_PAGES, C.UNMAP_SPARSE_DEVICE_GPA_PAGES,
+                     C.QUERY_DEVICE_DOMAIN_PROPERTIES, C.FLUSH_DEVICE_DOMAIN_LIST), _NO_LAYOUT),
     **dict.fromkeys((C.CREATE_PASID_SPACE, C.DELETE_PASID_SPACE, C.SET_PASID_ADDRESS_SPACE, C.FLUSH_PASID_ADDRESS_SPACE,
                      C.FLUSH_PASID_ADDRESS_LIST, C.ATTACH_PASID_SPACE, C.DETACH_PASID_SPACE, C.ENABLE_PASID,
                      C.DISABLE_PASID, C.ACKNOWLEDGE_DEVICE_PAGE_REQUEST, C.CREATE_DEVICE_PR_QUEUE,

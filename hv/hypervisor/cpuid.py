@@ -27,6 +27,7 @@ from hv.spec.cpuid import (
     Signature,
 )
 from hv.spec.processor_features import CPUID_BITS
+from hv.spec.vtd import GUEST_ADDRESS_WIDTH
 
 Answer = tuple[int, int, int, int]      # EAX, EBX, ECX, EDX
 
@@ -81,6 +82,7 @@ FEATURES = int(
     | HvFeatures.TRANSLATE_GVA_FLAGS_AVAILABLE
     | HvFeatures.SYNTHETIC_TIME_UNHALTED_TIMER
     | HvFeatures.APIC_EOI_INTERCEPT_AVAILABLE
+    | HvFeatures.DEVICE_DOMAINS_AVAILABLE
 )
 # Not for the local flush and the switch of address spaces: INVLPG and MOV to CR3 do not exit.
 RECOMMENDATIONS = int(
@@ -176,6 +178,6 @@ def _hypervisor_leaves(privileges: int, recommendations: int) -> dict[int, Answe
         CpuidLeaf.HV_FEATURES: (privileges & 0xFFFF_FFFF, privileges >> 32, 0, FEATURES),
         CpuidLeaf.HV_ENLIGHTENMENTS: (recommendations, LONG_SPIN_WAIT, ADDRESS_BITS_PHYSICAL, 0),
         CpuidLeaf.HV_LIMITS: (MAX_VPS, MAX_LPS, len(DEVICE_VECTORS), 0),
-        CpuidLeaf.HV_HARDWARE_FEATURES: (hardware.raw, 0, 0, 0),
+        CpuidLeaf.HV_HARDWARE_FEATURES: (hardware.raw, GUEST_ADDRESS_WIDTH, 0, 0),
     }
     return {int(leaf): answer for leaf, answer in answers.items()}

@@ -83,8 +83,10 @@ class GpaSpace:
             self._tell({page: mapping})
         except Exception:
             self._restore(page, old)
-            if shown:
-                self._show(page)        # its tables are there: this needs no memory
+            if shown:                   # its tables are there: this needs no memory
+                self._show(page)
+                for listener in self.listeners:
+                    listener(page, old)
             self.owners.end_loan(spa_page)
             raise
         if old is not None:

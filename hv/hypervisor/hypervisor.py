@@ -54,6 +54,24 @@ class IommuDriver(Protocol):
     def unmap_interrupt(self, source_id: int, vector: int) -> None:
         """Undo `map_interrupt`."""
 
+    def create(self, partition: Any, number: int) -> None:
+        """A domain of the partition's own making."""
+
+    def find(self, partition: Any, number: int) -> Any:
+        """That domain."""
+
+    def delete(self, partition: Any, number: int) -> None:
+        """It is gone."""
+
+    def enter(self, source_id: int, partition: Any, number: int) -> None:
+        """From now on the device translates through that domain."""
+
+    def leave(self, source_id: int) -> None:
+        """From now on it translates through the partition's default domain."""
+
+    def release(self, partition: Any) -> None:
+        """Every domain of the partition's own making is gone."""
+
 
 class PortBus(Protocol):
     """The I/O ports of the machine."""
@@ -144,6 +162,8 @@ class Hypervisor:
         for source_id in sorted(partition.devices.values()):
             if self.iommu is not None:
                 self.iommu.detach(source_id)
+        if self.iommu is not None:
+            self.iommu.release(partition)
         partition.pool.records("device", DEVICE_SIZE).give_back(len(partition.devices))
         partition.devices.clear()
         connections.close_all(partition)

@@ -100,17 +100,19 @@ class IommuDriver:
 
     # Domains.
 
-    def create_domain(self) -> Domain:
-        """A new, empty domain under the lowest free id."""
+    def create_domain(self, allocate_page: Callable[[], int] | None = None,
+                      free_page: Callable[[int], None] | None = None) -> Domain:
+        """A new, empty domain under the lowest free id; its tables come from the driver's pages or from those given."""
         id = next(n for n in range(1, 1 << 16) if n not in self.domains)
-        self.domains[id] = Domain(id, self.root, self.pages)
+        pages = TablePages(self.memory, allocate_page, free_page) if allocate_page and free_page else self.pages
+        self.domains[id] = Domain(id, self.root, pages)
         return self.domains[id]
 
     def destroy_domain(self, domain: Domain) -> None:
         """Detach its devices and give its tables back."""
         for source_id in list(domain.devices):
             self.detach(source_id)
-        self._forget_domain(domain)
+        self.forget_domain(domain)
         domain.destroy()
         del self.domains[domain.id]
 
@@ -131,9 +133,10 @@ class IommuDriver:
         domain.detach(source_id)
         self._invalidate(ContextDescriptor(
             type=DescriptorType.CONTEXT, granularity=Granularity.SELECTIVE, domain_id=domain.id, source_id=source_id))
-        self._forget_domain(domain)
+        self.forget_domain(domain)
 
-    def _forget_domain(self, domain: Domain) -> None:
+    def forget_domain(self, domain: Domain) -> None:
+        """Nothing the unit has cached of *domain* is used any more."""
         self._invalidate(IotlbDescriptor(
             type=DescriptorType.IOTLB, granularity=Granularity.DOMAIN, domain_id=domain.id))
 

@@ -444,7 +444,7 @@ class WinHv:
         """Assign a PCI function to a child."""
         self._call(HypercallCode.ATTACH_DEVICE, AttachDeviceInput(
             partition_id=partition_id, device_id=_pci(source_id), logical_device_id=logical_device_id),
-            pool=PARTITION_ID_SELF)
+            pool=partition_id)
 
     def detach_device(self, partition_id: int, logical_device_id: int) -> None:
         """Take a device back."""

@@ -252,6 +252,28 @@ class DeviceDetached(Event):
     partition: int
 
 
+class DeviceDomainCreated(Event):
+    """*partition* has a device domain of its own making, empty."""
+
+    partition: int
+    domain: int
+
+
+class DeviceDomainDeleted(Event):
+    """*partition* has that domain no more."""
+
+    partition: int
+    domain: int
+
+
+class DeviceInDomain(Event):
+    """Device *source_id* now translates through *domain* of *partition*: 0 its own addresses, 0xFFFFFFFF nothing."""
+
+    source_id: int
+    partition: int
+    domain: int
+
+
 # --- SynIC ---------------------------------------------------------------------------------------
 
 

@@ -140,6 +140,9 @@ class FakeIommu:
     def detach(self, source_id: int) -> None:
         del self.attached[source_id]
 
+    def release(self, partition: Partition) -> None:
+        """Nobody makes domains here."""
+
     def map_interrupt(self, source_id: int, vector: int) -> tuple[int, int]:
         self.interrupts.add((source_id, vector))
         return 0xFEE0_0010, vector

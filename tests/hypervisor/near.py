@@ -74,8 +74,8 @@ PARTITION_OF = {
     "root": one_of(*[CALLER] * 8, *[VICTIM] * 3, *BORN, ROOT, PARTITION_ID_SELF, 0),
     "child": one_of(*[PARTITION_ID_SELF] * 7, *[CALLER] * 3, VICTIM, ROOT, 0),
 }
-PARTITION_FIELDS = ("partition_id", "target_partition_id", "port_partition", "connection_partition", "parent_id",
-                    "previous_child_id")
+PARTITION_FIELDS = ("partition_id", "target_partition_id", "domain_partition", "port_partition",
+                    "connection_partition", "parent_id", "previous_child_id")
 _ID = one_of(0, 1, 1, 2, 2, 3, 3, 4, 5, (1 << 24) - 1, 1 << 24)
 _VP = one_of(*[0] * 8, *[1] * 4, 2, 3, 63, 64, *[VP_INDEX_SELF] * 3, ANY_VP)
 _VECTOR = one_of(0x52, 0x30, 0x41, 0xFF, 0x10, 0, 0x100, 15, 0xFFFF_FFFF)
@@ -103,14 +103,17 @@ NEAR: dict[str, Draw] = {
     "apic_id": one_of(0, 0, 1, 2, 3, 255), "eax": one_of(0, 1, 7, 0x4000_0000, 0x4000_0003, 0x8000_0001),
     "page_type": one_of(0, 0, 1), "xsave_states": one_of(0, 0, 3), "count": one_of(0, 1, 16, 4088, 4089),
     "options": one_of(0, 1, 2, 3, 4), "character": one_of(65, 0, 255, 256), "spin_count": one_of(0, 1, 1 << 31),
-    "compatibility_version": one_of(0, 0x2000, 0x100A),
+    "compatibility_version": one_of(0, 0x2000, 0x100A), "source": one_of(1, 1, 1, 2),
+    "domain_id": one_of(*[1 << 32] * 4, 2 << 32, 2 << 32, 0, 0xFFFF_FFFF << 32, 1 << 32 | 1, 1 << 32 | 3, 16),
+    "device_map_flags": one_of(3, 3, 1, 0, 2), "settings": one_of(1, 2, 3), "logical_property_code": one_of(10, 10, 0),
+    "device_va_base": one_of(0, 0, 0x1000, 0x2000, 0xFEDF_E000, (1 << 48) - 0x2000, 8, 1 << 40),
 }
 # Mostly zero, else hardly a call gets further.
 SELDOM = {"padding", "reserved", "unused", "flags", "proximity_domain_info", "isolation_properties", "input_vtl",
           "target_vtl", "port_vtl", "min_connection_vtl", "connection_vtl", "attach_vtl", "target_flags", "vtl",
           "trigger_value", "trigger_flags", "is_doorbell", "subnode_type", "subnode_id", "unmap_flags", "area_type",
           "disabled_processor_features", "disabled_xsave_features", "xsave_flags", "timeout", "pf_rid",
-          "pci_capabilities"}
+          "pci_capabilities", "owner_vtl", "create_flags", "flush_flags", "page_table_root"}
 
 _STATISTICS: tuple[Row, ...] = (
     {"object_type": 0x10001, "vp_index": 0}, {"object_type": 0x10002, "vp_index": (0, 1)},

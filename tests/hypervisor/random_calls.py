@@ -20,7 +20,7 @@ from hv.hypervisor.errors import CallIntercepted
 from hv.hypervisor.hypercalls.door import hypercall_to_end
 from hv.hypervisor.hypercalls.registry import HYPERCALLS
 from hv.machine.faults import GuestFault, NestedFault
-from hv.platform import DEVICE_SPA, Machine
+from hv.platform import DEVICE_RID, DEVICE_SPA, Machine
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
@@ -161,6 +161,7 @@ class World:
             winhv.initialize_partition(partition)
             winhv.map_gpa_pages(partition, 0, self.machine.root.memory.allocate(CHILD_PAGES))
             winhv.create_vp(partition, 0)
+            winhv.attach_device(partition, DEVICE_RID + partition - CALLER, 1)
         winhv.set_vp_registers(VICTIM, 0, {N.SIMP: 0x4001, N.SIEFP: 0x5001, N.SCONTROL: 1,
                                            N.SINT2: HvSynicSint(vector=0x52).raw})
         winhv.create_message_port(VICTIM, 1, CALLER, 2, 0)

@@ -421,7 +421,7 @@ class FakeDriver:
     def __init__(self):
         self.domains, self.home = [], {}
 
-    def create_domain(self):
+    def create_domain(self, allocate_page, free_page):
         self.domains.append({})
         return self.domains[-1]
 

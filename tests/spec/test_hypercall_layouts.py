@@ -7,7 +7,23 @@ from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.hypercalls.control import HypercallControl, HypercallResult
-from hv.spec.hypercalls.devices import AttachDeviceInput, DetachDeviceInput
+from hv.spec.hypercalls.devices import (
+    AttachDeviceDomainInput,
+    AttachDeviceInput,
+    ConfigureDeviceDomainInput,
+    CreateDeviceDomainInput,
+    DetachDeviceDomainInput,
+    DetachDeviceInput,
+    DeviceDomainInput,
+    FlushDeviceDomainInput,
+    GetIommuCapabilitiesInput,
+    GetIommuCapabilitiesOutput,
+    GetLogicalDevicePropertyInput,
+    GetLogicalDevicePropertyOutput,
+    InputDeviceDomain,
+    MapDeviceGpaPagesInput,
+    UnmapDeviceGpaPagesInput,
+)
 from hv.spec.hypercalls.interrupts import (
     AssertVirtualInterruptInput,
     ClearVirtualInterruptInput,
@@ -85,6 +101,10 @@ SIZES = [
     (DeviceInterruptTarget, 16), (RetargetDeviceInterruptInput, 56),
     (MapDeviceInterruptInput, 72),
     (UnmapDeviceInterruptInput, 32), (AttachDeviceInput, 40), (DetachDeviceInput, 16), (CreatePortInput, 56),
+    (InputDeviceDomain, 24), (CreateDeviceDomainInput, 32), (DeviceDomainInput, 24), (AttachDeviceDomainInput, 32),
+    (DetachDeviceDomainInput, 16), (MapDeviceGpaPagesInput, 40), (UnmapDeviceGpaPagesInput, 32),
+    (ConfigureDeviceDomainInput, 40), (FlushDeviceDomainInput, 32), (GetIommuCapabilitiesInput, 16),
+    (GetIommuCapabilitiesOutput, 24), (GetLogicalDevicePropertyInput, 24), (GetLogicalDevicePropertyOutput, 16),
     (DeletePortInput, 16), (ConnectPortInput, 72), (DisconnectPortInput, 16), (PostMessageInput, 256),
     (SignalEventInput, 8), (PostMessageDirectInput, 280), (SignalEventDirectInput, 16), (SignalEventDirectOutput, 8),
     (ConnectPortV1Input, 56), (GetPortPropertyInput, 24), (SetPortPropertyInput, 32), (s.HvMonitorPortInfo, 24),
@@ -114,7 +134,13 @@ OFFSETS = [
     (SetPortPropertyInput, "property_value", 24), (PostMessageDirectInput, "sint", 16),
     (PostMessageDirectInput, "message", 20), (SignalEventDirectInput, "flag_number", 14),
     (PostMessageInput, "payload", 16),
-    (MapDeviceInterruptInput, "target", 56), (AttachDeviceInput, "pf_rid", 36),
+    (MapDeviceInterruptInput, "target", 56),
+    (RetargetDeviceInterruptInput, "target", 40), (InputDeviceDomain, "domain_id", 16),
+    (CreateDeviceDomainInput, "create_flags", 24), (AttachDeviceDomainInput, "device_id", 24),
+    (MapDeviceGpaPagesInput, "device_map_flags", 28), (MapDeviceGpaPagesInput, "device_va_base", 32),
+    (ConfigureDeviceDomainInput, "page_table_root", 32), (GetIommuCapabilitiesOutput, "max_iova_width", 6),
+    (GetIommuCapabilitiesOutput, "max_pasid_width", 7), (GetLogicalDevicePropertyInput, "logical_property_code", 16),
+    (AttachDeviceInput, "pf_rid", 36),
     (s.HvMessageHeader, "message_flags", 5), (s.IoPortIntercept, "instruction_bytes", 56),
     (s.IoPortIntercept, "rdi", 120),
     (s.MemoryIntercept, "gpa", 56), (s.ExceptionIntercept, "registers", 112), (s.HvInterceptHeader, "rflags", 32),

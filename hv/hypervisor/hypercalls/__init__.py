@@ -6,6 +6,7 @@ with `@hypercall` (`registry.py`). Importing this package registers them all; th
 
 from hv.hypervisor.hypercalls import (  # noqa: F401
     debug,
+    device_domains,
     device_interrupts,
     devices,
     extended,

@@ -74,7 +74,7 @@ PARTITION_OF = {
     "root": one_of(*[CALLER] * 8, *[VICTIM] * 3, *BORN, ROOT, PARTITION_ID_SELF, 0),
     "child": one_of(*[PARTITION_ID_SELF] * 7, *[CALLER] * 3, VICTIM, ROOT, 0),
 }
-PARTITION_FIELDS = ("partition_id", "target_partition_id", "port_partition", "domain_partition",
+PARTITION_FIELDS = ("partition_id", "target_partition_id", "domain_partition", "port_partition",
                     "connection_partition", "parent_id", "previous_child_id")
 _ID = one_of(0, 1, 1, 2, 2, 3, 3, 4, 5, (1 << 24) - 1, 1 << 24)
 _VP = one_of(*[0] * 8, *[1] * 4, 2, 3, 63, 64, *[VP_INDEX_SELF] * 3, ANY_VP)
@@ -103,11 +103,10 @@ NEAR: dict[str, Draw] = {
     "apic_id": one_of(0, 0, 1, 2, 3, 255), "eax": one_of(0, 1, 7, 0x4000_0000, 0x4000_0003, 0x8000_0001),
     "page_type": one_of(0, 0, 1), "xsave_states": one_of(0, 0, 3), "count": one_of(0, 1, 16, 4088, 4089),
     "options": one_of(0, 1, 2, 3, 4), "character": one_of(65, 0, 255, 256), "spin_count": one_of(0, 1, 1 << 31),
-    "compatibility_version": one_of(0, 0x2000, 0x100A),
+    "compatibility_version": one_of(0, 0x2000, 0x100A), "source": one_of(1, 1, 1, 2),
     "domain_id": one_of(*[1 << 32] * 4, 2 << 32, 2 << 32, 0, 0xFFFF_FFFF << 32, 1 << 32 | 1, 1 << 32 | 3, 16),
     "device_map_flags": one_of(3, 3, 1, 0, 2), "settings": one_of(1, 2, 3), "logical_property_code": one_of(10, 10, 0),
     "device_va_base": one_of(0, 0, 0x1000, 0x2000, 0xFEDF_E000, (1 << 48) - 0x2000, 8, 1 << 40),
-    "source": one_of(1, 1, 1, 2),
 }
 # Mostly zero, else hardly a call gets further.
 SELDOM = {"padding", "reserved", "unused", "flags", "proximity_domain_info", "isolation_properties", "input_vtl",

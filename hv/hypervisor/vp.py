@@ -431,6 +431,7 @@ class VirtualProcessor:
         return {
             "index": self.index, "partition": self.partition.id, "runnable": self.runnable, "halted": self.halted,
             "explicit_suspend": self.explicit_suspend, "intercept_suspend": self.intercept_suspend,
+            "notifications": self.notifications,
             "wait_for_sipi": self.wait_for_sipi, "stopped_because": self.stopped_because, "runtime": self.runtime,
             "apic": self.apic.inspect(), "synic": self.synic.inspect(),
             "timers": self.timers.inspect(), "vmcs": self.vcpu.vmcs.inspect(),

@@ -3,6 +3,8 @@
 The guests write port 0x70 where the parent shall begin to wait, and port 0x71 where it would be too late.
 """
 
+import random
+
 import pytest
 
 from hv.spec import synic as s
@@ -202,3 +204,42 @@ def test_a_child_that_asks_for_itself_only_stops_for_a_moment():
                       "mov qword ptr [rbx + 32], 2; mov rcx, 0x100000051; mov rdx, rbx; mov eax, 0x61000; call rax;"
                       "mov r8d, 7; cli; hlt")
     assert (guest.ended, guest.r8) == ("halt", 7)
+
+
+ROUNDS = 40
+# Each round: interrupts off and on, a task priority, an interrupt and an NMI to itself. R8, R10 and R9 count those, and
+# the parent's.
+BUSY = (f"{IDT} lea rdi, [rip + own]; mov ecx, 0x51; call gate; lea rdi, [rip + given]; mov ecx, 0x61; call gate;"
+        "lea rdi, [rip + nmi]; mov ecx, 2; call gate; xor r8d, r8d; xor r9d, r9d; xor r10d, r10d; mov ebx, 0xFEE00000;"
+        f"mov dword ptr [rbx + 0xF0], 0x1FF; mov r12d, {ROUNDS};"
+        f"loop: {WAIT} cli; mov eax, r12d; and eax, 7; mov cr8, rax; sti; mov dword ptr [rbx + 0x300], 0x40051; nop;"
+        f"xor eax, eax; mov cr8, rax; {WAIT} mov dword ptr [rbx + 0x310], 0; mov dword ptr [rbx + 0x300], 0x4400; nop;"
+        f"dec r12d; jnz loop; cli; hlt; own: inc r8d; {WAIT} mov dword ptr [rbx + 0xB0], 0; iretq;"
+        "given: inc r9d; iretq; nmi: inc r10d; iretq")
+
+
+@BOTH
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_the_parent_waits_for_no_interrupt_is_lost_or_doubled(seed, virtualized):
+    """At each message it asks for something else, or gives an interrupt where it was told that it may."""
+    chance, given = random.Random(seed), []
+
+    def wish():
+        return DeliverabilityNotificationsRegister(
+            nmi_notification=chance.randrange(2), interrupt_notification=chance.randrange(2),
+            interrupt_priority=chance.randrange(16), sints=chance.randrange(2)).raw
+
+    def answer(message):
+        registers = {N.DELIVERABILITY_NOTIFICATIONS: wish()} if chance.random() < 0.6 else {}
+        if message.header.message_type == M.X64_IO_PORT_INTERCEPT:
+            return past(message) | registers
+        kind = s.InterruptionDeliverable.parse(message.payload).deliverable_type
+        if kind == s.PendingInterruptionType.INTERRUPT and chance.random() < 0.7:
+            given.append(kind)
+            registers[N.PENDING_INTERRUPTION] = 1 | 0x61 << 16
+        return registers
+
+    guest = run_guest(BUSY, prepare=Parent(PORTS, answer), apic_virtualization=virtualized, budget=20_000_000)
+    assert guest.ended == "halt"
+    assert given
+    assert (guest.r8, guest.r9, guest.r10) == (ROUNDS, len(given), ROUNDS)

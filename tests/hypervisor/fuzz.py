@@ -102,7 +102,7 @@ class Fuzzed(World):
     def _hear(self, record: Record) -> None:
         """Count what each call was answered: a campaign that is always refused proves little.
 
-        A status that does not exist is an error here. What a VP finds in RAX proves less: the others write its registers.
+        A status that does not exist is an error here. RAX proves less: the other VPs write registers too.
         """
         event = record.event
         if isinstance(event, Hypercall):

@@ -6,6 +6,7 @@ hypervisor keeps for itself is out of its reach, and the books of all memory are
 
 from __future__ import annotations
 
+import argparse
 import random
 
 from hv.root_machine import RootMachine
@@ -54,16 +55,21 @@ def play(seed: int) -> int:
         return world.done
 
 
-if __name__ == "__main__":
-    import sys
-    import time
-
-    seed, ends, total = int(sys.argv[1]), time.monotonic() + float(sys.argv[2]), 0
-    while time.monotonic() < ends:
+def main() -> None:
+    """`python -m tests.hypervisor.fuzz_root --first 0 --count 100`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--count", type=int, default=10)
+    options = parser.parse_args()
+    done = 0
+    for seed in range(options.first, options.first + options.count):
         try:
-            total += play(seed)
+            done += play(seed)
         except Exception:
-            print(f"seed {seed} fails")
+            print(f"seed {seed}")
             raise
-        seed += 1
-    print(f"{total} commands of root, up to seed {seed}")
+    print(f"{done} commands of root in {options.count} machines, no failure")
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,7 @@ from hv.hypervisor.verdicts import (
     ADVANCE,
     ASK_PARENT,
     RETRY,
+    YIELD,
     Advance,
     AskParent,
     Halt,
@@ -74,7 +75,18 @@ def obey(vp: VirtualProcessor, exit: VmExit) -> bool:
         if vp.regs.complete_instruction(exit.instruction_length) and not vp.vcpu.single_step():
             return False
         return not vp.event_pending or vp.deliver_pending()
+    if verdict is YIELD:
+        return _give_way(vp, exit)
     return _obey_other(vp, exit, verdict)
+
+
+def _give_way(vp: VirtualProcessor, exit: VmExit) -> bool:
+    """Yield. An interrupt comes between two instructions: the shadow of STI stays. A #DB does not let HLT wait."""
+    if exit.instruction_length and vp.regs.complete_instruction(exit.instruction_length):
+        vp.halted = False
+        vp.vcpu.single_step()
+        return False
+    return vp.hypervisor.on_yield(vp)
 
 
 def _obey_other(vp: VirtualProcessor, exit: VmExit, verdict: Verdict) -> bool:
@@ -87,12 +99,7 @@ def _obey_other(vp: VirtualProcessor, exit: VmExit, verdict: Verdict) -> bool:
                 return False
             return vp.deliver_pending()
         case Yield():
-            # An interrupt comes between two: the shadow of STI stays. A #DB does not let HLT wait.
-            if exit.instruction_length and vp.regs.complete_instruction(exit.instruction_length):
-                vp.halted = False
-                vp.vcpu.single_step()
-                return False
-            return vp.hypervisor.on_yield(vp)
+            return _give_way(vp, exit)
         case Retry():
             return vp.deliver_pending()
         case Inject(vector, error_code, address):

@@ -10,6 +10,7 @@ from hv.hypervisor import deliverability
 from hv.hypervisor.apic_virtualization import new_apic
 from hv.hypervisor.guest_registers import GuestRegisters
 from hv.hypervisor.run import obey
+from hv.hypervisor.statistics import do_nothing
 from hv.hypervisor.string_io import StringElement
 from hv.hypervisor.vp_vmcs import VpVmcs
 from hv.machine.idt import Event, EventKind
@@ -203,7 +204,8 @@ class VirtualProcessor:
 
     def _begin(self) -> None:
         self._since, self.halted, self.idles, self.running = self.partition.clock.tsc, False, False, True
-        self.hypervisor.before_run()
+        if self.hypervisor.before_run is not do_nothing:
+            self.hypervisor.before_run()
         self.vmcs.enter()
         if self.late_timers:
             self._catch_up()

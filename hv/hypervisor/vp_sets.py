@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
 def vps_in_mask(partition: Partition, mask: int) -> list[VirtualProcessor]:
     """The VPs 0..63 whose bits are set, in order; one that does not exist is passed over."""
-    return [vp for index, vp in sorted(partition.vps.items()) if index < VPS_PER_BANK and mask >> index & 1]
+    found, vps = [], partition.vps
+    while mask:
+        lowest = mask & -mask
+        vp = vps.get(lowest.bit_length() - 1)
+        if vp is not None:
+            found.append(vp)
+        mask ^= lowest
+    return found
 
 
 def vps_in_set(partition: Partition, named: HvVpSet, banks: tuple[int, ...]) -> list[VirtualProcessor]:

@@ -47,7 +47,7 @@ from hv.machine.traps import BY_NUMBER, INSTRUCTION_TRAPS, MSR_NUMBER, UNDEFINED
 from hv.spec.x86 import MAX_INSTRUCTION_LENGTH, PAGE_SIZE, Vector
 
 ALIAS_BASE = 1 << 37                # RAM once more, not executable
-_FLUSH = unicorn_const.UC_CTL_TLB_FLUSH | unicorn_const.UC_CTL_IO_WRITE << 30
+_FLUSH = ctypes.c_int(unicorn_const.UC_CTL_TLB_FLUSH | unicorn_const.UC_CTL_IO_WRITE << 30)
 _REMOVE_CODE = unicorn_const.UC_CTL_TB_REMOVE_CACHE | 2 << 26 | unicorn_const.UC_CTL_IO_WRITE << 30
 _FORGET_CODE = unicorn_const.UC_CTL_TB_FLUSH | unicorn_const.UC_CTL_IO_WRITE << 30
 _HANDLER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p)
@@ -211,7 +211,7 @@ class Engine:
 
     def flush_tlb(self) -> None:
         """Drop what the engine cached of linear translations."""
-        uclib.uc_ctl(self._handle, ctypes.c_int(_FLUSH))
+        uclib.uc_ctl(self._handle, _FLUSH)
 
     def invept(self) -> None:
         """Drop everything cached of the second level too."""
@@ -352,7 +352,7 @@ class Engine:
         before, self.current = self.current, state
         self._frame.context = state.context.value
         if before is None or not before.translates_like(state):
-            uclib.uc_ctl(self._handle, ctypes.c_int(_FLUSH))
+            uclib.uc_ctl(self._handle, _FLUSH)
 
     def go_on(self, until: int, window: bool) -> None:
         """From inside a trap, after `adopt`: when it returns True the run goes on with `current`, as `run` would."""

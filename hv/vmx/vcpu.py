@@ -286,7 +286,8 @@ class Vcpu:
         What the engine has cached is that of the vcpu that ran last, and of those that translate alike.
         """
         now = self.engine.current
-        if now is None or not now.translates_like(self.state) or (cr3 is not None and (now.cr3 ^ cr3) & _SPACE):
+        if now is None or (now is not self.state and not now.translates_like(self.state)) \
+                or (cr3 is not None and (now.cr3 ^ cr3) & _SPACE):
             return False
         self.engine.flush_tlb()
         return True

@@ -11,9 +11,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hv.hypervisor.cpuid import ADDRESS_BITS_PHYSICAL
+from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.hypercalls.registry import Call, Reps, hypercall, require
 from hv.hypervisor.vp_sets import vps_in_mask, vps_in_set
 from hv.spec.cpuid import HvPrivilege
+from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.hypercalls.tlb import (
     FlushVirtualAddressExInput,
@@ -46,7 +48,8 @@ def switch_virtual_address_space(call: Call, input: SwitchVirtualAddressSpaceInp
 @hypercall(HypercallCode.FLUSH_VIRTUAL_ADDRESS_SPACE, input=FlushVirtualAddressInput)
 def flush_virtual_address_space(call: Call, input: FlushVirtualAddressInput) -> None:
     """No VP of the mask uses a translation of the space any more that was cached before."""
-    _check_flags(input.flags, _OF_A_SPACE)
+    if input.flags:
+        _check_flags(input.flags, _OF_A_SPACE)
     _flush(call, _masked(call, input), input.flags, input.address_space)
 
 
@@ -75,20 +78,23 @@ def flush_virtual_address_list_ex(call: Call, input: FlushVirtualAddressExInput,
 
 def _check_flags(flags: int, known: int, call: Call | None = None) -> None:
     """INVALID_PARAMETER for a flag that the call does not have, or that the caller was not offered."""
-    require(not flags & ~known, f"flags {flags & ~known:#x} of a flush")
+    if flags & ~known:
+        raise HypercallError(HvStatus.INVALID_PARAMETER, f"flags {flags & ~known:#x} of a flush")
     if call is not None and flags & _EXTENDED:
         require(call.partition.has(HvPrivilege.ENABLE_EXTENDED_GVA_RANGES), "extended ranges were not offered")
 
 
 def _check_space(address_space: int) -> None:
-    require(not address_space >> ADDRESS_BITS_PHYSICAL, f"{address_space:#x} is no value for CR3")
+    if address_space >> ADDRESS_BITS_PHYSICAL:
+        raise HypercallError(HvStatus.INVALID_PARAMETER, f"{address_space:#x} is no value for CR3")
 
 
 def _masked(call: Call, input: FlushVirtualAddressInput) -> list[VirtualProcessor]:
     """INVALID_PARAMETER for an empty mask: that does not mean everybody."""
     if input.flags & _ALL_PROCESSORS:
         return _everybody(call)
-    require(input.processor_mask, "no vp is to be flushed")
+    if not input.processor_mask:
+        raise HypercallError(HvStatus.INVALID_PARAMETER, "no vp is to be flushed")
     return vps_in_mask(call.partition, input.processor_mask)
 
 
@@ -106,9 +112,10 @@ def _everybody(call: Call) -> list[VirtualProcessor]:
 
 def _flush(call: Call, vps: list[VirtualProcessor], flags: int, address_space: int) -> None:
     space = None if flags & _ALL_SPACES else address_space
-    if space is not None:
+    if space is not None and space >> ADDRESS_BITS_PHYSICAL:
         _check_space(space)
-    call.emit(TranslationsFlushed(tuple(vp.index for vp in vps), space))
+    if call.hypervisor.trace.listening:
+        call.emit(TranslationsFlushed(tuple(vp.index for vp in vps), space))
     for vp in vps:
         if vp.flush_translations(space):
             return                      # they were everybody's

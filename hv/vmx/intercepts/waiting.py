@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _PAUSE_EXITING = PrimaryControls.PAUSE_EXITING.value
 _MONITOR_EXITING, _MWAIT_EXITING = PrimaryControls.MONITOR_EXITING.value, PrimaryControls.MWAIT_EXITING.value
 _OVERRIDES = {0x26: "es", 0x2E: "cs", 0x36: "ss", 0x3E: "ds", 0x64: "fs", 0x65: "gs"}
+_PAUSE, _PAUSE_EXIT = 0x90F3, ExitReason.PAUSE        # F3 90; naming a member of an enumeration costs a call
 _NEVER = -1
 
 
@@ -58,7 +59,8 @@ def pause(vcpu: Vcpu, detail: int) -> VmExit | None:
     if controls.primary & _PAUSE_EXITING or (
             controls.pause_loops and not vcpu.state.cpl
             and vcpu.waiting.loops(_entries(vcpu), vcpu.clock.tsc, *controls.pause_loops)):
-        return VmExit(ExitReason.PAUSE, 0, length_of(vcpu))
+        plain = vcpu.engine.code_head() & 0xFFFF == _PAUSE
+        return VmExit(_PAUSE_EXIT, 0, 2 if plain else length_of(vcpu))
     advance(vcpu, length_of(vcpu))
     return None
 

@@ -13,7 +13,7 @@ from typing import Any
 from hv.machine import apic_registers
 from hv.machine.apic import LocalApic
 from hv.machine.clock import VirtualClock
-from hv.spec.apic import LVT_WRITABLE, ApicRegister, Icr
+from hv.spec.apic import LOWEST_LEGAL_VECTOR, LVT_WRITABLE, ApicRegister, Icr
 from hv.spec.msrs import X2APIC_MSRS, Msr
 from hv.vmx.apic.virtual_apic import VIRR, VISR, VTMR, VirtualApic
 
@@ -103,6 +103,19 @@ class VpApic(LocalApic):
         """Something pending may have become deliverable: say so."""
         if self.virtual.rvi:
             self.on_pending()
+
+    def accept(self, vector: int, level: bool = False) -> bool:
+        """Latch a fixed interrupt; the usual, edge-triggered and legal, without a question to anybody."""
+        if level or vector < LOWEST_LEGAL_VECTOR or not self.is_enabled:
+            return super().accept(vector, level)
+        dwords, place, bit, virtual = self._dwords, vector >> 5 << 2, 1 << (vector & 31), self.virtual
+        dwords[VIRR + place] |= bit
+        if vector > virtual.rvi:
+            virtual.rvi = vector
+        if dwords[VTMR + place] & bit:
+            self._page.remove(VTMR, vector)
+        self.on_pending()
+        return True
 
     def _request(self, vector: int, level: bool) -> None:
         self.virtual.request(vector)

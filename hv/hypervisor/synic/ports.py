@@ -144,9 +144,10 @@ class MessagePort(SintPort):
             vp = self.target(_takes_messages)
         if self.buffers_in_use >= _LIMIT:
             raise HypercallError(HvStatus.INSUFFICIENT_BUFFERS, f"{_LIMIT} messages wait already")
-        self.buffers_in_use += 1
         self.sent += 1
-        vp.synic.post(self.sint, QueuedMessage(message_type, payload, self.port_id, self._buffer_freed, self))
+        if not vp.synic.post_now(self.sint, message_type, payload, self.port_id):
+            self.buffers_in_use += 1
+            vp.synic.post(self.sint, QueuedMessage(message_type, payload, self.port_id, self._buffer_freed, self))
 
     def _buffer_freed(self) -> None:
         self.buffers_in_use -= 1

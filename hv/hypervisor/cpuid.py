@@ -81,6 +81,7 @@ FEATURES = int(
     | HvFeatures.TRANSLATE_GVA_FLAGS_AVAILABLE
     | HvFeatures.SYNTHETIC_TIME_UNHALTED_TIMER
     | HvFeatures.APIC_EOI_INTERCEPT_AVAILABLE
+    | HvFeatures.NPIEP1_AVAILABLE
 )
 # Not for the local flush and the switch of address spaces: INVLPG and MOV to CR3 do not exit.
 RECOMMENDATIONS = int(

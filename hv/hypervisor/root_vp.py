@@ -75,6 +75,7 @@ class RootVirtualProcessor:
     notifications = 0                   # nobody could be told
     event_pending = False               # it takes its interrupts when it runs
     exit_counts = [0] * 128             # Python has no VM exits
+    npiep = 0
     runtime, running = 0, False         # nor work that could be counted
     clock_of_work: UnhaltedTimer | None = None
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hv.hypervisor import deliverability
+from hv.hypervisor import deliverability, npiep
 from hv.hypervisor.apic_virtualization import new_apic
 from hv.hypervisor.guest_registers import GuestRegisters
 from hv.hypervisor.run import obey
@@ -80,6 +80,7 @@ class VirtualProcessor:
         self.stopped_because = ""               # why it can never run again
         self.caller: Call | None = None         # who it is to the hypercalls, since its first one
         self.call_site: CallSite | None = None  # of the last VMCALL
+        self.npiep = 0                          # an HvNpiepConfig: what its programs may not do
         self.late_timers: list[SyntheticTimer] = []     # lazy ones that expired while it did not run
         self.clock_of_work: UnhaltedTimer | None = None     # its timer of the time it executes, while that is on
         self.running = False                    # it has its turn
@@ -181,6 +182,7 @@ class VirtualProcessor:
         self.apic.write_msr(Msr.APIC_BASE, ApicBase(DEFAULT_BASE, enabled=1, bsp=int(self.apic.bsp)).raw)
         for index in _KEPT_BY_INIT:
             self.regs.msrs[index] = 0
+        npiep.set_config(self, 0)
         with self.vmcs.current():
             self.vcpu.set_tsc(self.partition.clock.tsc)
         self.explicit_suspend = True

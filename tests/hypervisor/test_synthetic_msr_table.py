@@ -11,7 +11,6 @@ from tests.hypervisor.fakes import Machine
 
 THERE = [row for row in SYNTHETIC_MSR_TABLE.values() if MSRS[row.msr].read or MSRS[row.msr].write]
 ABSENT = {                      # with the reason why there is none
-    "HV_NPIEP_CONFIG",          # descriptor tables can be watched, but the instruction would have to be emulated
     "HV_SIRBP",                 # event rings
     "HV_POWER_STATE_TRIGGER_C1", "HV_POWER_STATE_TRIGGER_C2", "HV_POWER_STATE_TRIGGER_C3",      # no C-states
     "HV_POWER_STATE_CONFIG_C1", "HV_POWER_STATE_CONFIG_C2", "HV_POWER_STATE_CONFIG_C3",

@@ -91,6 +91,7 @@ class RootVirtualProcessor:
         self.pending_event = self.string_element = None
         self.runtime_100ns = 0
         self.caller = None
+        self.kept_msrs: dict[int, int] = {}
         self.late_timers: list[SyntheticTimer] = []
         self.stopped_because = ""
         self.on_interrupt: Callable[[int], None] = lambda vector: None

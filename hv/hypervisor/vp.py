@@ -80,6 +80,7 @@ class VirtualProcessor:
         self.stopped_because = ""               # why it can never run again
         self.caller: Call | None = None         # who it is to the hypercalls, since its first one
         self.call_site: CallSite | None = None  # of the last VMCALL
+        self.kept_msrs: dict[int, int] = {}     # synthetic MSRs of its own that are nothing but their value
         self.npiep = 0                          # an HvNpiepConfig: what its programs may not do
         self.late_timers: list[SyntheticTimer] = []     # lazy ones that expired while it did not run
         self.clock_of_work: UnhaltedTimer | None = None     # its timer of the time it executes, while that is on
@@ -183,6 +184,7 @@ class VirtualProcessor:
         for index in _KEPT_BY_INIT:
             self.regs.msrs[index] = 0
         npiep.set_config(self, 0)
+        self.kept_msrs.clear()
         with self.vmcs.current():
             self.vcpu.set_tsc(self.partition.clock.tsc)
         self.explicit_suspend = True

@@ -66,6 +66,7 @@ class FakeVp:
         self.wait_for_sipi = index != 0
         self.runtime_100ns = self.runtime = 0
         self.running, self.clock_of_work, self.npiep = False, None, 0
+        self.kept_msrs = {}
         self.pending_event = self.string_element = None
         self.vcpu = SimpleNamespace(state_written=False, set_tsc=self._set_tsc, takes_nmi=True, debug_pends=False,
                                     want_window=lambda wanted: None, want_nmi_window=lambda wanted: None)

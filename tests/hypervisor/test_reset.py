@@ -215,3 +215,9 @@ def test_a_later_hlt_is_none_that_an_interrupt_wakes_with_if_clear(bench):
 def test_idle_is_read_only(bench):
     with pytest.raises(GuestFault):
         write_msr(bench.vp, Msr.HV_GUEST_IDLE, 0)
+
+
+@pytest.mark.parametrize("msr", [Msr.HV_POWER_STATE_TRIGGER_C1, Msr.HV_POWER_STATE_CONFIG_C1])
+def test_a_child_manages_no_processor(bench, msr):
+    with pytest.raises(GuestFault):
+        read_msr(bench.vp, msr)

@@ -177,12 +177,14 @@ class VirtualProcessor:
             self.end_run_with(lambda: None)
 
     def reset(self) -> None:
-        """The state after its creation: reset registers, APIC and TSC, and it waits for its parent's word."""
+        """The state after its creation: reset registers (INIT keeps more of them), APIC and TSC, and it waits for its
+        parent's word."""
         self.notifications = 0
         self.apic.write_msr(Msr.APIC_BASE, self.apic.base.raw & ~_ENABLED)
         self.apic.write_msr(Msr.APIC_BASE, ApicBase(DEFAULT_BASE, enabled=1, bsp=int(self.apic.bsp)).raw)
         for index in _KEPT_BY_INIT:
             self.regs.msrs[index] = 0
+        self.regs.fp.reset()
         npiep.set_config(self, 0)
         self.kept_msrs.clear()
         with self.vmcs.current():

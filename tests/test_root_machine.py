@@ -114,6 +114,24 @@ def test_roots_in_reads_the_hardware_and_ones_where_there_is_none(run):
     assert (regs.rbx, regs.rcx) == (0xFFFF_FF60, 0xFFFF_FFFF)
 
 
+@pytest.mark.parametrize("state", [1, 2, 3])
+def test_root_idles_in_a_c_state_until_an_interrupt_is_pending(run, state):
+    """TLFS "Processor Power States": reading the trigger idles; RFLAGS.IF is 0, so the interrupt is not taken."""
+    config, trigger = 0x400000D0 + state, 0x400000C0 + state
+    result = run(
+        f"mov eax, 0x40000003; cpuid; mov r12d, ecx; mov ecx, {config}; mov eax, 0x1234; mov edx, 0x80000000; wrmsr;"
+        "xor eax, eax; rdmsr; mov r13d, eax; mov r14d, edx; mov ebx, 0xFEE00000; mov dword ptr [rbx+0xF0], 0x1FF;"
+        "mov dword ptr [rbx+0x3E0], 0xB; mov dword ptr [rbx+0x320], 0x61; mov dword ptr [rbx+0x380], 2000;"
+        "mov ecx, 0x40000020; rdmsr; mov rdi, rax;"
+        f"mov ecx, {trigger}; rdmsr; mov rbp, rax; mov ecx, 0x40000020; rdmsr; sub rax, rdi; mov r15, rax; {OFF}")
+    regs = result.root.vps[0].regs
+    assert (result.guest.ended, regs.r12 & 0xF) == ("shutdown", 3)
+    assert (regs.r13, regs.r14, regs.rbp) == (0x1234, 0x8000_0000, 0)
+    assert 90 <= regs.r15 <= 130                # 2000 bus clocks are 100 units of 100 ns
+    assert len(result.of(events.VpHalted)) == 1
+    assert not result.of(events.Injected)
+
+
 def test_roots_string_of_bytes_goes_to_the_port(run):
     result = run(f"mov esi, text; mov ecx, 5; mov dx, 0x3f8; cld; rep outsb; {OFF}; text: .ascii \"hello\"")
     assert result.guest.serial == "hello"

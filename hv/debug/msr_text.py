@@ -9,6 +9,7 @@ import hv.hypervisor.msrs  # noqa: F401  provides the MSRs
 from hv.debug.declared import bits_of
 from hv.debug.entry_text import Line
 from hv.debug.interface_text import fields_told, labelled, privileges
+from hv.hypervisor.msrs.absent import ABSENT
 from hv.hypervisor.msrs.registry import MSRS
 from hv.hypervisor.processor_msrs import READERS, WRITERS
 from hv.spec.msrs import X2APIC_MSRS, Msr
@@ -34,7 +35,10 @@ def msr_told(msr: Msr, value: int | None = None) -> Iterator[Line]:
     yield [("bold", manual_name(msr)), ("", f"   {int(msr):#x}")]
     yield []
     if not is_there(int(msr)):
-        yield [("bad", "not here"), ("", ": an access is #GP(0), unless the parent intercepts it")]
+        yield [("bad", "not here"), ("", ": an access is #GP(0)" if int(msr) in ABSENT else
+                                     ": an access is #GP(0), unless the parent intercepts it")]
+        if int(msr) in ABSENT:
+            yield labelled("why", ABSENT[int(msr)])
     if row is not None:
         yield from _synthetic(row)
     else:

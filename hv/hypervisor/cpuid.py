@@ -22,10 +22,12 @@ from hv.spec.cpuid import (
     HvEnlightenments,
     HvFeatures,
     HvHardwareFeatures,
+    HvPowerFeatures,
     HvPrivilege,
     HvVersion,
     Signature,
 )
+from hv.spec.msrs import C_STATES
 from hv.spec.processor_features import CPUID_BITS
 from hv.spec.vtd import GUEST_ADDRESS_WIDTH
 
@@ -83,6 +85,7 @@ FEATURES = int(
     | HvFeatures.SYNTHETIC_TIME_UNHALTED_TIMER
     | HvFeatures.APIC_EOI_INTERCEPT_AVAILABLE
     | HvFeatures.DEVICE_DOMAINS_AVAILABLE
+    | HvFeatures.NPIEP1_AVAILABLE
 )
 # Not for the local flush and the switch of address spaces: INVLPG and MOV to CR3 do not exit.
 RECOMMENDATIONS = int(
@@ -171,11 +174,12 @@ def _hypervisor_leaves(privileges: int, recommendations: int) -> dict[int, Answe
     ebx, ecx, edx = _words(HV_VENDOR_TEXT)
     hardware = HvHardwareFeatures(msr_bitmaps=1, second_level_address_translation=1, dma_remapping=1,
                                   interrupt_remapping=1, unrestricted_guest=1, apic_emulation=1)
+    power = HvPowerFeatures(max_c_state=C_STATES if privileges & P.CPU_MANAGEMENT else 0)
     answers = {
         CpuidLeaf.HV_VENDOR: (int(MAX_HV_LEAF), ebx, ecx, edx),
         CpuidLeaf.HV_INTERFACE: (HV_INTERFACE_SIGNATURE, 0, 0, 0),
         CpuidLeaf.HV_VERSION: (BUILD, HvVersion(major=MAJOR, minor=MINOR).raw, 0, 0),
-        CpuidLeaf.HV_FEATURES: (privileges & 0xFFFF_FFFF, privileges >> 32, 0, FEATURES),
+        CpuidLeaf.HV_FEATURES: (privileges & 0xFFFF_FFFF, privileges >> 32, power.raw, FEATURES),
         CpuidLeaf.HV_ENLIGHTENMENTS: (recommendations, LONG_SPIN_WAIT, ADDRESS_BITS_PHYSICAL, 0),
         CpuidLeaf.HV_LIMITS: (MAX_VPS, MAX_LPS, len(DEVICE_VECTORS), 0),
         CpuidLeaf.HV_HARDWARE_FEATURES: (hardware.raw, GUEST_ADDRESS_WIDTH, 0, 0),

@@ -1,7 +1,8 @@
 """What HV_X64_MSR_RESET does: the partition is as it was when it began, and its parent is told to start it again.
 
 TLFS "Partition Reset" says that memory, and what the partition was given (ports, connections, devices, intercepts,
-properties), stay. So do the reference counter and the crash registers, which are for whoever looks for the reason.
+properties, CPUID results, the register page), stay. So do the reference counter and the crash registers, which are
+for whoever looks for the reason. Pages of counters that the guest mapped, and its debug MSRs, go.
 Every VP is in the state after its creation: reset registers, and waiting for its parent's word. A parent that has
 installed an MSR intercept of HV_RESET gets that message; one that has not sees its VPs suspended.
 """

@@ -75,6 +75,7 @@ class RootVirtualProcessor:
     notifications = 0                   # nobody could be told
     event_pending = False               # it takes its interrupts when it runs
     exit_counts = [0] * 128             # Python has no VM exits
+    npiep = 0
     runtime, running = 0, False         # nor work that could be counted
     clock_of_work: UnhaltedTimer | None = None
 
@@ -90,6 +91,7 @@ class RootVirtualProcessor:
         self.pending_event = self.string_element = None
         self.runtime_100ns = 0
         self.caller = None
+        self.kept_msrs: dict[int, int] = {}
         self.late_timers: list[SyntheticTimer] = []
         self.stopped_because = ""
         self.on_interrupt: Callable[[int], None] = lambda vector: None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from hv.hypervisor import deliverability
+from hv.hypervisor import deliverability, npiep
 from hv.hypervisor.apic_virtualization import new_apic
 from hv.hypervisor.guest_registers import GuestRegisters
 from hv.hypervisor.run import obey
@@ -81,6 +81,8 @@ class VirtualProcessor:
         self.stopped_because = ""               # why it can never run again
         self.caller: Call | None = None         # who it is to the hypercalls, since its first one
         self.call_site: CallSite | None = None  # of the last VMCALL
+        self.kept_msrs: dict[int, int] = {}     # synthetic MSRs of its own that are nothing but their value
+        self.npiep = 0                          # an HvNpiepConfig: what its programs may not do
         self.late_timers: list[SyntheticTimer] = []     # lazy ones that expired while it did not run
         self.clock_of_work: UnhaltedTimer | None = None     # its timer of the time it executes, while that is on
         self.running = False                    # it has its turn
@@ -176,12 +178,16 @@ class VirtualProcessor:
             self.end_run_with(lambda: None)
 
     def reset(self) -> None:
-        """The state after its creation: reset registers, APIC and TSC, and it waits for its parent's word."""
+        """The state after its creation: reset registers (INIT keeps more of them), APIC and TSC, and it waits for its
+        parent's word."""
         self.notifications = 0
         self.apic.write_msr(Msr.APIC_BASE, self.apic.base.raw & ~_ENABLED)
         self.apic.write_msr(Msr.APIC_BASE, ApicBase(DEFAULT_BASE, enabled=1, bsp=int(self.apic.bsp)).raw)
         for index in _KEPT_BY_INIT:
             self.regs.msrs[index] = 0
+        self.regs.fp.reset()
+        npiep.set_config(self, 0)
+        self.kept_msrs.clear()
         with self.vmcs.current():
             self.vcpu.set_tsc(self.partition.clock.tsc)
         self.explicit_suspend = True

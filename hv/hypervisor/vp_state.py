@@ -2,7 +2,8 @@
 
 TLFS "HvCallGetVpState". One pair of functions for each kind. What is taken over was possibly made by nobody: every
 field is checked before the first is stored, and INVALID_SAVE_RESTORE_STATE leaves the VP as it was.
-# Simplified: messages that wait for a slot of the SynIC are no part of any state, and stay where they are.
+# Simplified: messages that wait for a slot of the SynIC are no part of any state, and stay where they are; nor is what
+# the VP assist page holds, nor the time-unhalted timer's place in its period. No kind of state has a place for them.
 """
 
 from __future__ import annotations

@@ -363,7 +363,8 @@ class Engine:
         state.words[_EFLAGS] = state.words[_EFLAGS] & FLAGS_KEPT | 2    # the others stand apart while the engine runs
         self._held = state.context
         self.handed_over += 1
-        counter.deadline, counter.window = until, window
+        counter.until = counter.deadline = until
+        counter.window = window
         counter.limit = 0 if window or counter.skip else until
 
     def _forget_all_code(self) -> None:

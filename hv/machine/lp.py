@@ -35,14 +35,17 @@ class LogicalProcessor:
 
     def stop_by(self, tsc: int) -> None:
         """A guest that runs stops at *tsc* at the latest: for a timer that was just set, or for another VP."""
-        if tsc < self.counter.deadline:
-            self.counter.deadline = tsc
-            self.counter.limit = min(self.counter.limit, tsc)
+        counter = self.counter
+        if tsc < counter.until:
+            counter.until = tsc
+        if tsc < counter.deadline:
+            counter.deadline = tsc
+            counter.limit = min(counter.limit, tsc)
 
     def run_until(self, tsc: int) -> None:
         """A guest that runs goes on until *tsc*, whatever it was told before."""
         counter = self.counter
-        counter.deadline = tsc
+        counter.until = counter.deadline = tsc
         counter.limit = 0 if counter.window or counter.skip else tsc
 
     def interrupt_waits(self) -> bool:

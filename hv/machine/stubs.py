@@ -37,6 +37,7 @@ class WorkCounter(ctypes.Structure):
         ("flags", ctypes.c_uint64),         # +48  where RFLAGS is read to
         ("skip", ctypes.c_uint64),          # +56  let so many blocks pass before any check
         ("block", ctypes.c_uint64),         # +64  linear address of the block that runs
+        ("until", ctypes.c_uint64),         # +72  where the run ends, however often it is interrupted before
     ]
 
     @property

@@ -281,6 +281,7 @@ SYNTHETIC_MSRS = range(0x40000000, 0x40002000)
 CRASH_PARAMETERS, CRASH_MESSAGE_SIZE = 5, 4096
 SINT_COUNT = 16
 STIMER_COUNT = 4
+C_STATES = 3                    # C1..C3
 
 
 def sint_msr(sint: int) -> Msr:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.layout import Register
 from hv.spec.msrs import (
+    C_STATES,
     CRASH_PARAMETERS,
     SINT_COUNT,
     SINT_RESET,
@@ -141,9 +142,9 @@ _SYNIC = (
 )
 _POWER = (
     *(SyntheticMsr(Msr(Msr.HV_POWER_STATE_TRIGGER_C1 + n), "R", Scope.VP, P.CPU_MANAGEMENT,
-                   f"reading it puts the logical processor into C{n + 1}") for n in range(3)),
+                   f"reading it puts the logical processor into C{n + 1}") for n in range(C_STATES)),
     *(SyntheticMsr(Msr(Msr.HV_POWER_STATE_CONFIG_C1 + n), "RW", Scope.VP, P.CPU_MANAGEMENT,
-                   f"how the logical processor gets into C{n + 1}") for n in range(3)),
+                   f"how the logical processor gets into C{n + 1}") for n in range(C_STATES)),
 )
 _STATISTICS = (
     SyntheticMsr(Msr.HV_STATS_PARTITION_RETAIL_PAGE, "RW", Scope.PARTITION, P.ACCESS_STATS_REG,

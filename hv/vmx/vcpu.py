@@ -271,7 +271,8 @@ class Vcpu:
     def run(self, until: int) -> None:
         """Run the guest until the clock reaches *until*, a timer is due, or the exit handler says stop."""
         self._enter()
-        while watchful.run(self, until) if self.watchful else self._run_freely(until):
+        self.engine.counter.until = until       # whoever wants the run to end earlier says so there
+        while watchful.run(self) if self.watchful else self._run_freely():
             pass
 
     def _enter(self) -> None:
@@ -312,9 +313,9 @@ class Vcpu:
         self.engine.go_on(until, bool(self.work[WATCHED]))      # `enter_apic` has asked whether the flag matters
         return True
 
-    def _run_freely(self, until: int) -> bool:
+    def _run_freely(self) -> bool:
         """Run a guest of which nothing rare is asked; True when something is now."""
-        engine, clock = self.engine, self.clock
+        engine, clock, counter = self.engine, self.clock, self.engine.counter
         handed_over = engine.handed_over
         engine.on_trap = self._trap_handler
         if not self.may_enter() or not enter_apic(self):
@@ -328,9 +329,9 @@ class Vcpu:
             if vector is not None:
                 if not take_physical(self, vector):
                     return False
-            elif clock.tsc >= until:
+            elif clock.tsc >= counter.until:
                 return False
-            elif engine.run(self.state, until, self.flag_matters):
+            elif engine.run(self.state, counter.until, self.flag_matters):
                 if not self.interrupted or engine.handed_over != handed_over:
                     return False
                 self.interrupted = False

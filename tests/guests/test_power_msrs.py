@@ -74,6 +74,19 @@ def test_a_reset_is_a_second_life_from_the_same_start(before, vps):
     assert len(result.of(events.PartitionReset)) == 2
 
 
+def test_a_reset_takes_x87_and_xmm_back():
+    """FXSAVE in the first life, before anything was done, and in the second."""
+    note = "mov r15d, eax; shl r15d, 12; add r15d, 0x100000; fxsave [r15]"
+    result = run_guest(
+        f"{ALIVE}; {note}; cmp eax, 1; je end; mov eax, 1; wrmsr; fninit; fld1; fldpi; "
+        f"mov dword ptr [0x103000], 0x1FC0; ldmxcsr [0x103000]; "
+        f"pcmpeqb xmm3, xmm3; movdqa xmm12, xmm3; {RESET}; end:; cli; hlt", memory_mib=4)
+    first, second = result.memory[0x100000:0x100200], result.memory[0x101000:0x101200]
+    assert first == second
+    assert first[24:26] == b"\x80\x1f"
+    assert not any(first[32:416])
+
+
 def test_a_reset_by_the_second_vp():
     second = "mov ecx, 0x40000003; mov eax, 1; xor edx, edx; wrmsr; cli; hlt"
     code = assemble(second, 16, 0x8000)[0][1]

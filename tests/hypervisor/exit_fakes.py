@@ -6,6 +6,8 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 from hv.hypervisor.vp import VirtualProcessor
+from hv.machine import context
+from hv.machine.floating_point import FloatingPoint
 from hv.machine.registers import Segment, Table
 from hv.spec.msrs import Msr
 from hv.vmx.checks import EntryResult
@@ -38,6 +40,8 @@ class ExitState(FakeState):
         self.cs, self.gdtr, self.idtr, self.tr = FLAT_CODE_64, Table(0, 0xFFFF), Table(0, 0xFFFF), TASK
         self.ss = self.ds = self.es = self.fs = self.gs = FLAT_DATA
         self.gpr = Gpr(self)
+        self.fp = FloatingPoint(memoryview(bytearray(context.SIZE)))
+        self.fp.reset()
         self.bits = 64
         self.msrs = dict.fromkeys((Msr.STAR, Msr.LSTAR, Msr.PAT, Msr.SFMASK, Msr.SYSENTER_CS, Msr.SYSENTER_ESP,
                                    Msr.SYSENTER_EIP), 0)

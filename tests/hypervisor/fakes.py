@@ -65,12 +65,14 @@ class FakeVp:
         self.intercept_suspend = self.halted = self.idles = False
         self.wait_for_sipi = index != 0
         self.runtime_100ns = self.runtime = 0
-        self.running, self.clock_of_work = False, None
+        self.running, self.clock_of_work, self.npiep = False, None, 0
+        self.kept_msrs = {}
         self.pending_event = self.string_element = None
         self.vcpu = SimpleNamespace(state_written=False, set_tsc=self._set_tsc, takes_nmi=True, debug_pends=False,
                                     want_window=lambda wanted: None, want_nmi_window=lambda wanted: None)
         self.notifications, self.nmi_pending = 0, False
-        self.vmcs = SimpleNamespace(clear=lambda: None, current=nullcontext)
+        self.vmcs = SimpleNamespace(clear=lambda: None, current=nullcontext, read=lambda field: 0,
+                                    write=lambda field, value: None)
         self.kicks = 0
         self.runnable = False
         self.flushes: list[int | None] = []

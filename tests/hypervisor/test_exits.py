@@ -63,8 +63,8 @@ def test_every_file_of_exits_is_in_the_inventory():
     package = importlib.import_module("hv.hypervisor.exits")
     named = {handler.__module__ for handler in EXIT_HANDLERS.values()}
     assert {f"{package.__name__}.{name}" for name in (
-        "apic", "control_registers", "cpuid", "exceptions", "failures", "idle", "interrupts", "io", "memory", "msr",
-        "vmcall",
+        "apic", "control_registers", "cpuid", "descriptor_tables", "exceptions", "failures", "idle", "interrupts", "io",
+        "memory", "msr", "vmcall",
     )} == named
 
 

@@ -2,13 +2,16 @@
 
 import pytest
 
+from hv.hypervisor.cpuid_results import CpuidResult
 from hv.hypervisor.msrs.registry import read_msr, write_msr
+from hv.hypervisor.register_page import RegisterPage
 from hv.hypervisor.reset import reset
 from hv.hypervisor.synic.synic import QueuedMessage
 from hv.machine.faults import GuestFault
 from hv.machine.idt import Event, EventKind
 from hv.spec.intercepts import HvInterceptType
 from hv.spec.msrs import HvStimerConfig, HvSynicSint, Msr
+from hv.spec.partition import ANY_VP
 from hv.spec.synic import HvMessage, HvMessageType, MsrIntercept
 from hv.trace.events import PartitionReset, VpHalted
 from tests.hypervisor.exit_fakes import new_vp
@@ -20,7 +23,9 @@ CHANGED = {
     Msr.HV_STIMER0_COUNT: 10_000, Msr.HV_STIMER0_CONFIG: HvStimerConfig(enable=1, sintx=2, periodic=1).raw,
     Msr.HV_REENLIGHTENMENT_CONTROL: 0x10061, Msr.HV_TSC_INVARIANT_CONTROL: 1, Msr.HV_TPR: 0x40,
     Msr.APIC_BASE: 0xFEE0_0D00, Msr.HV_STATS_PARTITION_RETAIL_PAGE: 0xA001, Msr.HV_STATS_VP_INTERNAL_PAGE: 0xB001,
-    Msr.HV_SYNTH_DEBUG_PENDING_BUFFER: 0xC000, Msr.HV_SYNTH_DEBUG_SEND_BUFFER: 0xD000,
+    Msr.HV_SYNTH_DEBUG_SEND_BUFFER: 0xC000, Msr.HV_SYNTH_DEBUG_RECEIVE_BUFFER: 0xD000,
+    Msr.HV_SYNTH_DEBUG_PENDING_BUFFER: 0xE000, Msr.HV_STIME_UNHALTED_TIMER_CONFIG: 0x150,
+    Msr.HV_STIME_UNHALTED_TIMER_COUNT: 1000, Msr.HV_NPIEP_CONFIG: 15,
 }
 
 
@@ -98,6 +103,24 @@ def test_time_crash_parameters_and_memory_survive_a_reset(bench):
     bench.write(Msr.HV_RESET, 1)
     assert (read_msr(bench.vp, Msr.HV_CRASH_P2), read_msr(bench.vp, Msr.HV_TIME_REF_COUNT)) == (99, 100)
     assert bench.child.space.read(0x2000, 4) == b"kept"
+
+
+def test_x87_and_xmm_are_as_after_power_up(bench):
+    first = bench.vp.regs.fp.save()
+    bench.vp.regs.fp.control, bench.vp.regs.fp.mxcsr, bench.vp.regs.fp.tag = 0x37F, 0x1FC0, 0x81
+    bench.vp.regs.fp.set_xmm(7, bytes(range(16)))
+    bench.vp.regs.fp.set_st(0, bytes(range(10)))
+    bench.write(Msr.HV_RESET, 1)
+    assert bench.vp.regs.fp.save() == first
+
+
+def test_what_the_parent_gave_a_vp_stays(bench):
+    """Its register page and its CPUID results."""
+    bench.vp.register_page = page = RegisterPage(bench.vp, bench.machine.root, None)
+    bench.child.cpuid_results.register((ANY_VP, 0x77, None), CpuidResult((5, 0, 0, 0), (0xFF, 0, 0, 0)))
+    bench.write(Msr.HV_RESET, 1)
+    assert bench.vp.register_page is page
+    assert bench.child.cpuid_results.find(0, 0x77, 0).value[0] == 5
 
 
 def test_a_reset_is_an_event(bench):
@@ -215,3 +238,9 @@ def test_a_later_hlt_is_none_that_an_interrupt_wakes_with_if_clear(bench):
 def test_idle_is_read_only(bench):
     with pytest.raises(GuestFault):
         write_msr(bench.vp, Msr.HV_GUEST_IDLE, 0)
+
+
+@pytest.mark.parametrize("msr", [Msr.HV_POWER_STATE_TRIGGER_C1, Msr.HV_POWER_STATE_CONFIG_C1])
+def test_a_child_manages_no_processor(bench, msr):
+    with pytest.raises(GuestFault):
+        read_msr(bench.vp, msr)

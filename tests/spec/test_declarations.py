@@ -53,7 +53,8 @@ class Sint(Register):
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda each: each.__name__)
 @given(data=st.data())
 def test_a_layout_packs_to_the_bytes_it_was_parsed_from(layout, data):
-    image = data.draw(st.binary(min_size=layout.SIZE, max_size=layout.SIZE))
+    piece = data.draw(st.binary(min_size=1, max_size=64))       # a page of it would be too much to draw
+    image = (piece * layout.SIZE)[: layout.SIZE]
     parsed = layout.parse(image)
     assert parsed.pack() == image
     assert layout.parse(parsed.pack()) == parsed

@@ -4,6 +4,7 @@ from hv.hypervisor.exits import (  # noqa: F401
     apic,
     control_registers,
     cpuid,
+    descriptor_tables,
     exceptions,
     failures,
     idle,

@@ -10,6 +10,7 @@ from hv.hypervisor.msrs import (  # noqa: F401
     debug,
     identity,
     migration,
+    npiep,
     power,
     statistics,
     stimer,

@@ -15,7 +15,7 @@ _CET = "control-flow enforcement is not offered by CPUID"
 _SPECULATION = "speculation is not a thing of this processor"
 _MTRR = "memory types are not told apart: CPUID does not offer MTRRs"
 _COUNTERS = "performance counters are not offered by CPUID"
-_C_STATES = "there are no C-states"
+_AN_ACT = "it is an act of the VP's own, not a state: InternalActivityState has that"
 
 
 def _range(first: HvRegisterName, last: HvRegisterName) -> list[HvRegisterName]:
@@ -26,8 +26,7 @@ REASONS: dict[HvRegisterName, str] = {
     N.INSTRUCTION_EMULATION_HINTS: "the parent emulates without hints: there is no secret memory and no MBEC",
     N.DISPATCH_SUSPEND: "HvCallDispatchVp is not built: the hypervisor schedules",
     N.ISOLATION_CONFIGURATION: "no partition is isolated",
-    **dict.fromkeys(_range(N.POWER_STATE_CONFIG_C1, N.POWER_STATE_TRIGGER_C3), _C_STATES),
-    N.GUEST_IDLE: "it is an act of the VP's own, not a state: InternalActivityState has that",
+    **dict.fromkeys((*_range(N.POWER_STATE_TRIGGER_C1, N.POWER_STATE_TRIGGER_C3), N.GUEST_IDLE), _AN_ACT),
     N.PENDING_EVENT1: "no event that is deferred needs a second one",
     N.XFEM: _XSAVE, N.XSS: _XSAVE, N.BNDCFGS: "MPX is not offered by CPUID",
     **dict.fromkeys(_range(N.MTRR_CAP, N.MTRR_FIX4KF8000), _MTRR),

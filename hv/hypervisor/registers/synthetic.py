@@ -11,7 +11,7 @@ from hv.machine.faults import GuestFault
 from hv.spec.cpuid import CpuidLeaf
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hv_status import HvStatus
-from hv.spec.msrs import Msr
+from hv.spec.msrs import C_STATES, Msr
 
 if TYPE_CHECKING:
     from hv.hypervisor.vp import VirtualProcessor
@@ -61,6 +61,8 @@ for _name, _msr in _DISPATCHED.items():
     provide(_name, *dispatched_msr(_msr))
 for _n in range(16):
     provide(N.SINT0 + _n, *dispatched_msr(Msr.HV_SINT0 + _n))
+for _n in range(C_STATES):
+    provide(N.POWER_STATE_CONFIG_C1 + _n, *dispatched_msr(Msr.HV_POWER_STATE_CONFIG_C1 + _n))
 for _n in range(5):
     provide(N.GUEST_CRASH_P0 + _n, *dispatched_msr(Msr.HV_CRASH_P0 + _n))
 for _name, _leaf in _LEAVES.items():

@@ -26,17 +26,17 @@ _VALID = 1 << 31
 _NOT_DELIVERED = (1, InterruptionType.OTHER_EVENT)       # 1 is reserved: VM entry refuses it
 
 
-def run(vcpu: Vcpu, until: int) -> bool:
+def run(vcpu: Vcpu) -> bool:
     """Run *vcpu* as `Vcpu.run` does; True when nothing needs to be watched any more, False when the run ends."""
-    vcpu.engine.on_trap = vcpu.on_trap_watchfully
+    vcpu.engine.on_trap, counter = vcpu.on_trap_watchfully, vcpu.engine.counter
     while something_could_be_due(vcpu):
         vcpu.look_first = False
         if vcpu.outside and not _enter(vcpu):
             return False
         done = None if vcpu.outside or _returning(vcpu) else at_boundary(vcpu)
-        if done is False or vcpu.clock.tsc >= until:
+        if done is False or vcpu.clock.tsc >= counter.until:
             return False
-        if done is None and not vcpu.outside and not _piece(vcpu, until):
+        if done is None and not vcpu.outside and not _piece(vcpu, counter.until):
             return False
     vcpu.watchful = False
     return True

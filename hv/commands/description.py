@@ -161,6 +161,7 @@ def described(data: Mapping[str, Any], place: Path) -> MachineDescription:
     for sender, id in ids:
         if ids.count((sender, id)) > 1:
             raise CommandError(f"{place.name}: two connections from {sender} have the id {id}", "give each its own id")
+    _check_monitor_pages(place, connections)
     needed = sum(vm.memory_mib for vm in vms) + HYPERVISOR_MIB
     if needed > LARGEST_MACHINE_MIB:
         raise CommandError(f"{place.name}: its VMs need a machine of {needed} MiB; {LARGEST_MACHINE_MIB} is the most",
@@ -168,6 +169,16 @@ def described(data: Mapping[str, Any], place: Path) -> MachineDescription:
     memory_mib = data.get("memory_mib", max(DEFAULT_MACHINE_MIB, needed))
     in_range(f"{place.name}: memory_mib", memory_mib, needed, LARGEST_MACHINE_MIB)
     return MachineDescription(vms, connections, memory_mib)
+
+
+def _check_monitor_pages(place: Path, connections: list[ConnectionDescription]) -> None:
+    """The page of each is at another address, in both VMs: one would hide the other, and its triggers with it."""
+    taken: dict[tuple[str, int], int] = {}
+    for n, connection in enumerate(connections, 1):
+        for vm in dict.fromkeys((connection.sender, connection.receiver)):
+            if connection.kind == "monitor" and (first := taken.setdefault((vm, connection.gpa), n)) != n:
+                raise CommandError(f"{place.name}: the monitor pages of connections {first} and {n} are both at "
+                                   f"{connection.gpa:#x} of {vm}", "give each its own gpa")
 
 
 def check_keys(where: str, table: Mapping[str, Any], known: Mapping[str, type], required: tuple[str, ...]) -> None:
@@ -235,7 +246,9 @@ def _connection(where: str, table: dict[str, Any], names: list[str]) -> Connecti
     in_range(f"{where}: sint", made.sint, 1, 15)
     in_range(f"{where}: base", made.base, 0, EVENT_FLAGS_COUNT - 1)
     in_range(f"{where}: flags", made.flags, 1, EVENT_FLAGS_COUNT - made.base)
-    in_range(f"{where}: gpa", made.gpa, 0, (LARGEST_VM_MIB << 20) - PAGE_SIZE)
+    if not 0 <= made.gpa < LARGEST_VM_MIB << 20:
+        raise CommandError(f"{where}: gpa is {made.gpa:#x}; expected 0..{(LARGEST_VM_MIB << 20) - PAGE_SIZE:#x}",
+                           "choose a page in that range")
     if made.gpa % PAGE_SIZE:
         raise CommandError(f"{where}: `gpa` is {made.gpa:#x}; expected a multiple of {PAGE_SIZE:#x}", "it is a page")
     return made

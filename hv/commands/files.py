@@ -18,6 +18,8 @@ def labs_folder() -> Path | None:
 def find_guest(name: str) -> Path:
     """The file *name* means: a path, or one of our guests by name (`hello`) or place (`guests/hello.asm`).
 
+    A description of ours goes by its place (`guests/synic.toml`), for a guest may have the same name.
+
     CommandError when there is nothing of that name.
     """
     if not name.strip() or "\0" in name:
@@ -30,8 +32,9 @@ def find_guest(name: str) -> Path:
         found = f"{name[:60]} cannot be read: {error.strerror}"
         raise CommandError(found, "check the path and its permissions") from None
     folder = guests_folder()
-    ours = place.parent in (Path(), Path("guests")) and place.suffix in ("", ".asm")
-    if folder is not None and ours and (folder / f"{place.stem}.asm").is_file():
-        return folder / f"{place.stem}.asm"
+    ours = place.parent in (Path(), Path("guests")) and place.suffix in ("", ".asm", ".toml")
+    suffix = place.suffix or ".asm"
+    if folder is not None and ours and (folder / f"{place.stem}{suffix}").is_file():
+        return folder / f"{place.stem}{suffix}"
     raise CommandError(f"{name} does not exist; expected a file or one of our guests",
                        f"guests: {', '.join(guest_names()) or 'none installed'}")

@@ -33,7 +33,7 @@ from hv.hypervisor.partition import Partition
 from hv.hypervisor.run_queue import Schedulable
 from hv.hypervisor.scheduler import SLICE_TICKS
 from hv.machine.clock import MonotonicClock
-from hv.machine.gate import Gate
+from hv.machine.gate import Gate, GatedProcessor
 
 QUANTUM_TICKS = 4_000_000       # 2 ms: so far may processors be apart
 
@@ -52,7 +52,7 @@ class ParallelScheduler:
         self._error: BaseException | None = None
         self._until = NEVER
         self._finished: Callable[[], bool] = lambda: False
-        self._held: list[Lane] = []
+        self._held: list[tuple[GatedProcessor, Lane]] = []      # who acts, and on whom
         self._threads: list[threading.Thread] = []
         self._boot = Lane(hypervisor, hypervisor.root, gate.boot, gate, slice_ticks)
         self.lanes = {hypervisor.root.id: self._boot}
@@ -288,20 +288,22 @@ class ParallelScheduler:
     def _reach(self, partition: Partition) -> None:
         """The lane of *partition* is at rest when this returns, until whoever acts on it is done."""
         lane = self.lanes.get(partition.id)
-        if lane is None or not self._running or lane.processor is self.gate.here:
+        here = self.gate.here
+        if lane is None or not self._running or lane.processor is here:
             return
-        if not lane.held:
+        if (here, lane) not in self._held:
             lane.held = True
-            self._held.append(lane)
-            self.gate.here.kick()               # who acts in an exit lets go when its turn ends
+            self._held.append((here, lane))
+            here.kick()                         # who acts in an exit lets go when its turn ends
         while lane.in_turn:
             lane.processor.kick()
             self.gate.wait(self._rested)
 
     def _let_go(self) -> None:
-        """Who acted on others is done."""
-        if self._held and not self._root_acts:
-            for lane in self._held:
-                lane.held = False
-                lane.changed.notify()
-            self._held.clear()
+        """Who acts here is done with the others; those on whom somebody else acts too stay where they are."""
+        here = self.gate.here
+        free = [lane for holder, lane in self._held if holder is here]
+        self._held = [(holder, lane) for holder, lane in self._held if holder is not here]
+        for lane in free:
+            lane.held = any(held is lane for _, held in self._held)
+            lane.changed.notify()

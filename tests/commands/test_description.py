@@ -90,6 +90,9 @@ ONE = '[[vm]]\nname = "x"\nimage = "hello"\n'
         ("key-of-another-kind", 'kind = "event"\ngpa = 0', "connection 1 (event): unknown key `gpa`"),
         ("monitor-without-a-page", 'kind = "monitor"', "connection 1 (monitor): `gpa` is missing"),
         ("misaligned-page", 'kind = "monitor"\ngpa = 8', "`gpa` is 0x8; expected a multiple of 0x1000"),
+        ("page-of-the-apic", 'kind = "monitor"\ngpa = 0xFEE00000', "gpa is 0xfee00000; expected 0..0x7ffff000"),
+        ("two-pages-at-one-place", 'kind = "monitor"\ngpa = 0x300000\n[[connection]]\nfrom = "x"\nto = "x"\nid = 2\n'
+         'kind = "monitor"\ngpa = 0x300000', "the monitor pages of connections 1 and 2 are both at 0x300000 of x"),
         ("too-many-flags", 'kind = "event"\nbase = 2040\nflags = 9', "flags is 9; expected 1..8"))),
     pytest.param(ONE + 'memory_mib = 2048\n' + ONE.replace('"x"', '"y"') + "memory_mib = 2048\n",
                  "its VMs need a machine of 4112 MiB; 3840 is the most", id="machine-too-large"),

@@ -44,6 +44,13 @@ def test_a_guest_is_found_by_path_and_by_name(capsys):
     assert run(capsys, "hello")[:2] == run(capsys, "guests/hello.asm")[:2]
 
 
+def test_a_description_of_ours_is_found_from_any_folder(capsys, tmp_path, monkeypatch):
+    """README says `hv run guests/synic.toml`, and a student is in a folder of a lab."""
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(capsys, "guests/synic.toml", "--until", "20us")
+    assert (code, out) == (0, "")
+
+
 def test_two_runs_give_the_same_json_byte_for_byte(capsys):
     first, second = (run(capsys, "two_vps", "--smp", 2, "--json") for _ in range(2))
     assert first == second

@@ -138,3 +138,12 @@ def test_it_is_the_same_run_every_time(run):
 @pytest.mark.parametrize("slice_ticks", [2_000, 1_000_000])
 def test_it_prints_the_same_however_the_processor_is_shared(run, result, slice_ticks):
     assert run(slice_ticks=slice_ticks).guest.serial == result.guest.serial
+
+
+@pytest.mark.timeout(60)
+def test_a_root_of_machine_code_and_its_child_may_run_at_the_same_time(run):
+    """The end of the child's turn frees none whom root still acts on: root waited for it for ever."""
+    result = run(parallel=True)
+    assert result.guest.ended == "shutdown", result.guest.why
+    assert "the memory balance is what it was" in result.guest.serial
+    assert [line for line in SAYS.splitlines() if line not in result.guest.serial.splitlines()] == []

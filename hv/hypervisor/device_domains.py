@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hv.hypervisor.errors import HypercallError
-from hv.hypervisor.gpa_space import Mapping
+from hv.hypervisor.page_map import Mapping
 from hv.iommu.driver import IommuDriver, MsiRoute
 from hv.iommu.tables import Domain
 from hv.machine.faults import Access

@@ -54,7 +54,7 @@ def find(text: str, names: Mapping[str, int], what: str) -> int:
 
 def _containing(part: str, known: Mapping[str, tuple[str, int]]) -> list[str]:
     """The first names with *part* in them, one for each number."""
-    found = {number: name for spelled, (name, number) in reversed(known.items()) if part and part in spelled}
+    found = {number: name for spelled, (name, number) in reversed(list(known.items())) if part and part in spelled}
     return list(reversed(found.values()))[:_MOST_NAMES]
 
 

@@ -10,7 +10,8 @@ import hv.hypervisor.hypercalls  # noqa: F401  registers the calls
 from hv.debug.declared import Field, bits_of, fields_of, summary
 from hv.debug.entry_text import Line
 from hv.hypervisor.hypercalls.left_out import reason
-from hv.hypervisor.hypercalls.registry import HYPERCALLS, Declaration
+from hv.hypervisor.hypercalls.parameters import REGISTER_BLOCK_SIZE
+from hv.hypervisor.hypercalls.registry import FAST_INPUT_SIZE, HYPERCALLS, Declaration
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus, meaning
 from hv.spec.hypercalls.codes import HypercallCode
@@ -73,7 +74,18 @@ def _built(call: Declaration) -> Iterator[Line]:
 def _forms(call: Declaration) -> str:
     if not (call.input or call.output):
         return "no parameters"
-    return "memory, or registers (fast)" if call.fits_registers else "memory"
+    size = _register_bytes(call)
+    if size > REGISTER_BLOCK_SIZE:
+        return "memory"
+    where = "registers" if size <= FAST_INPUT_SIZE else "XMM registers"
+    return f"memory, or {where} (fast){' while the list fits' if call.rep_input or call.rep_output else ''}"
+
+
+def _register_bytes(call: Declaration) -> int:
+    """What the fast form needs at least: output begins at a multiple of 16. TLFS "XMM Fast Hypercall Output"."""
+    size = call.input_size + (call.rep_input.SIZE if call.rep_input else 0)
+    output_size = call.output_size + (call.rep_output.SIZE if call.rep_output else 0)
+    return -(-size // FAST_INPUT_SIZE) * FAST_INPUT_SIZE + output_size if output_size else size
 
 
 def labelled(label: str, text: str) -> Line:
@@ -142,7 +154,7 @@ def call_as_data(code: HypercallCode) -> dict[str, Any]:
     blocks = {"input": call.input, "rep_input": call.rep_input, "output": call.output, "rep_output": call.rep_output}
     return told | {
         "kind": kind_of(call), "does": summary(call.handler), "privileges": privileges(call.privilege),
-        "fast": call.fits_registers,
+        "fast": _register_bytes(call) <= REGISTER_BLOCK_SIZE,
         **{name: [field._asdict() for field in fields_of(layout)] if layout else None
            for name, layout in blocks.items()}}
 

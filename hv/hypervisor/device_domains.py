@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.explicit_domain import ExplicitDomain
-from hv.hypervisor.gpa_space import Mapping
+from hv.hypervisor.page_map import Mapping
 from hv.iommu.driver import IommuDriver, MsiRoute
 from hv.iommu.tables import Domain
 from hv.machine.faults import Access

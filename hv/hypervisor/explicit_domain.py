@@ -11,7 +11,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hv.hypervisor.errors import HypercallError
-from hv.hypervisor.gpa_space import Mapping
+from hv.hypervisor.page_map import Mapping
 from hv.hypervisor.pages import Records
 from hv.iommu.driver import IommuDriver
 from hv.machine.faults import Access

@@ -3,7 +3,7 @@
 TLFS "Guest Physical Address Spaces". Over the map lies a second one of *overlay* pages (hypercall page, message page,
 event-flag page, assist page): an overlay hides the page beneath and ignores its rights, and uncovers it unchanged.
 
-A child's space is written into EPT tables, which decide what its code reaches; the dictionary here is the
+A child's space is written into EPT tables, which decide what its code reaches; `PageMap` is the
 hypervisor's own record of the same. The tables pay for both, so an inaccessible page has its entry too. Root's
 addresses are the machine's, except for the pages that the hypervisor has: they are not there. With tables they say just
 that, in large pages where they can; a root whose program is Python, and so is refused by `translate`, needs none.
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.page_map import Mapping, PageMap, large_pages
 from hv.hypervisor.pages import PageOwners
 from hv.machine.faults import Access, NestedFault
 from hv.machine.ram import PhysicalMemory, pages_of
@@ -29,13 +30,6 @@ GPA_SPACE_PAGES = 1 << GPA_SPACE_BITS - 12
 READ_WRITE = Access.READ | Access.WRITE
 READ_EXECUTE = Access.READ | Access.EXECUTE
 ALL = Access.READ | Access.WRITE | Access.EXECUTE
-
-
-class Mapping(NamedTuple):
-    """One page: the spa behind it and what the partition may do with it; no rights at all means inaccessible."""
-
-    spa: int
-    rights: Access
 
 
 class Overlay(NamedTuple):
@@ -54,7 +48,8 @@ class GpaSpace:
         self.memory, self.owners, self.partition_id, self.tables = memory, owners, partition_id, tables
         self.identity = identity or tables is None      # this is root's space: gpa = spa
         self.page_limit = owners.page_count if self.identity else GPA_SPACE_PAGES   # pages from here on are outside
-        self._mapped: dict[int, Mapping] = {}
+        self._mapped = PageMap()
+        self._met = self._mapped.met
         self._overlays: dict[int, list[Overlay]] = {}
         # Called with (gpa page, mapping or None) when the partition's own map changes; overlays are not for devices.
         self.listeners: list[Callable[[int, Mapping | None], None]] = []
@@ -75,14 +70,14 @@ class GpaSpace:
         assert self.tables is not None, "root's space is the machine's own"
         old, mapping = self._mapped.get(page), Mapping(spa_page << 12, rights)
         self.owners.lend(spa_page, self.partition_id)
-        self._mapped[page] = mapping
+        split = self._mapped.put(page, mapping)
         shown = False
         try:
             self._show(page)
             shown = True
             self._tell({page: mapping})
         except Exception:
-            self._restore(page, old)
+            self._mapped.take_back(page, old, split)
             if shown:                   # its tables are there: this needs no memory
                 self._show(page)
                 for listener in self.listeners:
@@ -98,20 +93,23 @@ class GpaSpace:
         All of them, or none. Where something already stands in the 2 MiB, they are mapped page by page.
         """
         assert self.tables is not None, "root's space is the machine's own"
-        new = {page + n: Mapping(spa_page + n << 12, rights) for n in range(LARGE_PAGES)}
-        if not rights or any(n in self._mapped or n in self._overlays for n in new):
-            self._map_each(new)
+        whole = Mapping(spa_page << 12, rights)
+        covered = not self._overlays.keys().isdisjoint(range(page, page + LARGE_PAGES))
+        if not rights or covered or self._mapped.any_near(page):
+            self._map_each(dict(large_pages(page, whole)))
             return
-        self.owners.lend_all(range(spa_page, spa_page + LARGE_PAGES), self.partition_id)
+        spa_pages = range(spa_page, spa_page + LARGE_PAGES)
+        self.owners.lend_all(spa_pages, self.partition_id)
+        told = dict(large_pages(page, whole)) if self.listeners else {}
         try:
-            self._tell(new)
-            self.tables.map(page << 12, spa_page << 12, rights, LARGE_PAGE_SIZE)
+            self._tell(told)
+            self.tables.map(page << 12, whole.spa, rights, LARGE_PAGE_SIZE)
         except Exception:
-            self._tell(dict.fromkeys(new))
-            for mapping in new.values():
-                self.owners.end_loan(mapping.spa >> 12)
+            self._tell(dict.fromkeys(told))
+            for lent in spa_pages:
+                self.owners.end_loan(lent)
             raise
-        self._mapped.update(new)
+        self._mapped.put_large(page, whole)
 
     def _map_each(self, new: dict[int, Mapping]) -> None:
         replaced: dict[int, Mapping | None] = {}
@@ -133,13 +131,14 @@ class GpaSpace:
 
         INSUFFICIENT_MEMORY, and nothing changed, when a 2 MiB page cannot be split.
         """
-        old = self._mapped.pop(page, None)
+        old = self._mapped.get(page)
         if old is None:
             return False
+        split = self._mapped.put(page, None)
         try:
             self._show(page)
         except Exception:
-            self._mapped[page] = old
+            self._mapped.take_back(page, old, split)
             raise
         self.owners.end_loan(old.spa >> 12)
         self._tell({page: None})
@@ -149,17 +148,17 @@ class GpaSpace:
         """`unmap` for the 512 pages from *page*, a multiple of 512, on: all of them, or none."""
         assert self.tables is not None, "root's space is the machine's own"
         pages = range(page, page + LARGE_PAGES)
-        standing = [n for n in pages if n in self._mapped]
-        if not standing:
+        if not self._mapped.any_near(page):
             return False
         if any(n in self._overlays for n in pages):     # then they are pages of 4 KiB: no table has to be split
-            for n in standing:
+            for n in pages:
                 self.unmap(n)
             return True
         self.tables.unmap(page << 12, LARGE_PAGE_SIZE)
-        for n in standing:
-            self.owners.end_loan(self._mapped.pop(n).spa >> 12)
-        self._tell(dict.fromkeys(standing))
+        stood = self._mapped.clear_large(page)
+        for spa in stood.values():
+            self.owners.end_loan(spa >> 12)
+        self._tell(dict.fromkeys(stood))
         return True
 
     def mapping(self, page: int) -> Mapping | None:
@@ -170,7 +169,7 @@ class GpaSpace:
 
     def mappings(self) -> Iterator[tuple[int, Mapping]]:
         """(page, mapping) of every page of the partition's own map, in order."""
-        return iter(sorted(self._mapped.items()))
+        return self._mapped.items()
 
     def visible(self, page: int) -> Mapping | None:
         """What an access to *page* meets: the topmost overlay, else the partition's own page."""
@@ -206,7 +205,7 @@ class GpaSpace:
     def translate(self, gpa: int, access: Access) -> int:
         """The spa behind *gpa*, or NestedFault when the partition itself could not do *access* there."""
         page = gpa >> 12
-        mapping = self._mapped.get(page)        # `visible`, for what is usual
+        mapping = self._met.get(page)           # `visible`, for what is usual
         if mapping is None or page in self._overlays:
             mapping = self.visible(page)
         if mapping is None or int(access) & ~int(mapping.rights) or mapping.spa >= self.memory.size:
@@ -238,9 +237,10 @@ class GpaSpace:
 
     def close(self) -> None:
         """Unmap everything and free the tables."""
-        for mapping in self._mapped.values():
+        standing = dict(self._mapped.items())
+        for mapping in standing.values():
             self.owners.end_loan(mapping.spa >> 12)
-        self._tell(dict.fromkeys(sorted(self._mapped)))
+        self._tell(dict.fromkeys(standing))
         self._mapped.clear()
         if self.tables is not None:
             self.tables.free()
@@ -251,7 +251,7 @@ class GpaSpace:
                  for page, mapping in self.mappings()]
         overlays = [{"gpa": page << 12, "name": overlay.name, "spa": overlay.spa}
                     for page, over in sorted(self._overlays.items()) for overlay in over]
-        return {"identity": self.identity, "pages": pages, "overlays": overlays}
+        return {"identity": self.identity, "pages": pages, "records": self._mapped.records, "overlays": overlays}
 
     def _show(self, page: int) -> None:
         """Write what is now visible at *page* into the tables."""
@@ -302,12 +302,6 @@ class GpaSpace:
         for listener in self.listeners:
             for page, mapping in changes.items():
                 listener(page, mapping)
-
-    def _restore(self, page: int, old: Mapping | None) -> None:
-        if old is None:
-            del self._mapped[page]
-        else:
-            self._mapped[page] = old
 
     def _remove_overlay(self, page: int, overlay: Overlay) -> None:
         self._overlays[page].remove(overlay)

@@ -34,6 +34,18 @@ def test_a_call_is_explained_by_its_code(explain):
     assert "   12  payload_size   u32        bytes, 0..240" in lines
 
 
+@pytest.mark.parametrize(("call", "forms"), [
+    ("SignalEvent", "memory, or registers (fast)"), ("GetPartitionId", "memory, or registers (fast)"),
+    ("CreatePartition", "memory, or XMM registers (fast)"), ("PostMessage", "memory"),
+    ("GetVpRegisters", "memory, or XMM registers (fast) while the list fits"), ("VtlCall", None)])
+def test_a_call_says_where_its_parameters_may_be(explain, call, forms):
+    """TLFS "Hypercall Inputs", "Hypercall Outputs": 112 bytes in all, output at the next multiple of 16."""
+    said = [line.split(maxsplit=1)[1] for line in explain("hypercall", call)[1] if line.startswith("forms")]
+    assert said == ([forms] if forms else [])
+    told = json.loads("\n".join(explain("hypercall", call, "--json")[1]))
+    assert told.get("fast") == (None if forms is None else "fast" in forms)
+
+
 @pytest.mark.parametrize("name", ["PostMessage", "HvCallPostMessage", "POST_MESSAGE", "post message", "92"])
 def test_a_call_has_many_names(explain, name):
     assert explain("hypercall", name)[1][0].startswith("HvCallPostMessage")

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from hv.hypervisor.cpuid import CHILD_PRIVILEGES
 from hv.hypervisor.errors import HypercallError
-from hv.hypervisor.gpa_space import ALL, READ_EXECUTE, READ_WRITE, Mapping, Overlay
+from hv.hypervisor.gpa_space import ALL, READ_EXECUTE, READ_WRITE, Overlay
+from hv.hypervisor.page_map import Mapping
 from hv.hypervisor.partition import PartitionState
 from hv.machine.faults import Access, NestedFault
 from hv.spec.hv_status import HvStatus

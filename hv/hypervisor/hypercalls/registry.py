@@ -44,7 +44,7 @@ class Declaration(NamedTuple):
     reserved: int                       # bits of the input, as a little-endian number, that must be zero
     input_size: int                     # bytes of the fixed input, or header
     output_size: int                    # bytes of the fixed output
-    fits_registers: bool                # it has a fast form, without the elements of a list
+    fits_registers: bool                # its fixed input fits the two parameter registers, and it has no output
 
 
 HYPERCALLS: dict[int, Declaration] = {}

@@ -46,6 +46,7 @@ DEVICE_VECTOR = 0x50                    # of VP 0: the assigned device's interru
 _ZEROES = bytes(PAGE_SIZE)
 # For tables: an overlay that a guest asks for splits a large page, and nobody can deposit while its WRMSR waits.
 SPARE_PAGES, SPARE_PAGES_OF_VP = 8, 4
+SPARE_PAGES_OF_DEVICE = 16              # for domains that its guest makes
 _ALL_RIGHTS = HvMapGpaFlags.READABLE | HvMapGpaFlags.WRITABLE | HvMapGpaFlags.EXECUTABLE
 # What a call about a VP is answered when there is no such VP, as another program of root's has taken it away.
 _GONE = (HvStatus.INVALID_VP_INDEX, HvStatus.INVALID_PARTITION_ID, HvStatus.INVALID_PARTITION_STATE)
@@ -111,6 +112,7 @@ class Worker:
     def assign(self, device: AssignedDevice) -> None:
         """Give the VM a device: its registers at the fixed address, its DMA, its interrupt as DEVICE_VECTOR of VP 0."""
         self.winhv.attach_device(self.partition_id, device.source_id, device.source_id)
+        self.winhv.deposit_memory(self.partition_id, self.winhv.memory.allocate(SPARE_PAGES_OF_DEVICE))
         self.winhv.map_gpa_pages(self.partition_id, boot.BAR_GPA // PAGE_SIZE, [device.bar_page])
         self._msi = self.winhv.map_device_interrupt(self.partition_id, device.source_id, 0, DEVICE_VECTOR)
         self.device = device

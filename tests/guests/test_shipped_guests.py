@@ -27,6 +27,7 @@ MINE = (
     "attacker",
     "crash",
     "crasher",
+    "device_domain",
     "dma",
     "hello",
     "hypercaller",
@@ -61,7 +62,7 @@ class Run:
         for name in names:
             self.vms.append(self.machine.create_vm(
                 name, load(str(guests_folder() / f"{name}.asm")), memory_mib=4, vps=2 if name in NEED_TWO_VPS else 1,
-                dma_device=name in ("dma", "attacker"), other=self.vms[0] if self.vms else None))
+                dma_device=name in ("device_domain", "dma", "attacker"), other=self.vms[0] if self.vms else None))
         if len(self.vms) == 2:
             self.machine.connect(self.vms[0], 1, self.vms[1])
             self.machine.connect(self.vms[1], 1, self.vms[0])
@@ -116,6 +117,15 @@ SERIAL = {
                 r"start in long mode without paging: status 0x0{14}50\nstart with our own registers: status 0x0{16}\n"
                 r"hello from VP 1\nits EFER is 0x0{13}d00\nstart it again: status 0x0{14}15\n",
     "timer": r"timer interrupts: 10\n",
+    "device_domain": r"HvCallGetIommuCapabilities: status 0x0{16}\naddresses of a device have bits: 48\n"
+                     r"HvCallRetargetDeviceInterrupt: status 0x0{16}\nHvCallCreateDeviceDomain: status 0x0{16}\n"
+                     r"HvCallMapDeviceGpaPages: status 0x0{16}\nHvCallAttachDeviceDomain: status 0x0{16}\n"
+                     r"a copy inside the domain: done\nthe bytes are in place\n"
+                     r"a copy of a page that is not in it: the IOMMU refused\n"
+                     r"HvCallUnmapDeviceGpaPages: status 0x0{16}\n"
+                     r"a copy of a page that is no more in it: the IOMMU refused\n"
+                     r"HvCallDeleteDeviceDomain with a device: status 0x0{14}19\n"
+                     r"HvCallDetachDeviceDomain: status 0x0{16}\nHvCallDeleteDeviceDomain: status 0x0{16}\n",
     "dma": r"interrupt taken, device status 0x000000000000000a, the bytes are in place\n",
     "crasher": r"",
     "hypercaller": r"(message \d posted, status 0x0000000000000012\n){5}HvCallCreatePartition: status 0x0+6\n",
@@ -160,6 +170,7 @@ def test_a_guest_prints_what_its_header_says_and_ends(run, name):
     ("start_vp",),
     ("timer",),
     ("dma",),
+    ("device_domain",),
     ("crasher",),
     ("msr_reader",),
     ("stimer",),

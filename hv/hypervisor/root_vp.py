@@ -72,7 +72,7 @@ class RootVirtualProcessor:
     eoi_messages: EoiMessages
     timers: SyntheticTimers
     is_available, tsc_offset = True, 0
-    notifications = 0                   # nobody could be told
+    register_page, notifications = None, 0      # root has no parent to look, nor one that could be told
     event_pending = False               # it takes its interrupts when it runs
     exit_counts = [0] * 128             # Python has no VM exits
     npiep = 0

@@ -8,6 +8,7 @@ from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.hypercalls.registers import get_vp_registers, set_vp_registers
 from hv.hypervisor.hypercalls.registry import Call, Reps
 from hv.hypervisor.root_vp import HANDLER_TICKS, RootVirtualProcessor
+from hv.machine.faults import GuestFault
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hypercalls.registers import RegisterAssoc, RegisterName, VpRegistersInput
 from hv.spec.partition import PARTITION_ID_SELF, VP_INDEX_SELF
@@ -110,6 +111,15 @@ def test_every_register_of_its_own_has_a_value_or_a_status(name):
     for act in (lambda: bench.get(name), lambda: bench.set(name, 0x31), lambda: bench.get(name)):
         with contextlib.suppress(HypercallError):
             act()
+
+
+@pytest.mark.parametrize("value", [0, 1, (1 << 128) - 1])
+def test_every_register_of_its_own_takes_a_value_or_refuses_it(value):
+    """Also those that only a VP with a parent has a use for, like InterceptSuspend."""
+    bench = Bench()
+    for name in HvRegisterName:
+        with contextlib.suppress(HypercallError, GuestFault):
+            bench.set(name, value)
 
 
 def test_its_msrs_begin_as_after_reset():

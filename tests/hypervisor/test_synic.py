@@ -186,6 +186,36 @@ def test_the_type_is_written_last(machine, monkeypatch):
     assert written[1] == (page, (5).to_bytes(4, "little"))
 
 
+def test_a_message_sent_at_once_is_the_same_as_one_that_was_queued(machine, monkeypatch):
+    """Slot, type last, and interrupt."""
+    queued, sent = (with_synic(machine.child().vps[0]) for _ in range(2))
+    queued.synic.post(2, QueuedMessage(5, b"abc", 9))
+    written, write = [], machine.memory.write
+    monkeypatch.setattr(machine.memory, "write",
+                        lambda spa, data: (written.append((spa, bytes(data))), write(spa, data)))
+    assert sent.synic.post_now(2, 5, b"abc", 9)
+    slots = [machine.memory.read(vp.synic.message_page + 2 * 256, 256) for vp in (queued, sent)]
+    assert slots[0] == slots[1]
+    assert written[-1] == (sent.synic.message_page + 2 * 256, (5).to_bytes(4, "little"))
+    assert queued.apic.irr == sent.apic.irr != 0
+
+
+@pytest.mark.parametrize("why", ["slot-in-use", "others-wait", "synic-off"])
+def test_a_message_is_not_sent_at_once_before_others(machine, why):
+    vp = with_synic(machine.child().vps[0])
+    slot = vp.synic.message_page + 2 * 256
+    if why == "synic-off":
+        vp.synic.write_msr(Msr.HV_SCONTROL, 0)
+    else:
+        vp.synic.post(2, QueuedMessage(5, b"abc", 9))
+    if why == "others-wait":
+        vp.synic.post(2, QueuedMessage(6, b"", 9))
+        machine.memory.write_u32(slot, 0)
+    before = machine.memory.read(slot, 256)
+    assert not vp.synic.post_now(2, 7, b"late", 9)
+    assert machine.memory.read(slot, 256) == before
+
+
 def test_pending_is_set_in_the_message_that_is_in_the_slot_already(machine):
     """TLFS "Message Delivery"; checklist 7. The rest of the slot stays as it is."""
     vp = with_synic(machine.child().vps[0])

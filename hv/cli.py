@@ -63,7 +63,7 @@ examples:
 {examples}
 
 exit codes: 0 true, 1 checks failed, 2 wrong usage or input, 3 the guest crashed or used up its budget,
-4 internal error"""
+4 internal error, 130 interrupted"""
 
 
 # argparse's words, and ours: what was found, and what was expected.
@@ -73,6 +73,7 @@ _OUR_WORDS = (
     (r"argument (\S+): expected (?:one|at least one) argument", r"\1 needs a value behind it"),
     (r"argument (\S+): ignored explicit argument '(.*)'", r"\1 takes no value; found `\2`"),
     (r"argument (\S+): invalid int value: '(.*)'", r"\1 is `\2`; expected a whole number"),
+    (r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", r"\1 is `\2`; expected one of \3"),
     (r"ambiguous option: (\S+) could match (.*)", r"`\1` may be \2"),
 )
 

@@ -65,6 +65,7 @@ def test_the_version_is_told(capsys):
     (["run", "hello", "--wrong"], "`--wrong` was not expected; see `hv run --help`"),
     (["run", "hello", "--tarce", "x"], "`--tarce x` was not expected; did you mean --trace?"),
     (["run", "hello", "two_vps"], "`two_vps` was not expected; see"),
+    (["explain", "foo"], "SUBJECT is `foo`; expected one of "),
     (["run", "hello", "--trace"], "--trace needs a value behind it; see"),
     (["run", "hello", "--json=1"], "--json takes no value; found `1`"),
     (["repl", "-c"], "-c/--command needs a value behind it"),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 STYLES = {"": "", "bold": "bold", "dim": "dim", "good": "green", "bad": "red"}
 _LONGEST_NUMBER = 40            # characters
+_MOST_NAMES = 3                # that a hint offers
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,9 +46,19 @@ def find(text: str, names: Mapping[str, int], what: str) -> int:
     wanted = _spelled(text)
     if wanted in known:
         return known[wanted][1]
-    near = [known[name][0] for name in difflib.get_close_matches(wanted, known, 3)]
+    close = difflib.get_close_matches(wanted, known, _MOST_NAMES)
+    near = [known[name][0] for name in close] or _containing(wanted, known)
     hint = f"did you mean {' or '.join(near)}?" if near else f"give its number, or leave {what.upper()} out for a list"
     raise CommandError(f"`{printable(text)}` is no {what}", hint)
+
+
+def _containing(part: str, known: Mapping[str, tuple[str, int]]) -> list[str]:
+    """The first names with *part* in them, one for each number."""
+    found: dict[int, str] = {}
+    for spelled, (name, number) in known.items():
+        if part and part in spelled:
+            found.setdefault(number, name)
+    return list(found.values())[:_MOST_NAMES]
 
 
 def show(lines: Iterator[Line], asked_plain: bool) -> None:

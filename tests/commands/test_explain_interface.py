@@ -78,6 +78,8 @@ def test_the_list_of_calls_is_plain_data_too(explain):
 
 @pytest.mark.parametrize(("asked", "found"), [
     ("postmesage", "`postmesage` is no call; did you mean POST_MESSAGE"),
+    ("sparse", "did you mean MAP_SPARSE_GPA_PAGES or MODIFY_SPARSE_GPA_PAGES or "),
+    ("", "`` is no call; give its number"),
     ("0x4321", "no hypercall has the code 0x4321"), ("-3", "`-3`"), ("\x1b[2J", "is no call"),
     ("0x10000000000000000", "is wider than 64 bits")])
 def test_what_is_no_call_is_one_line(explain, asked, found):

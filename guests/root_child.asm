@@ -29,7 +29,8 @@ DELETE_VP            = 0x4F
 SET_VP_REGISTERS     = 0x51
 ONE_REP              = 1 << 32          ; in the control word
 
-INSUFFICIENT_MEMORY  = 0x0B             ; HV_STATUS
+ACCESS_DENIED        = 0x06             ; HV_STATUS
+INSUFFICIENT_MEMORY  = 0x0B
 NO_RESOURCES         = 0x1D
 
 ALL_RIGHTS           = 0xF              ; map flags: read, write, execute in kernel and user mode
@@ -361,6 +362,12 @@ check:
     call print
     pop rax
     call print_hex
+    cmp eax, ACCESS_DENIED
+    lea rsi, [rip + child_here_text]
+    je .say
+    lea rsi, [rip + line_text]
+.say:
+    call print
     jmp power_off
 .right:
     ret
@@ -501,6 +508,8 @@ back_text:     .asciz "taken apart; pages that came back: "
 balance_text:  .asciz "the memory balance is what it was\n"
 lost_text:     .asciz "memory is missing\n"
 failed_text:   .asciz "a hypercall failed, status "
+child_here_text: .ascii ": only root may do that (hv run root_child --root)"
+line_text:     .asciz "\n"
 unknown_text:  .asciz "a message nobody expected: "
 
 .align 8

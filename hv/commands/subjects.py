@@ -54,8 +54,11 @@ def find(text: str, names: Mapping[str, int], what: str) -> int:
 
 def _containing(part: str, known: Mapping[str, tuple[str, int]]) -> list[str]:
     """The first names with *part* in them, one for each number."""
-    found = {number: name for spelled, (name, number) in reversed(list(known.items())) if part and part in spelled}
-    return list(reversed(found.values()))[:_MOST_NAMES]
+    found: dict[int, str] = {}
+    for spelled, (name, number) in known.items():
+        if part and part in spelled:
+            found.setdefault(number, name)
+    return list(found.values())[:_MOST_NAMES]
 
 
 def show(lines: Iterator[Line], asked_plain: bool) -> None:

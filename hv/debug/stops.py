@@ -29,7 +29,10 @@ def run(session: Session, until_tsc: int | None = None, target: Breakpoint | Non
 
 
 def stretch(session: Session, planted: Planted, until_tsc: int | None) -> str:
-    """Run until a breakpoint is met, which is told by an empty answer, or something else stops the machine: why."""
+    """Run until a breakpoint is met, which is told by an empty answer, or something else stops the machine: why.
+
+    Ctrl-C is heard even if a breakpoint is met at the same time: `until` goes on by itself behind those of other VPs.
+    """
     machine, interrupted = session.machine, False
 
     def paused() -> bool:
@@ -38,10 +41,10 @@ def stretch(session: Session, planted: Planted, until_tsc: int | None) -> str:
         return interrupted or planted.met
 
     machine.run(until_tsc, paused)
-    if planted.met:
-        return ""
     if interrupted:
         return "interrupted"
+    if planted.met:
+        return ""
     if all(vm.ended is not None for vm in session.vms):
         return "every VM has ended: " + ", ".join(ending(vm) for vm in session.vms)
     return "time reached"

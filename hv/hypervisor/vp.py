@@ -418,7 +418,8 @@ class VirtualProcessor:
         self._reset_registers()
         self.vcpu.state_written = True
         self.vcpu.reset_events()
-        self.halted, self.nmi_pending, self.pending_event, self.string_element = False, False, None, None
+        self.halted = self.idles = self.nmi_pending = False
+        self.pending_event = self.string_element = None
         self.wait_for_sipi = not self.apic.bsp
         self.kick()
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from hv.debug import stops
 from hv.debug.commands.control import chosen, shown
 from hv.debug.commands.memory import ept_lines, rights_text
 from hv.debug.commands.registers import condition, flags
@@ -214,6 +215,13 @@ def test_a_breakpoint_that_is_removed_stops_nothing(timer):
     timer.do("break on_timer")
     assert timer.do("delete") == "2 removed"
     assert timer.do("continue").startswith("every VM has ended")
+
+
+def test_ctrl_c_is_heard_though_a_breakpoint_of_another_vp_is_met_as_well():
+    """`until` goes on by itself behind one that is not its own, and was not to be stopped while it met them."""
+    machine = SimpleNamespace(run=lambda until_tsc, paused: paused())
+    session = SimpleNamespace(machine=machine, vms=[], interrupted=lambda: True)
+    assert stops.stretch(session, SimpleNamespace(met=True), None) == "interrupted"
 
 
 def test_a_run_and_steps_are_interrupted_from_outside(timer):

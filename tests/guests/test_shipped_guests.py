@@ -137,7 +137,7 @@ SERIAL = {
              r"the synthetic MSRs are reset, and the time is not\n",
     "ref_tsc": r"page and MSR agree in 10000 samples: at most 6 and 6 x 100 ns from one to the other\n"
                r"our own TSC: the sequence is 0, and the MSR goes on\noff: our page is as it was\n",
-    "root_child": r"a hypercall failed, status 0x0+6",
+    "root_child": r"a hypercall failed, status 0x0+6: only root may do that \(hv run root_child --root\)\n",
     "stimer": r"one-shot: one message, 0 x 100 ns late at most\n"
               r"auto-enable: each count starts it, one that is past expires at once\n"
               r"periodic: ten messages, 0 x 100 ns late at most\nlazy: ten messages, 0 x 100 ns late at most\n"

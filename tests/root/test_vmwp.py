@@ -5,7 +5,7 @@ import pytest
 from hv.image.errors import ImageError
 from hv.image.model import Image, Segment
 from hv.root import boot
-from hv.root.vmwp import AssignedDevice, Worker
+from hv.root.vmwp import SPARE_PAGES_OF_DEVICE, AssignedDevice, Worker
 from hv.root.winhv import HvError, RootMemory
 from hv.spec.hv_registers import HvRegisterName as N
 from hv.spec.hv_registers import PendingInterruptionRegister
@@ -222,8 +222,10 @@ def test_an_assigned_device_is_mapped_told_and_taken_back():
     calls = bench.winhv.calls
     bench.winhv.map_device_interrupt = lambda *arguments: calls.append(("msi", *arguments)) or (0xFEE0, 0x11)
     bench.worker.assign(AssignedDevice(0x18, 0x4444))
+    assert calls[1][:2] == ("deposit_memory", PARTITION)
+    assert len(calls.pop(1)[2]) == SPARE_PAGES_OF_DEVICE
     assert bench.winhv.calls == [("attach_device", PARTITION, 0x18, 0x18),
-    ("map_gpa_pages", PARTITION, 0xF0000, [0x4444]),
+                                 ("map_gpa_pages", PARTITION, 0xF0000, [0x4444]),
                                  ("msi", PARTITION, 0x18, 0, 0x50)]
     bench.worker.load(Image("flat", [Segment(0x10000, b"code", True, True)], 0x10000, 64))
     assert bench.worker.read(boot.INFORMATION, 24) == b"".join(

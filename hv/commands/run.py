@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--smp", metavar="N", type=int, help="virtual processors (default 1)")
     parser.add_argument("--mem", metavar="MIB", type=int,
                         help=f"memory in MiB (default {DEFAULT_VM_MIB}, of a machine {DEFAULT_MACHINE_MIB})")
-    parser.add_argument("--device", action="store_true", help="assign the DMA engine (for dma, device_domain, attacker)")
+    parser.add_argument("--device", action="store_true", help="assign the DMA engine (dma, device_domain, attacker)")
     parser.add_argument("--until", metavar="TIME", help="stop here, which is no failure: 10ms, 2s, or ticks of the TSC")
     parser.add_argument("--budget", metavar="TIME", default=DEFAULT_BUDGET,
                         help=f"fail if it still runs then (default {DEFAULT_BUDGET} of virtual time)")

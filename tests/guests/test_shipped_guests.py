@@ -4,6 +4,7 @@ import hashlib
 import random
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -148,6 +149,20 @@ SERIAL = {
                 r"2 NMIs in two periods with interrupts off\n0 ticks while it is off\n",
 }
 ENDED = {"crasher": "triple-fault", "receiver": "halt"}
+
+
+def test_the_guest_in_the_documentation_prints_who_the_hypervisor_is(tmp_path):
+    """docs/guests.md, "A guest of your own": a student copies it as it stands."""
+    text = (Path(__file__).parents[2] / "docs" / "guests.md").read_text(encoding="utf-8")
+    place = tmp_path / "vendor.asm"
+    place.write_text(text.partition("```asm\n")[2].partition("```")[0])
+    machine = Machine()
+    try:
+        vm = machine.create_vm("vendor", load(str(place)), memory_mib=4)
+        machine.run(200_000_000)
+        assert (vm.ended, vm.serial) == ("shutdown", "Microsoft Hv\n")
+    finally:
+        machine.close()
 
 
 def test_every_guest_of_ours_is_tested_here():

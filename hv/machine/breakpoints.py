@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from unicorn import UC_HOOK_CODE, Uc
 from unicorn.unicorn_py3.unicorn import uclib
@@ -28,7 +29,7 @@ class Breakpoints:
         self.exist = False                          # there is one
         self._passing: int | None = None
         self._running: ProcessorState | None = None
-        self._stopped_at: tuple[ProcessorState | None, int] | None = None
+        self._stopped_at: WeakKeyDictionary[ProcessorState, int] = WeakKeyDictionary()     # each VP by its own
         self.hit: int | None = None
 
     def add(self, gva: int) -> None:
@@ -52,10 +53,10 @@ class Breakpoints:
     def begin(self, state: ProcessorState, single_step: bool) -> None:
         """*state* is about to run: the breakpoint it stands at does not stop it, and a single step meets none."""
         self._running = state
-        stopped, self._stopped_at = self._stopped_at, None
+        stopped = self._stopped_at.pop(state, None)
         self._passing = _ALL if single_step else None
-        if not single_step and stopped is not None and stopped[0] is state and state.linear_rip == stopped[1]:
-            self._passing = stopped[1]
+        if not single_step and state.linear_rip == stopped:
+            self._passing = stopped
 
     def close(self) -> None:
         """Let the engine go."""
@@ -63,7 +64,8 @@ class Breakpoints:
 
     def _on_code(self, _uc: Any, gva: int, _size: int, _user: Any) -> None:
         if self._passing not in (gva, _ALL):
-            self.hit, self._stopped_at = gva, (self._running, gva)
+            assert self._running is not None, "code runs"
+            self.hit = self._stopped_at[self._running] = gva
             uclib.uc_emu_stop(self._uc._uch)
         elif self._passing == gva:
             self._passing = None

@@ -80,3 +80,17 @@ def test_a_step_is_one_instruction_in_code_that_ran_at_full_speed(breakpoint_at,
             assert state.rip == following[before]
         box.run(state, 1000)
         box.engine.breakpoints.take()
+
+
+def test_vps_that_stand_at_one_breakpoint_both_pass_it(box, state):
+    """Each remembers where it was stopped, whoever runs in between: else they would stop there in turns for ever."""
+    other = box.state()
+    box.engine.breakpoints.add(DEC)
+    for vp in (state, other):
+        assert box.run(vp)
+        assert (vp.rip, box.engine.breakpoints.take()) == (DEC, DEC)
+    counts = [state.ecx, other.ecx]
+    for vp in (state, other):
+        assert box.run(vp)
+        box.engine.breakpoints.take()
+    assert [state.ecx, other.ecx] == [counts[0] - 1, counts[1] - 1]

@@ -31,16 +31,17 @@ FREE_PAGES = tuple(range(0x62, 0x70))   # where nothing of a guest's stands: for
 def one_of(*values: int) -> Draw:
     """Each as likely as the others."""
     return lambda chance: chance.choice(values)
+ROOTS_FREE = 0x110                      # a page; those before it are where its own calls have their parameters
 
 
 def _page(chance: random.Random) -> int:
-    return chance.choice((chance.randrange(8), chance.choice(FREE_PAGES), chance.randrange(0x100, 0x300), 0, 0x200,
+    return chance.choice((chance.randrange(8), chance.choice(FREE_PAGES), chance.randrange(ROOTS_FREE, 0x300), 0, 0x200,
                           0x400, DEVICE_SPA >> 12, (1 << 28) - 1, 1 << 28, (1 << 52) - 1, (1 << 64) - 1))
 
 
 def _source_page(chance: random.Random) -> int:
-    """Root has most of its own from 0x100 on."""
-    return chance.randrange(0x100, 0x1000) if chance.random() < 0.8 else _page(chance)
+    """Root has most of its own from there on."""
+    return chance.randrange(ROOTS_FREE, 0x1000) if chance.random() < 0.8 else _page(chance)
 
 
 def _gpa(chance: random.Random) -> int:

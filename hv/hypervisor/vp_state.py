@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.timers.stimer import RESERVED
 from hv.machine.apic_registers import value_of
 from hv.spec.apic import (
     LOWEST_LEGAL_VECTOR,
@@ -158,7 +159,11 @@ def _save_timers(vp: VirtualProcessor) -> bytes:
 
 
 def _restore_timers(vp: VirtualProcessor, data: bytes) -> None:
-    vp.timers.restore(SyntheticTimersState.parse(data))
+    state = SyntheticTimersState.parse(data)
+    timers: Any = state.timers
+    for number, timer in enumerate(timers):
+        _require(not timer.config & RESERVED, f"configuration {timer.config:#x} of timer {number}: reserved bits")
+    vp.timers.restore(state)
 
 
 T = HvGetSetVpStateType

@@ -155,6 +155,15 @@ def test_timers_stand_in_the_parameters(bench):
     assert bench.number(N.STIMER0_COUNT) == 0x1234
 
 
+def test_a_timer_with_reserved_bits_is_refused_before_any_is_taken_over(bench):
+    states = Saved(bench)
+    before = states[T.SYNTHETIC_TIMERS]
+    timers = (StimerState(config=0x10000, count=0x1234), StimerState(), StimerState(), StimerState(config=1 << 13))
+    with pytest.raises(HvError, match="INVALID_SAVE_RESTORE_STATE"):
+        states[T.SYNTHETIC_TIMERS] = SyntheticTimersState(timers=timers).pack()
+    assert states[T.SYNTHETIC_TIMERS] == before
+
+
 # --- parameters ---------------------------------------------------------------------------------------------------
 
 @pytest.fixture

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SHORTEST_GAP = 100              # units of 100 ns: an interrupt, its EOI and EOM cost a few exits
 _SHORTLY = 4                    # a lazy tick is skipped when less than a quarter of its period is left
 _NEVER = 1 << 62                # ticks: 73 years
-_RESERVED = HvStimerConfig(reserved_15_13=7, reserved_63_20=(1 << 44) - 1).raw
+RESERVED = HvStimerConfig(reserved_15_13=7, reserved_63_20=(1 << 44) - 1).raw
 _HYPERVISOR = 0                 # the sender of a message that no partition sent
 
 
@@ -46,7 +46,7 @@ class SyntheticTimer:
 
         TLFS "Synthetic Timer Configuration Register": a timer without SINT and without a vector cannot be enabled.
         """
-        if value & _RESERVED:
+        if value & RESERVED:
             raise GuestFault(Vector.GP, 0)
         self._stop()
         self.config = HvStimerConfig(value)
@@ -170,9 +170,12 @@ class SyntheticTimer:
             undelivered_expiration_time=self._expiration if undelivered else 0)
 
     def restore(self, state: StimerState) -> None:
-        """Take over what `save` gave, in a partition whose reference counter goes on from there."""
+        """Take over what `save` gave, in a partition whose reference counter goes on from there.
+
+        No RESERVED bit is set in the configuration: who takes bytes from outside has looked.
+        """
         self._stop()
-        self.config, self.count = HvStimerConfig(state.config & ~_RESERVED), state.count
+        self.config, self.count = HvStimerConfig(state.config), state.count
         self._enable(bool(self.config.enable))
         if not self.config.enable or not self.count:
             return

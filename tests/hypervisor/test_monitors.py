@@ -5,7 +5,7 @@ import pytest
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.synic import connections, port_properties, ports
 from hv.hypervisor.synic.monitors import LONGEST_POLL, SHORTEST_POLL
-from hv.machine.clock import TICKS_PER_100NS
+from hv.machine.clock import TICKS_PER_100NS, VirtualClock
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.monitor import HvMonitorPage, HvMonitorParameter, HvMonitorTriggerState
 from hv.spec.synic import HvConnectionInfo, HvMonitorPortInfo, HvPortInfo, HvPortProperty, PortType
@@ -137,6 +137,22 @@ def test_the_triggers_of_one_look_are_signalled_in_order(machine):
         machine.set(trigger)
     machine.wait(LONGEST_POLL + 2 * LATENCY)
     assert machine.flags() == [6, 4, 9]
+
+
+def test_the_page_goes_by_the_clock_that_its_sender_has_now(machine):
+    """With `--parallel` a partition gets one of its own with its first VP, maybe after it was connected."""
+    machine.describe(0, 5)
+    machine.wait(LONGEST_POLL)
+    clock = VirtualClock()
+    clock.advance(machine.clock.tsc)
+    machine.sender.use_clock(clock)
+    machine.set(0)
+    machine.wait(LONGEST_POLL)              # the look that was under way arms the trigger
+    assert machine.flags() == []
+    for _ in range(2 * LONGEST_POLL // 50):
+        clock.advance(50 * TICKS_PER_100NS)
+        clock.run_due()
+    assert machine.flags() == [5]
 
 
 @pytest.mark.parametrize("state", [0xE, HvMonitorTriggerState(group_enable=0xF, monitor_disabled=1).raw, 0],

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.gpa_space import READ_WRITE, GpaSpace, Overlay
 from hv.hypervisor.synic.ports import PORT_CLASSES, Port
-from hv.machine.clock import TICKS_PER_100NS, Timer
+from hv.machine.clock import TICKS_PER_100NS, Timer, VirtualClock
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus
 from hv.spec.monitor import GROUPS, TRIGGERS_PER_GROUP, HvMonitorPage, HvMonitorParameter, HvMonitorTriggerState
@@ -128,10 +128,15 @@ class Poll:
     """Looks at the triggers of the page at *spa*, for *sender*."""
 
     def __init__(self, spa: int, sender: Partition) -> None:
-        self.spa, self.sender, self.memory, self.clock = spa, sender, sender.memory, sender.clock
+        self.spa, self.sender, self.memory = spa, sender, sender.memory
         self._checks: dict[int, int] = {}           # trigger -> time from which it is due
         self._timer: Timer | None = None
         self.resume()
+
+    @property
+    def clock(self) -> VirtualClock:
+        """The sender's, which is another one once its first VP has a processor of its own."""
+        return self.sender.clock
 
     def resume(self) -> None:
         """Look again after the usual time."""

@@ -13,7 +13,7 @@ from hv.spec.hypercalls.codes import HypercallCode as C
 from hv.spec.hypercalls.control import HypercallControl, HypercallResult
 from hv.spec.hypercalls.memory import DepositMemoryInput, GpaPageNumber, UnmapGpaPagesInput, WithdrawMemoryInput
 from hv.spec.hypercalls.registers import RegisterName, VpRegistersInput
-from hv.spec.partition import PARTITION_ID_SELF, HvUnmapGpaFlags
+from hv.spec.partition import PARTITION_ID_SELF
 from hv.trace.events import HypercallInterrupted
 from tests.hypervisor.fakes import Machine
 
@@ -43,14 +43,6 @@ def unmap(machine, count):
     return child, HypercallControl(call_code=C.UNMAP_GPA_PAGES, rep_count=count).raw
 
 
-def unmap_large(machine, count):
-    """The same for 2 MiB each."""
-    child = machine.child()
-    header = UnmapGpaPagesInput(target_partition_id=child.id, unmap_flags=HvUnmapGpaFlags.LARGE_PAGE)
-    machine.memory.write(IN, header.pack())
-    return HypercallControl(call_code=C.UNMAP_GPA_PAGES, rep_count=count).raw
-
-
 def attempt(machine, control):
     """The control word to go on with, or the result."""
     try:
@@ -69,15 +61,6 @@ def test_a_long_call_stops_after_50_us_and_says_where_to_go_on(machine):
     assert machine.clock.tsc - before == ATTEMPT_TICKS
     assert machine.events(HypercallInterrupted) == [HypercallInterrupted(C.UNMAP_GPA_PAGES, AT_ONCE, 1000)]
     assert not list(child.space.mappings())
-
-
-def test_reps_of_2_mib_are_more_work_and_so_are_fewer_at_once(machine):
-    word = unmap_large(machine, 100)
-    before, more = machine.clock.tsc, attempt(machine, word)
-    assert isinstance(more, HypercallControl)
-    assert 0 < more.rep_start < AT_ONCE // 8
-    assert machine.clock.tsc - before > more.rep_start * REP_TICKS * 8
-    assert machine.clock.tsc - before <= ATTEMPT_TICKS
 
 
 @pytest.mark.parametrize("count", [1, AT_ONCE, AT_ONCE + 1, 4 * AT_ONCE - 1, 4095])

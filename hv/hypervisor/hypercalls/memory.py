@@ -29,7 +29,6 @@ from hv.trace.events import PagesMapped, PagesUnmapped
 _F = HvMapGpaFlags
 _LARGE = int(_F.LARGE_PAGE)
 _ACCEPTED = int(_F.READABLE | _F.WRITABLE | _F.EXECUTABLE | _F.ADJUSTABLE | _F.NO_ACCESS | _F.NOT_CACHED | _LARGE)
-_LARGE_WEIGHT = 32              # usual reps: so much work, about, are 512 pages at once
 _UNMAP_LARGE = int(HvUnmapGpaFlags.LARGE_PAGE)
 _UNMAP_ACCEPTED = _UNMAP_LARGE | int(HvUnmapGpaFlags.KEEP_PRECOMMITTED)
 
@@ -99,7 +98,6 @@ def modify_sparse_gpa_pages(call: Call, input: SparseGpaPagesInput, reps: Reps) 
 def _changes(call: Call, partition: Partition, reps: Reps, base: int, unit: int,
              rights: Access | None) -> Iterator[None]:
     """However the reps inside end, the processors know of what they did, and the trace too."""
-    reps.weigh(_LARGE_WEIGHT if unit > 1 else 1)
     try:
         yield
     finally:

@@ -130,16 +130,8 @@ class Reps:
         self._data, self._layout, self.start, self.count = data, layout, start, count
         self.done = start               # absolute
         self.output = bytearray()
-        self.ticks = REP_TICKS          # what each costs
         self._vp = caller.vp if caller else None
-        self._at_once = _reps_at_once(caller.hypervisor.clock) if caller else count
-        self._stop = min(count, start + self._at_once)
-
-    def weigh(self, weight: int) -> None:
-        """Each is as much work as *weight* usual ones: it costs so much more, and fewer are done at once."""
-        self.ticks = weight * REP_TICKS
-        if self._vp is not None:
-            self._stop = min(self.count, self.start + max(self._at_once // weight, 1))
+        self._stop = min(count, start + _reps_at_once(caller.hypervisor.clock)) if caller else count
 
     def __iter__(self) -> Iterator[Any]:
         """Each element parsed; its number when the call has no list."""

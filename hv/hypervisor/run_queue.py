@@ -117,21 +117,15 @@ class RunQueue:
             found = self._shares[partition.id] = Share(partition)
         return found
 
-    def add(self, vp: Schedulable, floor: int = 0, first: bool = False) -> bool:
-        """*vp* is ready, at the end of its partition's queue or *first*; False when it was in there already.
+    def add(self, vp: Schedulable, floor: int = 0) -> bool:
+        """*vp* is ready, at the end of its partition's queue; False when it was in there already.
 
         A partition that had nothing to run is moved on to *floor*: having slept it is owed so much, and no more.
         """
         share = self.share(vp.partition)
-        if vp in share.ready or vp in share.capped:
-            return False
-        if not share.ready:
+        if not share.ready and vp not in share.capped:
             share.passed = max(share.passed, floor)
-            self.active[vp.partition.id] = share
-        share.ready[vp] = first
-        if first:
-            share.ready.move_to_end(vp, last=False)
-        return True
+        return self.put_back(vp, share)
 
     def cap(self, vp: Schedulable) -> None:
         """*vp*, which was ready, has used up its cap: it waits for the next period."""
@@ -164,7 +158,10 @@ class RunQueue:
         return first
 
     def put_back(self, vp: Schedulable, share: Share, first: bool = False) -> bool:
-        """`add` of *vp* to its *share*, which runs: so it has not slept, and is owed nothing."""
+        """*vp* is ready, at the end of its *share*'s queue or *first*; False when it was in there already.
+
+        By itself this is for a partition that runs: so it has not slept, and is owed nothing.
+        """
         if vp in share.ready or vp in share.capped:
             return False
         if not share.ready:

@@ -26,7 +26,6 @@ SLICE_TICKS = 100_000       # 50 us: small enough for two VPs that spin on each 
 ALONE_TICKS = 20_000_000    # 10 ms: nobody waits, so only a timer, an interrupt or a woken VP needs an end
 WOKEN_TICKS = 20_000        # 10 us: what a VP has before a sibling that was woken goes first, and what that one has
 STAY_TICKS = 2_000_000      # 1 ms: so long siblings hand the engine to each other before anybody else is asked
-_FOR_EVER = 1 << 62
 _SLICE_OVER, _HALTED, _SPINS = SwitchReason.SLICE_OVER, SwitchReason.HALTED, SwitchReason.SPINS
 _WOKEN, _CAPPED, _SUSPENDED = SwitchReason.WOKEN, SwitchReason.CAPPED, SwitchReason.SUSPENDED
 
@@ -43,7 +42,7 @@ class Scheduler:
         self._share: Share | None = None        # of the child that runs; None between turns
         self._began = self._ran = 0             # of the turn: the clock, and what the VP had run before
         self._slice_end = 0                     # of the turn, if no timer comes first
-        self._stay_until = self._until = 0      # when the engine is left at the latest, and where the run ends
+        self._stay_until = 0                    # when the engine is left at the latest
         self._reason = _SLICE_OVER              # why the turn ends, or the last one ended
         self._cut_short = False                 # the last one, by a timer: somebody may be woken now
         self._passed = 0                        # how far the shares are that ran last
@@ -79,19 +78,19 @@ class Scheduler:
         vp = self.queue.next(self.clock.tsc)
         if vp is None:
             return self.take_idle_interrupts() or self._idle(until)
-        self._until = _FOR_EVER if until is None else until
-        self._stay_until = min(self._until, self.clock.tsc + self._longest_stay(vp))
-        if self._is_capped(vp):
+        share = self.queue.share(vp.partition)
+        stay_until = self.clock.tsc + self._longest_stay(share)
+        self._stay_until = stay_until if until is None else min(until, stay_until)
+        if share.partition.schedule.cap and self._is_capped(vp, share):
             return True
-        self._begin(vp, self.queue.share(vp.partition))
+        self._begin(vp, share)
         try:
             vp.run(self._next_stop())
         finally:
             self._end()
         return True
 
-    def _longest_stay(self, vp: Schedulable) -> int:
-        share = self.queue.share(vp.partition)
+    def _longest_stay(self, share: Share) -> int:
         if not self.queue.only(share):
             return self.slice_ticks
         return ALONE_TICKS if len(share.ready) == 1 else max(STAY_TICKS, self.slice_ticks)
@@ -166,12 +165,12 @@ class Scheduler:
         else:
             self.queue.put_back(vp, share)
             if share.partition.schedule.cap:
-                self._is_capped(vp)
+                self._is_capped(vp, share)
 
-    def _is_capped(self, vp: Schedulable) -> bool:
+    def _is_capped(self, vp: Schedulable, share: Share) -> bool:
         """*vp*, which is in the queue, has had what its cap allows: it is ready again when the next period begins."""
-        share, now = self.queue.share(vp.partition), self.clock.tsc
-        if not vp.partition.schedule.cap or share.left(vp, now) > 0:
+        now = self.clock.tsc
+        if share.left(vp, now) > 0:
             return False
         self.queue.cap(vp)
         self._reason = _CAPPED

@@ -57,7 +57,7 @@ def test_siblings_take_turns_in_the_order_in_which_they_became_ready():
     assert not queue.add(vps[0])
     assert play(queue, 6) == vps * 2
     late = Vp(shared, 7)
-    queue.add(late, first=True)
+    queue.put_back(late, queue.share(shared), first=True)
     assert queue.next(0) is late
 
 

@@ -1,5 +1,6 @@
-"""A parent waits until a VP of its child can take an NMI, an interrupt, or a message; TLFS "HvRegisterDeliverability-
-Notifications".
+"""A parent waits until a VP of its child can take an NMI, an interrupt, or a message.
+
+TLFS "HvRegisterDeliverabilityNotifications".
 
 A parent that emulates an interrupt controller must know when its interrupt could be delivered: not while the guest has
 interrupts off, or is at work for a higher priority. It writes the register, and goes on with other things; when what it

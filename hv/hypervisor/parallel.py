@@ -61,8 +61,7 @@ class ParallelScheduler:
         gate.boot.apic.on_pending = self._route     # no guest runs there that would exit
         hypervisor.on_wake, hypervisor.on_reach = self._woken, self._reach
         for name in _SIGNALS:
-            if hasattr(hypervisor, name):
-                setattr(hypervisor, name, partial(self._signal, name))
+            setattr(hypervisor, name, partial(self._signal, name))
 
     # --- partitions come and go ------------------------------------------------------------------------------
 
@@ -171,7 +170,7 @@ class ParallelScheduler:
             lane.processor.kicked = False
             if lane.held:
                 self._sleep(lane)
-            elif not self._run_root():
+            elif not self.run_root():
                 lane.look()
                 if lane.moment < self._horizon():
                     self._turn(lane)
@@ -221,9 +220,6 @@ class ParallelScheduler:
 
     def run_root(self) -> bool:
         """Let root do what waits for it; False when nothing did."""
-        return self._run_root()
-
-    def _run_root(self) -> bool:
         if not self._root_acts:
             for vp in self.hypervisor.root.vps.values():
                 if vp.prompt and vp.runnable:

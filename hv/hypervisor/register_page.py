@@ -50,7 +50,10 @@ class RegisterPage(StatePage):
         self.reader.memory.write(self.spa, page.pack())
 
     def load(self) -> None:
-        """The VP is to go on: it gets what is dirty. INVALID_REGISTER_VALUE, and it goes on waiting."""
+        """The VP is to go on: it gets what is dirty, in order.
+
+        INVALID_REGISTER_VALUE, and it goes on waiting: what came before the refused one is set, as by SetVpRegisters.
+        """
         memory = self.reader.memory
         page: Any = HvRegisterPage.parse(memory.read(self.spa, HvRegisterPage.SIZE))
         if page.is_valid:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from hv.commands.errors import TRUE, CommandError
-from hv.commands.subjects import add_output_arguments, find, number_of, show, show_json
+from hv.commands.subjects import add_output_arguments, number_or_name, show, show_json
 
 _CODE = 0xFFFF
 
@@ -29,10 +29,8 @@ def main(args: argparse.Namespace) -> int:
         show_json([text.call_as_data(code) for code in HypercallCode]) if args.json \
             else show(text.calls_told(), args.plain)
         return TRUE
-    value = number_of(args.call)
-    if value is None:
-        names = {name: int(code) for code in HypercallCode for name in (code.name, text.call_name(code))}
-        value = find(args.call, names, "call")
+    names = {name: int(code) for code in HypercallCode for name in (code.name, text.call_name(code))}
+    value = number_or_name(args.call, names, "call")
     code = value & _CODE
     if value >> 64:
         raise CommandError(f"{value:#x} is wider than 64 bits", "expected a call code, or an input value as in RCX")

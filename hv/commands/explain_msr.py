@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from hv.commands.errors import TRUE, CommandError
-from hv.commands.subjects import add_output_arguments, find, number_of, show, show_json
+from hv.commands.subjects import add_output_arguments, number_of, number_or_name, show, show_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,11 +29,9 @@ def main(args: argparse.Namespace) -> int:
         show_json([text.msr_as_data(Msr(index)) for index in sorted(SYNTHETIC_MSR_TABLE)]) if args.json \
             else show(text.msrs_told(), args.plain)
         return TRUE
-    index = number_of(args.msr)
-    if index is None:
-        names = {name: int(msr) for msr in Msr
-                 for name in (msr.name, text.manual_name(msr), msr.name.removeprefix("HV_"))}
-        index = find(args.msr, names, "MSR")
+    names = {name: int(msr) for msr in Msr
+             for name in (msr.name, text.manual_name(msr), msr.name.removeprefix("HV_"))}
+    index = number_or_name(args.msr, names, "MSR")
     if index not in Msr.__members__.values():
         raise CommandError(f"no MSR {index:#x} is known here", "`hv explain msr` lists the synthetic ones")
     value = None if args.value is None else _value(args.value)

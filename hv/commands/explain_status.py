@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from hv.commands.errors import TRUE, CommandError
-from hv.commands.subjects import add_output_arguments, find, number_of, show, show_json
+from hv.commands.subjects import add_output_arguments, number_or_name, show, show_json
 
 _CODE = 0xFFFF
 
@@ -29,10 +29,8 @@ def main(args: argparse.Namespace) -> int:
         show_json([text.status_as_data(status) for status in HvStatus]) if args.json \
             else show(text.statuses_told(), args.plain)
         return TRUE
-    value = number_of(args.status)
-    if value is None:
-        names = {name: int(status) for status in HvStatus for name in (status.name, f"HV_STATUS_{status.name}")}
-        value = find(args.status, names, "status")
+    names = {name: int(status) for status in HvStatus for name in (status.name, f"HV_STATUS_{status.name}")}
+    value = number_or_name(args.status, names, "status")
     code = value & _CODE
     if value >> 64 or code not in HvStatus.__members__.values():
         raise CommandError(f"no status has the code {code:#06x}", "`hv explain status` lists them all")

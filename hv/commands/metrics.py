@@ -199,13 +199,13 @@ def assigned(vm: VirtualMachine) -> int:
     return vm.worker.device.source_id
 
 
-def watch_exits(vp: VirtualProcessor, taken: list[float]) -> None:
-    """Note the time of each RDMSR exit of *vp*."""
+def watch_exits(vp: VirtualProcessor, times: list[float], reason: ExitReason = ExitReason.RDMSR) -> None:
+    """Note the time of each exit of *vp* for *reason*."""
     handle = vp.vcpu.on_exit
 
     def on_exit(exit: Any) -> bool:
-        if exit.reason is ExitReason.RDMSR:
-            taken.append(perf_counter())
+        if exit.reason is reason:
+            times.append(perf_counter())
         return handle(exit)
 
     vp.vcpu.on_exit = on_exit

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from statistics import median
-from time import perf_counter, process_time
+from time import process_time
 from typing import Any
 
 from hv.commands import workloads
@@ -182,22 +182,11 @@ def _ipi() -> Round:
     taken: list[float] = []
 
     def watch(vps: list[VirtualProcessor]) -> None:
-        note_writes(vps[0], sent)
+        watch_exits(vps[0], sent, ExitReason.APIC_WRITE)
         watch_exits(vps[1], taken)
     run_smp(workloads.guest(_IPI_LOOP, 300, _IPI_TAIL), 2, watch)
     assert len(taken) >= 300, f"{len(taken)} of 300 interrupts were taken"
     return median(after - before for before, after in zip(sent[-300:], taken[-300:], strict=True)) * 1e6, None
-
-
-def note_writes(vp: VirtualProcessor, sent: list[float]) -> None:
-    """Note the time of each write to the APIC by *vp* that exits."""
-    handle = vp.vcpu.on_exit
-
-    def on_exit(exit: Any) -> bool:
-        if exit.reason is ExitReason.APIC_WRITE:
-            sent.append(perf_counter())
-        return handle(exit)
-    vp.vcpu.on_exit = on_exit
 
 
 @metric("idle_vps_ratio", "ratio", 0.95, "speed of a VP with 63 halted siblings against the same VP alone")

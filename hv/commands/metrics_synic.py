@@ -7,12 +7,9 @@ its handler is RDMSR, whose exit is seen from outside. The clock is read at the 
 from __future__ import annotations
 
 from statistics import median
-from time import perf_counter
-from typing import Any
 
 from hv.commands import workloads
 from hv.commands.metrics import Round, metric, watch_exits
-from hv.hypervisor.vp import VirtualProcessor
 from hv.platform import Machine, VirtualMachine
 from hv.spec.exits import ExitReason
 
@@ -88,18 +85,6 @@ on_interrupt:
 POST, SIGNAL = ("INPUT_PAGE", "0x5C"), ("2", "0x1005D")        # what is in RDX and RCX
 
 
-def note_calls(vp: VirtualProcessor, sent: list[float]) -> None:
-    """Note the time of each VMCALL exit of *vp*."""
-    handle = vp.vcpu.on_exit
-
-    def on_exit(exit: Any) -> bool:
-        if exit.reason is ExitReason.VMCALL:
-            sent.append(perf_counter())
-        return handle(exit)
-
-    vp.vcpu.on_exit = on_exit
-
-
 def pair_of_guests(machine: Machine, call: tuple[str, str], count: int) -> tuple[VirtualMachine, VirtualMachine]:
     """The one that makes *call* so many times, and the one that it reaches."""
     loop = _SENDER.replace("{input}", call[0]).replace("{control}", call[1])
@@ -117,7 +102,7 @@ def between_partitions(call: tuple[str, str], count: int = COUNT) -> float:
         sender, receiver = pair_of_guests(machine, call, count)
         sent: list[float] = []
         taken: list[float] = []
-        note_calls(sender.partition.vps[0], sent)
+        watch_exits(sender.partition.vps[0], sent, ExitReason.VMCALL)
         watch_exits(receiver.partition.vps[0], taken)
         machine.run()
         for vm in machine.vms:

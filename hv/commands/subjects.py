@@ -61,6 +61,12 @@ def _containing(part: str, known: Mapping[str, tuple[str, int]]) -> list[str]:
     return list(found.values())[:_MOST_NAMES]
 
 
+def number_or_name(text: str, names: Mapping[str, int], what: str) -> int:
+    """The number that *text* writes, or of what goes by that name; CommandError."""
+    value = number_of(text)
+    return find(text, names, what) if value is None else value
+
+
 def show(lines: Iterator[Line], asked_plain: bool) -> None:
     """Print the lines, in colours where somebody looks."""
     from hv.debug.entry_text import plain

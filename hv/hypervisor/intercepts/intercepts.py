@@ -2,22 +2,17 @@
 
 TLFS "Intercepts". One function per kind fills the payload from the VP's registers and queues it; from then on the VP is
 intercept-suspended, until the parent has set the registers and writes 0 to the InterceptSuspend register.
-`InterceptTable` says which I/O ports, MSRs, CPUID leaves and exceptions the parent asked for; memory needs no asking.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from hv.hypervisor.intercepts.string_io import complete_element
-from hv.hypervisor.memory.pages import PagePool, Records
 from hv.hypervisor.synic.synic import QueuedMessage
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.registers import Segment
-from hv.spec.intercepts import HvInterceptType
 from hv.spec.layout import Layout
 from hv.spec.synic import (
     SINT_INTERCEPT,
@@ -47,11 +42,6 @@ if TYPE_CHECKING:
 
 CACHE_WRITE_BACK = 6
 MAX_INSTRUCTION = 15
-PORTS, PORT_MAP_PAGES = 1 << 16, 2      # one bit for each port in the processor's I/O bitmaps
-INTERCEPT_SIZE = 16                     # bytes of a pool
-_NO_PORTS = bytearray(PORTS)
-_IO_PORT, _CPUID, _GLOBAL_CPUID = HvInterceptType.IO_PORT, HvInterceptType.CPUID, HvInterceptType.GLOBAL_CPUID
-_PAID = (HvInterceptType.MSR, HvInterceptType.CPUID)        # any number of them
 _ATTRIBUTES = 0xFFFF                    # VMX access rights and HV_X64_SEGMENT_REGISTER agree in these bits
 _UNUSABLE = 1 << 16
 _PRESENT = 1 << 7
@@ -60,95 +50,6 @@ _PE, _AM, _LMA = Cr0.PE.value, Cr0.AM.value, Efer.LMA.value     # plain integers
 _DR7_ENABLES = 0xFF                     # L0, G0 .. L3, G3
 _GENERAL_REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                       "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
-
-
-class InterceptTable:
-    """What the parent installed. The partition's *pool* pays: a map of all ports takes the two pages of the processor's
-    I/O bitmaps, however many ports are in it; an MSR or a CPUID leaf takes a record; the 32 exceptions are a register
-    of the VMCS. All calls: *access* is bits of HV_INTERCEPT_ACCESS_MASK (1 read, 2 write, 4 execute)."""
-
-    def __init__(self, pool: PagePool) -> None:
-        self._pool = pool
-        self._installed: dict[tuple[int, int], int] = {}    # (HvInterceptType, parameter) -> access
-        self._ports = _NO_PORTS                             # access by port
-        self._port_pages: list[int] = []
-        self.kinds: frozenset[int] = frozenset()            # of which there is, or was, any
-
-    def install(self, kind: int, parameter: int, access: int) -> None:
-        """Intercept *access*; 0 removes. INSUFFICIENT_MEMORY, and nothing changed."""
-        if kind == _IO_PORT:
-            self.install_ports(parameter, parameter, access)
-            return
-        known = (kind, parameter) in self._installed
-        if access:
-            if not known and kind in _PAID:
-                self._records.take()
-            self._installed[kind, parameter] = access
-            self.kinds |= {int(kind)}
-            if kind == _GLOBAL_CPUID:
-                self.look_at_cpuid()
-        elif known:
-            del self._installed[kind, parameter]
-            if kind in _PAID:
-                self._records.give_back()
-
-    def install_ports(self, first: int, last: int, access: int) -> None:
-        """`install` for the ports *first* to *last*."""
-        if access and not self._port_pages:
-            self._port_pages = self._pool.allocate_all(PORT_MAP_PAGES)
-            self._ports = bytearray(PORTS)
-        if self._port_pages:
-            self._ports[first : last + 1] = bytes((access,)) * (last + 1 - first)
-            if self._ports.count(0) == PORTS:
-                self._free_ports()
-
-    def _free_ports(self) -> None:
-        self._pool.free_all(self._port_pages)
-        self._port_pages, self._ports = [], _NO_PORTS
-
-    def clear(self) -> None:
-        """Nothing is intercepted any more, and nothing paid for."""
-        self._free_ports()
-        self._records.give_back(self._records.count)
-        self._installed.clear()
-
-    @property
-    def _records(self) -> Records:
-        return self._pool.records("intercept", INTERCEPT_SIZE)
-
-    def wants_port(self, port: int, access: int) -> int:
-        """The parent wants to hear of *access* to *port* (0..0xFFFF): not 0."""
-        return self._ports[port] & access
-
-    def wants(self, kind: int, parameter: int, access: int) -> bool:
-        """The parent wants to hear of this, which is neither a port nor a CPUID leaf."""
-        return bool(self._installed.get((kind, parameter), 0) & access)
-
-    def wants_cpuid(self, leaf: int) -> bool:
-        """The parent wants to hear of this leaf, or of all."""
-        installed = self._installed
-        return (_CPUID, leaf) in installed or (_GLOBAL_CPUID, 0) in installed
-
-    def look_at_cpuid(self) -> None:
-        """Somebody has something to say about CPUID: from now on its handler asks."""
-        self.kinds |= {int(_CPUID)}
-
-    @property
-    def exceptions(self) -> int:
-        """The exceptions it wants to hear of, one bit for each vector."""
-        return sum(1 << vector for kind, vector in self._installed if kind == HvInterceptType.EXCEPTION)
-
-    def inspect(self) -> list[dict[str, int]]:
-        """Plain data for the REPL; ports that follow each other are one row."""
-        return [*self._port_ranges(), *({"type": kind, "parameter": parameter, "access": access}
-                                        for (kind, parameter), access in sorted(self._installed.items()))]
-
-    def _port_ranges(self) -> Iterator[dict[str, int]]:
-        port = 0
-        for access, run in groupby(self._ports):
-            first, port = port, port + len(list(run))
-            if access:
-                yield {"type": int(_IO_PORT), "parameter": first, "last": port - 1, "access": access}
 
 
 def segment_register(segment: Segment) -> HvSegmentRegister:

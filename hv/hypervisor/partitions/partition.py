@@ -14,7 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hv.hypervisor.errors import HypercallError
-from hv.hypervisor.intercepts.intercepts import InterceptTable
+from hv.hypervisor.intercepts.table import InterceptTable
 from hv.hypervisor.interrupts.external_line import ExternalLine
 from hv.hypervisor.memory.gpa_space import READ_EXECUTE, GpaSpace, Overlay
 from hv.hypervisor.memory.pages import PageOwners, PagePool

@@ -4,7 +4,8 @@
 ; Shows: what device domains there are; a domain made, with two pages mapped at addresses of our choice; the device put
 ; into it by hypercall; a copy through it; a copy from an address that we have (but the device has not any more), which
 ; the IOMMU refuses; its interrupt on another vector, by HvCallRetargetDeviceInterrupt; all of it taken back.
-; Read:  TLFS "Device Domains"; hv/hypervisor/explicit_domain.py. Compare dma.asm, whose device sees all of its memory.
+; Read:  TLFS "Device Domains"; hv/hypervisor/devices/explicit_domain.py.
+;        Compare dma.asm, whose device sees all of its memory.
 
 .include "lib/machine.inc"
 .include "lib/dma_engine.inc"

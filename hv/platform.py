@@ -15,17 +15,17 @@ from itertools import count
 from typing import Any, NamedTuple, cast
 
 import hv.hypervisor.exits  # noqa: F401  registers the exit handlers
-from hv.hypervisor.cpuid import MAX_VPS
-from hv.hypervisor.device_domains import DeviceDomains
+from hv.hypervisor.devices.domains import DeviceDomains
 from hv.hypervisor.hypercalls.door import hypercall_to_end
 from hv.hypervisor.hypervisor import Hypervisor
 from hv.hypervisor.msrs import registry as msrs
-from hv.hypervisor.parallel import ParallelScheduler
-from hv.hypervisor.parallel_processors import ParallelFactory
-from hv.hypervisor.partition import Partition
-from hv.hypervisor.processors import ProcessorFactory
-from hv.hypervisor.root_vp import RootVirtualProcessor
-from hv.hypervisor.scheduler import SLICE_TICKS, Scheduler
+from hv.hypervisor.partitions.cpuid import MAX_VPS
+from hv.hypervisor.partitions.partition import Partition
+from hv.hypervisor.scheduling.parallel import ParallelScheduler
+from hv.hypervisor.scheduling.parallel_processors import ParallelFactory
+from hv.hypervisor.scheduling.processors import ProcessorFactory
+from hv.hypervisor.scheduling.scheduler import SLICE_TICKS, Scheduler
+from hv.hypervisor.vps.root_vp import RootVirtualProcessor
 from hv.image.model import Image
 from hv.iommu.driver import IommuDriver
 from hv.iommu.interrupts import InterruptMessage

@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hv.hypervisor.partition import Partition
+from hv.hypervisor.partitions.partition import Partition
 from hv.hypervisor.registers.table import set_register
-from hv.hypervisor.scheduler import SLICE_TICKS
+from hv.hypervisor.scheduling.scheduler import SLICE_TICKS
 from hv.image.model import Image
 from hv.platform import DEFAULT_MEMORY_MIB, Box
 from hv.root import boot

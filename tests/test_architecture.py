@@ -3,12 +3,13 @@
 import ast
 import enum
 import importlib
+import re
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-import hv
+import hv.hypervisor
 
 TREE = Path(hv.__file__).parent
 EVERYTHING = None
@@ -51,6 +52,21 @@ def imports(path: Path) -> set[str]:
     return found - {"hv.__version__"}     # the package's own word, no room
 
 
+def imports_at_run_time(path: Path) -> set[str]:
+    """The modules that `from ... import` names, without what is for annotations only."""
+    nodes = [ast.parse(path.read_text(encoding="utf-8"), str(path))]
+    found = set()
+    while nodes:
+        match nodes.pop():
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+                continue
+            case ast.ImportFrom(module=module):
+                found.add(module)
+            case node:
+                nodes.extend(ast.iter_child_nodes(node))
+    return found
+
+
 def broken_rules(tree: Path) -> list[str]:
     """One line for each import that the tables forbid."""
     broken = []
@@ -86,6 +102,42 @@ def test_every_room_keeps_to_its_imports():
 
 def test_the_rooms_have_no_cycles():
     TopologicalSorter(rooms_imported(TREE)).prepare()
+
+
+def rooms_of_the_hypervisor(tree: Path) -> dict[str, set[str]]:
+    """Which of its rooms and files imports which at run time."""
+    graph: dict[str, set[str]] = {}
+    for path in (tree / "hypervisor").rglob("*.py"):
+        room = room_of(path, tree / "hypervisor")
+        others = {name.split(".")[2] for name in imports_at_run_time(path) if name.startswith("hv.hypervisor.")}
+        graph.setdefault(room, set()).update(others - {room})
+    return graph
+
+
+def test_the_rooms_of_the_hypervisor_have_no_cycles():
+    TopologicalSorter(rooms_of_the_hypervisor(TREE)).prepare()
+
+
+def test_the_hypervisor_lists_its_rooms_from_the_top_down():
+    """Each imports only what the list has below it, and every room is in it."""
+    listed = re.findall(r"^    ([a-z]+)(?:/|\.py) ", hv.hypervisor.__doc__, re.MULTILINE)
+    rooms = rooms_of_the_hypervisor(TREE)
+    assert set(rooms) - set(listed) == {"__init__", "verdicts", "errors"}
+    for room, others in rooms.items():
+        above = listed[:listed.index(room)] if room in listed else listed
+        assert not others.intersection(above), f"{room} is below what it imports"
+
+
+def test_a_cycle_between_rooms_of_the_hypervisor_is_found_unless_it_is_for_annotations(tmp_path):
+    down = "import typing\nfrom hv.hypervisor.memory.pages import PagePool\n"
+    tree = planted(tmp_path, {
+        "hypervisor/vps/vp.py": down,
+        "hypervisor/memory/pages.py": "if TYPE_CHECKING:\n    from hv.hypervisor.vps.vp import VirtualProcessor\n",
+    })
+    TopologicalSorter(rooms_of_the_hypervisor(tree)).prepare()
+    planted(tmp_path, {"hypervisor/memory/late.py": "def late():\n    from hv.hypervisor.vps import vp\n"})
+    with pytest.raises(CycleError):
+        TopologicalSorter(rooms_of_the_hypervisor(tree)).prepare()
 
 
 def test_the_table_itself_has_no_cycles():

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hv.hypervisor.parallel import QUANTUM_TICKS, ParallelScheduler
+from hv.hypervisor.scheduling.parallel import QUANTUM_TICKS, ParallelScheduler
 from hv.image.library import guests_folder
 from hv.image.load import load
 from hv.platform import Machine, VirtualMachine

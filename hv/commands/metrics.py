@@ -20,7 +20,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 from hv.commands import baseline, workloads
-from hv.hypervisor.vp import VirtualProcessor
+from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.image.model import Image
 from hv.platform import Machine, VirtualMachine
 from hv.spec.exits import ExitReason

@@ -14,7 +14,7 @@ from typing import Any
 
 from hv.commands import workloads
 from hv.commands.metrics import TURNS, Round, metric, run_time, watch_exits
-from hv.hypervisor.vp import VirtualProcessor
+from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.image.model import Image
 from hv.platform import Machine
 from hv.spec.exits import ExitReason

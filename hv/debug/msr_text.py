@@ -10,8 +10,8 @@ from hv.debug.declared import bits_of
 from hv.debug.entry_text import Line
 from hv.debug.interface_text import fields_told, labelled, privileges
 from hv.hypervisor.msrs.absent import ABSENT
+from hv.hypervisor.msrs.processor import READERS, WRITERS
 from hv.hypervisor.msrs.registry import MSRS
-from hv.hypervisor.processor_msrs import READERS, WRITERS
 from hv.spec.msrs import X2APIC_MSRS, Msr
 from hv.spec.synthetic_msrs import SYNTHETIC_MSR_TABLE, SyntheticMsr
 

@@ -18,7 +18,7 @@ from hv.debug.places import Places
 from hv.debug.registry import NAMES, find, first_word
 from hv.debug.render import outline, render
 from hv.hypervisor.errors import HypercallError
-from hv.hypervisor.vp import VirtualProcessor
+from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.image.model import Image
 from hv.machine.faults import BusError, GuestFault, NestedFault
 from hv.printable import printable

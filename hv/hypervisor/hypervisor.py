@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hv.hypervisor import intercepts
-from hv.hypervisor.apic_virtualization import ApicPages, PartitionApics
-from hv.hypervisor.cpuid import CHILD_PRIVILEGES, MAX_VPS, ROOT_PRIVILEGES
-from hv.hypervisor.debug_channels import DebugChannels
-from hv.hypervisor.eoi_messages import EoiMessages
 from hv.hypervisor.errors import HypercallError
-from hv.hypervisor.interrupts import InterruptRouting
-from hv.hypervisor.pages import PageOwners
-from hv.hypervisor.partition import DEVICE_SIZE, Partition, PartitionState
-from hv.hypervisor.statistics import Statistics, do_nothing
+from hv.hypervisor.intercepts import intercepts
+from hv.hypervisor.interrupts.apic_virtualization import ApicPages, PartitionApics
+from hv.hypervisor.interrupts.eoi_messages import EoiMessages
+from hv.hypervisor.interrupts.routing import InterruptRouting
+from hv.hypervisor.memory.pages import PageOwners
+from hv.hypervisor.partitions.cpuid import CHILD_PRIVILEGES, MAX_VPS, ROOT_PRIVILEGES
+from hv.hypervisor.partitions.debug_channels import DebugChannels
+from hv.hypervisor.partitions.partition import DEVICE_SIZE, Partition, PartitionState
+from hv.hypervisor.partitions.statistics import Statistics, do_nothing
 from hv.hypervisor.synic import connections
 from hv.hypervisor.synic.monitors import Monitors
 from hv.hypervisor.synic.synic import Synic
@@ -34,7 +34,7 @@ from hv.trace.bus import Trace
 from hv.vmx.root_operation.operation import VmxOperation
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 REGION_PAGES = 256              # taken for the hypervisor at boot
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hv.hypervisor import intercepts
 from hv.hypervisor.errors import CallIntercepted
+from hv.hypervisor.intercepts import intercepts
 from hv.hypervisor.verdicts import (
     ADVANCE,
     ASK_PARENT,
@@ -33,7 +33,7 @@ from hv.trace import events
 from hv.vmx.exit import VmExit
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 Handler = Callable[["VirtualProcessor", VmExit], Verdict]
 EXIT_HANDLERS: dict[ExitReason, Handler] = {}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from hv.commands.metrics import exits_per_interrupt
-from hv.hypervisor.apic_virtualization import msr_bitmap
+from hv.hypervisor.interrupts.apic_virtualization import msr_bitmap
+from hv.hypervisor.interrupts.vp_apic import VpApic
 from hv.hypervisor.synic.synic import QueuedMessage
-from hv.hypervisor.vp_apic import VpApic
 from hv.machine.apic import LocalApic
 from hv.platform import Machine
 from hv.spec.apic import ApicRegister as R

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hv.hypervisor.run_queue import PERIOD_TICKS, WHOLE
+from hv.hypervisor.scheduling.run_queue import PERIOD_TICKS, WHOLE
 from hv.image.assembler import assemble
 from hv.image.library import guests_folder
 from hv.image.load import image_of

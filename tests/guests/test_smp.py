@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from hv.hypervisor.vp import VirtualProcessor
+from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.image.assembler import assemble
 from hv.image.library import guests_folder
 from hv.image.load import image_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from types import SimpleNamespace
 
-from hv.hypervisor.vp import VirtualProcessor
+from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.machine import context
 from hv.machine.floating_point import FloatingPoint
 from hv.machine.registers import Segment, Table

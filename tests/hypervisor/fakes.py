@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 from hv.hypervisor.hypervisor import Hypervisor
-from hv.hypervisor.partition import Partition
+from hv.hypervisor.partitions.partition import Partition
 from hv.machine import context
 from hv.machine.apic import LocalApic
 from hv.machine.clock import VirtualClock

@@ -24,7 +24,7 @@ from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
 from hv.hypervisor.hypercalls.registry import HYPERCALLS
-from hv.hypervisor.partition import PartitionState
+from hv.hypervisor.partitions.partition import PartitionState
 from hv.image.model import Image
 from hv.platform import Machine
 from hv.root.winhv import HvError

@@ -3,9 +3,9 @@
 import pytest
 
 from hv.hypervisor.errors import HypercallError
-from hv.hypervisor.gpa_space import ALL
 from hv.hypervisor.hypercalls.devices import attach_device, detach_device
 from hv.hypervisor.hypercalls.registry import Call
+from hv.hypervisor.memory.gpa_space import ALL
 from hv.hypervisor.synic import connections, ports
 from hv.machine.faults import Access
 from hv.spec.hv_status import HvStatus

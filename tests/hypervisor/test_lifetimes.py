@@ -3,8 +3,8 @@
 import pytest
 
 from hv.hypervisor.errors import HypercallError
-from hv.hypervisor.interrupts import DEVICE_VECTORS
-from hv.hypervisor.partition import DEVICE_SIZE
+from hv.hypervisor.interrupts.routing import DEVICE_VECTORS
+from hv.hypervisor.partitions.partition import DEVICE_SIZE
 from hv.machine.faults import NestedFault
 from hv.spec.hv_status import HvStatus
 from hv.spec.partition import VP_INDEX_SELF

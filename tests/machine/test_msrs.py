@@ -1,4 +1,4 @@
-"""The processor's own MSRs at CPL 0; `tests/hypervisor/test_processor_msrs.py` tries every rule of a value."""
+"""The processor's own MSRs at CPL 0; `tests/hypervisor/msrs/test_processor.py` tries every rule of a value."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
 """What the processor's APIC virtualization leaves to the hypervisor, and accesses to an APIC that is not virtualized.
 
-`apic_virtualization.py` says what it does by itself. SDM "APIC-Access VM Exits", "APIC-Write VM Exits".
+`interrupts/apic_virtualization.py` says what it does by itself. SDM "APIC-Access VM Exits", "APIC-Write VM Exits".
 """
 
 from __future__ import annotations
 
+from hv.hypervisor.interrupts.vp_apic import VpApic
 from hv.hypervisor.run import ask_about_memory, on_exit
 from hv.hypervisor.verdicts import ADVANCE, RETRY, Halt, Verdict
-from hv.hypervisor.vp import VirtualProcessor
-from hv.hypervisor.vp_apic import VpApic
+from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.machine.decode import Undecodable, decode_at
 from hv.machine.faults import Access
 from hv.machine.memory_operations import memory_access, perform

@@ -3,10 +3,10 @@ guest's: CR0.NE, which it may think it clears and sets, and CR4.VMXE, which is n
 
 from __future__ import annotations
 
-from hv.hypervisor.guest_registers import CR0_OWNED
 from hv.hypervisor.run import on_exit
 from hv.hypervisor.verdicts import ADVANCE, Verdict
-from hv.hypervisor.vp import VirtualProcessor
+from hv.hypervisor.vps.guest_registers import CR0_OWNED
+from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.machine.faults import GuestFault
 from hv.spec.exits import CrQualification, ExitReason
 from hv.spec.vmcs import VmcsField

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from hv.hypervisor import intercepts
+from hv.hypervisor.intercepts import intercepts
 from hv.hypervisor.run import on_exit
 from hv.hypervisor.verdicts import ADVANCE, ASK_PARENT, Verdict
-from hv.hypervisor.vp import VirtualProcessor
+from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.spec.exits import ExitReason
 from hv.spec.intercepts import HvInterceptType
 from hv.trace.events import Cpuid

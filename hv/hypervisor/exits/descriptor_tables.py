@@ -1,11 +1,11 @@
-"""Descriptor-table instructions of a VP that keeps some of them from its programs; `hv/hypervisor/npiep.py`."""
+"""Descriptor-table instructions of a VP that keeps some of them from its programs; `vps/npiep.py`."""
 
 from __future__ import annotations
 
-from hv.hypervisor import npiep
 from hv.hypervisor.run import on_exit
 from hv.hypervisor.verdicts import RETRY, Verdict
-from hv.hypervisor.vp import VirtualProcessor
+from hv.hypervisor.vps import npiep
+from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.spec.exits import ExitReason
 from hv.vmx.exit import VmExit
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from hv.hypervisor import intercepts
 from hv.hypervisor.exits.apic import keep_event
+from hv.hypervisor.intercepts import intercepts
 from hv.hypervisor.run import on_exit
 from hv.hypervisor.verdicts import ASK_PARENT, Inject, Verdict
-from hv.hypervisor.vp import VirtualProcessor
+from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.spec.exits import ExitReason, InterruptionInfo, InterruptionType
 from hv.spec.intercepts import HvInterceptType
 from hv.spec.x86 import Vector

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from hv.hypervisor import intercepts
+from hv.hypervisor.intercepts import intercepts
 from hv.hypervisor.run import on_exit, shut_down
 from hv.hypervisor.verdicts import ASK_PARENT, Halt, Verdict
-from hv.hypervisor.vp import VirtualProcessor
+from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.machine.faults import GuestFault
 from hv.spec.exits import ExitReason
 from hv.spec.x86 import Vector

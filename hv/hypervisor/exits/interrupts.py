@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hv.hypervisor.run import on_exit
 from hv.hypervisor.verdicts import RETRY, YIELD, Verdict
-from hv.hypervisor.vp import VirtualProcessor
+from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.spec.exits import ExitReason, InterruptionInfo
 from hv.vmx.exit import VmExit
 

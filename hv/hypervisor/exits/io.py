@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from hv.hypervisor import intercepts
+from hv.hypervisor.intercepts import intercepts
+from hv.hypervisor.intercepts.string_io import element_at, finish_element
 from hv.hypervisor.run import on_exit
-from hv.hypervisor.string_io import element_at, finish_element
 from hv.hypervisor.verdicts import ADVANCE, ASK_PARENT, YIELD, Verdict
-from hv.hypervisor.vp import VirtualProcessor
+from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.spec.exits import ExitReason, IoQualification
 from hv.trace.events import PortIo
 from hv.vmx.exit import VmExit

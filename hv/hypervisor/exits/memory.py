@@ -6,7 +6,7 @@ from hv.hypervisor.exits.apic import apic_has_a_page, emulate_apic_access, keep_
 from hv.hypervisor.exits.failures import handle_triple_fault
 from hv.hypervisor.run import ask_about_memory, on_exit
 from hv.hypervisor.verdicts import Inject, Verdict
-from hv.hypervisor.vp import VirtualProcessor
+from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.machine.faults import Access, GuestFault, TripleFault
 from hv.machine.idt import combine
 from hv.spec.exits import ExitReason

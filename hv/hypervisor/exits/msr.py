@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from hv.hypervisor import intercepts, processor_msrs
+from hv.hypervisor.intercepts import intercepts
+from hv.hypervisor.msrs import processor
 from hv.hypervisor.msrs import registry as msrs
 from hv.hypervisor.run import on_exit
 from hv.hypervisor.verdicts import ADVANCE, ASK_PARENT, Verdict
-from hv.hypervisor.vp import VirtualProcessor
+from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.machine.faults import GuestFault
 from hv.spec.exits import ExitReason
 from hv.spec.intercepts import HvInterceptType
@@ -28,8 +29,8 @@ def handle_rdmsr(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     index = gpr[_RCX] & _LOW
     if index in msrs.OURS:
         value = msrs.read_msr(vp, index)
-    elif index in processor_msrs.READERS:
-        value = processor_msrs.READERS[index](vp, index)
+    elif index in processor.READERS:
+        value = processor.READERS[index](vp, index)
     elif vp.partition.intercepts.wants(_MSR, index, _READ):
         intercepts.send_msr(vp, index, False, exit.instruction_length)
         return ASK_PARENT
@@ -50,8 +51,8 @@ def handle_wrmsr(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     index, value = gpr[_RCX] & _LOW, (gpr[_RDX] & _LOW) << 32 | gpr[_RAX] & _LOW
     if index in msrs.OURS:
         msrs.write_msr(vp, index, value)
-    elif index in processor_msrs.WRITERS:
-        processor_msrs.WRITERS[index](vp, index, value)
+    elif index in processor.WRITERS:
+        processor.WRITERS[index](vp, index, value)
     elif vp.partition.intercepts.wants(_MSR, index, _WRITE):
         intercepts.send_msr(vp, index, True, exit.instruction_length)
         return ASK_PARENT

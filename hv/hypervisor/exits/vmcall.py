@@ -6,7 +6,7 @@ from hv.hypervisor.errors import CallIntercepted, CallInterrupted
 from hv.hypervisor.hypercalls.door import hypercall
 from hv.hypervisor.run import on_exit
 from hv.hypervisor.verdicts import ADVANCE, RETRY, Verdict
-from hv.hypervisor.vp import CallSite, VirtualProcessor
+from hv.hypervisor.vps.vp import CallSite, VirtualProcessor
 from hv.machine.faults import Access, GuestFault
 from hv.spec.exits import ExitReason
 from hv.spec.intercepts import HvInterceptType

@@ -7,11 +7,11 @@ anybody, for no public document gives its layout.
 
 from __future__ import annotations
 
+from hv.hypervisor.devices.explicit_domain import ExplicitDomain
 from hv.hypervisor.errors import HypercallError
-from hv.hypervisor.explicit_domain import ExplicitDomain
 from hv.hypervisor.hypercalls.devices import source_id_of
 from hv.hypervisor.hypercalls.registry import Call, Reps, hypercall, require, require_vtl0
-from hv.hypervisor.partition import Partition, PartitionState
+from hv.hypervisor.partitions.partition import Partition, PartitionState
 from hv.machine.faults import Access
 from hv.spec.apic import DEFAULT_BASE, INTERRUPT_WINDOW_END
 from hv.spec.hv_status import HvStatus

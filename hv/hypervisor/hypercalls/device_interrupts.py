@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from hv.hypervisor.errors import CallIntercepted
 from hv.hypervisor.hypercalls.devices import source_id_of
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require
-from hv.hypervisor.interrupts import Route
-from hv.hypervisor.partition import Partition
-from hv.hypervisor.vp_sets import vps_in_mask, vps_in_set
+from hv.hypervisor.interrupts.routing import Route
+from hv.hypervisor.partitions.partition import Partition
+from hv.hypervisor.vps.sets import vps_in_mask, vps_in_set
 from hv.spec.apic import LOWEST_LEGAL_VECTOR
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus
@@ -34,7 +34,7 @@ from hv.spec.vp_set import HvGenericSetFormat, HvVpSet
 from hv.trace.events import InterruptRetargeted
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 _FIXED = (HvInterruptType.FIXED, HvInterruptType.LOWEST_PRIORITY)
 _F = DeviceInterruptTargetFlags

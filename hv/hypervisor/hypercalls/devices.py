@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require
-from hv.hypervisor.partition import DEVICE_SIZE, Partition, PartitionState
+from hv.hypervisor.partitions.partition import DEVICE_SIZE, Partition, PartitionState
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode

@@ -25,7 +25,7 @@ from hv.trace.events import Hypercall, HypercallInterrupted
 
 if TYPE_CHECKING:
     from hv.hypervisor.hypervisor import Hypervisor
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 _CODE = int(HypercallControl(call_code=0xFFFF))
 _FAST = int(HypercallControl(fast=1))

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from hv.hypervisor.gpa_space import GpaSpace
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require, require_vtl0
-from hv.hypervisor.partition import Partition
-from hv.hypervisor.vp import VirtualProcessor
+from hv.hypervisor.memory.gpa_space import GpaSpace
+from hv.hypervisor.partitions.partition import Partition
+from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.paging import PagingMode, walk
 from hv.spec.hypercalls.codes import HypercallCode

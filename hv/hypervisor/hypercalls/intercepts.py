@@ -5,9 +5,9 @@ TLFS "Intercepts". # Simplified: the types of `HvInterceptType`; others are INVA
 
 from __future__ import annotations
 
-from hv.hypervisor.cpuid_results import CpuidResult, Key
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require, require_vtl0
-from hv.hypervisor.partition import Partition, PartitionState
+from hv.hypervisor.partitions.cpuid_results import CpuidResult, Key
+from hv.hypervisor.partitions.partition import Partition, PartitionState
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.intercepts import (
     CheckForIoInterceptInput,

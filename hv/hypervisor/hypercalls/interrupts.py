@@ -7,7 +7,7 @@ TLFS "Virtual Interrupt Controller", "HvCallAssertVirtualInterrupt", "HvCallClea
 from __future__ import annotations
 
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require, require_vtl0
-from hv.hypervisor.partition import Partition, PartitionState
+from hv.hypervisor.partitions.partition import Partition, PartitionState
 from hv.machine.apic import LocalApic
 from hv.machine.interconnect import Message
 from hv.spec.apic import BROADCAST_X2APIC, BROADCAST_XAPIC, LOWEST_LEGAL_VECTOR, ApicRegister, DeliveryMode

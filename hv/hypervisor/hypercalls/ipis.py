@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require, require_vtl0
-from hv.hypervisor.vp_sets import vps_in_mask, vps_in_set
+from hv.hypervisor.vps.sets import vps_in_mask, vps_in_set
 from hv.spec.apic import LOWEST_LEGAL_VECTOR
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.hypercalls.ipis import SendSyntheticClusterIpiExInput, SendSyntheticClusterIpiInput
 from hv.trace.events import ClusterIpi
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 
 @hypercall(HypercallCode.SEND_SYNTHETIC_CLUSTER_IPI, input=SendSyntheticClusterIpiInput)

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hv.hypervisor.errors import HypercallError
-from hv.hypervisor.gpa_space import GPA_SPACE_PAGES
 from hv.hypervisor.hypercalls.registry import Call, Reps, hypercall, require
-from hv.hypervisor.partition import Partition, PartitionState
+from hv.hypervisor.memory.gpa_space import GPA_SPACE_PAGES
+from hv.hypervisor.partitions.partition import Partition, PartitionState
 from hv.machine.faults import Access
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode

@@ -7,7 +7,7 @@ A partition that has a connection posts and signals through it, and names nothin
 from __future__ import annotations
 
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require
-from hv.hypervisor.partition import PartitionState
+from hv.hypervisor.partitions.partition import PartitionState
 from hv.hypervisor.synic.connections import find_to_send
 from hv.hypervisor.synic.synic import QueuedMessage, Synic
 from hv.spec.cpuid import HvPrivilege

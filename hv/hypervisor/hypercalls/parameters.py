@@ -11,8 +11,8 @@ from __future__ import annotations
 import struct
 
 from hv.hypervisor.errors import HypercallError
-from hv.hypervisor.gpa_space import GpaSpace
 from hv.hypervisor.hypercalls.registry import FAST_INPUT_SIZE, Call, Declaration
+from hv.hypervisor.memory.gpa_space import GpaSpace
 from hv.machine.faults import Access, GuestFault
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus

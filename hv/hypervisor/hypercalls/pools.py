@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.hypercalls.registry import Call, Reps, hypercall, require, require_any_node
-from hv.hypervisor.pages import PageOwners
-from hv.hypervisor.partition import Partition, PartitionState
+from hv.hypervisor.memory.pages import PageOwners
+from hv.hypervisor.partitions.partition import Partition, PartitionState
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode

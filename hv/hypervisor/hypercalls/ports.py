@@ -7,7 +7,7 @@ ports and connections change must be active.
 from __future__ import annotations
 
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require, require_any_node
-from hv.hypervisor.partition import Partition, PartitionState
+from hv.hypervisor.partitions.partition import Partition, PartitionState
 from hv.hypervisor.synic import connections, port_properties, ports
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hypercalls.codes import HypercallCode

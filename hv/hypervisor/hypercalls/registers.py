@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hv.hypervisor.hypercalls.registry import Call, Reps, hypercall, require, require_vtl0
-from hv.hypervisor.partition import PartitionState
+from hv.hypervisor.partitions.partition import PartitionState
 from hv.hypervisor.registers.table import get_register, set_register
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_registers import (
@@ -20,7 +20,7 @@ from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.hypercalls.registers import RegisterAssoc, RegisterName, RegisterValue, VpRegistersInput
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 # Registers that no check of VM entry reads (RIP: an address that is not canonical faults at the fetch).
 _UNCHECKED = frozenset({HvRegisterName.EXPLICIT_SUSPEND, HvRegisterName.INTERCEPT_SUSPEND,

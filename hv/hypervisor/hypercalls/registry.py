@@ -19,8 +19,8 @@ from hv.spec.layout import Layout
 
 if TYPE_CHECKING:
     from hv.hypervisor.hypervisor import Hypervisor, IommuDriver
-    from hv.hypervisor.partition import Partition
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.partitions.partition import Partition
+    from hv.hypervisor.vps.vp import VirtualProcessor
     from hv.machine.clock import VirtualClock
 
 FAST_INPUT_SIZE = 16            # bytes in the two parameter registers of a fast call

@@ -1,4 +1,4 @@
-"""Statistics pages by hypercall, and a processor's run time; TLFS "Statistics". What is counted: `statistics.py`."""
+"""Statistics pages by hypercall, and a processor's run time; TLFS "Statistics". See `partitions/statistics.py`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Hashable
 from functools import partial
 from typing import Any
 
-from hv.hypervisor import statistics
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require
-from hv.hypervisor.statistics import Count, Counters
+from hv.hypervisor.partitions import statistics
+from hv.hypervisor.partitions.statistics import Count, Counters
 from hv.machine.clock import TICKS_PER_100NS
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.hypervisor.cpuid import ADDRESS_BITS_PHYSICAL
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.hypercalls.registry import Call, Reps, hypercall, require
-from hv.hypervisor.vp_sets import vps_in_mask, vps_in_set
+from hv.hypervisor.partitions.cpuid import ADDRESS_BITS_PHYSICAL
+from hv.hypervisor.vps.sets import vps_in_mask, vps_in_set
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
@@ -29,7 +29,7 @@ from hv.spec.vp_set import HvGenericSetFormat
 from hv.trace.events import TranslationsFlushed
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 _F = HvFlushFlags
 _ALL_PROCESSORS, _ALL_SPACES, _EXTENDED = (int(flag) for flag in (

@@ -11,11 +11,11 @@ import struct
 
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.hypercalls.registry import Call, Reps, hypercall, require, require_vtl0
-from hv.hypervisor.partition import PartitionState
-from hv.hypervisor.register_page import RegisterPage
-from hv.hypervisor.state_pages import MessagePage, StatePage
-from hv.hypervisor.vp import VirtualProcessor
-from hv.hypervisor.vp_state import SSE, STATES, X87, State
+from hv.hypervisor.partitions.partition import PartitionState
+from hv.hypervisor.registers.register_page import RegisterPage
+from hv.hypervisor.registers.state_pages import MessagePage, StatePage
+from hv.hypervisor.vps.state import SSE, STATES, X87, State
+from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.machine.faults import Access, NestedFault
 from hv.spec.apic import BROADCAST_X2APIC, BROADCAST_XAPIC
 from hv.spec.hv_status import HvStatus

@@ -5,9 +5,9 @@ TLFS "Virtual Processor Management".
 
 from __future__ import annotations
 
-from hv.hypervisor import vp_start
 from hv.hypervisor.hypercalls.registry import Call, Reps, hypercall, require, require_any_node, require_vtl0
-from hv.hypervisor.partition import PartitionState
+from hv.hypervisor.partitions.partition import PartitionState
+from hv.hypervisor.vps.start import start
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
@@ -45,7 +45,7 @@ def start_virtual_processor(call: Call, input: StartVirtualProcessorInput) -> No
     vp = call.find_vp(partition, input.vp_index)
     require(not input.target_vtl, f"vtl {input.target_vtl} is not enabled", HvStatus.INVALID_VTL_STATE)
     partition.require_state(PartitionState.ACTIVE)
-    vp_start.start(vp, input.context)
+    start(vp, input.context)
 
 
 @hypercall(HypercallCode.GET_VP_INDEX_FROM_APIC_ID, input=GetVpIndexFromApicIdInput, rep_input=ApicId,

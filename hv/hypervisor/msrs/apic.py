@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.hypervisor.assisted_apic import AssistedApic
+from hv.hypervisor.interrupts.assisted_apic import AssistedApic
 from hv.hypervisor.msrs.registry import provide, refuse
 from hv.spec.apic import ApicRegister
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.msrs import X2APIC_MSRS, Msr
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 _U32 = 0xFFFF_FFFF
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hv.hypervisor.msrs.registry import provide
-from hv.hypervisor.reset import tell_parent
+from hv.hypervisor.partitions.reset import tell_parent
 from hv.machine.faults import NestedFault
 from hv.spec.msrs import CRASH_MESSAGE_SIZE, HvCrashCtl, Msr
 from hv.trace.events import GuestCrashed
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 _CRASH_CAPABILITIES = HvCrashCtl(crash_notify=1, crash_message=1)
 

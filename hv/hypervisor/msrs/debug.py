@@ -18,8 +18,8 @@ from hv.spec.msrs import Msr
 from hv.spec.x86 import PAGE_SIZE
 
 if TYPE_CHECKING:
-    from hv.hypervisor.debug_channels import DebugEnd
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.partitions.debug_channels import DebugEnd
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 _SEND, _RECEIVE = Msr.HV_SYNTH_DEBUG_SEND_BUFFER, Msr.HV_SYNTH_DEBUG_RECEIVE_BUFFER
 _STATUS, _PENDING = Msr.HV_SYNTH_DEBUG_STATUS, Msr.HV_SYNTH_DEBUG_PENDING_BUFFER

@@ -14,7 +14,7 @@ from hv.spec.msrs import HvGuestOsId, HvHypercallMsr, Msr
 from hv.trace.events import OverlayMoved
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 
 def _write_guest_os_id(vp: VirtualProcessor, index: int, value: int) -> None:

@@ -19,7 +19,7 @@ from hv.spec.msrs import (
 )
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 
 def _read(vp: VirtualProcessor, index: int) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hv.hypervisor import npiep
 from hv.hypervisor.msrs.registry import provide
+from hv.hypervisor.vps import npiep
 from hv.spec.msrs import Msr
 
 provide(Msr.HV_NPIEP_CONFIG, lambda vp, _: vp.npiep, lambda vp, _, value: npiep.set_config(vp, value))

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hv.hypervisor.msrs.registry import provide, refuse
-from hv.hypervisor.reset import reset_by
+from hv.hypervisor.partitions.reset import reset_by
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.msrs import C_STATES, HvReset, Msr
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 
 def _read_guest_idle(vp: VirtualProcessor, index: int) -> int:

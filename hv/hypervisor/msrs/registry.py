@@ -14,7 +14,7 @@ from hv.spec.msrs import SYNTHETIC_MSRS
 from hv.spec.x86 import Vector
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 Read = Callable[["VirtualProcessor", int], int]
 Write = Callable[["VirtualProcessor", int, int], None]

@@ -1,18 +1,18 @@
-"""A partition's own counters, where its guest wants them; TLFS "Statistics". What is counted: `statistics.py`."""
+"""A partition's own counters, where its guest wants them; TLFS "Statistics". Counted in `partitions/statistics.py`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.hypervisor import statistics
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.msrs.registry import provide, refuse
-from hv.hypervisor.statistics import Counters, msr_key
+from hv.hypervisor.partitions import statistics
+from hv.hypervisor.partitions.statistics import Counters, msr_key
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.msrs import HvStatsPage, Msr
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 _OF_VP = (Msr.HV_STATS_VP_RETAIL_PAGE, Msr.HV_STATS_VP_INTERNAL_PAGE)
 

@@ -9,7 +9,7 @@ from hv.spec.cpuid import HvPrivilege
 from hv.spec.msrs import STIMER_COUNT, Msr, stimer_msrs
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 _FIRST = Msr.HV_STIMER0_CONFIG.value
 

@@ -9,7 +9,7 @@ from hv.spec.cpuid import HvPrivilege
 from hv.spec.msrs import Msr
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 
 def _synic_read(vp: VirtualProcessor, index: int) -> int:

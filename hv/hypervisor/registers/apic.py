@@ -17,7 +17,7 @@ from hv.spec.msrs import Msr
 from hv.spec.x86 import Vector
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 N, R = HvRegisterName, ApicRegister
 _FIRST, _FIRST_MSR, _U32 = N.APIC_ID & ~0xFF, 0x800, 0xFFFF_FFFF

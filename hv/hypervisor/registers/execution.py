@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hv.hypervisor import deliverability, intercepts
 from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.intercepts import intercepts
+from hv.hypervisor.interrupts import deliverability
 from hv.hypervisor.registers.table import as_bytes, integer, provide
 from hv.machine.idt import Event, EventKind
 from hv.spec.hv_registers import (
@@ -22,7 +23,7 @@ from hv.spec.x86 import Vector
 from hv.vmx.events.injection import is_injectable
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 N = HvRegisterName
 _ACTIVITIES = int(InternalActivityRegister(startup_suspend=1, halt_suspend=1, idle_suspend=1))

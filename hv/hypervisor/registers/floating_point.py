@@ -15,7 +15,7 @@ from hv.spec.hv_registers import FpControlStatusRegister, HvRegisterName, XmmCon
 from hv.spec.hv_status import HvStatus
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 N = HvRegisterName
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.hypervisor import intercepts, processor_msrs
 from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.intercepts import intercepts
+from hv.hypervisor.msrs import processor
 from hv.hypervisor.registers.table import Get, Put, as_bytes, integer, provide
 from hv.machine.msrs import EFER_WRITABLE, WRITERS
 from hv.machine.registers import Table
@@ -21,7 +22,7 @@ from hv.spec.x86 import RFLAGS_DEFINED, Cr4
 from hv.vmx.capabilities import PROCESSOR
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 N = HvRegisterName
 _U32, _U64 = 0xFFFF_FFFF, (1 << 64) - 1
@@ -97,7 +98,7 @@ def _set_tsc(vp: VirtualProcessor, value: bytes) -> None:
     """By its offset. A VP without machine code reads the machine's own counter."""
     if not vp.partition.runs_code:
         raise HypercallError(HvStatus.INVALID_PARAMETER, f"vp {vp.index} has no time-stamp counter of its own")
-    processor_msrs.WRITERS[Msr.TSC](vp, Msr.TSC, integer(value))
+    processor.WRITERS[Msr.TSC](vp, Msr.TSC, integer(value))
 
 
 def _set_tsc_offset(vp: VirtualProcessor, value: bytes) -> None:

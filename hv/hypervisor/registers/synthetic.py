@@ -14,7 +14,7 @@ from hv.spec.hv_status import HvStatus
 from hv.spec.msrs import C_STATES, Msr
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 N = HvRegisterName
 

@@ -14,7 +14,7 @@ from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hv_status import HvStatus
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 VALUE_SIZE = 16
 _U64 = (1 << 64) - 1

@@ -15,7 +15,7 @@ from hv.spec.intercepts import HvInterceptAccess, HvInterceptType
 from hv.spec.synic import PORT_ID_LIMIT, HvConnectionInfo, PortType
 
 if TYPE_CHECKING:
-    from hv.hypervisor.partition import Partition
+    from hv.hypervisor.partitions.partition import Partition
 
 CONNECTION_SIZE = 64                    # bytes of a pool
 

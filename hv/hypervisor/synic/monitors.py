@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hv.hypervisor.errors import HypercallError
-from hv.hypervisor.gpa_space import READ_WRITE, GpaSpace, Overlay
+from hv.hypervisor.memory.gpa_space import READ_WRITE, GpaSpace, Overlay
 from hv.hypervisor.synic.ports import PORT_CLASSES, Port
 from hv.machine.clock import TICKS_PER_100NS, Timer, VirtualClock
 from hv.spec.cpuid import HvPrivilege
@@ -26,7 +26,7 @@ from hv.trace.events import MonitorTriggered
 
 if TYPE_CHECKING:
     from hv.hypervisor.hypervisor import Hypervisor
-    from hv.hypervisor.partition import Partition
+    from hv.hypervisor.partitions.partition import Partition
     from hv.hypervisor.synic.connections import Connection
 
 SHORTEST_POLL, LONGEST_POLL = 500, 10_000       # 100 ns

@@ -26,9 +26,9 @@ from hv.spec.synic import (
 )
 
 if TYPE_CHECKING:
-    from hv.hypervisor.partition import Partition
+    from hv.hypervisor.partitions.partition import Partition
     from hv.hypervisor.synic.connections import Connection
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 PORT_SIZE = 128                         # bytes of a pool
 _LIMIT = MESSAGE_BUFFERS_PER_PORT

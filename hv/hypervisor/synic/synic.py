@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hv.hypervisor.errors import HypercallError
-from hv.hypervisor.gpa_space import READ_WRITE, GpaSpace, Overlay
+from hv.hypervisor.memory.gpa_space import READ_WRITE, GpaSpace, Overlay
 from hv.machine.faults import GuestFault
 from hv.spec.hv_status import HvStatus
 from hv.spec.msrs import (
@@ -36,8 +36,8 @@ from hv.trace.bus import Trace
 from hv.trace.events import EventDelivered, MessageDelivered, MessagePending, OverlayMoved
 
 if TYPE_CHECKING:
-    from hv.hypervisor.partition import VpPages
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.partitions.partition import VpPages
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 LOWEST_VECTOR = 16
 VERSION = 1                             # SVERSION

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hv.hypervisor.gpa_space import Overlay
+from hv.hypervisor.memory.gpa_space import Overlay
 from hv.hypervisor.synic.synic import cover_or_fault
 from hv.machine.clock import TICKS_PER_100NS, TSC_HZ
 from hv.machine.faults import Access
@@ -18,7 +18,7 @@ from hv.spec.msrs import HvReferenceTsc, HvReferenceTscPage
 from hv.trace.events import OverlayMoved
 
 if TYPE_CHECKING:
-    from hv.hypervisor.partition import Partition
+    from hv.hypervisor.partitions.partition import Partition
 
 # Rounded up: rounded down, the product would be one too small at each full unit. The excess adds up to a unit when a
 # TSC has counted for 1.4 years; by then it is not used.

@@ -19,7 +19,7 @@ from hv.spec.x86 import Vector
 from hv.trace.events import SyntheticTimerExpired, SyntheticTimerSkipped
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 # Simplified: a periodic timer expires at most once per `SHORTEST_GAP`; the ticks in between are coalesced.
 SHORTEST_GAP = 100              # units of 100 ns: an interrupt, its EOI and EOM cost a few exits

@@ -10,7 +10,7 @@ from hv.spec.msrs import STIMER_COUNT
 from hv.spec.vp_state import SyntheticTimersState
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 
 class SyntheticTimers:

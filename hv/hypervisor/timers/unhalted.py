@@ -19,7 +19,7 @@ from hv.spec.x86 import Vector
 from hv.trace.events import UnhaltedTimerExpired
 
 if TYPE_CHECKING:
-    from hv.hypervisor.vp import VirtualProcessor
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 _EXPIRED = HvVpAssist.offset_of("synthetic_time_unhalted_timer_expired")
 

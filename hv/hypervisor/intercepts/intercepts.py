@@ -1,0 +1,217 @@
+"""Intercept messages: a child did what its parent must answer, so the VP waits and the parent is told on SINT0.
+
+TLFS "Intercepts". One function per kind fills the payload from the VP's registers and queues it; from then on the VP is
+intercept-suspended, until the parent has set the registers and writes 0 to the InterceptSuspend register.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from hv.hypervisor.intercepts.string_io import complete_element
+from hv.hypervisor.synic.synic import QueuedMessage
+from hv.machine.faults import Access, GuestFault, NestedFault
+from hv.machine.registers import Segment
+from hv.spec.layout import Layout
+from hv.spec.synic import (
+    SINT_INTERCEPT,
+    CpuidIntercept,
+    ExceptionIntercept,
+    HeaderOnlyIntercept,
+    HvExceptionInfo,
+    HvExecutionState,
+    HvInterceptHeader,
+    HvIoPortAccessInfo,
+    HvMemoryAccessInfo,
+    HvMessageType,
+    HvSegmentRegister,
+    HypercallIntercept,
+    InterceptAccess,
+    InvalidVpRegisterMessage,
+    IoPortIntercept,
+    MemoryIntercept,
+    MsrIntercept,
+)
+from hv.spec.x86 import Cr0, Efer, Rflags
+from hv.trace.events import InterceptCompleted, InterceptSent
+
+if TYPE_CHECKING:
+    from hv.hypervisor.partitions.partition import Partition
+    from hv.hypervisor.vps.vp import VirtualProcessor
+
+CACHE_WRITE_BACK = 6
+MAX_INSTRUCTION = 15
+_ATTRIBUTES = 0xFFFF                    # VMX access rights and HV_X64_SEGMENT_REGISTER agree in these bits
+_UNUSABLE = 1 << 16
+_PRESENT = 1 << 7
+_RF = Rflags.RF.value
+_PE, _AM, _LMA = Cr0.PE.value, Cr0.AM.value, Efer.LMA.value     # plain integers: `&` with a flag makes a new member
+_DR7_ENABLES = 0xFF                     # L0, G0 .. L3, G3
+_GENERAL_REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                      "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+
+
+def segment_register(segment: Segment) -> HvSegmentRegister:
+    """A segment in the hypervisor's form; an unusable one is not present there."""
+    attributes = segment.rights & _ATTRIBUTES
+    if segment.rights & _UNUSABLE:
+        attributes &= ~_PRESENT
+    return HvSegmentRegister(base=segment.base, limit=segment.limit, selector=segment.selector, attributes=attributes)
+
+
+def segment_of(register: HvSegmentRegister) -> Segment:
+    """The reverse of `segment_register`: what is not present is unusable."""
+    rights = register.attributes if register.attributes & _PRESENT else register.attributes | _UNUSABLE
+    return Segment(register.selector, register.base, register.limit, rights)
+
+
+def send(vp: VirtualProcessor, message_type: HvMessageType, payload: Layout) -> None:
+    """Suspend *vp* and queue the message for its parent."""
+    parent = vp.partition.parent
+    assert parent is not None, "root has nobody to ask"
+    vp.intercept_suspend = True
+    vp.asked_at = vp.regs.rip
+    vp.partition.awaiting[vp.index] = message_type
+    if vp.register_page is not None:
+        vp.register_page.fill()
+    if vp.message_page is not None:
+        vp.message_page.show(message_type, payload.pack())
+    _queue(vp, parent, message_type, payload)
+    vp.kick()
+    if vp.partition.trace.listening:
+        vp.partition.trace.emit(InterceptSent(message_type, vp.partition.id, vp.index))
+
+
+def _queue(vp: VirtualProcessor, parent: Partition, message_type: HvMessageType, payload: Layout) -> None:
+    """A VP has one buffer for its messages: what the parent has not even seen is replaced."""
+    forget(vp)
+    if parent.vps:                      # a parent without a processor hears nothing
+        receiver = parent.vps[min(parent.vps)]
+        message = QueuedMessage(message_type, payload.pack(), vp.partition.id, partial(_delivered, vp))
+        vp.message = receiver, message
+        receiver.synic.post(SINT_INTERCEPT, message)
+
+
+def _delivered(vp: VirtualProcessor) -> None:
+    vp.message = None
+
+
+def forget(vp: VirtualProcessor) -> None:
+    """The message of *vp* that waits for its parent's slot, if there is one, is not sent any more."""
+    if vp.message is not None:
+        receiver, message = vp.message
+        vp.message = None
+        receiver.synic.withdraw(SINT_INTERCEPT, message)
+
+
+def complete(vp: VirtualProcessor) -> None:
+    """The parent has answered (InterceptSuspend was cleared): *vp* may run on.
+
+    When the parent moved RIP it did an instruction, which a guest may have been stepping over. INVALID_REGISTER_VALUE
+    when the register page has what no register can hold.
+    """
+    if vp.register_page is not None:
+        vp.register_page.load()
+    message_type = vp.partition.awaiting.pop(vp.index, 0)
+    vp.intercept_suspend = False
+    element, vp.string_element = vp.string_element, None
+    if element is not None:
+        complete_element(vp, element)
+    if message_type and vp.regs.rip != vp.asked_at and vp.pending_event is None:
+        vp.regs.rflags &= ~_RF          # which an EPT violation sets: the instruction is done
+        if vp.regs.single_stepping:
+            vp.owe_single_step()
+    vp.kick()
+    if vp.partition.trace.listening:
+        vp.partition.trace.emit(InterceptCompleted(message_type, vp.partition.id, vp.index))
+
+
+def instruction_at(vp: VirtualProcessor) -> bytes:
+    """The bytes of the instruction at RIP, for who must carry it out: as many as can be fetched, at most 15."""
+    try:
+        return vp.vcpu.memory.fetch(vp.regs.linear_rip, MAX_INSTRUCTION)
+    except (GuestFault, NestedFault):
+        return b""
+
+
+def send_io_port(vp: VirtualProcessor, port: int, size: int, write: bool, length: int, *, rax: int | None = None,
+                 string: bool = False, rep: bool = False, instruction: bytes = b"") -> None:
+    """IN or OUT of *size* bytes; *length* is the instruction's, in bytes. *rax* is shown instead of the VP's own."""
+    regs = vp.regs
+    info = HvIoPortAccessInfo(access_size=size, string_op=int(string), rep_prefix=int(rep))
+    send(vp, HvMessageType.X64_IO_PORT_INTERCEPT, IoPortIntercept(
+        header=header(vp, InterceptAccess.WRITE if write else InterceptAccess.READ, length), port=port,
+        access_info=info.raw, instruction_byte_count=len(instruction),
+        instruction_bytes=instruction[:MAX_INSTRUCTION], rax=regs.rax if rax is None else rax,
+        ds=segment_register(regs.ds), es=segment_register(regs.es), rcx=regs.rcx, rsi=regs.rsi, rdi=regs.rdi))
+
+
+def send_msr(vp: VirtualProcessor, index: int, write: bool, length: int) -> None:
+    """RDMSR or WRMSR of *index*."""
+    access = InterceptAccess.WRITE if write else InterceptAccess.READ
+    send(vp, HvMessageType.X64_MSR_INTERCEPT, MsrIntercept(
+        header=header(vp, access, length), msr_number=index, rdx=vp.regs.rdx, rax=vp.regs.rax))
+
+
+def send_cpuid(vp: VirtualProcessor, default: tuple[int, int, int, int], length: int) -> None:
+    """CPUID; *default* is what the hypervisor would answer in EAX, EBX, ECX, EDX."""
+    regs, (eax, ebx, ecx, edx) = vp.regs, default
+    send(vp, HvMessageType.X64_CPUID_INTERCEPT, CpuidIntercept(
+        header=header(vp, InterceptAccess.EXECUTE, length), rax=regs.rax, rcx=regs.rcx, rdx=regs.rdx, rbx=regs.rbx,
+        default_rax=eax, default_rcx=ecx, default_rdx=edx, default_rbx=ebx))
+
+
+def send_hypercall(vp: VirtualProcessor, length: int) -> None:
+    """VMCALL, with every register that a hypercall has parameters in."""
+    regs: Any = vp.regs
+    send(vp, HvMessageType.HYPERCALL_INTERCEPT, HypercallIntercept(
+        header=header(vp, InterceptAccess.EXECUTE, length), rax=regs.rax, rbx=regs.rbx, rcx=regs.rcx, rdx=regs.rdx,
+        r8=regs.r8, rsi=regs.rsi, rdi=regs.rdi, xmm_registers=b"".join(map(regs.read_xmm, range(6)))))
+
+
+def send_memory(vp: VirtualProcessor, gpa: int, access: Access, *, gva: int | None = None, length: int = 0,
+                instruction: bytes = b"") -> None:
+    """An access that the GPA space refuses: UNMAPPED_GPA when nothing is there, GPA_INTERCEPT when rights forbid it."""
+    mapped = vp.partition.space.visible(gpa >> 12) is not None
+    info = HvMemoryAccessInfo(gva_valid=int(gva is not None), gva_gpa_valid=int(gva is not None))
+    kind = InterceptAccess.WRITE if access & Access.WRITE else \
+        InterceptAccess.EXECUTE if access & Access.EXECUTE else InterceptAccess.READ
+    send(vp, HvMessageType.GPA_INTERCEPT if mapped else HvMessageType.UNMAPPED_GPA, MemoryIntercept(
+        header=header(vp, kind, length), cache_type=CACHE_WRITE_BACK, instruction_byte_count=len(instruction),
+        access_info=info.raw, tpr_priority=vp.apic.cr8, gva=gva or 0, gpa=gpa,
+        instruction_bytes=instruction[:MAX_INSTRUCTION]))
+
+
+def send_exception(vp: VirtualProcessor, vector: int, error_code: int | None = None, *, parameter: int = 0,
+                   software: bool = False, length: int = 0, instruction: bytes = b"") -> None:
+    """An exception the parent asked for; *parameter* is CR2 of a page fault."""
+    regs = vp.regs
+    info = HvExceptionInfo(error_code_valid=int(error_code is not None), software_exception=int(software))
+    send(vp, HvMessageType.X64_EXCEPTION_INTERCEPT, ExceptionIntercept(
+        header=header(vp, InterceptAccess.EXECUTE, length), exception_vector=vector, exception_info=info.raw,
+        instruction_byte_count=len(instruction), error_code=error_code or 0, exception_parameter=parameter,
+        instruction_bytes=instruction[:MAX_INSTRUCTION], ds=segment_register(regs.ds), ss=segment_register(regs.ss),
+        registers=tuple(getattr(regs, name) for name in _GENERAL_REGISTERS)))
+
+
+def send_unrecoverable_exception(vp: VirtualProcessor) -> None:
+    """A triple fault: the VP cannot go on by itself."""
+    send(vp, HvMessageType.UNRECOVERABLE_EXCEPTION, HeaderOnlyIntercept(header=header(vp)))
+
+
+def send_invalid_register(vp: VirtualProcessor) -> None:
+    """VM entry refuses the VP's registers. It has no header, since they mean nothing."""
+    send(vp, HvMessageType.INVALID_VP_REGISTER_VALUE, InvalidVpRegisterMessage(vp_index=vp.index))
+
+
+def header(vp: VirtualProcessor, access: InterceptAccess = InterceptAccess.EXECUTE,
+           length: int = 0) -> HvInterceptHeader:
+    """What every message about an instruction begins with; *length* in bytes, 0 where it is not known."""
+    regs: Any = vp.regs
+    state = HvExecutionState(
+        cpl=regs.cpl, cr0_pe=int(bool(regs.cr0 & _PE)), cr0_am=int(bool(regs.cr0 & _AM)),
+        efer_lma=int(bool(regs.efer & _LMA)), debug_active=int(bool(regs.dr7 & _DR7_ENABLES)),
+        interruption_pending=int(vp.pending_event is not None), interrupt_shadow=int(bool(regs.interrupt_shadow)))
+    return HvInterceptHeader(vp_index=vp.index, length_and_cr8=length & 0xF | vp.apic.cr8 << 4, access_type=access,
+                             execution_state=state.raw, cs=segment_register(regs.cs), rip=regs.rip, rflags=regs.rflags)

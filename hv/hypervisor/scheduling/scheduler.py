@@ -1,0 +1,286 @@
+"""Who runs next, on the one logical processor, and for how long.
+
+A VP that becomes ready says so (`Hypervisor.on_wake`), so nobody asks those that sleep. `run_queue.py` says which of
+the ready ones comes next; root comes before all, since it owns the devices that the others wait for. A turn ends when
+its slice is over, when the VP halts or spins, or for somebody woken who has more right to the processor. Where it halts
+or spins, a sibling takes over inside the engine (`docs/decisions/0012-a-sibling-takes-over-in-the-hook.md`).
+
+Deterministic: slices are counted in work, the order is that of wake-ups, and nothing asks the host's clock. When nobody
+can run, time jumps to the next timer. A `Scheduler` serves one logical processor: a second one would have its own
+queue, current VP and clock, and a wake-up would go to the one that the VP belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hv.hypervisor.hypervisor import Hypervisor
+from hv.hypervisor.partitions.partition import Partition
+from hv.hypervisor.scheduling.run_queue import PERIOD_TICKS, RunQueue, Schedulable, Share
+from hv.machine.clock import Timer
+from hv.machine.lp import LogicalProcessor
+from hv.trace import events
+from hv.trace.events import SwitchReason
+
+SLICE_TICKS = 100_000       # 50 us: small enough for two VPs that spin on each other's lock
+ALONE_TICKS = 20_000_000    # 10 ms: nobody waits, so only a timer, an interrupt or a woken VP needs an end
+WOKEN_TICKS = 20_000        # 10 us: what a VP has before a sibling that was woken goes first, and what that one has
+STAY_TICKS = 2_000_000      # 1 ms: so long siblings hand the engine to each other before anybody else is asked
+_SLICE_OVER, _HALTED, _SPINS = SwitchReason.SLICE_OVER, SwitchReason.HALTED, SwitchReason.SPINS
+_WOKEN, _CAPPED, _SUSPENDED = SwitchReason.WOKEN, SwitchReason.CAPPED, SwitchReason.SUSPENDED
+
+
+class Scheduler:
+    """Takes turns. `current` is the VP that runs, or ran last."""
+
+    def __init__(self, hypervisor: Hypervisor, processor: LogicalProcessor, slice_ticks: int = SLICE_TICKS) -> None:
+        self.hypervisor, self.processor, self.slice_ticks = hypervisor, processor, slice_ticks
+        self.clock, self.trace = hypervisor.clock, hypervisor.trace
+        self._counter = processor.counter
+        self.queue = RunQueue()
+        self.current: Schedulable | None = None
+        self._share: Share | None = None        # of the child that runs; None between turns
+        self._began = self._ran = 0             # of the turn: the clock, and what the VP had run before
+        self._slice_end = 0                     # of the turn, if no timer comes first
+        self._stay_until = 0                    # when the engine is left at the latest
+        self._reason = _SLICE_OVER              # why the turn ends, or the last one ended
+        self._cut_short = False                 # the last one, by a timer: somebody may be woken now
+        self._passed = 0                        # how far the shares are that ran last
+        self._root_waits = True
+        self._period: Timer | None = None       # at its end those that are capped go on
+        hypervisor.on_wake, hypervisor.on_spin = self._woken, self._spins
+        hypervisor.on_halt, hypervisor.on_yield = self._halts, self._yields
+
+    # --- the run ------------------------------------------------------------------------------------------
+
+    def run(self, until: int | None = None, finished: Callable[[], bool] = lambda: False) -> None:
+        """Run until *finished* says so, the clock reaches *until*, or nobody can run and no timer is set."""
+        self.look()
+        while not finished() and (until is None or self.clock.tsc < until):
+            if not self.turn(until):
+                return
+
+    def look(self) -> None:
+        """Find out who is ready, whatever was done to the VPs from outside."""
+        partitions = self.hypervisor.partitions
+        self.queue.keep(partitions)
+        self._root_waits = True
+        for number in sorted(partitions):
+            for _, vp in sorted(partitions[number].vps.items()):
+                if not vp.prompt and vp.runnable:
+                    self.queue.add(vp, self._floor(vp))
+
+    def turn(self, until: int | None = None) -> bool:
+        """One slice for the next VP, or a jump to the next timer; False when nothing can ever happen again."""
+        self.clock.run_due()
+        if self._root_waits and self.run_root():
+            return True
+        vp = self.queue.next(self.clock.tsc)
+        if vp is None:
+            return self.take_idle_interrupts() or self._idle(until)
+        share = self.queue.share(vp.partition)
+        stay_until = self.clock.tsc + self._longest_stay(share)
+        self._stay_until = stay_until if until is None else min(until, stay_until)
+        if share.partition.schedule.cap and self._is_capped(vp, share):
+            return True
+        self._begin(vp, share)
+        try:
+            vp.run(self._next_stop())
+        finally:
+            self._end()
+        return True
+
+    def _longest_stay(self, share: Share) -> int:
+        if not self.queue.only(share):
+            return self.slice_ticks
+        return ALONE_TICKS if len(share.ready) == 1 else max(STAY_TICKS, self.slice_ticks)
+
+    def run_root(self) -> bool:
+        """Let root do what waits for it; False when nothing did."""
+        self._root_waits = False
+        for vp in self.hypervisor.root.vps.values():
+            if vp.prompt and vp.runnable:
+                self._show(vp)
+                vp.run(self.clock.tsc)
+                self._reason, self._root_waits = _HALTED, True
+                return True
+        return False
+
+    def _idle(self, until: int | None) -> bool:
+        deadline = self.clock.next_deadline()
+        if deadline is None:
+            return False
+        if until is not None and deadline > until:
+            self.clock.counter.done = until
+            return True
+        return self.clock.skip_to_next()
+
+    def take_idle_interrupts(self) -> bool:
+        """Physical interrupts while no guest runs: there is nobody to exit from, so they are routed at once."""
+        taken = False
+        while (vector := self.processor.acknowledge()) is not None:
+            self.hypervisor.interrupts.route(vector)
+            taken = True
+        return taken
+
+    def has_ready(self, partition: Partition) -> bool:
+        """A VP of *partition* waits for its turn."""
+        return self.queue.has(partition)
+
+    # --- a turn -------------------------------------------------------------------------------------------
+
+    def _begin(self, vp: Schedulable, share: Share) -> None:
+        """*vp* leaves the queue and has the processor."""
+        queue, now = self.queue, self._counter.done
+        first = queue.take(vp, share)
+        length = ALONE_TICKS if not queue.active else WOKEN_TICKS if first else self.slice_ticks
+        if share.partition.schedule.cap:
+            length = min(length, share.left(vp, now))
+        if share.passed > self._passed:
+            self._passed = share.passed
+        self._show(vp)
+        self._share, self._began, self._ran = share, now, vp.ran
+        self._reason, self._cut_short = _SLICE_OVER, False
+        end = now + length
+        self._slice_end = end if end < self._stay_until else self._stay_until
+
+    def _show(self, vp: Schedulable) -> None:
+        self.trace.place = vp.partition.id, vp.index    # root may have been at work since this VP ran last
+        if vp is not self.current:
+            if self.trace.listening:
+                self.trace.emit(events.VpSwitch(vp.partition.id, vp.index, self._reason))
+            self.current = vp
+
+    def _end(self) -> None:
+        """The turn of `current` is over: what it had is counted, and it waits for the next one if it can run."""
+        vp, share = self.current, self._share
+        assert vp is not None, "nobody runs"
+        assert share is not None, "no turn goes on"
+        now = self._counter.done
+        self._share, self._cut_short = None, now < self._slice_end
+        vp.leave()
+        share.charge(vp, vp.ran - self._ran, now)
+        if not vp.runnable:
+            self._reason = _HALTED if vp.halted else _SUSPENDED
+        else:
+            self.queue.put_back(vp, share)
+            if share.partition.schedule.cap:
+                self._is_capped(vp, share)
+
+    def _is_capped(self, vp: Schedulable, share: Share) -> bool:
+        """*vp*, which is in the queue, has had what its cap allows: it is ready again when the next period begins."""
+        now = self.clock.tsc
+        if share.left(vp, now) > 0:
+            return False
+        self.queue.cap(vp)
+        self._reason = _CAPPED
+        if self._period is None:
+            self._period = self.clock.at((now // PERIOD_TICKS + 1) * PERIOD_TICKS, self._period_begins)
+        return True
+
+    def _period_begins(self) -> None:
+        self._period = None
+        for vp in self.queue.uncap():
+            self._woken(vp)
+
+    def _next_stop(self) -> int:
+        """The end of the slice, or the next timer before it."""
+        deadline = self.clock.next_deadline()
+        return self._slice_end if deadline is None or deadline > self._slice_end else deadline
+
+    # --- what is said while a turn goes on ----------------------------------------------------------------
+
+    def _woken(self, vp: Schedulable) -> None:
+        """*vp* has something to do: root at once; a child when its turn comes, which may be at once."""
+        if vp.prompt:
+            self._root_waits = True
+            self.processor.stop_by(self.clock.tsc)
+            return
+        share = self._share
+        if (share is not None and vp is self.current) or not vp.runnable:
+            return
+        if self._cut_short and self._reason is _SLICE_OVER:
+            self._reason = _WOKEN
+        if share is not None and vp.partition is share.partition:
+            if self.queue.put_back(vp, share, first=True):
+                self._end_by(max(self._counter.done, self._began + min(self.slice_ticks, WOKEN_TICKS)))
+        elif self.queue.add(vp, self._floor(vp)) and share is not None:
+            self._make_room(share, self.queue.share(vp.partition))
+
+    def _make_room(self, running: Share, woken: Share) -> None:
+        """The turn gets an end, now that another partition waits for it."""
+        now = self.clock.tsc
+        first = woken.passed < running.passed + running.cost(now - self._began) or woken.owed(now) is not None
+        end = now if first else now + self.slice_ticks
+        self._stay_until = min(self._stay_until, end)
+        self._end_by(end)
+
+    def _end_by(self, end: int) -> None:
+        """For somebody woken the turn ends at *end* at the latest."""
+        if end < self._slice_end:
+            self._slice_end, self._reason = end, _WOKEN
+        self.processor.stop_by(end)
+
+    def _floor(self, vp: Schedulable) -> int:
+        """How far a partition is at least that wakes: the work of one slice behind those that run."""
+        passed, share = self._passed, self._share
+        if share is not None:
+            passed = max(passed, share.passed + share.cost(self.clock.tsc - self._began))
+        others = self.queue.least()
+        if others is not None:
+            passed = min(passed, max(self._passed, others.passed))
+        return passed - self.queue.share(vp.partition).cost(self.slice_ticks)
+
+    def _spins(self, vp: Schedulable) -> None:
+        """*vp* runs, and needs what another VP has: its turn ends now if anybody waits for it."""
+        if self.queue.active and vp is self.current and self._share is not None:
+            self._slice_end, self._reason = self.clock.tsc, _SPINS
+            self.processor.stop_by(self.clock.tsc)
+
+    def _halts(self, vp: Schedulable) -> bool:
+        """*vp*, which runs, halts. If only time has to pass until it is woken, it passes here: True, and *vp* goes on.
+
+        To leave the engine and to come back would take longer than all else that a timer's interrupt needs.
+        """
+        if self.queue.active or self._root_waits or self._share is None or vp is not self.current:
+            return False
+        woken = vp.runnable
+        while not woken and self._next_timer_ends_in_slice():
+            asleep = self.clock.tsc
+            self.clock.skip_to_next()
+            self._began += self.clock.tsc - asleep      # which is no work that anybody is charged for
+            self.clock.run_due()
+            self.take_idle_interrupts()
+            if self.queue.active or self._root_waits:
+                break
+            woken = vp.runnable
+        if woken:
+            self.processor.run_until(self._next_stop())
+        return woken
+
+    def _next_timer_ends_in_slice(self) -> bool:
+        deadline = self.clock.next_deadline()
+        return deadline is not None and deadline < self._slice_end
+
+    def _yields(self, vp: Schedulable) -> bool:
+        """*vp* halted, or spins, and stands behind that instruction: True when the engine runs on, with a sibling or
+        with *vp* itself; False when it is to be left, so that all are asked."""
+        share, now = self._share, self._counter.done
+        if share is None or vp is not self.current or self._root_waits or now >= self._stay_until \
+                or self._counter.deadline <= now:       # a timer, a physical interrupt, the end of the slice
+            return False
+        sibling = self.queue.front(share)
+        if sibling is None:
+            return not vp.halted and self._has_right(share) and vp.stays()
+        schedule = share.partition.schedule
+        if not sibling.can_follow(vp) or (schedule.cap and share.left(sibling, now) <= 0):
+            return False
+        self._reason = _SPINS
+        self._end()
+        self._begin(sibling, share)
+        return sibling.take_over(self._next_stop())
+
+    def _has_right(self, running: Share) -> bool:
+        """None of those who wait has more right to the processor than the partition that runs."""
+        waits = self.queue.least()
+        return waits is None or running.passed + running.cost(self.clock.tsc - self._began) <= waits.passed

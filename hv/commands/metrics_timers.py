@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from hv.commands import workloads
-from hv.commands.metrics import Round, metric
+from hv.commands.metrics import Round, metric, run_to_end
 from hv.platform import Machine
 
 TICKS = 200                     # half of them while the guest sleeps, half while it computes
@@ -67,11 +69,7 @@ on_timer:
 
 @metric("stimer_jitter", "x 100 ns", 0, "virtual time: the most that one of 200 ticks of a synthetic timer came late")
 def _stimer_jitter() -> Round:
-    machine = Machine(memory_mib=48)
-    try:
+    with closing(Machine(memory_mib=48)) as machine:
         vm = machine.create_vm("bench", workloads.guest(STIMER_LOOP, TICKS, STIMER_TAIL))
-        machine.run()
-        assert vm.ended == "shutdown", f"the guest ended by {vm.ended}: {vm.why}"
+        run_to_end(machine)
         return float(int.from_bytes(vm.worker.read(WORST, 8), "little")), None
-    finally:
-        machine.close()

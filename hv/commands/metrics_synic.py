@@ -20,24 +20,8 @@ _BEGIN = """
     mov r12, rcx
     mov edi, 0x50
     mov eax, offset on_interrupt
-    call idt_set
-    call idt_load
-    mov ebx, APIC
-    mov dword ptr [rbx + APIC_SVR], 0x1FF
-    call hypercall_init
-    xor edx, edx
-    mov ecx, HV_SIMP
-    mov eax, SIMP_PAGE | 1
-    wrmsr
-    mov ecx, HV_SIEFP
-    mov eax, SIEFP_PAGE | 1
-    wrmsr
     mov ecx, HV_SINT2
-    mov eax, 0x50
-    wrmsr
-    mov ecx, HV_SCONTROL
-    mov eax, 1
-    wrmsr
+    call synic_on
 """
 _SENDER = _BEGIN + """
     mov edi, INPUT_PAGE
@@ -82,6 +66,7 @@ on_interrupt:
 
 .include "lib/idt64.inc"
 .include "lib/hypercall64.inc"
+.include "lib/synic64.inc"
 """
 POST, SIGNAL = ("INPUT_PAGE", "0x5C"), ("2", "0x1005D")        # what is in RDX and RCX
 

@@ -15,20 +15,8 @@ STIMER_LOOP = f"""
     mov r12, rcx
     mov edi, 0x50
     mov eax, offset on_timer
-    call idt_set
-    call idt_load
-    mov ebx, APIC
-    mov dword ptr [rbx + APIC_SVR], 0x1FF
-    mov ecx, HV_SIMP
-    mov eax, SIMP_PAGE | 1
-    xor edx, edx
-    wrmsr
     mov ecx, HV_SINT2
-    mov eax, 0x50
-    wrmsr
-    mov ecx, HV_SCONTROL
-    mov eax, 1
-    wrmsr
+    call synic_on
     mov ecx, 0x400000B1         ; a tick every 100 us ...
     mov eax, 1000
     wrmsr
@@ -64,6 +52,8 @@ on_timer:
     iretq
 
 .include "lib/idt64.inc"
+.include "lib/hypercall64.inc"
+.include "lib/synic64.inc"
 """
 
 

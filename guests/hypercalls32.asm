@@ -1,19 +1,28 @@
 ; hypercalls32: the calling convention of 32-bit code, without paging.
 ;
 ; Shows: control word in EDX:EAX, input in EBX:ECX, output in EDI:ESI, result in EDX:EAX; a long list, whose rep start
-; the hypervisor writes into EDX while timer interrupts come; what 32-bit code cannot have.
-; Read:  TLFS "Hypercall Inputs", "Hypercall Outputs"; hypercalls.asm, which tries much more.
+; the hypervisor writes into EDX while timer interrupts come; input of up to 112 bytes that goes on in XMM0 to XMM5; what
+; 32-bit code cannot have.
+; Read:  TLFS "Hypercall Inputs", "XMM Fast Hypercall Input", "Hypercall Outputs"; hypercalls.asm, which tries much more.
 
 .include "lib/machine.inc"
 
-NOTIFY_SPIN     = 0x08          ; call codes
+FLUSH_LIST      = 0x03          ; call codes
+NOTIFY_SPIN     = 0x08
+SEND_IPI_EX     = 0x15
 SIGNAL          = 0x5D
 FIND_VP         = 0x9A
 FAST            = 1 << 16
+ONE_UNIT        = 1 << 17       ; the variable header is 8 bytes long
+EVERYWHERE      = 3             ; HV_FLUSH_FLAGS: all processors, all address spaces
 NO_CONNECTION   = 0x12
 MANY            = 1000          ; elements of the long list
 PAGE32          = 0x61000       ; the hypercall page
 VECTOR          = 0x30
+IPI_VECTOR      = 0x31
+UD              = 6             ; exception: no such instruction
+FAULTED         = 0xFFFF        ; what try_call finds as status after it
+OSFXSR          = 1 << 9        ; CR4: the operating system knows of the XMM registers
 PERIOD          = 8000          ; timer counts: 40 us
 
 .bits 32
@@ -56,7 +65,7 @@ start:
     mov dword ptr [status], 3
     mov ebp, offset count_text
     call try_call
-    mov dword ptr [control], FAST | FIND_VP     ; 20 bytes; only 64-bit code has the XMM registers for it
+    mov dword ptr [control], FAST | FIND_VP     ; its answer would stand in XMM1
     mov ebp, offset xmm_text
     call try_call
     mov dword ptr [control], FIND_VP
@@ -73,11 +82,14 @@ start:
     mov dword ptr [status], 0
     mov dword ptr [reps], MANY
     mov eax, offset on_timer
-    mov [IDT + VECTOR * 8], ax
-    mov dword ptr [IDT + VECTOR * 8 + 2], 0x18  ; code segment; offset 31:16 and the type follow
-    mov byte ptr [IDT + VECTOR * 8 + 5], 0x8E
-    shr eax, 16
-    mov [IDT + VECTOR * 8 + 6], ax
+    mov ebx, IDT + VECTOR * 8
+    call set_gate
+    mov eax, offset on_ipi
+    mov ebx, IDT + IPI_VECTOR * 8
+    call set_gate
+    mov eax, offset on_invalid_opcode
+    mov ebx, IDT + UD * 8
+    call set_gate
     lidt [idt_pointer]
     mov ebx, APIC
     mov dword ptr [ebx + APIC_SVR], 0x1FF
@@ -106,13 +118,14 @@ start:
     adc edx, 0
     mov ebp, offset cut_text
     call say
+    call registers
 
     mov eax, [good]
-    call print_digit
+    call print_number
     mov ebp, offset of_text
     call print32
     mov eax, [all]
-    call print_digit
+    call print_number
     mov ebp, offset end_text
     call print32
     mov dx, POWER_PORT
@@ -123,12 +136,57 @@ start:
     hlt
     jmp .stop
 
+; An interrupt for the VPs of a set: 24 bytes, the vector in EBX:ECX, the format of the set in EDI:ESI, the mask of its
+; banks in the lower half of XMM0; then the one bank, a variable header, in the upper half.
+registers:
+    mov dword ptr [control], FAST | ONE_UNIT | SEND_IPI_EX
+    mov dword ptr [control + 4], 0
+    mov dword ptr [input], IPI_VECTOR
+    mov dword ptr [output], 0
+    mov dword ptr [reps], 0
+    mov dword ptr [status], FAULTED             ; CR4 does not offer XMM yet
+    mov ebp, offset no_xmm_text
+    call try_call
+    mov eax, cr4
+    or eax, OSFXSR
+    mov cr4, eax
+    movdqu xmm0, [vp_0]
+    mov dword ptr [status], 0
+    mov ebp, offset ipi_text
+    call try_call
+    sti
+    nop
+    cli
+    mov edx, [ipis]
+    dec edx
+    mov ebp, offset came_text
+    call say
+
+    ; A list of addresses to be flushed: 24 bytes of header, so that 11 of 8 bytes fill the registers.
+    mov dword ptr [control], FAST | FLUSH_LIST
+    mov dword ptr [control + 4], 11
+    mov dword ptr [input], 0
+    mov dword ptr [output], EVERYWHERE
+    mov dword ptr [reps], 11
+    pxor xmm5, xmm5
+    mov ebp, offset eleven_text
+    call try_call
+    pcmpeqd xmm0, [vp_0]                        ; all ones when it is as it was
+    pmovmskb edx, xmm0
+    sub edx, 0xFFFF
+    mov ebp, offset kept_text
+    call say
+    mov dword ptr [control + 4], 12
+    mov dword ptr [status], 3
+    mov dword ptr [reps], 0
+    mov ebp, offset twelve_text                 ; try_call follows
+
 try_call:                       ; EBP = text; what comes must be [status] and [reps]
     push ebp
     mov eax, [control]
     mov edx, [control + 4]
     mov ecx, [input]
-    xor ebx, ebx
+    mov ebx, [input + 4]
     mov esi, [output]
     mov edi, [output + 4]
     mov ebp, PAGE32
@@ -162,11 +220,37 @@ print32:                        ; EBP = text
 .end:
     ret
 
-print_digit:
+print_number:                   ; EAX, below 100
+    mov cl, 10
+    div cl                      ; AL = tens, AH = ones
+    test al, al
+    jz .ones
+    call .digit
+.ones:
+    mov al, ah
+.digit:
     add al, '0'
     mov dx, COM1
     out dx, al
     ret
+
+set_gate:                       ; EAX = handler, EBX = its place in the IDT
+    mov [ebx], ax
+    mov dword ptr [ebx + 2], 0x18               ; code segment; offset 31:16 and the type follow
+    mov byte ptr [ebx + 5], 0x8E
+    shr eax, 16
+    mov [ebx + 6], ax
+    ret
+
+on_invalid_opcode:              ; at VMCALL, which is left out
+    mov eax, FAULTED
+    add dword ptr [esp], 3
+    iret
+
+on_ipi:
+    inc dword ptr [ipis]
+    mov dword ptr [APIC + APIC_EOI], 0
+    iret
 
 on_timer:                       ; [esp] = EIP. At VMCALL, with reps done, means in the middle of the list.
     push eax
@@ -191,13 +275,20 @@ end_text:       .asciz " as the TLFS says\n"
 fast_text:      .asciz "fast HvCallNotifyLongSpinWait"
 signal_text:    .asciz "fast HvCallSignalEvent: there is no connection 77"
 count_text:     .asciz "a rep count for a simple call: status 3"
-xmm_text:       .asciz "more than 16 bytes do not fit the registers of 32-bit code"
+xmm_text:       .asciz "answers in registers are for 64-bit code only: status 3"
+no_xmm_text:    .asciz "input in XMM0 while CR4 says that there is none: #UD"
+ipi_text:       .asciz "fast HvCallSendSyntheticClusterIpiEx, its VP set in XMM0"
+came_text:      .asciz "the interrupt came"
+eleven_text:    .asciz "11 addresses to flush: 112 bytes fill the registers"
+kept_text:      .asciz "the registers with input are as they were"
+twelve_text:    .asciz "12 do not fit: status 3"
 beyond_text:    .asciz "output beyond the GPA space: status 4"
 long_text:      .asciz "1000 elements: reps completed 1000"
 answers_text:   .asciz "1000 answers are there, and no more"
 cut_text:       .asciz "timer interrupts came in the middle, with the rep start in EDX"
 
-.align 8
+.align 16
+vp_0:    .quad 1, 1             ; of the banks there is the first, and in it VP 0
 control: .quad 0
 input:   .quad 0
 output:  .quad 0
@@ -206,6 +297,7 @@ reps:    .long 0
 all:     .long 0
 good:    .long 0
 inside:  .long 0
+ipis:    .long 0
 last_start: .long 0
 idt_pointer:
     .word 0x7FF

@@ -17,22 +17,8 @@ SLOT     = SIMP_PAGE + 2 * 256          ; SINT2's slot: type u32, size u8, flags
 start:
     mov edi, VECTOR
     mov eax, offset on_message
-    call idt_set
-    call idt_load
-    mov ebx, APIC
-    mov dword ptr [rbx + APIC_SVR], 0x1FF       ; a disabled APIC takes no interrupt
-    call hypercall_init
-
-    xor edx, edx
-    mov ecx, HV_SIMP                    ; the message page: GPFN and enable
-    mov eax, SIMP_PAGE | 1
-    wrmsr
-    mov ecx, HV_SINT2                   ; vector, not masked, no auto-EOI
-    mov eax, VECTOR
-    wrmsr
-    mov ecx, HV_SCONTROL                ; last: now messages may come
-    mov eax, 1
-    wrmsr
+    mov ecx, HV_SINT2
+    call synic_on
     lea rsi, [rip + ready_text]
     call print
 
@@ -97,6 +83,7 @@ on_message:
 .include "lib/serial64.inc"
 .include "lib/idt64.inc"
 .include "lib/hypercall64.inc"
+.include "lib/synic64.inc"
 
 ready_text:   .asciz "waiting for messages\n"
 message_text: .asciz "got message "

@@ -70,21 +70,8 @@ KEYBOARD             = 0x60
 start:
     mov edi, VECTOR
     mov eax, offset on_message
-    call idt_set
-    call idt_load
-    mov ebx, APIC
-    mov dword ptr [rbx + APIC_SVR], 0x1FF
-    call hypercall_init                 ; says who we are, asks for the hypercall page
-    xor edx, edx
-    mov ecx, HV_SIMP
-    mov eax, SIMP_PAGE | 1
-    wrmsr
     mov ecx, HV_SINT0                   ; intercept messages come here, whatever we do
-    mov eax, VECTOR
-    wrmsr
-    mov ecx, HV_SCONTROL
-    mov eax, 1
-    wrmsr
+    call synic_on
 
     mov ecx, GET_PARTITION_ID
     call must
@@ -498,6 +485,7 @@ print_line:                             ; text RSI, number RAX, end of the line
 .include "lib/serial64.inc"
 .include "lib/idt64.inc"
 .include "lib/hypercall64.inc"
+.include "lib/synic64.inc"
 
 root_text:     .asciz "we are partition "
 child_text:    .asciz "made partition "

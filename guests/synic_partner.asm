@@ -23,21 +23,8 @@ SIGNAL  = 0x1005D                       ; HvCallSignalEvent, fast: parameters in
 start:
     mov edi, VECTOR
     mov eax, offset on_event
-    call idt_set
-    call idt_load
-    mov ebx, APIC
-    mov dword ptr [rbx + APIC_SVR], 0x1FF
-    call hypercall_init
-    xor edx, edx
-    mov ecx, HV_SIEFP
-    mov eax, SIEFP_PAGE | 1
-    wrmsr
     mov ecx, HV_SINT2
-    mov eax, VECTOR
-    wrmsr
-    mov ecx, HV_SCONTROL
-    mov eax, 1
-    wrmsr
+    call synic_on
 .wait:                                  ; requests are served with interrupts off, one after the other
     cli
     xor r12d, r12d
@@ -119,5 +106,6 @@ on_event:                               ; the work is done above: here it is onl
 .include "lib/serial64.inc"
 .include "lib/idt64.inc"
 .include "lib/hypercall64.inc"
+.include "lib/synic64.inc"
 
 counts: .byte 3, 2, 2, 2

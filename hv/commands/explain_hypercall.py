@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 
-from hv.commands.errors import TRUE, CommandError
-from hv.commands.subjects import add_output_arguments, number_or_name, show, show_json
+from hv.commands.errors import CommandError
+from hv.commands.subjects import add_output_arguments, answer, number_or_name
 
 _CODE = 0xFFFF
 
@@ -26,9 +26,7 @@ def main(args: argparse.Namespace) -> int:
     from hv.spec.hypercalls.codes import HypercallCode
 
     if args.call is None:
-        show_json([text.call_as_data(code) for code in HypercallCode]) if args.json \
-            else show(text.calls_told(), args.plain)
-        return TRUE
+        return answer(args, lambda: [text.call_as_data(code) for code in HypercallCode], text.calls_told)
     names = {name: int(code) for code in HypercallCode for name in (code.name, text.call_name(code))}
     value = number_or_name(args.call, names, "call")
     code = value & _CODE
@@ -36,6 +34,5 @@ def main(args: argparse.Namespace) -> int:
         raise CommandError(f"{value:#x} is wider than 64 bits", "expected a call code, or an input value as in RCX")
     if code not in HypercallCode.__members__.values():
         raise CommandError(f"no hypercall has the code {code:#06x}", "`hv explain hypercall` lists them all")
-    show_json(text.call_as_data(HypercallCode(code))) if args.json \
-        else show(text.call_told(HypercallCode(code), value if value > _CODE else None), args.plain)
-    return TRUE
+    call, whole = HypercallCode(code), value if value > _CODE else None
+    return answer(args, lambda: text.call_as_data(call), lambda: text.call_told(call, whole))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 
-from hv.commands.errors import TRUE, CommandError
-from hv.commands.subjects import add_output_arguments, number_of, number_or_name, show, show_json
+from hv.commands.errors import CommandError
+from hv.commands.subjects import add_output_arguments, answer, number_of, number_or_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,17 +26,15 @@ def main(args: argparse.Namespace) -> int:
     from hv.spec.synthetic_msrs import SYNTHETIC_MSR_TABLE
 
     if args.msr is None:
-        show_json([text.msr_as_data(Msr(index)) for index in sorted(SYNTHETIC_MSR_TABLE)]) if args.json \
-            else show(text.msrs_told(), args.plain)
-        return TRUE
+        return answer(args, lambda: [text.msr_as_data(Msr(index)) for index in sorted(SYNTHETIC_MSR_TABLE)],
+                      text.msrs_told)
     names = {name: int(msr) for msr in Msr
              for name in (msr.name, text.manual_name(msr), msr.name.removeprefix("HV_"))}
     index = number_or_name(args.msr, names, "MSR")
     if index not in Msr.__members__.values():
         raise CommandError(f"no MSR {index:#x} is known here", "`hv explain msr` lists the synthetic ones")
-    value = None if args.value is None else _value(args.value)
-    show_json(text.msr_as_data(Msr(index), value)) if args.json else show(text.msr_told(Msr(index), value), args.plain)
-    return TRUE
+    msr, value = Msr(index), None if args.value is None else _value(args.value)
+    return answer(args, lambda: text.msr_as_data(msr, value), lambda: text.msr_told(msr, value))
 
 
 def _value(text: str) -> int:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 
-from hv.commands.errors import TRUE, CommandError
-from hv.commands.subjects import add_output_arguments, number_or_name, show, show_json
+from hv.commands.errors import CommandError
+from hv.commands.subjects import add_output_arguments, answer, number_or_name
 
 _CODE = 0xFFFF
 
@@ -26,15 +26,11 @@ def main(args: argparse.Namespace) -> int:
     from hv.spec.hv_status import HvStatus
 
     if args.status is None:
-        show_json([text.status_as_data(status) for status in HvStatus]) if args.json \
-            else show(text.statuses_told(), args.plain)
-        return TRUE
+        return answer(args, lambda: [text.status_as_data(status) for status in HvStatus], text.statuses_told)
     names = {name: int(status) for status in HvStatus for name in (status.name, f"HV_STATUS_{status.name}")}
     value = number_or_name(args.status, names, "status")
     code = value & _CODE
     if value >> 64 or code not in HvStatus.__members__.values():
         raise CommandError(f"no status has the code {code:#06x}", "`hv explain status` lists them all")
-    result = value if value > _CODE else None
-    show_json(text.status_as_data(HvStatus(code), result)) if args.json \
-        else show(text.status_told(HvStatus(code), result), args.plain)
-    return TRUE
+    status, whole = HvStatus(code), value if value > _CODE else None
+    return answer(args, lambda: text.status_as_data(status, whole), lambda: text.status_told(status, whole))

@@ -155,12 +155,13 @@ def of_guest(args: argparse.Namespace, changes: list[tuple[str, Any]]) -> Explan
     if args.processor != "modelled" or args.legacy_host:
         raise CommandError("--processor and --legacy-host are for a VMCS in a file",
                            "a guest runs on the processor modelled here")
+    budget = ticks(args.budget)
     machine, vms = building.build(describe(args))
     try:
         vcpu, at_the_end = vms[0].partition.vps[0].vcpu, []
         # When a VM ends its VMCSs are cleared: this is the last moment.
         vms[0].partition.on_teardown.insert(0, lambda partition: at_the_end.append(vcpu.entry()))
-        building.run(machine, ticks(args.budget))
+        building.run(machine, machine.clock.tsc + budget)
         entry = at_the_end[0] if at_the_end else vcpu.entry()
         return explain(read(changes, over=entry).entry if changes else entry)
     finally:

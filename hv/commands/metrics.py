@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter, process_time
@@ -54,21 +55,24 @@ def metric(name: str, unit: str, goal: float, meaning: str) -> Callable[[Callabl
     return register
 
 
+def run_to_end(machine: Machine, clock: Callable[[], float] = process_time) -> float:
+    """Seconds of *clock*, from the first instruction until the guests of all VMs have switched themselves off."""
+    start = clock()
+    machine.run()
+    elapsed = clock() - start
+    for vm in machine.vms:
+        assert vm.ended == "shutdown", f"{vm.name} ended by {vm.ended}: {vm.why}"
+    return elapsed
+
+
 def run_time(image: Image, prepare: Callable[[Machine, VirtualMachine], None] | None = None,
              device: bool = False) -> float:
-    """CPU seconds that a machine takes to run *image* from its first instruction until it switches itself off."""
-    machine = Machine(memory_mib=48)
-    try:
+    """CPU seconds that a machine takes to run *image* to its end."""
+    with closing(Machine(memory_mib=48)) as machine:
         vm = machine.create_vm("bench", image, dma_device=device)
         if prepare is not None:
             prepare(machine, vm)
-        start = process_time()
-        machine.run()
-        elapsed = process_time() - start
-        assert vm.ended == "shutdown", f"the guest ended by {vm.ended}: {vm.why}"
-        return elapsed
-    finally:
-        machine.close()
+        return run_to_end(machine)
 
 
 def alternate(ours: Callable[[], float], bare: Callable[[], float]) -> tuple[float, float]:
@@ -120,10 +124,9 @@ def _hypercall() -> Round:
 @metric("vmentry_check_us", "us", 150, "all checks of VM entry, after a change of state; baseline: checks without one")
 def _vmentry_check() -> Round:
     """A VP that has run: its state is written, and everything that VM entry checks is checked."""
-    machine = Machine(memory_mib=48)
-    try:
+    with closing(Machine(memory_mib=48)) as machine:
         vcpu = machine.create_vm("bench", workloads.guest(workloads.CPUID_LOOP, 10)).partition.vps[0].vcpu
-        machine.run()
+        run_to_end(machine)
         times = []
         for _ in range(50):
             start = process_time()
@@ -132,8 +135,6 @@ def _vmentry_check() -> Round:
             times.append((process_time() - start) / 10)
         assert result.entered, str(result.failure)
         return min(times) * 1e6, float(checks_without_a_write(vcpu))
-    finally:
-        machine.close()
 
 
 def checks_without_a_write(vcpu: Vcpu) -> int:
@@ -183,14 +184,10 @@ def exits_per_interrupt(apic_virtualization: bool, count: int = 100) -> float:
 
 def exits_of(image: Image, apic_virtualization: bool) -> int:
     """All VM exits of a guest that runs until it switches itself off."""
-    machine = Machine(memory_mib=48, apic_virtualization=apic_virtualization)
-    try:
+    with closing(Machine(memory_mib=48, apic_virtualization=apic_virtualization)) as machine:
         vm = machine.create_vm("bench", image)
-        machine.run()
-        assert vm.ended == "shutdown", f"the guest ended by {vm.ended}: {vm.why}"
+        run_to_end(machine)
         return sum(vm.partition.vps[0].vcpu.exits)
-    finally:
-        machine.close()
 
 
 def assigned(vm: VirtualMachine) -> int:
@@ -214,8 +211,7 @@ def watch_exits(vp: VirtualProcessor, times: list[float], reason: ExitReason = E
 @metric("partition_create_ms", "ms", 30, "a VM of 16 MiB with one VP, created, loaded and started, all by hypercalls")
 def _create() -> Round:
     image = workloads.guest("", 1)
-    machine = Machine(memory_mib=128)
-    try:
+    with closing(Machine(memory_mib=128)) as machine:
         machine.create_vm("first", image)
         times = []
         for n in range(4):
@@ -223,8 +219,6 @@ def _create() -> Round:
             machine.create_vm(f"vm{n}", image)
             times.append(process_time() - start)
         return median(times) * 1e3, None
-    finally:
-        machine.close()
 
 
 _RESIDENT = """

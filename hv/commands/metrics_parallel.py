@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from time import perf_counter
 
 from hv.commands import workloads
-from hv.commands.metrics import Round, metric
+from hv.commands.metrics import Round, metric, run_to_end
 from hv.image.model import Image
 from hv.platform import Machine
 
@@ -16,17 +17,10 @@ LOOPS = 10_000_000
 
 def wall_seconds(image: Image, parallel: bool) -> float:
     """Seconds by the clock that a machine takes to run *image* in each of its partitions."""
-    machine = Machine(memory_mib=64, parallel=parallel)
-    try:
+    with closing(Machine(memory_mib=64, parallel=parallel)) as machine:
         for number in range(PARTITIONS):
             machine.create_vm(f"bench{number}", image)
-        start = perf_counter()
-        machine.run()
-        elapsed = perf_counter() - start
-        assert all(vm.ended == "shutdown" for vm in machine.vms), "a guest did not come to its end"
-        return elapsed
-    finally:
-        machine.close()
+        return run_to_end(machine, perf_counter)
 
 
 @metric("parallel_speedup_ratio", "x", 1.54, "speed of two partitions that compute, with --parallel against without")

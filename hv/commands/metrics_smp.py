@@ -8,12 +8,12 @@ does of PAUSE exits alone, of which each hand-off has one: the floor under it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from statistics import median
-from time import process_time
 from typing import Any
 
 from hv.commands import workloads
-from hv.commands.metrics import TURNS, Round, metric, run_time, watch_exits
+from hv.commands.metrics import TURNS, Round, metric, run_time, run_to_end, watch_exits
 from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.image.model import Image
 from hv.platform import Machine
@@ -151,17 +151,10 @@ ap_main:
 def run_smp(image: Image, vps: int, prepare: Callable[[list[VirtualProcessor]], None] = lambda vps: None,
             look: Callable[[Any], int] = lambda worker: 0) -> tuple[float, int]:
     """CPU seconds of a run of *image* with *vps* VPs, and what *look* finds in its memory at the end."""
-    machine = Machine(memory_mib=48)
-    try:
+    with closing(Machine(memory_mib=48)) as machine:
         vm = machine.create_vm("bench", image, vps=vps)
         prepare([vm.partition.vps[n] for n in range(vps)])
-        start = process_time()
-        machine.run()
-        elapsed = process_time() - start
-        assert vm.ended == "shutdown", f"the guest ended by {vm.ended}: {vm.why}"
-        return elapsed, look(vm.worker)
-    finally:
-        machine.close()
+        return run_to_end(machine), look(vm.worker)
 
 
 @metric("smp_lock_handoffs_per_s", "/s", 100_000, "a ticket lock from VP to VP; baseline: PAUSE exits of one VP alone")

@@ -6,10 +6,11 @@ its handler is RDMSR, whose exit is seen from outside. The clock is read at the 
 
 from __future__ import annotations
 
+from contextlib import closing
 from statistics import median
 
 from hv.commands import workloads
-from hv.commands.metrics import Round, metric, watch_exits
+from hv.commands.metrics import Round, metric, run_to_end, watch_exits
 from hv.platform import Machine, VirtualMachine
 from hv.spec.exits import ExitReason
 
@@ -19,24 +20,8 @@ _BEGIN = """
     mov r12, rcx
     mov edi, 0x50
     mov eax, offset on_interrupt
-    call idt_set
-    call idt_load
-    mov ebx, APIC
-    mov dword ptr [rbx + APIC_SVR], 0x1FF
-    call hypercall_init
-    xor edx, edx
-    mov ecx, HV_SIMP
-    mov eax, SIMP_PAGE | 1
-    wrmsr
-    mov ecx, HV_SIEFP
-    mov eax, SIEFP_PAGE | 1
-    wrmsr
     mov ecx, HV_SINT2
-    mov eax, 0x50
-    wrmsr
-    mov ecx, HV_SCONTROL
-    mov eax, 1
-    wrmsr
+    call synic_on
 """
 _SENDER = _BEGIN + """
     mov edi, INPUT_PAGE
@@ -81,6 +66,7 @@ on_interrupt:
 
 .include "lib/idt64.inc"
 .include "lib/hypercall64.inc"
+.include "lib/synic64.inc"
 """
 POST, SIGNAL = ("INPUT_PAGE", "0x5C"), ("2", "0x1005D")        # what is in RDX and RCX
 
@@ -97,20 +83,15 @@ def pair_of_guests(machine: Machine, call: tuple[str, str], count: int) -> tuple
 
 def between_partitions(call: tuple[str, str], count: int = COUNT) -> float:
     """Microseconds from *call* of one guest to the first instruction of the other one's handler; the median."""
-    machine = Machine(memory_mib=80)
-    try:
+    with closing(Machine(memory_mib=80)) as machine:
         sender, receiver = pair_of_guests(machine, call, count)
         sent: list[float] = []
         taken: list[float] = []
         watch_exits(sender.partition.vps[0], sent, ExitReason.VMCALL)
         watch_exits(receiver.partition.vps[0], taken)
-        machine.run()
-        for vm in machine.vms:
-            assert vm.ended == "shutdown", f"{vm.name} ended by {vm.ended}: {vm.why}"
+        run_to_end(machine)
         assert len(sent) == len(taken) == count, f"{len(sent)} were sent, {len(taken)} taken"
         return median(after - before for before, after in zip(sent, taken, strict=True)) * 1e6
-    finally:
-        machine.close()
 
 
 @metric("post_message_us", "us", 60, "from HvPostMessage to the handler's first instruction in the other partition")

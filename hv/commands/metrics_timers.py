@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 from hv.commands import workloads
-from hv.commands.metrics import Round, metric
+from hv.commands.metrics import Round, metric, run_to_end
 from hv.platform import Machine
 
 TICKS = 200                     # half of them while the guest sleeps, half while it computes
@@ -13,20 +15,8 @@ STIMER_LOOP = f"""
     mov r12, rcx
     mov edi, 0x50
     mov eax, offset on_timer
-    call idt_set
-    call idt_load
-    mov ebx, APIC
-    mov dword ptr [rbx + APIC_SVR], 0x1FF
-    mov ecx, HV_SIMP
-    mov eax, SIMP_PAGE | 1
-    xor edx, edx
-    wrmsr
     mov ecx, HV_SINT2
-    mov eax, 0x50
-    wrmsr
-    mov ecx, HV_SCONTROL
-    mov eax, 1
-    wrmsr
+    call synic_on
     mov ecx, 0x400000B1         ; a tick every 100 us ...
     mov eax, 1000
     wrmsr
@@ -62,16 +52,14 @@ on_timer:
     iretq
 
 .include "lib/idt64.inc"
+.include "lib/hypercall64.inc"
+.include "lib/synic64.inc"
 """
 
 
 @metric("stimer_jitter", "x 100 ns", 0, "virtual time: the most that one of 200 ticks of a synthetic timer came late")
 def _stimer_jitter() -> Round:
-    machine = Machine(memory_mib=48)
-    try:
+    with closing(Machine(memory_mib=48)) as machine:
         vm = machine.create_vm("bench", workloads.guest(STIMER_LOOP, TICKS, STIMER_TAIL))
-        machine.run()
-        assert vm.ended == "shutdown", f"the guest ended by {vm.ended}: {vm.why}"
+        run_to_end(machine)
         return float(int.from_bytes(vm.worker.read(WORST, 8), "little")), None
-    finally:
-        machine.close()

@@ -45,9 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mem", metavar="MIB", type=int,
                         help=f"memory in MiB (default {DEFAULT_VM_MIB}, of a machine {DEFAULT_MACHINE_MIB})")
     parser.add_argument("--device", action="store_true", help="assign the DMA engine (dma, device_domain, attacker)")
-    parser.add_argument("--until", metavar="TIME", help="stop here, which is no failure: 10ms, 2s, or ticks of the TSC")
+    parser.add_argument("--until", metavar="TIME",
+                        help="stop at this moment of the machine's time, which is no failure: 10ms, 2s, or ticks")
     parser.add_argument("--budget", metavar="TIME", default=DEFAULT_BUDGET,
-                        help=f"fail if it still runs then (default {DEFAULT_BUDGET} of virtual time)")
+                        help=f"fail if it still runs after so much virtual time (default {DEFAULT_BUDGET})")
     parser.add_argument("--parallel", action="store_true", help="a host thread for each VM; no run is like another")
     parser.add_argument("--plain", action="store_true", help="no colours")
 
@@ -100,7 +101,7 @@ class SerialPrinter:
 
 def main(args: argparse.Namespace) -> int:
     """Run it; 3 when a guest crashed or used up its budget."""
-    limit = ticks(args.budget if args.until is None else args.until)
+    budget, until = ticks(args.budget), None if args.until is None else ticks(args.until)
     description = describe_root(args) if args.root else describe(args)
     _check_writable(args.trace)
     from hv.commands import building, outcome
@@ -111,7 +112,7 @@ def main(args: argparse.Namespace) -> int:
     printer = SerialPrinter([] if args.json else vms)
     timeline = _timeline(machine, vms, args.trace)
     try:
-        building.run(machine, limit)
+        building.run(machine, machine.clock.tsc + budget if until is None else until)
         still = [vm.name for vm in vms if vm.ended is None]
         if not args.until:
             machine.end_budget()
@@ -126,7 +127,7 @@ def main(args: argparse.Namespace) -> int:
     code = TRUE if args.until and all(vm.ended is None for vm in vms) else outcome.exit_code(vms)
     machine.close()
     if still and not args.until:
-        raise CommandError(f"{', '.join(still)} still ran when its budget, {shown_time(limit)} of virtual time, ended",
+        raise CommandError(f"{', '.join(still)} still ran when its budget, {shown_time(budget)} of virtual time, ended",
                            "raise it with --budget 10s, or stop on purpose with --until", code)
     return code
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from hv.commands.errors import CommandError
+from hv.commands.errors import TRUE, CommandError
 from hv.commands.screen import console, is_plain
 from hv.printable import LONGEST_LINE, printable
 
@@ -67,6 +67,15 @@ def number_or_name(text: str, names: Mapping[str, int], what: str) -> int:
     return find(text, names, what) if value is None else value
 
 
+def answer(args: argparse.Namespace, data: Callable[[], Any], lines: Callable[[], Iterator[Line]]) -> int:
+    """Print what `add_output_arguments` asks for: the plain data as JSON, or the lines. TRUE."""
+    if args.json:
+        print(json.dumps(data(), indent=1))
+    else:
+        show(lines(), args.plain)
+    return TRUE
+
+
 def show(lines: Iterator[Line], asked_plain: bool) -> None:
     """Print the lines, in colours where somebody looks."""
     from hv.debug.entry_text import plain
@@ -80,8 +89,3 @@ def show(lines: Iterator[Line], asked_plain: bool) -> None:
     for line in lines:
         screen.print(Text.assemble(*((printable(text, LONGEST_LINE), STYLES[style]) for style, text in line)),
                      soft_wrap=True)
-
-
-def show_json(answer: Any) -> None:
-    """Print plain data."""
-    print(json.dumps(answer, indent=1))

@@ -98,6 +98,20 @@ class IommuDriver:
         self.iommu.write(R.IQT, 8, QueuePointer(index=self._tail).raw)
         assert self.memory.read_u32(self._status) == _DONE, "the invalidation queue did not reach its wait descriptor"
 
+    # Devices.
+
+    def add_device(self, source_id: int) -> None:
+        """The device may be put into domains from now on, and none of that needs a page of the driver's any more."""
+        self.root.add(source_id)
+
+    def remove_device(self, source_id: int) -> None:
+        """Undo `add_device`: the device is in no domain, and stays in none."""
+        self.detach(source_id)
+        table = self.root.remove(source_id)
+        if table is not None:
+            self._invalidate(ContextDescriptor(type=DescriptorType.CONTEXT, granularity=Granularity.GLOBAL))
+            self.pages.free_page(table)
+
     # Domains.
 
     def create_domain(self, allocate_page: Callable[[], int] | None = None,
@@ -121,7 +135,7 @@ class IommuDriver:
         return next((domain for domain in self.domains.values() if source_id in domain.devices), None)
 
     def attach(self, domain: Domain, source_id: int) -> None:
-        """Put a device into *domain*, out of the one it was in."""
+        """Put a device that was added into *domain*, out of the one it was in."""
         self.detach(source_id)
         domain.attach(source_id)
 

@@ -57,20 +57,39 @@ class TablePages:
 
 
 class RootTable:
-    """The root table at `spa`, and the context table of each bus that has an entry."""
+    """The root table at `spa`, and the context table of each bus that has a known device: 256 at most."""
 
     def __init__(self, pages: TablePages) -> None:
         self.pages = pages
         self.spa = pages.new()
+        self._known: set[int] = set()           # source-ids
+        self._tables: dict[int, int] = {}       # spa of the context table, by bus
+
+    def add(self, source_id: int) -> None:
+        """The device may have a context entry from now on; the table of its bus is made when it is missing."""
+        bus = source_id >> 8
+        if bus not in self._tables:
+            table = self._tables[bus] = self.pages.new()
+            self.pages.write(self._slot(bus), RootEntry(present=1, context_table=table // PAGE_SIZE).raw)
+        self._known.add(source_id)
+
+    def remove(self, source_id: int) -> int | None:
+        """The device has no entry any more. With the last one of its bus the table goes: its page, which is to be freed
+        when the unit has forgotten it."""
+        bus = source_id >> 8
+        self._known.remove(source_id)
+        if any(known >> 8 == bus for known in self._known):
+            return None
+        self.pages.write(self._slot(bus), RootEntry().raw)
+        return self._tables.pop(bus)
+
+    def _slot(self, bus: int) -> int:
+        return self.spa + bus * ENTRY_SIZE
 
     def write(self, source_id: int, entry: ContextEntry) -> None:
-        """Store the context entry of a device; the table of its bus is made when it is missing."""
-        slot = self.spa + (source_id >> 8) * ENTRY_SIZE
-        root = RootEntry(self.pages.read(slot))
-        if not root.present:
-            root = RootEntry(present=1, context_table=self.pages.new() // PAGE_SIZE)
-            self.pages.write(slot, root.raw)
-        self.pages.write(root.context_table * PAGE_SIZE + (source_id & 0xFF) * ENTRY_SIZE, entry.raw)
+        """Store the context entry of a known device."""
+        assert source_id in self._known, f"device {source_id:#06x} was not added"
+        self.pages.write(self._tables[source_id >> 8] + (source_id & 0xFF) * ENTRY_SIZE, entry.raw)
 
 
 class Domain:

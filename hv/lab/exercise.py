@@ -30,7 +30,7 @@ Positive = Annotated[int, msgspec.Meta(gt=0)]
 class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """What a program may use. An exit costs 1000 ticks, so *ticks* bounds the exits too."""
 
-    ticks: Positive = 20_000_000        # of the 2 GHz counter: 10 ms of virtual time
+    ticks: Positive = 20_000_000        # of the 2 GHz counter, from when it begins to run: 10 ms of virtual time
     memory_mib: Positive = 16
     events: Positive = 1000             # how many are kept; the rest is counted
 

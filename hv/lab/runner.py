@@ -74,7 +74,7 @@ class FinishedRun:
         """Run the program to its end, or to the end of its budget."""
         self.machine.trace.listen(self._on_record)
         try:
-            self.machine.run(until_tsc=self.limits.ticks)
+            self.machine.run(until_tsc=self.machine.clock.tsc + self.limits.ticks)
             self.machine.end_budget()
             self.ended, self.why = self.vm.ended or "budget", self.vm.why
             self.ended_at = self.image.places.get(self.state.rip, "")

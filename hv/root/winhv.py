@@ -1,9 +1,9 @@
 """WinHv: root's only door to the hypervisor. An ordinary call comes in, a hypercall goes out.
 
 Each method fills an input page in root's own memory with the specification's layouts, makes the call, and reads the
-output page. A rep call is cut into pages and continued where it stopped. When the hypervisor says INSUFFICIENT_MEMORY,
-pages of root are deposited, a batch at a time, and the call is made again; TLFS "Memory Management". Every other status
-that is not SUCCESS is raised as `HvError`.
+output page. A rep call is cut into pages and continued where it stopped. When the hypervisor says INSUFFICIENT_MEMORY
+(or, of root's own pool, INSUFFICIENT_ROOT_MEMORY), pages of root are deposited, a batch at a time, and the call is made
+again; TLFS "Memory Management". Every other status that is not SUCCESS is raised as `HvError`.
 """
 
 from __future__ import annotations
@@ -535,9 +535,10 @@ class WinHv:
             if input is not None:
                 self.memory.write(self._input, input.pack() + b"".join(unit.to_bytes(8, "little") for unit in units))
             status, _ = self._enter(code, 0, 0, len(units))
-            if status != HvStatus.INSUFFICIENT_MEMORY or pool is None:
+            short = _short_of_pages(status, pool)
+            if short is None:
                 break
-            self._deposit_batch(pool)
+            self._deposit_batch(short)
         _check(status, code)
         return output.parse(self.memory.read(self._output, output.SIZE)) if output is not None else None
 
@@ -566,8 +567,9 @@ class WinHv:
         while done < len(elements):
             self.memory.write(self._input, header + b"".join(elements))
             status, done = self._enter(code, len(elements), done)
-            if status == HvStatus.INSUFFICIENT_MEMORY and pool is not None and deposits < MAX_DEPOSITS:
-                self._deposit_batch(pool)
+            short = _short_of_pages(status, pool)
+            if short is not None and deposits < MAX_DEPOSITS:
+                self._deposit_batch(short)
                 deposits += 1
             else:
                 _check(status, code)
@@ -584,6 +586,13 @@ class WinHv:
     def _deposit_batch(self, partition_id: int) -> None:
         """What TLFS "Memory Management" asks of a parent: more pages, then the call again."""
         self.deposit_memory(partition_id, self.memory.allocate(DEPOSIT_BATCH))
+
+
+def _short_of_pages(status: HvStatus, pool: int | None) -> int | None:
+    """Who needs pages before the call is made again: *pool*, root itself, or nobody."""
+    if status == HvStatus.INSUFFICIENT_ROOT_MEMORY:
+        return PARTITION_ID_SELF
+    return pool if status == HvStatus.INSUFFICIENT_MEMORY else None
 
 
 def _check(status: HvStatus, code: HypercallCode) -> None:

@@ -106,6 +106,16 @@ def test_an_endless_guest_uses_up_its_budget_and_is_told_how_to_raise_it(capsys,
                         "raise it with --budget 10s, or stop on purpose with --until\n")
 
 
+@pytest.mark.parametrize("options", [[], ["--parallel"]], ids=["alone", "parallel"])
+def test_a_budget_begins_with_the_guest_however_long_its_machine_took_to_make(capsys, endless, options):
+    """A VM has work for its time, and a larger one is more work for root."""
+    small, large = (json.loads(run(capsys, endless, "--mem", mib, "--budget", "300us", "--json", *options)[1])
+                    for mib in (2, 256))
+    assert large["tsc"] > small["tsc"]
+    assert abs(large["retired_work"] - small["retired_work"]) < 2000
+    assert small["retired_work"] > 590_000
+
+
 def test_stopping_on_purpose_is_no_failure(capsys, endless):
     code, out, err = run(capsys, endless, "--until", "3ms", "--json")
     assert (code, err) == (0, "")

@@ -50,11 +50,15 @@ def image(code):
 
 
 class Box:
-    """One VM for each of *guests*; `run` lets them run and says what part of the time each of them had."""
+    """One VM for each of *guests*; `run` lets them run and says what part of the time each of them had.
+
+    They are made when a period of caps begins, so that some periods of run are whole ones.
+    """
 
     def __init__(self, *guests, vps=1):
         self.machine = Machine(memory_mib=24 + 4 * len(guests))
         self.vms = [self.machine.create_vm(f"vm{n}", image(code), 2, vps) for n, code in enumerate(guests)]
+        self.machine.clock.advance(-self.machine.clock.tsc % PERIOD_TICKS)
         self.reasons = []
         self.machine.trace.listen(self._note)
 

@@ -131,7 +131,7 @@ SERIAL = {
     "crasher": r"",
     "hypercaller": r"(message \d posted, status 0x0000000000000012\n){5}HvCallCreatePartition: status 0x0+6\n",
     "hypercalls": r"(ok     .*\n){59}59 of 59 as the TLFS says\n",
-    "hypercalls32": r"(ok     .*\n){8}8 of 8 as the TLFS says\n",
+    "hypercalls32": r"(ok     .*\n){14}14 of 14 as the TLFS says\n",
     "receiver": r"waiting for messages\n",
     "synic": r"SynIC version 1\nno partner answers: this guest is half of guests/synic\.toml\n",
     "crash": r"running\nrunning again, after a crash at 0x0000000000010059\n"

@@ -114,6 +114,7 @@ class Driven:
         self.iommu = Iommu(self.memory, self.messages.append)
         self.driver = IommuDriver(self.iommu, self.memory, self.free.pop, self.free_page)
         self.driver.start()
+        self.driver.add_device(DEVICE)
 
     def free_page(self, spa: int) -> None:
         assert spa not in self.free

@@ -86,14 +86,48 @@ def test_a_destroyed_domain_gives_its_tables_back_and_its_id():
     bench = Driven()
     domain = bench.driver.create_domain()
     before = len(bench.free) + 1
-    bench.driver.attach(domain, 0x0018)
-    context_table = 1
+    bench.driver.attach(domain, DEVICE)
     for page in (0, 1, 1 << 20, 1 << 30):
         bench.driver.map(domain, page << 12, DATA)
     bench.driver.destroy_domain(domain)
-    assert len(bench.free) == before - context_table
+    assert len(bench.free) == before
     assert not bench.reads(0)
     assert bench.driver.create_domain().id == domain.id
+
+
+def test_a_bus_has_a_table_while_it_has_devices():
+    """One page for the first of them, whatever domains they are in; it is free when the last is gone."""
+    bench = Driven()
+    before = len(bench.free)
+    for source_id in (0x0300, 0x0301, 0x0401):
+        bench.driver.add_device(source_id)
+    assert len(bench.free) == before - 2
+    domain = bench.driver.create_domain()
+    bench.driver.map(domain, IOVA, DATA)
+    made = len(bench.free)
+    for source_id in (0x0300, 0x0401, 0x0301, 0x0300):
+        bench.driver.attach(domain, source_id)
+        assert bench.reads(IOVA, source_id)
+    bench.driver.remove_device(0x0300)
+    assert (bench.reads(IOVA, 0x0300), bench.reads(IOVA, 0x0301), len(bench.free)) == (False, True, made)
+    bench.driver.remove_device(0x0301)
+    assert (bench.reads(IOVA, 0x0301), bench.reads(IOVA, 0x0401), len(bench.free)) == (False, True, made + 1)
+    assert [record.reason for record in bench.driver.take_faults()] == [
+        FaultReason.CONTEXT_NOT_PRESENT, FaultReason.ROOT_NOT_PRESENT]
+    bench.driver.destroy_domain(domain)
+    bench.driver.remove_device(0x0401)
+    assert len(bench.free) == before
+
+
+def test_a_bus_that_cannot_have_a_table_stays_as_it_was():
+    bench = Driven()
+    pages, bench.free[:] = bench.free[:], []
+    with pytest.raises(IndexError):
+        bench.driver.add_device(0x0300)
+    bench.free[:] = pages
+    bench.driver.add_device(0x0300)
+    bench.driver.remove_device(0x0300)
+    assert sorted(bench.free) == sorted(pages)
 
 
 @pytest.mark.parametrize(("iova", "spa", "rights"), [

@@ -85,6 +85,20 @@ def test_a_program_that_misbehaves_is_stopped_by_its_budget_or_its_fault(tmp_pat
     assert len(run.happened) <= run.limits.events
 
 
+def test_the_limit_of_time_is_the_programs_own(tmp_path):
+    """What root needed to make its machine is not taken from it."""
+    from hv.lab.runner import FinishedRun, program
+
+    place = tmp_path / "first_exit.asm"
+    place.write_text(ENDS["loop"][0])
+    run = FinishedRun(program(place, True), first_exit().data.limits)
+    began = run.machine.clock.tsc
+    run.go()
+    run.close()
+    assert began > 0
+    assert 0 <= run.machine.clock.tsc - began - run.limits.ticks < 1000
+
+
 def test_a_loop_of_exits_is_told_that_not_all_was_looked_at(tmp_path):
     """Whether the right CPUID came after the first thousand events is not known: nobody may say that it never came."""
     loop = "start:\n    mov esi, 700\n.again:\n    mov eax, 5\n    cpuid\n    dec esi\n    jnz .again\n"

@@ -12,7 +12,7 @@ from hv.spec.hv_registers import HvRegisterName as N
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.hypercalls.control import HypercallControl, HypercallResult
-from hv.spec.partition import HvMapGpaFlags, HvUnmapGpaFlags
+from hv.spec.partition import PARTITION_ID_SELF, HvMapGpaFlags, HvUnmapGpaFlags
 from tests.hypervisor.fakes import Machine
 
 
@@ -170,6 +170,15 @@ def test_a_rep_call_that_runs_out_of_memory_twice_gets_two_batches():
     script = Scripted((SHORT, 1), (SHORT, 1), (0, 3))
     script.winhv.map_gpa_pages(2, 0, [40, 41, 42])
     assert script.calls == [(MAP, 3, 0), (DEPOSIT, 16, 0), (MAP, 3, 1), (DEPOSIT, 16, 0), (MAP, 3, 1)]
+
+
+def test_a_call_that_runs_out_of_roots_own_memory_gets_a_batch_for_root():
+    """Whoever else would pay for it; TLFS "Memory Management"."""
+    script = Scripted((HvStatus.INSUFFICIENT_ROOT_MEMORY, 0), (SHORT, 0), (0, 0))
+    pools = []
+    script.winhv.deposit_memory = lambda pool, pages: pools.append(pool)
+    script.winhv.attach_device(2, 8, 1)
+    assert pools == [PARTITION_ID_SELF, 2]
 
 
 def test_batches_have_an_end(monkeypatch):

@@ -2,7 +2,8 @@
 
 A partition gets its default domain with its first device; from then on the domain follows the GPA map page by page,
 with the same rights. A device may be put into one of the partition's own making instead (`explicit_domain.py`), or into
-none. Overlay pages are the hypervisor's and no device reaches them. All of it is paid from the partition's pool.
+none. Overlay pages are the hypervisor's and no device reaches them. All of it is paid from the partition's pool, except
+the context table of a bus, which is root's: `docs/decisions/0014-the-table-of-a-bus-is-roots.md`.
 TLFS "Device Domains".
 """
 
@@ -65,14 +66,19 @@ class DeviceDomains:
         self._places: dict[int, ExplicitDomain | None] = {}             # source id -> where, if not the default
 
     def attach(self, source_id: int, partition: Partition) -> None:
-        """From now on the device translates through *partition*'s domain; INSUFFICIENT_MEMORY."""
+        """From now on the device translates through *partition*'s domain; INSUFFICIENT_MEMORY.
+
+        INSUFFICIENT_ROOT_MEMORY when the table of its bus is to be made and root's pool is empty.
+        """
         if partition.id not in self._followers:
             self._followers[partition.id] = _Follower(self.driver, partition)
         try:
-            self.driver.attach(self._followers[partition.id].domain, source_id)
-        except HypercallError:
+            self.driver.add_device(source_id)
+        except HypercallError as error:
             self._end_unused(partition.id)
-            raise
+            text = f"the table of bus {source_id >> 8:#x}: {error.text}"
+            raise HypercallError(HvStatus.INSUFFICIENT_ROOT_MEMORY, text) from None
+        self.driver.attach(self._followers[partition.id].domain, source_id)
         self._homes[source_id] = partition.id
 
     def detach(self, source_id: int) -> None:
@@ -81,8 +87,7 @@ class DeviceDomains:
         place = self._places.pop(source_id, None)
         if place is not None:
             place.detach(source_id)
-        else:
-            self.driver.detach(source_id)
+        self.driver.remove_device(source_id)
         self._end_unused(home)
 
     def _end_unused(self, partition_id: int) -> None:

@@ -51,7 +51,8 @@ def source_id_of(partition: Partition, device_id: int,
 def attach_device(call: Call, input: AttachDeviceInput) -> None:
     """The device translates through the partition's domain from now on.
 
-    DEVICE_ALREADY_IN_DOMAIN when it is the partition's, OBJECT_IN_USE when it is another's; INSUFFICIENT_MEMORY.
+    DEVICE_ALREADY_IN_DOMAIN when it is the partition's, OBJECT_IN_USE when it is another's; INSUFFICIENT_MEMORY, and
+    INSUFFICIENT_ROOT_MEMORY for the table of the device's bus.
     """
     partition, source_id = call.find_child(input.partition_id), requester_id(input.device_id)
     require(not input.flags and not input.attach_vtl, f"attach flags {input.flags:#x} are not built")

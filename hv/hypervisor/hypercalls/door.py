@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 import hv.hypervisor.hypercalls  # noqa: F401  registers the handlers
 from hv.hypervisor.errors import CallInterrupted, HypercallError
 from hv.hypervisor.hypercalls.parameters import read_input, read_memory, read_registers, write_output
-from hv.hypervisor.hypercalls.registry import HYPERCALLS, REP_TICKS, Call, Declaration, Reps, require
+from hv.hypervisor.hypercalls.registry import HYPERCALLS, Call, Declaration, Reps, require
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.control import HypercallControl, HypercallResult
@@ -157,7 +157,7 @@ def _rep_call(call: Call, declaration: Declaration, control: HypercallControl, i
         declaration.handler(call, declaration.input.parse(data), *variable, reps)
     except HypercallError as error:
         refusal = error
-    ticks = (reps.done - start) * REP_TICKS
+    ticks = reps.ticks
     call.hypervisor.clock.advance(ticks)
     call.rep_ticks += ticks
     finished = (reps.done - start) * step

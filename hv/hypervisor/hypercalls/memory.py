@@ -29,6 +29,7 @@ from hv.trace.events import PagesMapped, PagesUnmapped
 _F = HvMapGpaFlags
 _LARGE = int(_F.LARGE_PAGE)
 _ACCEPTED = int(_F.READABLE | _F.WRITABLE | _F.EXECUTABLE | _F.ADJUSTABLE | _F.NO_ACCESS | _F.NOT_CACHED | _LARGE)
+_LARGE_WEIGHT = 32              # usual reps: so much work are 512 pages that change at once
 _UNMAP_LARGE = int(HvUnmapGpaFlags.LARGE_PAGE)
 _UNMAP_ACCEPTED = _UNMAP_LARGE | int(HvUnmapGpaFlags.KEEP_PRECOMMITTED)
 
@@ -43,7 +44,7 @@ def map_gpa_pages(call: Call, input: MapGpaPagesInput, reps: Reps) -> None:
     _check_range(input.target_gpa_base, reps.count * unit, unit)
     with _changes(call, partition, reps, input.target_gpa_base, unit, rights):
         for n, element in enumerate(reps, reps.start):
-            _map(call, partition, input.target_gpa_base + n * unit, element.page_number, rights, unit)
+            _map(call, partition, reps, input.target_gpa_base + n * unit, element.page_number, rights, unit)
 
 
 @hypercall(HypercallCode.UNMAP_GPA_PAGES, input=UnmapGpaPagesInput, rep=True)
@@ -57,7 +58,7 @@ def unmap_gpa_pages(call: Call, input: UnmapGpaPagesInput, reps: Reps) -> None:
     _check_range(input.target_gpa_base, reps.count * unit, unit)
     with _changes(call, partition, reps, input.target_gpa_base, unit, None):
         for n in reps:
-            _unmap(partition, input.target_gpa_base + n * unit, unit)
+            _unmap(partition, reps, input.target_gpa_base + n * unit, unit)
 
 
 @hypercall(HypercallCode.MAP_SPARSE_GPA_PAGES, input=SparseGpaPagesInput, rep_input=GpaMapping)
@@ -69,7 +70,7 @@ def map_sparse_gpa_pages(call: Call, input: SparseGpaPagesInput, reps: Reps) -> 
     try:
         for element in reps:
             _check_range(element.target_gpa_page, unit, unit)
-            _map(call, partition, element.target_gpa_page, element.source_gpa_page, rights, unit)
+            _map(call, partition, reps, element.target_gpa_page, element.source_gpa_page, rights, unit)
             call.emit(PagesMapped(partition.id, element.target_gpa_page << 12, unit, int(rights)))
     finally:
         partition.space.invept()
@@ -109,18 +110,29 @@ def _changes(call: Call, partition: Partition, reps: Reps, base: int, unit: int,
                       PagesMapped(partition.id, first, count, int(rights)))
 
 
-def _map(call: Call, partition: Partition, target: int, source: int, rights: Access, unit: int) -> None:
+def _map(call: Call, partition: Partition, reps: Reps, target: int, source: int, rights: Access, unit: int) -> None:
     mapping = call.partition.space.mapping(source)
     if mapping is None:
         raise HypercallError(HvStatus.OPERATION_DENIED, f"page {source:#x} is not the caller's")
     if source % unit:
         raise HypercallError(HvStatus.INVALID_PARAMETER, f"page {source:#x} is no multiple of {unit}")
-    (partition.space.map if unit == 1 else partition.space.map_large)(target, mapping.spa >> 12, rights)
+    if unit == 1:
+        partition.space.map(target, mapping.spa >> 12, rights)
+    else:
+        _weigh(reps, partition.space.map_large(target, mapping.spa >> 12, rights))
 
 
-def _unmap(partition: Partition, page: int, unit: int) -> None:
-    if partition.state is PartitionState.ACTIVE:
-        (partition.space.unmap if unit == 1 else partition.space.unmap_large)(page)
+def _unmap(partition: Partition, reps: Reps, page: int, unit: int) -> None:
+    if partition.state is not PartitionState.ACTIVE:
+        return
+    if unit == 1:
+        partition.space.unmap(page)
+    else:
+        _weigh(reps, partition.space.unmap_large(page))
+
+
+def _weigh(reps: Reps, page_by_page: bool) -> None:
+    reps.weigh(LARGE_PAGES if page_by_page else _LARGE_WEIGHT)
 
 
 def _unit(large: int) -> int:

@@ -2,8 +2,8 @@
 
 In memory, input and output are lists at two addresses of the caller's. In the register (fast) forms they are one block
 of bytes: the two parameter registers, then XMM0..XMM5. Input stands at its beginning. Output follows at the next
-multiple of 16, so that no register that holds input changes.
-# Simplified: 32-bit callers have the 16 bytes of the parameter registers only, for input.
+multiple of 16, so that no register that holds input changes; 32-bit callers get none in registers, TLFS "XMM Fast
+Hypercall Output".
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def read_registers(call: Call, declaration: Declaration, size: int, output_size:
 def _check_registers(call: Call, declaration: Declaration, used: int, output_size: int) -> None:
     """INVALID_HYPERCALL_INPUT for a caller who has no such form of the call; #UD for one who cannot use XMM now."""
     regs = call.vp.regs
-    fits = used <= REGISTER_BLOCK_SIZE and (not output_size or call.partition.has(_FAST_OUTPUT))
-    if not fits or ((used > FAST_INPUT_SIZE or output_size) and not regs.is_kernel_64):
+    answers = not output_size or (regs.is_kernel_64 and call.partition.has(_FAST_OUTPUT))
+    if used > REGISTER_BLOCK_SIZE or not answers:
         text = f"{declaration.code.name} does not fit the caller's registers"
         raise HypercallError(HvStatus.INVALID_HYPERCALL_INPUT, text)
     if used > FAST_INPUT_SIZE and (regs.cr0 & _XMM_DISABLED or not regs.cr4 & _XMM_ENABLED):

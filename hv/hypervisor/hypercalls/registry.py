@@ -130,17 +130,32 @@ class Reps:
         self._data, self._layout, self.start, self.count = data, layout, start, count
         self.done = start               # absolute
         self.output = bytearray()
+        self._heavier = 0               # ticks for which reps were more work than usual
         self._vp = caller.vp if caller else None
-        self._stop = min(count, start + _reps_at_once(caller.hypervisor.clock)) if caller else count
+        self._at_once = _reps_at_once(caller.hypervisor.clock) if caller else count
+        self._stop = min(count, start + self._at_once)
 
     def __iter__(self) -> Iterator[Any]:
         """Each element parsed; its number when the call has no list."""
-        layout, vp = self._layout, self._vp
-        for n in range(self.start, self._stop):
+        layout, vp, n = self._layout, self._vp, self.start
+        while n < self._stop:
             if n > self.start and vp is not None and vp.event_pending:
                 return
             yield n if layout is None else layout.parse(self._data, n * layout.SIZE)
-            self.done = n + 1
+            n = self.done = n + 1
+
+    def weigh(self, weight: int) -> None:
+        """The rep being done was as much work as *weight* usual ones, and those after it are taken to be so too."""
+        self._heavier += (weight - 1) * REP_TICKS
+        if self._vp is not None:
+            done = self.done + 1
+            left = self._at_once - (done - self.start) - self._heavier // REP_TICKS
+            self._stop = min(self.count, done + max(left // weight, 0))
+
+    @property
+    def ticks(self) -> int:
+        """What those done cost."""
+        return (self.done - self.start) * REP_TICKS + self._heavier
 
     def answer(self, element: Layout) -> None:
         """The output element of the rep being done."""

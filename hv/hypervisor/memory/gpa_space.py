@@ -87,17 +87,18 @@ class GpaSpace:
         if old is not None:
             self.owners.end_loan(old.spa >> 12)
 
-    def map_large(self, page: int, spa_page: int, rights: Access) -> None:
+    def map_large(self, page: int, spa_page: int, rights: Access) -> bool:
         """Let root's 2 MiB from *spa_page* on stand at *page* on; both are multiples of 512. Errors as of `map`.
 
-        All of them, or none. Where something already stands in the 2 MiB, they are mapped page by page.
+        All of them, or none. Where something already stands in the 2 MiB, they are mapped page by page. True when that
+        was so, or listeners were told of each page.
         """
         assert self.tables is not None, "root's space is the machine's own"
         whole = Mapping(spa_page << 12, rights)
         covered = not self._overlays.keys().isdisjoint(range(page, page + LARGE_PAGES))
         if not rights or covered or self._mapped.any_near(page):
             self._map_each(dict(large_pages(page, whole)))
-            return
+            return True
         spa_pages = range(spa_page, spa_page + LARGE_PAGES)
         self.owners.lend_all(spa_pages, self.partition_id)
         told = dict(large_pages(page, whole)) if self.listeners else {}
@@ -110,6 +111,7 @@ class GpaSpace:
                 self.owners.end_loan(lent)
             raise
         self._mapped.put_large(page, whole)
+        return bool(told)
 
     def _map_each(self, new: dict[int, Mapping]) -> None:
         replaced: dict[int, Mapping | None] = {}
@@ -145,7 +147,10 @@ class GpaSpace:
         return True
 
     def unmap_large(self, page: int) -> bool:
-        """`unmap` for the 512 pages from *page*, a multiple of 512, on: all of them, or none."""
+        """`unmap` for the 512 pages from *page*, a multiple of 512, on: all of them, or none.
+
+        True when they were unmapped page by page, or listeners were told of each.
+        """
         assert self.tables is not None, "root's space is the machine's own"
         pages = range(page, page + LARGE_PAGES)
         if not self._mapped.any_near(page):
@@ -159,7 +164,7 @@ class GpaSpace:
         for spa in stood.values():
             self.owners.end_loan(spa >> 12)
         self._tell(dict.fromkeys(stood))
-        return True
+        return bool(stood and self.listeners)
 
     def mapping(self, page: int) -> Mapping | None:
         """What the partition's own map says of *page*, overlays aside."""

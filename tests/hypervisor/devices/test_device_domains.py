@@ -327,3 +327,52 @@ def test_what_the_iommu_can_do_is_told(owner):
     owner.machine.hypervisor.iommu = None
     assert owner.done(C.GET_IOMMU_CAPABILITIES, partition_id=PARTITION_ID_SELF).capabilities == 0
     assert owner.ask(CREATE, device_domain=domain(2))[0] == S.FEATURE_UNAVAILABLE
+
+
+# --- the table of a bus ---------------------------------------------------------------------------------------------
+
+def roots(owner):
+    """The balance of root's pool."""
+    return owner.machine.root.pool.inspect()
+
+
+def test_a_bus_costs_root_a_page_while_a_device_of_it_is_assigned(owner):
+    """Whoever has the devices; root's pool is as before when the last is detached or its partition ends."""
+    other, before = owner.machine.child(pool=64), roots(owner)
+    for logical, (partition, rid) in enumerate([(owner.child, 0x0100), (other, 0x0101), (other, 0xFFFF)]):
+        owner.machine.winhv.attach_device(partition.id, rid, 0x40 + logical)
+    assert roots(owner)["in_use"] == before["in_use"] + 2
+    owner.machine.winhv.detach_device(owner.child.id, 0x40)
+    assert roots(owner)["in_use"] == before["in_use"] + 2
+    owner.machine.hypervisor.finalize_partition(other)
+    assert roots(owner) == before
+
+
+def test_nothing_a_partition_does_with_its_devices_costs_root_a_page(inside):
+    """Else a child could use up the pool of root: tables of buses come and go with assignment only."""
+    before = roots(inside)
+    for act in (
+            lambda: inside.done(C.DETACH_DEVICE_DOMAIN, partition_id=PARTITION_ID_SELF, device_id=5),
+            lambda: inside.done(C.ATTACH_DEVICE_DOMAIN, device_domain=domain(NULL_DOMAIN), device_id=5),
+            lambda: inside.done(C.DETACH_DEVICE_DOMAIN, partition_id=PARTITION_ID_SELF, device_id=5),
+            lambda: [inside.done(C.CREATE_DEVICE_DOMAIN, device_domain=domain(n)) for n in range(2, 9)],
+            lambda: inside.done(C.ATTACH_DEVICE_DOMAIN, device_domain=domain(7), device_id=5),
+            lambda: inside.map(3, 4, 5, id=7), lambda: inside.unmap(2, id=7),
+            lambda: inside.ask(C.ATTACH_DEVICE, device_id=PCI | 0x0500, partition_id=PARTITION_ID_SELF)):
+        act()
+        assert roots(inside) == before
+
+
+def test_a_table_that_root_cannot_pay_is_told_as_roots_shortage(owner):
+    """So that root knows whose pool to fill: the child's has pages enough. A bus that has its table needs no page."""
+    root, winhv, child = owner.machine.root, owner.machine.winhv, owner.machine.child(pool=64)
+    spent = [root.pool.allocate() for _ in range(root.pool.available)]
+    winhv.attach_device(owner.child.id, 9, 6)
+    vp, pool, before = owner.machine.root_vp, child.pool.inspect(), roots(owner)
+    assert owner.ask(C.ATTACH_DEVICE, caller=vp, partition_id=child.id, device_id=PCI | 0x0100,
+                     logical_device_id=1)[0] == S.INSUFFICIENT_ROOT_MEMORY
+    assert (child.devices, child.pool.inspect(), roots(owner)) == ({}, pool, before)
+    winhv.attach_device(child.id, 0x0100, 1)                # it deposits for root, and asks again
+    assert child.devices == {1: 0x0100}
+    for page in spent:
+        root.pool.free(page)

@@ -185,29 +185,54 @@ def no_osfxsr(regs):
     regs.cr4 &= ~(1 << 9)
 
 
+@pytest.mark.parametrize("wide", [True, False], ids=["64-bit", "32-bit"])
 @pytest.mark.parametrize("unusable", [em, ts, no_osfxsr], ids=lambda rule: rule.__name__)
-def test_xmm_registers_that_cannot_be_used_are_an_undefined_instruction(bench, unusable):
-    """For a call that wants them; one that needs RDX and R8 only is as good as ever."""
+def test_xmm_registers_that_cannot_be_used_are_an_undefined_instruction(bench, unusable, wide):
+    """For a call that wants them; one that needs the two parameter registers only is as good as ever."""
     unusable(bench.regs)
+    bench.regs.is_kernel_64 = wide
     bench.declare(input=Input40)
     with pytest.raises(GuestFault) as caught:
         bench.call()
     assert caught.value.vector == 6
     bench.declare(input=Input8)
     assert bench.call()[0] == SUCCESS
-    bench.declare(input=Input8, output=Output8, answer=Output8(value=1))
-    with pytest.raises(GuestFault):
-        bench.call()
+    if wide:
+        bench.declare(input=Input8, output=Output8, answer=Output8(value=1))
+        with pytest.raises(GuestFault):
+            bench.call()
 
 
-@pytest.mark.parametrize("shape", [{"input": Input40}, {"input": Input8, "output": Output8}, {"output": Output8}],
-                         ids=["input", "output", "output alone"])
-def test_32_bit_callers_have_16_bytes_of_input_and_nothing_else(bench, shape):
+@pytest.mark.parametrize(("input", "status"), [(Input8, SUCCESS), (Input40, SUCCESS), (Input112, SUCCESS),
+                                               (Input120, WRONG)])
+def test_32_bit_callers_have_the_same_112_bytes_of_input(bench, input, status):
+    """TLFS "XMM Fast Hypercall Input": EBX:ECX and EDI:ESI, then XMM0..XMM5."""
     bench.regs.is_kernel_64 = False
-    bench.declare(answer=Output8(value=1) if "output" in shape else None, **shape)
-    assert bench.call()[0] == WRONG
-    bench.declare(input=Input8)
-    assert bench.call()[0] == SUCCESS
+    bench.declare(input=input)
+    assert bench.call()[0] == status
+    assert [seen[0].pack() for seen in bench.seen] == ([BLOCK[: input.SIZE]] if status == SUCCESS else [])
+    assert bench.block() == BLOCK
+
+
+def test_32_bit_callers_have_lists_and_variable_headers_in_registers(bench):
+    bench.regs.is_kernel_64 = False
+    bench.declare(input=Input8, rep_input=Input8)
+    assert bench.call(rep_count=13) == (SUCCESS, 13)
+    bench.seen.clear()
+    bench.declare(input=Input8, variable=True)
+    assert bench.call(variable_header_size=5)[0] == SUCCESS
+    assert bench.seen[0][1][4].to_bytes(8, "little") == BLOCK[40:48]
+
+
+@pytest.mark.parametrize("shape", [{"input": Input8, "output": Output8}, {"output": Output8},
+                                   {"input": Input8, "rep_output": Output8}], ids=["output", "output alone", "list"])
+def test_32_bit_callers_get_no_output_in_registers(bench, shape):
+    """TLFS "XMM Fast Hypercall Output": only 64-bit callers do."""
+    bench.regs.is_kernel_64 = False
+    bench.declare(answer=Output8(value=1), **shape)
+    assert bench.call(rep_count=int("rep_output" in shape))[0] == WRONG
+    assert bench.block() == BLOCK
+    assert not bench.seen
 
 
 def test_the_forms_are_offered_in_cpuid(bench):

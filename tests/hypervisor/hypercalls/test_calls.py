@@ -428,10 +428,13 @@ class FakeDriver:
     def destroy_domain(self, domain):
         self.domains.remove(domain)
 
+    def add_device(self, source_id):
+        assert source_id not in self.home
+
     def attach(self, domain, source_id):
         self.home[source_id] = domain
 
-    def detach(self, source_id):
+    def remove_device(self, source_id):
         del self.home[source_id]
 
     def map(self, domain, iova, spa, write=True, read=True):
@@ -459,17 +462,17 @@ def test_a_device_that_gets_no_context_entry_leaves_no_domain_behind(machine, mo
     driver = FakeDriver()
     devices = DeviceDomains(driver)
 
-    def no_memory(domain, source_id):
+    def no_memory(source_id):
         raise HypercallError(HvStatus.INSUFFICIENT_MEMORY, "no page for a context table")
 
     with monkeypatch.context() as patch:
-        patch.setattr(driver, "attach", no_memory)
-        with pytest.raises(HypercallError, match="INSUFFICIENT_MEMORY"):
+        patch.setattr(driver, "add_device", no_memory)
+        with pytest.raises(HypercallError, match="INSUFFICIENT_ROOT_MEMORY"):
             devices.attach(8, machine.guest)
     assert (driver.domains, machine.guest.space.listeners) == ([], [])
     devices.attach(8, machine.guest)
     with monkeypatch.context() as patch:
-        patch.setattr(driver, "attach", no_memory)
-        with pytest.raises(HypercallError, match="INSUFFICIENT_MEMORY"):
+        patch.setattr(driver, "add_device", no_memory)
+        with pytest.raises(HypercallError, match="INSUFFICIENT_ROOT_MEMORY"):
             devices.attach(9, machine.guest)
     assert len(driver.domains) == 1

@@ -8,12 +8,22 @@ import pytest
 from hv.hypervisor.errors import CallInterrupted
 from hv.hypervisor.hypercalls.door import hypercall, hypercall_to_end
 from hv.hypervisor.hypercalls.registry import ATTEMPT_TICKS, REP_TICKS
+from hv.hypervisor.memory.gpa_space import READ_WRITE, Overlay
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode as C
 from hv.spec.hypercalls.control import HypercallControl, HypercallResult
-from hv.spec.hypercalls.memory import DepositMemoryInput, GpaPageNumber, UnmapGpaPagesInput, WithdrawMemoryInput
+from hv.spec.hypercalls.memory import (
+    DepositMemoryInput,
+    GpaMapping,
+    GpaPageNumber,
+    MapGpaPagesInput,
+    SparseGpaPagesInput,
+    UnmapGpaPagesInput,
+    WithdrawMemoryInput,
+)
 from hv.spec.hypercalls.registers import RegisterName, VpRegistersInput
-from hv.spec.partition import PARTITION_ID_SELF
+from hv.spec.partition import PARTITION_ID_SELF, HvMapGpaFlags, HvUnmapGpaFlags
+from hv.spec.x86 import LARGE_PAGES
 from hv.trace.events import HypercallInterrupted
 from tests.hypervisor.fakes import Machine
 
@@ -43,6 +53,46 @@ def unmap(machine, count):
     return child, HypercallControl(call_code=C.UNMAP_GPA_PAGES, rep_count=count).raw
 
 
+class LargeReps:
+    """Calls for a child's 2 MiB from page 512 on; what stands there are root's 2 MiB from 4 MiB on."""
+
+    flags = HvMapGpaFlags.READABLE | HvMapGpaFlags.WRITABLE | HvMapGpaFlags.LARGE_PAGE
+    sources = (1024, 1536, 2048, 2560)
+
+    def __init__(self):
+        self.machine = Machine(pages=8192)
+        self.child = self.machine.child(vps=0)
+
+    def map(self, count=1):
+        header = MapGpaPagesInput(target_partition_id=self.child.id, map_flags=self.flags, target_gpa_base=LARGE_PAGES)
+        pages = b"".join(GpaPageNumber(page_number=self.sources[n % 4]).pack() for n in range(count))
+        return self._do(C.MAP_GPA_PAGES, header.pack() + pages, count)
+
+    def map_sparse(self, count=1):
+        header = SparseGpaPagesInput(target_partition_id=self.child.id, map_flags=self.flags)
+        pages = b"".join(GpaMapping(target_gpa_page=(n + 1) * LARGE_PAGES, source_gpa_page=self.sources[n % 4]).pack()
+                         for n in range(count))
+        return self._do(C.MAP_SPARSE_GPA_PAGES, header.pack() + pages, count)
+
+    def unmap(self, count=1):
+        header = UnmapGpaPagesInput(target_partition_id=self.child.id, target_gpa_base=LARGE_PAGES,
+                                    unmap_flags=HvUnmapGpaFlags.LARGE_PAGE)
+        return self._do(C.UNMAP_GPA_PAGES, header.pack(), count)
+
+    def _do(self, code, data, count):
+        """How many reps the first attempt did, and what they cost, in usual reps."""
+        self.machine.memory.write(IN, data)
+        before = self.machine.clock.tsc
+        answer = attempt(self.machine, HypercallControl(call_code=code, rep_count=count).raw)
+        done = answer.rep_start if isinstance(answer, HypercallControl) else answer.reps_complete
+        return done, (self.machine.clock.tsc - before) / REP_TICKS
+
+
+@pytest.fixture
+def large():
+    return LargeReps()
+
+
 def attempt(machine, control):
     """The control word to go on with, or the result."""
     try:
@@ -61,6 +111,54 @@ def test_a_long_call_stops_after_50_us_and_says_where_to_go_on(machine):
     assert machine.clock.tsc - before == ATTEMPT_TICKS
     assert machine.events(HypercallInterrupted) == [HypercallInterrupted(C.UNMAP_GPA_PAGES, AT_ONCE, 1000)]
     assert not list(child.space.mappings())
+
+
+@pytest.mark.parametrize("call", ["map", "map_sparse", "unmap"])
+def test_a_rep_of_2_mib_is_the_work_of_32_so_fewer_are_done_at_once(large, call):
+    act = getattr(large, call)
+    assert act(1) == (1, 32)
+    assert getattr(LargeReps(), call)(100) == (AT_ONCE // 32, AT_ONCE // 32 * 32)
+
+
+@pytest.mark.parametrize("call", ["map", "map_sparse"])
+def test_2_mib_where_something_stands_are_512_pages_of_work(large, call):
+    """And then one is more than an attempt should be, but one is always done."""
+    large.map(2)
+    assert getattr(large, call)(2) == (1, 512)
+    large.child.space.map(4 * LARGE_PAGES, 500, 7)
+    assert large.map_sparse(4) == (1, 512)
+
+
+def test_an_overlay_is_unmapped_around_page_by_page(large):
+    large.map()
+    large.child.space.cover(LARGE_PAGES + 3, Overlay("test", large.child.pool.allocate(), READ_WRITE))
+    assert large.unmap(2) == (1, 512)
+
+
+def test_2_mib_that_a_device_sees_too_are_512_pages_of_work(large):
+    """Its domain has pages of 4 KiB; where nothing stood nobody has to be told."""
+    large.child.space.listeners.append(lambda page, mapping: None)
+    assert large.map() == (1, 512)
+    assert large.unmap() == (1, 512)
+    assert large.unmap() == (1, 32)
+
+
+def test_a_rep_of_2_mib_that_is_refused_is_not_charged(large):
+    large.sources = (1024, 1, 1, 1)
+    assert large.map(4) == (1, 32)
+
+
+def test_the_reps_after_a_heavy_one_are_taken_to_be_as_heavy(large):
+    """So an attempt is longer than it should be by one rep at most."""
+    large.child.space.map(2 * LARGE_PAGES, 500, 7)
+    done, cost = large.map(5)
+    assert (done, cost) == (2, 32 + 512)
+
+
+def test_in_a_finalized_partition_nothing_is_unmapped_and_nothing_weighs_more(large):
+    large.map(2)
+    large.machine.hypervisor.finalize_partition(large.child)
+    assert large.unmap(200) == (200, 200)
 
 
 @pytest.mark.parametrize("count", [1, AT_ONCE, AT_ONCE + 1, 4 * AT_ONCE - 1, 4095])

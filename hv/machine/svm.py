@@ -7,7 +7,9 @@ the place where it writes the address of a page fault. Everything else lives in 
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
+from enum import IntFlag
+
+from hv.spec.numbering import Numbering
 
 EXIT_BASE = 0x100               # the interrupt hook gets 0x100 + exit code
 VMCB_MSRPM = 0x48               # u64: address of the MSR permission map (8 KiB)
@@ -50,7 +52,7 @@ class Intercept(IntFlag):
     MWAIT = 1 << 43
 
 
-class SvmExit(IntEnum):
+class SvmExit(Numbering):
     """Exit codes the engine reports; CR and DR accesses and exceptions are ranges that start here."""
 
     CR_READ = 0x00

@@ -6,12 +6,13 @@ Where newer headers name a bit the TLFS reserves, the comment says so.
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
+from enum import IntFlag
 
 from hv.spec.layout import Register, bits
+from hv.spec.numbering import Numbering
 
 
-class CpuidLeaf(IntEnum):
+class CpuidLeaf(Numbering):
     """The leaves somebody here answers on purpose."""
 
     VENDOR = 0x00000000

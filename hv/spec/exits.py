@@ -9,9 +9,10 @@ from enum import IntEnum
 
 from hv.spec.ept import EptViolationQualification as EptViolationQualification
 from hv.spec.layout import Register, bits
+from hv.spec.numbering import Numbering
 
 
-class ExitReason(IntEnum):
+class ExitReason(Numbering):
     """Basic exit reason, bits 15:0 of the exit-reason field."""
 
     EXCEPTION_OR_NMI = 0

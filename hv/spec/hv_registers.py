@@ -6,9 +6,10 @@ from __future__ import annotations
 from enum import IntEnum
 
 from hv.spec.layout import Layout, Register, bits, raw, u8, u16, u32, u64
+from hv.spec.numbering import Numbering
 
 
-class HvRegisterName(IntEnum):
+class HvRegisterName(Numbering):
     """HV_REGISTER_NAME. A value is 16 bytes: an integer in the low bytes, unless its layout says otherwise."""
 
     EXPLICIT_SUSPEND = 0x00000000

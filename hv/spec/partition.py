@@ -3,9 +3,10 @@ Physical Address Spaces"."""
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
+from enum import IntFlag
 
 from hv.spec.layout import Register, bits
+from hv.spec.numbering import Numbering
 
 PARTITION_ID_INVALID = 0
 PARTITION_ID_SELF = 0xFFFF_FFFF_FFFF_FFFF
@@ -14,7 +15,7 @@ ANY_VP = 0xFFFF_FFFF
 ROOT_PARTITION_ID = 1
 
 
-class HvPartitionProperty(IntEnum):
+class HvPartitionProperty(Numbering):
     """HV_PARTITION_PROPERTY_CODE."""
 
     PRIVILEGE_FLAGS = 0x00010000            # EAX | EBX << 32 of CPUID leaf 0x40000003

@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from hv.spec.layout import Layout, Register, array, bits, raw, u8, u16, u32, u64
+from hv.spec.numbering import Numbering
 
 MESSAGE_SIZE = 256                  # bytes of a slot, header included
 MESSAGE_PAYLOAD_SIZE = 240
@@ -19,7 +20,7 @@ PORT_ID_LIMIT = 1 << 24             # port and connection ids are 24 bits wide
 SINT_INTERCEPT, SINT_IOMMU_FAULT, SINT_VMBUS = 0, 1, 2
 
 
-class HvMessageType(IntEnum):
+class HvMessageType(Numbering):
     """HV_MESSAGE_TYPE. Bit 31 is set in everything the hypervisor itself sends."""
 
     NONE = 0x00000000

@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import IntEnum, IntFlag
 
 from hv.spec.layout import Layout, Register, bits, u32, u64
+from hv.spec.numbering import Numbering
 
 NO_VMCS = 0xFFFF_FFFF_FFFF_FFFF     # the current-VMCS pointer and the link pointer when there is none
 
@@ -69,7 +70,7 @@ class FieldEncoding(Register):
     width = bits(14, 13)          # FieldWidth
 
 
-class VmcsField(IntEnum):
+class VmcsField(Numbering):
     """Every field by its full encoding. The 64-bit ones have a second encoding for their upper half: `high_half`."""
 
     # 16-bit controls

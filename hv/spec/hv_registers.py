@@ -3,8 +3,6 @@
 # mypy: disable-error-code="valid-type, type-arg"
 from __future__ import annotations
 
-from enum import IntEnum
-
 from hv.spec.layout import Layout, Register, bits, raw, u8, u16, u32, u64
 from hv.spec.numbering import Numbering
 
@@ -334,7 +332,7 @@ class PendingInterruptionRegister(Register):
     error_code = bits(63, 32)
 
 
-class PendingEventType(IntEnum):
+class PendingEventType(Numbering):
     """What the low quadword of PENDING_EVENT0 holds; HV_X64_PENDING_EVENT_TYPE."""
 
     EXCEPTION = 0

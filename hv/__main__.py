@@ -7,6 +7,7 @@ it needs to: `ctrl_c` in `commands/building.py`.
 """
 
 import _signal  # type: ignore[import-not-found]    # not `signal`, which loads `enum`: another 5 ms without a handler
+import gc
 import os
 import sys
 from types import FrameType
@@ -21,7 +22,9 @@ def main() -> int:
             _signal.signal(_signal.SIGINT, leave)
         from hv.cli import main as program
 
-        return program()
+        code = program()
+        gc.freeze()     # the system takes it all back: to look for cycles in it would cost each command 25 ms
+        return code
     except KeyboardInterrupt:       # before the first line
         leave()
         return INTERRUPTED

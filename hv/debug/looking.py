@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 from hv.debug.errors import DebugError
@@ -22,7 +21,7 @@ def load(vp: Any, gpa: int, size: int) -> int:
 
 def page_walk(vp: Any, gva: int, access: Access = Access.READ) -> Walk:
     """The guest's own translation of *gva* as its kernel would get it; GuestFault or NestedFault."""
-    mode = replace(PagingMode.of(vp.regs), smap=False)
+    mode = PagingMode.of(vp.regs)._replace(smap=False)
     return walk(mode, gva, access, 0, lambda gpa, size: load(vp, gpa, size))
 
 

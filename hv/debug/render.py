@@ -30,10 +30,12 @@ def _lines(value: Any) -> Iterable[str]:
             return value.split("\n")
         case Mapping():
             return _table(value)
-        case list() | tuple():
-            return [_one(item) for item in value]
+        case Record():
+            return [record_line(value)]
         case _ if _inspectable(value):
             return _table(value.inspect())
+        case list() | tuple():
+            return [_one(item) for item in value]
         case _:
             return [_one(value)]
 
@@ -71,10 +73,10 @@ def _one(value: Any) -> str:
             return record_line(value)
         case Mapping():
             return " ".join(f"{key}={_one(item)}" for key, item in value.items())
-        case list() | tuple():
-            return ", ".join(_one(item) for item in value) or "none"
         case _ if _inspectable(value):
             return _one(value.inspect())
+        case list() | tuple():
+            return ", ".join(_one(item) for item in value) or "none"
         case _ if is_dataclass(value) and not isinstance(value, type):
             shown = ((field.name, getattr(value, field.name)) for field in fields(value))
             return " ".join(f"{name}={_one(part)}" for name, part in shown if part != "")

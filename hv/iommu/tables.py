@@ -11,7 +11,7 @@ invalidate it (`driver.py` does).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hv.machine.ram import PhysicalMemory
 from hv.spec.vtd import (
@@ -31,8 +31,7 @@ FOUR_LEVELS = 2                             # AW of a context entry
 INTERRUPT_TABLE_SIZE = 7                    # S: 256 entries, one page
 
 
-@dataclass(frozen=True, slots=True)
-class TablePages:
+class TablePages(NamedTuple):
     """Where tables come from: *allocate_page()* gives the address of a free 4 KiB page, *free_page(spa)* takes it."""
 
     memory: PhysicalMemory

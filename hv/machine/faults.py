@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from enum import IntFlag
 from typing import TYPE_CHECKING
+
+from hv.spec.numbering import Flags
 
 if TYPE_CHECKING:
     from hv.machine.idt import Event
 
 
-class Access(IntFlag):
+class Access(Flags):
     """What an access wants to do; the bits of an EPT entry and of an EPT-violation qualification."""
 
     READ = 1

@@ -10,7 +10,6 @@ Three formats (32-bit, PAE, 4-level) are three tables of levels, walked by one l
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -62,8 +61,7 @@ class LevelRule(NamedTuple):
     has_rights: bool = True     # False: a PAE PDPTE has neither U/S nor R/W
 
 
-@dataclass(frozen=True, slots=True)
-class PagingMode:
+class PagingMode(NamedTuple):
     """How linear addresses are translated, and what is refused, at one moment."""
 
     format: PagingFormat
@@ -96,8 +94,7 @@ class WalkLevel(NamedTuple):
     raw: int        # its value before the walk set accessed and dirty
 
 
-@dataclass(frozen=True, slots=True)
-class Walk:
+class Walk(NamedTuple):
     """A translation: the address found, and the rights that all levels together give."""
 
     gpa: int            # of the byte asked for

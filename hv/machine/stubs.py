@@ -20,7 +20,6 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import platform
 import sys
 
 
@@ -257,7 +256,7 @@ _routines: list[Routines] = []
 
 def available() -> bool:
     """True where the machine code above runs. HVLAB_NO_NATIVE=1 forces the Python way, for tests and doubts."""
-    system_v = sys.platform.startswith(("linux", "darwin")) and platform.machine().lower() in ("x86_64", "amd64")
+    system_v = sys.platform.startswith(("linux", "darwin")) and os.uname().machine.lower() in ("x86_64", "amd64")
     return system_v and os.environ.get("HVLAB_NO_NATIVE") != "1"
 
 

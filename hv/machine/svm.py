@@ -7,7 +7,7 @@ the place where it writes the address of a page fault. Everything else lives in 
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
+from hv.spec.numbering import Flags, Numbering
 
 EXIT_BASE = 0x100               # the interrupt hook gets 0x100 + exit code
 VMCB_MSRPM = 0x48               # u64: address of the MSR permission map (8 KiB)
@@ -15,7 +15,7 @@ VMCB_EXITINFO2 = 0x80           # u64: linear address of a #PF, guest-physical a
 MSRPM_SIZE = 0x2000
 
 
-class Intercept(IntFlag):
+class Intercept(Flags):
     """Intercept words 3 and 4 of the control block as one 64-bit mask; bit n is exit code 0x60 + n."""
 
     IDTR_READ = 1 << 6
@@ -50,7 +50,7 @@ class Intercept(IntFlag):
     MWAIT = 1 << 43
 
 
-class SvmExit(IntEnum):
+class SvmExit(Numbering):
     """Exit codes the engine reports; CR and DR accesses and exceptions are ranges that start here."""
 
     CR_READ = 0x00

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 from hv.machine import stubs, svm
+from hv.spec.numbering import Numbering
 
 
-class Trap(IntEnum):
+class Trap(Numbering):
     """What the guest did. The comments say what `detail` is and what else is live."""
 
     CPUID = 0

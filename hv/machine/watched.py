@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from enum import IntFlag
+from hv.spec.numbering import Flags
 
 
-class Watched(IntFlag):
+class Watched(Flags):
     """One bit per family of instructions. Those of control registers stand where the engine has its switches."""
 
     READ_CR0 = 1 << 0       # MOV from CR0, SMSW

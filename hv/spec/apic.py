@@ -6,10 +6,10 @@ vector table, and the MSI address and data a device writes. No behaviour: that i
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
 from typing import ClassVar
 
 from hv.spec.layout import Register, bits
+from hv.spec.numbering import Flags, Numbering
 
 DEFAULT_BASE = 0xFEE00000       # of the page, and of the window where a write is an interrupt
 INTERRUPT_WINDOW_END = 0xFEF00000
@@ -22,7 +22,7 @@ BROADCAST_X2APIC = 0xFFFFFFFF
 LVT_MASKED = 0x00010000
 
 
-class ApicRegister(IntEnum):
+class ApicRegister(Numbering):
     """Offsets in the page; SDM "Local APIC Register Address Map"."""
 
     ID = 0x020
@@ -91,7 +91,7 @@ class Svr(Register):
     no_eoi_broadcast = bits(12)
 
 
-class DeliveryMode(IntEnum):
+class DeliveryMode(Numbering):
     """How a message acts on its target; SDM "Interrupt Command Register (ICR)", "Local Vector Table"."""
 
     FIXED = 0
@@ -104,7 +104,7 @@ class DeliveryMode(IntEnum):
     EXTINT = 7
 
 
-class Shorthand(IntEnum):
+class Shorthand(Numbering):
     """Destination shorthand of an ICR."""
 
     NONE = 0
@@ -113,7 +113,7 @@ class Shorthand(IntEnum):
     OTHERS = 3
 
 
-class TimerMode(IntEnum):
+class TimerMode(Numbering):
     """Timer mode of the timer's LVT entry; SDM "APIC Timer"."""
 
     ONE_SHOT = 0
@@ -170,7 +170,7 @@ class DivideConfiguration(Register):
         return 1 if code == 7 else 2 << code
 
 
-class Esr(IntFlag):
+class Esr(Flags):
     """Error status; SDM "Error Handling"."""
 
     SEND_CHECKSUM = 1 << 0

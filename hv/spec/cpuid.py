@@ -6,12 +6,11 @@ Where newer headers name a bit the TLFS reserves, the comment says so.
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
-
 from hv.spec.layout import Register, bits
+from hv.spec.numbering import Flags, Numbering
 
 
-class CpuidLeaf(IntEnum):
+class CpuidLeaf(Numbering):
     """The leaves somebody here answers on purpose."""
 
     VENDOR = 0x00000000
@@ -59,7 +58,7 @@ NEVER_NOTIFY_LONG_SPIN_WAIT = 0xFFFFFFFF      # EBX of HV_ENLIGHTENMENTS
 
 # --- The hypervisor's leaves ---------------------------------------------------------------------
 
-class HvPrivilege(IntFlag):
+class HvPrivilege(Flags):
     """HV_PARTITION_PRIVILEGE_MASK: EAX (bits 31:0) and EBX (63:32) of HV_FEATURES; TLFS "Partition Privilege Flags".
 
     The lower half opens MSRs (else #GP), the upper half hypercalls (else HV_STATUS_ACCESS_DENIED).
@@ -118,7 +117,7 @@ class HvPowerFeatures(Register):
     vp_ghcb_root_mapping = bits(10)               # newer headers only
 
 
-class HvFeatures(IntFlag):
+class HvFeatures(Flags):
     """EDX of HV_FEATURES."""
 
     MWAIT_AVAILABLE = 1 << 0                  # deprecated
@@ -155,7 +154,7 @@ class HvFeatures(IntFlag):
     APIC_EOI_INTERCEPT_AVAILABLE = 1 << 31
 
 
-class HvEnlightenments(IntFlag):
+class HvEnlightenments(Flags):
     """EAX of HV_ENLIGHTENMENTS: what the hypervisor recommends its guest to do."""
 
     HYPERCALL_FOR_ADDRESS_SWITCH = 1 << 0
@@ -323,7 +322,7 @@ class FeaturesEbx(Register):
     initial_apic_id = bits(31, 24)
 
 
-class FeaturesEcx(IntFlag):
+class FeaturesEcx(Flags):
     """ECX of FEATURES."""
 
     SSE3 = 1 << 0
@@ -359,7 +358,7 @@ class FeaturesEcx(IntFlag):
     HYPERVISOR = 1 << 31                      # leaf HV_VENDOR is valid
 
 
-class FeaturesEdx(IntFlag):
+class FeaturesEdx(Flags):
     """EDX of FEATURES."""
 
     FPU = 1 << 0
@@ -393,7 +392,7 @@ class FeaturesEdx(IntFlag):
     PBE = 1 << 31
 
 
-class ExtendedFeaturesEbx(IntFlag):
+class ExtendedFeaturesEbx(Flags):
     """EBX of EXTENDED_FEATURES, subleaf 0."""
 
     FSGSBASE = 1 << 0
@@ -425,7 +424,7 @@ class ExtendedFeaturesEbx(IntFlag):
     AVX512VL = 1 << 31
 
 
-class ExtendedFeaturesEcx(IntFlag):
+class ExtendedFeaturesEcx(Flags):
     """ECX of EXTENDED_FEATURES, subleaf 0."""
 
     AVX512_VBMI = 1 << 1
@@ -452,7 +451,7 @@ class ExtendedFeaturesEcx(IntFlag):
     PKS = 1 << 31
 
 
-class ExtendedFeaturesEdx(IntFlag):
+class ExtendedFeaturesEdx(Flags):
     """EDX of EXTENDED_FEATURES, subleaf 0."""
 
     FSRM = 1 << 4
@@ -470,7 +469,7 @@ class ExtendedFeaturesEdx(IntFlag):
     SSBD = 1 << 31
 
 
-class ExtendedSignatureEcx(IntFlag):
+class ExtendedSignatureEcx(Flags):
     """ECX of EXTENDED_SIGNATURE; from SVM up AMD only."""
 
     LAHF_SAHF = 1 << 0
@@ -484,7 +483,7 @@ class ExtendedSignatureEcx(IntFlag):
     FMA4 = 1 << 16
 
 
-class ExtendedSignatureEdx(IntFlag):
+class ExtendedSignatureEdx(Flags):
     """EDX of EXTENDED_SIGNATURE."""
 
     SYSCALL = 1 << 11

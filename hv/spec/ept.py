@@ -5,16 +5,15 @@ SDM "The Extended Page Table Mechanism (EPT)". Left out: sub-page permissions an
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
-
 from hv.spec.layout import Layout, Register, bits, u16, u32, u64
+from hv.spec.numbering import Flags, Numbering
 
 ENTRIES_PER_TABLE = 512
 WALK_LEVELS = 4
 GPA_BITS = 48             # what four levels translate
 
 
-class EptMemoryType(IntEnum):
+class EptMemoryType(Numbering):
     """The memory types an EPT leaf or EPTP may name; 2, 3 and 7 are a misconfiguration."""
 
     UC = 0
@@ -24,7 +23,7 @@ class EptMemoryType(IntEnum):
     WB = 6
 
 
-class EptRights(IntFlag):
+class EptRights(Flags):
     """Bits 2:0 of an entry. Bit 10 counts only with mode-based execute control."""
 
     NONE = 0
@@ -116,14 +115,14 @@ class EptViolationQualification(Register):
     asynchronous = bits(16)
 
 
-class InveptType(IntEnum):
+class InveptType(Numbering):
     """Register operand of INVEPT."""
 
     SINGLE_CONTEXT = 1
     ALL_CONTEXT = 2
 
 
-class InvvpidType(IntEnum):
+class InvvpidType(Numbering):
     """Register operand of INVVPID."""
 
     INDIVIDUAL_ADDRESS = 0

@@ -5,13 +5,12 @@ SDM appendix "VMX Basic Exit Reasons" and chapter "VM Exits", "Recording VM-Exit
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 from hv.spec.ept import EptViolationQualification as EptViolationQualification
 from hv.spec.layout import Register, bits
+from hv.spec.numbering import Numbering
 
 
-class ExitReason(IntEnum):
+class ExitReason(Numbering):
     """Basic exit reason, bits 15:0 of the exit-reason field."""
 
     EXCEPTION_OR_NMI = 0
@@ -150,7 +149,7 @@ INSTRUCTIONS: dict[ExitReason, tuple[str, ...]] = {
 
 # --- Events in and out ---------------------------------------------------------------------------
 
-class InterruptionType(IntEnum):
+class InterruptionType(Numbering):
     """Bits 10:8 of an interruption-information field."""
 
     EXTERNAL_INTERRUPT = 0
@@ -181,7 +180,7 @@ class InterruptionInfo(Register):
     valid = bits(31)
 
 
-class EntryFailure(IntEnum):
+class EntryFailure(Numbering):
     """Exit qualification of ENTRY_FAILURE_GUEST_STATE; of ENTRY_FAILURE_MSR_LOADING it is the entry's number from 1."""
 
     GUEST_STATE = 0
@@ -213,7 +212,7 @@ class SipiQualification(Register):
     vector = bits(7, 0)
 
 
-class TaskSwitchSource(IntEnum):
+class TaskSwitchSource(Numbering):
     """What asked for the task."""
 
     CALL = 0
@@ -229,7 +228,7 @@ class TaskSwitchQualification(Register):
     source = bits(31, 30)         # TaskSwitchSource
 
 
-class CrAccess(IntEnum):
+class CrAccess(Numbering):
     """How a control register was touched."""
 
     MOV_TO_CR = 0
@@ -278,7 +277,7 @@ class MwaitQualification(Register):
     armed = bits(0)               # address-range monitoring
 
 
-class ApicAccessType(IntEnum):
+class ApicAccessType(Numbering):
     """How the APIC-access page was touched."""
 
     LINEAR_READ = 0
@@ -352,7 +351,7 @@ class InstructionInfo(Register):
     register_2 = bits(31, 28)     # VMREAD, VMWRITE: the encoding. INVEPT and kin: the type. LGDT, LLDT and kin: 29:28
 
 
-class TableInstruction(IntEnum):
+class TableInstruction(Numbering):
     """Bits 29:28 of `InstructionInfo` for reasons 46 (first name) and 47 (second name)."""
 
     SGDT_SLDT = 0
@@ -372,7 +371,7 @@ class StringIoInfo(Register):
 
 # --- VM-instruction errors -----------------------------------------------------------------------
 
-class VmInstructionError(IntEnum):
+class VmInstructionError(Numbering):
     """SDM "VM Instruction Error Numbers". 14, 21 and 27 mean nothing; 16..20 and 22..25 need SMM dual monitors."""
 
     VMCALL_IN_ROOT = 1

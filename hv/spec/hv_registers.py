@@ -3,12 +3,11 @@
 # mypy: disable-error-code="valid-type, type-arg"
 from __future__ import annotations
 
-from enum import IntEnum
-
 from hv.spec.layout import Layout, Register, bits, raw, u8, u16, u32, u64
+from hv.spec.numbering import Numbering
 
 
-class HvRegisterName(IntEnum):
+class HvRegisterName(Numbering):
     """HV_REGISTER_NAME. A value is 16 bytes: an integer in the low bytes, unless its layout says otherwise."""
 
     EXPLICIT_SUSPEND = 0x00000000
@@ -333,7 +332,7 @@ class PendingInterruptionRegister(Register):
     error_code = bits(63, 32)
 
 
-class PendingEventType(IntEnum):
+class PendingEventType(Numbering):
     """What the low quadword of PENDING_EVENT0 holds; HV_X64_PENDING_EVENT_TYPE."""
 
     EXCEPTION = 0

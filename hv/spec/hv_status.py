@@ -6,10 +6,10 @@ Codes from 0x65 on are younger than the printed specification and follow the hea
 
 from __future__ import annotations
 
-from enum import IntEnum
+from hv.spec.numbering import Numbering
 
 
-class HvStatus(IntEnum):
+class HvStatus(Numbering):
     """HV_STATUS: bits 15..0 of a hypercall's result value."""
 
     SUCCESS = 0x0000

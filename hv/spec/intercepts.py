@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
-
 from hv.spec.layout import Layout, u8, u16, u32, u64
+from hv.spec.numbering import Flags, Numbering
 
 
-class HvInterceptType(IntEnum):
+class HvInterceptType(Numbering):
     """What kind of thing; the comment says what the parameter is."""
 
     IO_PORT = 0             # port number
@@ -31,7 +30,7 @@ class HvInterceptType(IntEnum):
     REGISTER = 0x12
 
 
-class HvInterceptAccess(IntFlag):
+class HvInterceptAccess(Flags):
     """Which accesses; 0 removes the intercept."""
 
     READ = 1

@@ -5,13 +5,12 @@ SDM volume 4; TLFS "Synthetic MSRs" (HV_X64_MSR_x is `Msr.HV_x` here). Formats t
 
 from __future__ import annotations
 
-from enum import IntEnum
-
 from hv.spec.apic import ApicBase as ApicBase
 from hv.spec.layout import Layout, Register, bits, i64, u32, u64
+from hv.spec.numbering import Numbering
 
 
-class Msr(IntEnum):
+class Msr(Numbering):
     """Every MSR somebody here reads, writes or answers."""
 
     # Architectural

@@ -3,9 +3,8 @@ Physical Address Spaces"."""
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
-
 from hv.spec.layout import Register, bits
+from hv.spec.numbering import Flags, Numbering
 
 PARTITION_ID_INVALID = 0
 PARTITION_ID_SELF = 0xFFFF_FFFF_FFFF_FFFF
@@ -14,7 +13,7 @@ ANY_VP = 0xFFFF_FFFF
 ROOT_PARTITION_ID = 1
 
 
-class HvPartitionProperty(IntEnum):
+class HvPartitionProperty(Numbering):
     """HV_PARTITION_PROPERTY_CODE."""
 
     PRIVILEGE_FLAGS = 0x00010000            # EAX | EBX << 32 of CPUID leaf 0x40000003
@@ -72,7 +71,7 @@ class CreatePartitionFlags(Register):
     x2apic_capable = bits(22)
 
 
-class HvMapGpaFlags(IntFlag):
+class HvMapGpaFlags(Flags):
     """HV_MAP_GPA_FLAGS. A page without READ but with WRITE or EXECUTE is refused; none of them is "inaccessible"."""
 
     READABLE = 0x1
@@ -90,7 +89,7 @@ class HvMapGpaFlags(IntFlag):
     LARGE_PAGE = 0x80000000
 
 
-class HvUnmapGpaFlags(IntFlag):
+class HvUnmapGpaFlags(Flags):
     """HV_UNMAP_GPA_FLAGS."""
 
     KEEP_PRECOMMITTED = 0x1

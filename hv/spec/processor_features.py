@@ -6,8 +6,6 @@ CPUID reports each.
 
 from __future__ import annotations
 
-from enum import IntFlag
-
 from hv.spec.cpuid import (
     CpuidLeaf,
     ExtendedFeaturesEbx,
@@ -17,9 +15,10 @@ from hv.spec.cpuid import (
     ExtendedSignatureEdx,
     FeaturesEcx,
 )
+from hv.spec.numbering import Flags
 
 
-class HvProcessorFeatures(IntFlag):
+class HvProcessorFeatures(Flags):
     """Bank 0 of HV_PARTITION_PROCESSOR_FEATURES, as far as CPUID reports it."""
 
     SSE3 = 1 << 0

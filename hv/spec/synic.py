@@ -6,9 +6,8 @@ TLFS "Inter-Partition Communication" and "Intercepts". Offsets of payloads count
 # mypy: disable-error-code="valid-type, type-arg"
 from __future__ import annotations
 
-from enum import IntEnum
-
 from hv.spec.layout import Layout, Register, array, bits, raw, u8, u16, u32, u64
+from hv.spec.numbering import Numbering
 
 MESSAGE_SIZE = 256                  # bytes of a slot, header included
 MESSAGE_PAYLOAD_SIZE = 240
@@ -19,7 +18,7 @@ PORT_ID_LIMIT = 1 << 24             # port and connection ids are 24 bits wide
 SINT_INTERCEPT, SINT_IOMMU_FAULT, SINT_VMBUS = 0, 1, 2
 
 
-class HvMessageType(IntEnum):
+class HvMessageType(Numbering):
     """HV_MESSAGE_TYPE. Bit 31 is set in everything the hypervisor itself sends."""
 
     NONE = 0x00000000
@@ -94,7 +93,7 @@ class HvEventFlags(Layout):
     flags: raw[256]
 
 
-class PortType(IntEnum):
+class PortType(Numbering):
     """HV_PORT_TYPE."""
 
     MESSAGE = 1
@@ -134,7 +133,7 @@ class HvConnectionInfo(Layout):
     trigger_flags: u64
 
 
-class HvPortProperty(IntEnum):
+class HvPortProperty(Numbering):
     """HV_PORT_PROPERTY_CODE."""
 
     POST_COUNT = 0                  # messages posted since it was made
@@ -195,7 +194,7 @@ class HvExecutionState(Register):
     interrupt_shadow = bits(12)
 
 
-class InterceptAccess(IntEnum):
+class InterceptAccess(Numbering):
     """HV_INTERCEPT_ACCESS_TYPE of an intercept message."""
 
     READ = 0
@@ -335,7 +334,7 @@ class HeaderOnlyIntercept(Layout):
     header: HvInterceptHeader
 
 
-class PendingInterruptionType(IntEnum):
+class PendingInterruptionType(Numbering):
     """HV_X64_PENDING_INTERRUPTION_TYPE, those of them that can be waited for."""
 
     INTERRUPT = 0

@@ -6,9 +6,8 @@ the region is private; only the first two dwords are anybody's business (`VmcsRe
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
-
 from hv.spec.layout import Layout, Register, bits, u32, u64
+from hv.spec.numbering import Flags, Numbering
 
 NO_VMCS = 0xFFFF_FFFF_FFFF_FFFF     # the current-VMCS pointer and the link pointer when there is none
 
@@ -29,7 +28,7 @@ class RevisionIdentifier(Register):
     shadow = bits(31)             # a shadow VMCS: VMREAD and VMWRITE only, never entered
 
 
-class VmxAbort(IntEnum):
+class VmxAbort(Numbering):
     """Why the processor gave up in the middle of a VM exit; SDM "VMX Aborts"."""
 
     SAVING_GUEST_MSRS = 1
@@ -40,7 +39,7 @@ class VmxAbort(IntEnum):
     HOST_NOT_64_BIT = 6           # the guest was in 64-bit mode and the host address-space size is 0
 
 
-class FieldWidth(IntEnum):
+class FieldWidth(Numbering):
     """Bits 14:13 of an encoding."""
 
     BITS_16 = 0
@@ -49,7 +48,7 @@ class FieldWidth(IntEnum):
     NATURAL = 3                   # 64 bits on a processor with Intel 64
 
 
-class FieldKind(IntEnum):
+class FieldKind(Numbering):
     """Bits 11:10 of an encoding."""
 
     CONTROL = 0
@@ -69,7 +68,7 @@ class FieldEncoding(Register):
     width = bits(14, 13)          # FieldWidth
 
 
-class VmcsField(IntEnum):
+class VmcsField(Numbering):
     """Every field by its full encoding. The 64-bit ones have a second encoding for their upper half: `high_half`."""
 
     # 16-bit controls
@@ -344,7 +343,7 @@ def field_of(encoding: int) -> tuple[VmcsField, bool] | None:
 # --- Controls ------------------------------------------------------------------------------------
 # A default1 bit must be 1 on a processor that knows no better; the TRUE capability MSRs release a few of them.
 
-class PinControls(IntFlag):
+class PinControls(Flags):
     """SDM "Pin-Based VM-Execution Controls"."""
 
     EXTERNAL_INTERRUPT_EXITING = 1 << 0
@@ -358,7 +357,7 @@ PIN_DEFAULT1 = 0x16
 TRUE_PIN_DEFAULT1 = 0x16
 
 
-class PrimaryControls(IntFlag):
+class PrimaryControls(Flags):
     """SDM "Processor-Based VM-Execution Controls", primary."""
 
     INTERRUPT_WINDOW_EXITING = 1 << 2
@@ -389,7 +388,7 @@ PRIMARY_DEFAULT1 = 0x0401E172
 TRUE_PRIMARY_DEFAULT1 = 0x04006172
 
 
-class SecondaryControls(IntFlag):
+class SecondaryControls(Flags):
     """The same, secondary; all 0 while ACTIVATE_SECONDARY_CONTROLS is 0. No default1 bits."""
 
     VIRTUALIZE_APIC_ACCESSES = 1 << 0
@@ -425,7 +424,7 @@ class SecondaryControls(IntFlag):
     INSTRUCTION_TIMEOUT = 1 << 31
 
 
-class TertiaryControls(IntFlag):
+class TertiaryControls(Flags):
     """The same, tertiary: 64 bits, and only an allowed-1 MSR."""
 
     LOADIWKEY_EXITING = 1 << 0
@@ -438,7 +437,7 @@ class TertiaryControls(IntFlag):
     APIC_TIMER_VIRTUALIZATION = 1 << 8
 
 
-class ExitControls(IntFlag):
+class ExitControls(Flags):
     """SDM "VM-Exit Controls"."""
 
     SAVE_DEBUG_CONTROLS = 1 << 2          # default1 in the legacy MSR
@@ -465,7 +464,7 @@ EXIT_DEFAULT1 = 0x00036DFF
 TRUE_EXIT_DEFAULT1 = 0x00036DFB
 
 
-class SecondaryExitControls(IntFlag):
+class SecondaryExitControls(Flags):
     """The same, secondary: 64 bits."""
 
     SAVE_FRED = 1 << 0
@@ -474,7 +473,7 @@ class SecondaryExitControls(IntFlag):
     PREMATURELY_BUSY_SHADOW_STACK = 1 << 3
 
 
-class EntryControls(IntFlag):
+class EntryControls(Flags):
     """SDM "VM-Entry Controls"."""
 
     LOAD_DEBUG_CONTROLS = 1 << 2          # default1 in the legacy MSR
@@ -499,7 +498,7 @@ ENTRY_DEFAULT1 = 0x000011FF
 TRUE_ENTRY_DEFAULT1 = 0x000011FB
 
 
-class VmFunctions(IntFlag):
+class VmFunctions(Flags):
     """SDM "VM-Function Controls"; bit n allows VMFUNC with EAX = n."""
 
     EPTP_SWITCHING = 1 << 0
@@ -507,7 +506,7 @@ class VmFunctions(IntFlag):
 
 # --- Guest state that is no register -------------------------------------------------------------
 
-class Interruptibility(IntFlag):
+class Interruptibility(Flags):
     """SDM "Guest Non-Register State", interruptibility state."""
 
     BLOCKING_BY_STI = 1 << 0
@@ -517,7 +516,7 @@ class Interruptibility(IntFlag):
     ENCLAVE_INTERRUPTION = 1 << 4
 
 
-class ActivityState(IntEnum):
+class ActivityState(Numbering):
     """SDM "Guest Non-Register State", activity state."""
 
     ACTIVE = 0

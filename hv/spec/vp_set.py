@@ -3,14 +3,13 @@
 # mypy: disable-error-code="valid-type, type-arg"
 from __future__ import annotations
 
-from enum import IntEnum
-
 from hv.spec.layout import Layout, u64
+from hv.spec.numbering import Numbering
 
 VPS_PER_BANK = 64
 
 
-class HvGenericSetFormat(IntEnum):
+class HvGenericSetFormat(Numbering):
     """HV_GENERIC_SET_FORMAT."""
 
     SPARSE_4K = 0

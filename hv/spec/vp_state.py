@@ -6,10 +6,9 @@ The manual names the kinds and leaves the layouts to the version; these are thos
 # mypy: disable-error-code="valid-type, type-arg"
 from __future__ import annotations
 
-from enum import IntEnum
-
 from hv.spec.fxsave import FxSaveImage
 from hv.spec.layout import Layout, Register, array, bits, raw, u8, u16, u32, u64
+from hv.spec.numbering import Numbering
 from hv.spec.synic import HvSegmentRegister
 
 
@@ -31,7 +30,7 @@ class SyntheticTimersState(Layout):
     reserved: array["u64", 5]  # noqa: UP037
 
 
-class HvGetSetVpStateType(IntEnum):
+class HvGetSetVpStateType(Numbering):
     """Which state. Bit 31: it is in pages that the caller names, not in the parameters themselves."""
 
     LAPIC_STATE = 0x80000000            # LocalApicState
@@ -78,7 +77,7 @@ class XsaveArea(Layout):
     reserved: raw[48]
 
 
-class HvVpStatePageType(IntEnum):
+class HvVpStatePageType(Numbering):
     """HV_VP_STATE_PAGE_TYPE."""
 
     REGISTERS = 0

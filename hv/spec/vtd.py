@@ -7,10 +7,10 @@ declaration here. No behaviour: that is `hv/iommu/`.
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import ClassVar
 
 from hv.spec.layout import Register, bits
+from hv.spec.numbering import Numbering
 
 ENTRY_SIZE = 16                 # bytes of a root, context, interrupt remapping entry, descriptor and fault record
 HOST_ADDRESS_WIDTH = 46         # bits of a physical address that the unit can produce
@@ -23,7 +23,7 @@ REGISTERS_SIZE = 4096           # bytes of the register file
 IGNORED_FUNCTION_BITS = (0b000, 0b100, 0b110, 0b111)    # of a requester id, by FM of an invalidation and SQ of an Irte
 
 
-class VtdRegister(IntEnum):
+class VtdRegister(Numbering):
     """Offsets in the register file; VT-d "Register Descriptions"."""
 
     VER = 0x000
@@ -59,7 +59,7 @@ WIDE_REGISTERS = frozenset(VtdRegister[name] for name in (
     "CAP", "ECAP", "RTADDR", "CCMD", "IQH", "IQT", "IQA", "IQERCD", "IRTA", "IVA", "IOTLB"))
 
 
-class FaultReason(IntEnum):
+class FaultReason(Numbering):
     """Why the unit blocked a request; VT-d "Fault Reason Encodings"."""
 
     ROOT_NOT_PRESENT = 0x1
@@ -204,7 +204,7 @@ class IotlbCommand(Register):
     invalidate = bits(63)           # IVT
 
 
-class Granularity(IntEnum):
+class Granularity(Numbering):
     """How much an invalidation covers; SELECTIVE is one device (context) or a range of pages (IOTLB)."""
 
     NONE = 0
@@ -286,7 +286,7 @@ class RootEntry(Register):
     context_table = bits(HOST_ADDRESS_WIDTH - 1, 12)
 
 
-class TranslationType(IntEnum):
+class TranslationType(Numbering):
     """TT of a context entry."""
 
     SECOND_LEVEL = 0
@@ -337,7 +337,7 @@ class RemappableData(Register):
     subhandle = bits(15, 0)
 
 
-class SourceValidation(IntEnum):
+class SourceValidation(Numbering):
     """SVT of an interrupt remapping entry."""
 
     NONE = 0
@@ -371,7 +371,7 @@ class XapicIrteDestination(Register):
     id = bits(15, 8)
 
 
-class DescriptorType(IntEnum):
+class DescriptorType(Numbering):
     """Type of an invalidation descriptor; VT-d "Queued Invalidation Interface"."""
 
     CONTEXT = 1

@@ -5,12 +5,11 @@ What Intel's manual volume 3A says and no hypervisor invented. Nothing here beha
 
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
-
 from hv.spec.layout import Layout, Register, bits, u16, u32, u64
+from hv.spec.numbering import Flags, Numbering
 
 
-class Cr0(IntFlag):
+class Cr0(Flags):
     """SDM "Control Registers", CR0."""
 
     PE = 1 << 0     # protection enable
@@ -26,7 +25,7 @@ class Cr0(IntFlag):
     PG = 1 << 31
 
 
-class Cr3(IntFlag):
+class Cr3(Flags):
     """The two cache bits of CR3, those of linear-address masking, and the one which keeps the TLB (CR4.PCIDE = 1)."""
 
     PWT = 1 << 3
@@ -36,7 +35,7 @@ class Cr3(IntFlag):
     NO_FLUSH = 1 << 63    # only in the source of MOV to CR3; never read back
 
 
-class Cr4(IntFlag):
+class Cr4(Flags):
     """SDM "Control Registers", CR4."""
 
     VME = 1 << 0
@@ -67,7 +66,7 @@ class Cr4(IntFlag):
     LAM_SUP = 1 << 28
 
 
-class Efer(IntFlag):
+class Efer(Flags):
     """IA32_EFER. SVME and the two after it exist on AMD processors only; the engine here is one."""
 
     SCE = 1 << 0      # SYSCALL enable
@@ -79,7 +78,7 @@ class Efer(IntFlag):
     FFXSR = 1 << 14
 
 
-class Rflags(IntFlag):
+class Rflags(Flags):
     """SDM "EFLAGS Register". Bit 1 always reads 1."""
 
     CF = 1 << 0
@@ -110,7 +109,7 @@ RFLAGS_DEFINED = (1 << 22) - 1 & ~(1 << 15 | 1 << 5 | 1 << 3)
 
 # --- Exceptions ----------------------------------------------------------------------------------
 
-class Vector(IntEnum):
+class Vector(Numbering):
     """SDM "Exceptions and Interrupts": the vectors the processor itself uses. 32..255 are the system's."""
 
     DE = 0      # divide error
@@ -157,7 +156,7 @@ FAULTS = frozenset(Vector) - TRAPS - ABORTS - {Vector.DB, Vector.NMI, Vector.HV}
 PUSHES_RF = FAULTS
 
 
-class PageFaultError(IntFlag):
+class PageFaultError(Flags):
     """The error code #PF pushes; SDM "Page-Fault Exceptions"."""
 
     PRESENT = 1 << 0      # 0: an entry was not present; 1: the rights refused
@@ -210,7 +209,7 @@ class AccessRights(Register):
     unusable = bits(16)
 
 
-class CodeDataBits(IntFlag):
+class CodeDataBits(Flags):
     """The type of a code or data segment (S = 1)."""
 
     ACCESSED = 1
@@ -221,7 +220,7 @@ class CodeDataBits(IntFlag):
     CODE = 8
 
 
-class SystemType(IntEnum):
+class SystemType(Numbering):
     """The type of a system descriptor or gate (S = 0); SDM "System Descriptor Types".
 
     64-bit mode knows 2, 9, B, C, E and F only.
@@ -464,7 +463,7 @@ PDPTE_RESERVED = 0x1E6        # bits 8:5 and 2:1 of a PAE PDPTE; the bits from M
 
 # --- Debug registers -----------------------------------------------------------------------------
 
-class Dr6(IntFlag):
+class Dr6(Flags):
     """SDM "Debug Status Register (DR6)"."""
 
     B0 = 1 << 0
@@ -510,7 +509,7 @@ class Dr7(Register):
     len3 = bits(31, 30)
 
 
-class BreakOn(IntEnum):
+class BreakOn(Numbering):
     """RWn of DR7."""
 
     EXECUTE = 0
@@ -529,7 +528,7 @@ HUGE_PAGE_SIZE = 1 << 30
 MAX_INSTRUCTION_LENGTH = 15   # bytes; a longer one is #GP
 
 
-class MemoryType(IntEnum):
+class MemoryType(Numbering):
     """SDM "Methods of Caching Available"; numbers as in MTRRs, PAT and EPT."""
 
     UC = 0

@@ -59,7 +59,7 @@ def test_a_changed_byte_of_memory_is_noticed(told):
 
 
 def test_a_device_interrupt_in_b_is_noticed(told):
-    stray = replace(told.records[-1], partition=told.b.partition_id, event=events.Injected(story.DEVICE_VECTOR, 0))
+    stray = told.records[-1]._replace(partition=told.b.partition_id, event=events.Injected(story.DEVICE_VECTOR, 0))
     results = {check.name: check.ok for check in checks.check(replace(told, records=[*told.records, stray]))}
     assert not results["the device's interrupt does not arrive in B"]
 
@@ -107,7 +107,7 @@ class Saying:
 
 def plus(told, partition, event):
     """The story in which *event* happened, too."""
-    return replace(told, records=[*told.records, replace(told.records[-1], partition=partition, event=event)])
+    return replace(told, records=[*told.records, told.records[-1]._replace(partition=partition, event=event)])
 
 
 def minus(told, kind, number=0, **fields):
@@ -276,7 +276,7 @@ def test_the_way_of_a_letter_is_told_step_by_step_to_bs_handler(told):
     ("B", events.MessageDelivered(story.MESSAGE_SINT + 1, 1, 0)), ("A", events.Dma(0xFFFF, 0, 8, True, 0)),
 ])
 def test_what_is_not_on_the_letters_way_is_not_told(told, partition, event):
-    record = replace(told.records[-1], partition={"A": told.a, "B": told.b}[partition].partition_id, event=event)
+    record = told.records[-1]._replace(partition={"A": told.a, "B": told.b}[partition].partition_id, event=event)
     assert telling.step_of_letter(told, record) is None
 
 
@@ -304,7 +304,7 @@ def test_who_ran_is_a_letter_a_turn(told):
     def ran(*partitions):
         quiet = without(told, events.VpSwitch)
         return telling.order(replace(quiet, records=[*quiet.records, *(
-            replace(told.records[-1], partition=0, event=events.VpSwitch(partition, 0)) for partition in partitions)]))
+            told.records[-1]._replace(partition=0, event=events.VpSwitch(partition, 0)) for partition in partitions)]))
 
     a, b = told.a.partition_id, told.b.partition_id
     assert ran(b, 1, a, told.attacker.partition_id, a) == "BAA"

@@ -5,7 +5,6 @@ TLFS "HvCallReadGpa", "HvCallWriteGpa", "HvCallTranslateVirtualAddress".
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require, require_vtl0
@@ -141,8 +140,8 @@ def _mode(vp: VirtualProcessor, flags: TranslateGvaFlags) -> PagingMode:
     """How the VP translates now; who is exempt from privileges meets neither SMAP nor SMEP."""
     mode = PagingMode.of(vp.regs)
     if flags.privilege_exempt:
-        return replace(mode, smap=False, smep=False)
-    return replace(mode, smap=False) if flags.override_smap else mode
+        return mode._replace(smap=False, smep=False)
+    return mode._replace(smap=False) if flags.override_smap else mode
 
 
 def _fault_result(fault: GuestFault) -> TranslateGvaResult:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
+from hv.spec.numbering import Numbering
 
 
-class HypercallCode(IntEnum):
+class HypercallCode(Numbering):
     """Call codes; TLFS "Appendix A: Hypercall Code Reference". Without their prefix HvCall."""
 
     SWITCH_VIRTUAL_ADDRESS_SPACE = 0x0001

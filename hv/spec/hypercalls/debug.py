@@ -3,27 +3,26 @@
 # mypy: disable-error-code="valid-type, type-arg"
 from __future__ import annotations
 
-from enum import IntFlag
-
 from hv.spec.layout import Layout, Register, bits, raw, u32, u64
+from hv.spec.numbering import Flags
 
 MAX_DEBUG_DATA = 4088               # bytes of one call
 
 
-class DebugPostOptions(IntFlag):
+class DebugPostOptions(Flags):
     """What HvCallPostDebugData may be asked for."""
 
     LOOP = 1 << 0                   # wait until all is posted
 
 
-class DebugRetrieveOptions(IntFlag):
+class DebugRetrieveOptions(Flags):
     """What HvCallRetrieveDebugData may be asked for."""
 
     LOOP = 1 << 0                   # wait for data
     TEST_ACTIVITY = 1 << 1          # only look whether there are any
 
 
-class DebugResetOptions(IntFlag):
+class DebugResetOptions(Flags):
     """What HvCallResetDebugSession throws away."""
 
     PURGE_INCOMING = 1 << 0

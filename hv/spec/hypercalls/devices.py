@@ -3,9 +3,8 @@
 # mypy: disable-error-code="valid-type, type-arg"
 from __future__ import annotations
 
-from enum import IntEnum
-
 from hv.spec.layout import Layout, Register, bits, raw, u8, u16, u32, u64
+from hv.spec.numbering import Numbering
 
 
 class HvDeviceId(Register):
@@ -41,7 +40,7 @@ class HvDeviceDomainId(Register):
     id = bits(63, 32)                   # DEFAULT_DOMAIN, NULL_DOMAIN, or the partition's choice
 
 
-class HvDeviceDomainType(IntEnum):
+class HvDeviceDomainType(Numbering):
     """HV_DEVICE_DOMAIN_TYPE."""
 
     STAGE_2 = 0                         # the hypervisor's tables: a list of pages

@@ -3,12 +3,11 @@
 # mypy: disable-error-code="valid-type, type-arg"
 from __future__ import annotations
 
-from enum import IntFlag
-
 from hv.spec.layout import Layout, u64
+from hv.spec.numbering import Flags
 
 
-class HvExtCapability(IntFlag):
+class HvExtCapability(Flags):
     """What HvExtCallQueryCapabilities answers: the extended calls that are there."""
 
     GET_BOOT_ZEROED_MEMORY = 1 << 0

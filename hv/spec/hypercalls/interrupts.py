@@ -3,9 +3,8 @@
 # mypy: disable-error-code="valid-type, type-arg"
 from __future__ import annotations
 
-from enum import IntEnum, IntFlag
-
 from hv.spec.layout import Layout, Register, bits, raw, u8, u32, u64
+from hv.spec.numbering import Flags, Numbering
 
 
 class HvInterruptControl(Register):
@@ -16,7 +15,7 @@ class HvInterruptControl(Register):
     logical_destination_mode = bits(33)
 
 
-class HvInterruptType(IntEnum):
+class HvInterruptType(Numbering):
     """HV_INTERRUPT_TYPE; TLFS "Virtual Interrupt Types"."""
 
     FIXED = 0
@@ -63,7 +62,7 @@ class InterruptEntry(Layout):
 INTERRUPT_SOURCE_MSI = 1
 
 
-class DeviceInterruptTargetFlags(IntFlag):
+class DeviceInterruptTargetFlags(Flags):
     """HV_DEVICE_INTERRUPT_TARGET flags."""
 
     MULTICAST = 1                       # every VP of the target, not one of them

@@ -3,9 +3,8 @@
 # mypy: disable-error-code="valid-type, type-arg"
 from __future__ import annotations
 
-from enum import IntEnum
-
 from hv.spec.layout import Layout, Register, bits, raw, u8, u16, u32, u64
+from hv.spec.numbering import Numbering
 
 
 class GpaPageNumber(Layout):
@@ -117,7 +116,7 @@ class TranslateGvaFlags(Register):
     input_vtl = bits(63, 56)            # HvInputVtl
 
 
-class TranslateGvaResult(IntEnum):
+class TranslateGvaResult(Numbering):
     """HV_TRANSLATE_GVA_RESULT_CODE."""
 
     SUCCESS = 0
@@ -165,7 +164,7 @@ class WriteGpaOutput(Layout):
     access_result: u64
 
 
-class AccessGpaResult(IntEnum):
+class AccessGpaResult(Numbering):
     """HV_ACCESS_GPA_RESULT_CODE."""
 
     SUCCESS = 0

@@ -4,12 +4,11 @@ those that Linux's root partition drivers know; what is not named here stays 0."
 # mypy: disable-error-code="valid-type, type-arg"
 from __future__ import annotations
 
-from enum import IntEnum
-
 from hv.spec.layout import Layout, u8, u16, u32, u64
+from hv.spec.numbering import Numbering
 
 
-class HvStatsObjectType(IntEnum):
+class HvStatsObjectType(Numbering):
     """HV_STATS_OBJECT_TYPE."""
 
     HYPERVISOR = 0x00000001
@@ -66,7 +65,7 @@ class GetLogicalProcessorRunTimeOutput(Layout):
     hypervisor_time: u64                # spent in the hypervisor
 
 
-class HypervisorCounter(IntEnum):
+class HypervisorCounter(Numbering):
     """Places of u64 in the page of the hypervisor."""
 
     LOGICAL_PROCESSORS = 1
@@ -75,7 +74,7 @@ class HypervisorCounter(IntEnum):
     VIRTUAL_PROCESSORS = 4
 
 
-class ProcessorCounter(IntEnum):
+class ProcessorCounter(Numbering):
     """Places of u64 in the page of a logical processor; times in units of 100 ns."""
 
     GLOBAL_TIME = 1
@@ -85,7 +84,7 @@ class ProcessorCounter(IntEnum):
     GLOBAL_TSC_COUNT = 21
 
 
-class PartitionCounter(IntEnum):
+class PartitionCounter(Numbering):
     """Places of u64 in the page of a partition."""
 
     VIRTUAL_PROCESSORS = 1
@@ -96,7 +95,7 @@ class PartitionCounter(IntEnum):
     ACTIVE_CHILD_PARTITIONS = 46
 
 
-class VpCounter(IntEnum):
+class VpCounter(Numbering):
     """Places of u64 in the page of a VP; times in units of 100 ns. Behind each COUNT stands the time of the same."""
 
     TOTAL_RUN_TIME = 1

@@ -3,13 +3,12 @@
 # mypy: disable-error-code="valid-type, type-arg"
 from __future__ import annotations
 
-from enum import IntFlag
-
 from hv.spec.layout import Layout, Register, bits, u64
+from hv.spec.numbering import Flags
 from hv.spec.vp_set import HvVpSet
 
 
-class HvFlushFlags(IntFlag):
+class HvFlushFlags(Flags):
     """Flags of the flush calls; TLFS "HvCallFlushVirtualAddressSpace"."""
 
     ALL_PROCESSORS = 1 << 0                 # the mask or set of VPs is ignored

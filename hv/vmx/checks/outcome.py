@@ -7,7 +7,7 @@ the VMCS; a wrong guest state is a VM exit that loads the host state. Neither la
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hv.spec.exits import EntryFailure, ExitReason, ExitReasonField, VmInstructionError
 from hv.vmx.checks.rule import RULES, Broken, Entry, Group, Rule
@@ -18,8 +18,7 @@ _ERRORS = {Group.EXECUTION_CONTROLS: _CONTROLS, Group.EXIT_CONTROLS: _CONTROLS, 
 _GUEST_STATE = ExitReasonField(basic=int(ExitReason.ENTRY_FAILURE_GUEST_STATE), entry_failure=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """A rule that does not hold, and what was found."""
 
     rule: Rule
@@ -46,8 +45,7 @@ class Failure:
         return f"{self.words}: {self.rule.id}: {self.broken.found}; required: {self.broken.required}"
 
 
-@dataclass(frozen=True, slots=True)
-class EntryResult:
+class EntryResult(NamedTuple):
     """How an attempt to enter ends: *failure* is the first rule that did not hold, in the manual's order, or None.
 
     *unchecked* are rules that read memory where there is none to read: nobody can say whether they hold.

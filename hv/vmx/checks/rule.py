@@ -12,9 +12,7 @@ reads (`tests/vmx/checks/` sees to that), so a rule need not run again while non
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Protocol
 
@@ -130,8 +128,7 @@ BY_SECONDARY, BY_TERTIARY = (PRIMARY, SECONDARY), (PRIMARY, TERTIARY)
 BY_INJECTION = (INJECTION,)
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(NamedTuple):
     """One check of the manual. *fields* are what it is about, *when* the other fields that decide whether it applies.
 
     *qualification* is the exit qualification when it fails (guest state only).
@@ -174,7 +171,7 @@ class RulesOf:
             if id in _IDS:
                 raise TypeError(f"there are two rules called {id}")
             _IDS.add(id)
-            words = text or inspect.getdoc(check) or ""
+            words = text or check.__doc__ or ""
             RULES.append(Rule(id, self.group, self.heading, fields, when, " ".join(words.split()), check,
                               self.qualification, reads_memory))
             return check

@@ -7,7 +7,6 @@ control, sub-page permissions, supervisor shadow-stack pages, memory types.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -49,8 +48,7 @@ class EptWalkEntry(NamedTuple):
     entry: EptEntry
 
 
-@dataclass(frozen=True, slots=True)
-class EptWalk:
+class EptWalk(NamedTuple):
     """What the tables say of one address.
 
     *spa* is None when nothing is mapped, or when the walk stopped at a misconfiguration (*misconfigured* says which).

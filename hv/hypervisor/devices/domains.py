@@ -3,7 +3,7 @@
 A partition gets its default domain with its first device; from then on the domain follows the GPA map page by page,
 with the same rights. A device may be put into one of the partition's own making instead (`explicit_domain.py`), or into
 none. Overlay pages are the hypervisor's and no device reaches them. All of it is paid from the partition's pool, except
-the context table of a bus, which is root's: `docs/decisions/0014-the-table-of-a-bus-is-roots.md`.
+the context table of a bus, which is root's: `docs/decisions/0015-the-table-of-a-bus-is-roots.md`.
 TLFS "Device Domains".
 """
 

@@ -291,13 +291,13 @@ class Machine(Box):
         self.root.winhv.connect_port(sender.partition_id, connection_id, receiver.partition_id, port_id,
                                      PortType.MONITOR, gpa)
 
-    def run(self, until_tsc: int | None = None, paused: Callable[[], bool] = lambda: False) -> None:
+    def run(self, until_tsc: int | None = None, paused: Callable[[], bool] | None = None) -> None:
         """Run until every VM has ended, nobody can run any more, the clock reaches *until_tsc*, or *paused* says so.
 
         A VM whose VPs all sleep without anything that could wake them has ended by "halt".
         """
-        self.scheduler.run(until_tsc, finished=lambda: paused() or self._settle())
-        if not paused() and (until_tsc is None or self.clock.tsc < until_tsc):
+        self.scheduler.run(until_tsc, self._settle, paused)
+        if (paused is None or not paused()) and (until_tsc is None or self.clock.tsc < until_tsc):
             for vm in self.vms:
                 if not vm.partition.stands_still:       # its parent may let it go on
                     vm.worker.end("halt")

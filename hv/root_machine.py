@@ -137,13 +137,13 @@ class RootMachine(Box):
         """TLFS says that the machine is restarted. # Simplified: it ends, so that somebody sees why."""
         self.guest.end("triple-fault", f"vp {vp.index} triple-faulted at rip {vp.regs.rip:#x}")
 
-    def run(self, until_tsc: int | None = None, paused: Callable[[], bool] = lambda: False) -> None:
+    def run(self, until_tsc: int | None = None, paused: Callable[[], bool] | None = None) -> None:
         """Run until root has ended, nobody can run any more, the clock reaches *until_tsc*, or *paused* says so.
 
         When nobody can run and nothing could wake anybody, root has ended by "halt".
         """
-        self.scheduler.run(until_tsc, finished=lambda: paused() or self.guest.settle())
-        if not paused() and (until_tsc is None or self.clock.tsc < until_tsc):
+        self.scheduler.run(until_tsc, self.guest.settle, paused)
+        if (paused is None or not paused()) and (until_tsc is None or self.clock.tsc < until_tsc):
             self.guest.end("halt")
 
     def end_budget(self) -> None:

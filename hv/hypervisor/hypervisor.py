@@ -97,9 +97,11 @@ class Hypervisor:
         self.vp_factory: Callable[[Partition, int], VirtualProcessor] | None = None
         self.iommu: IommuDriver | None = None
         self.on_wake: Callable[[Any], None] = lambda vp: None       # a VP may have something to do: for the scheduler
+        self.turn_over = False                  # that of the VP which runs: somebody else was woken, and comes first
         self.on_spin: Callable[[Any], None] = lambda vp: None       # a VP waits for another one's lock: likewise
         self.on_halt: Callable[[Any], bool] = lambda vp: False      # a VP halted: True when it was woken meanwhile
         self.on_vp_deleted: Callable[[Any], None] = lambda vp: None     # what runs VPs forgets this one
+        self.on_sent: Callable[[Any], bool] = lambda vp: bool(vp.stays())   # it sent an interrupt: likewise
         self.on_yield: Callable[[Any], bool] = lambda vp: False     # its turn may end: True when the engine runs on
         self.monitors = Monitors(self)
         self.before_run: Callable[[], None] = do_nothing        # a VP is about to run: for pages of counters

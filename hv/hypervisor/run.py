@@ -16,12 +16,14 @@ from hv.hypervisor.verdicts import (
     ADVANCE,
     ASK_PARENT,
     RETRY,
+    SENT,
     YIELD,
     Advance,
     AskParent,
     Halt,
     Inject,
     Retry,
+    Sent,
     Verdict,
     Yield,
 )
@@ -86,13 +88,16 @@ def _give_way(vp: VirtualProcessor, exit: VmExit) -> bool:
         vp.halted = False
         vp.vcpu.single_step()
         return False
-    return vp.hypervisor.on_yield(vp)
+    hypervisor = vp.hypervisor
+    return not hypervisor.turn_over and hypervisor.on_yield(vp)
 
 
 def _obey_other(vp: VirtualProcessor, exit: VmExit, verdict: Verdict) -> bool:
     """The verdicts that are not the common one."""
     if verdict is RETRY:
         return vp.deliver_pending()
+    if verdict is SENT:
+        return vp.hypervisor.on_sent(vp)
     match verdict:
         case Advance():
             if vp.regs.complete_instruction(exit.instruction_length) and not vp.vcpu.single_step():
@@ -100,6 +105,8 @@ def _obey_other(vp: VirtualProcessor, exit: VmExit, verdict: Verdict) -> bool:
             return vp.deliver_pending()
         case Yield():
             return _give_way(vp, exit)
+        case Sent():
+            return vp.hypervisor.on_sent(vp)
         case Retry():
             return vp.deliver_pending()
         case Inject(vector, error_code, address):

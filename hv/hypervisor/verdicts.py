@@ -13,6 +13,10 @@ class Yield:
     """Somebody else may run first: the guest halted, paused, or was interrupted. An instruction there was is done."""
 
 
+class Sent:
+    """Done, and an interrupt is on its way: a sibling that was woken comes first, if there is one."""
+
+
 class Retry:
     """What stopped it is repaired: the same instruction runs again."""
 
@@ -35,5 +39,5 @@ class Halt(NamedTuple):
     why: str
 
 
-Verdict = Advance | Yield | Retry | Inject | AskParent | Halt
-ADVANCE, YIELD, RETRY, ASK_PARENT = Advance(), Yield(), Retry(), AskParent()
+Verdict = Advance | Yield | Sent | Retry | Inject | AskParent | Halt
+ADVANCE, YIELD, SENT, RETRY, ASK_PARENT = Advance(), Yield(), Sent(), Retry(), AskParent()

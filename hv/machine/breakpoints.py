@@ -23,12 +23,13 @@ class Breakpoints:
     # Simplified: the block that is stopped in counts as work when it is entered, and again when it goes on.
     """
 
-    def __init__(self, uc: Uc, forget_all_code: Callable[[], None]) -> None:
-        self._uc, self._forget_all_code = uc, forget_all_code
+    def __init__(self, uc: Uc, running: Callable[[], ProcessorState | None],
+                 forget_all_code: Callable[[], None]) -> None:
+        self._uc, self._running, self._forget_all_code = uc, running, forget_all_code
         self._hooks: dict[int, int] = {}            # linear address -> the API's hook
         self.exist = False                          # there is one
+        self.matter = False                         # a VP that is about to run is asked about
         self._passing: int | None = None
-        self._running: ProcessorState | None = None
         self._stopped_at: WeakKeyDictionary[ProcessorState, int] = WeakKeyDictionary()     # each VP by its own
         self.hit: int | None = None
 
@@ -36,7 +37,7 @@ class Breakpoints:
         """Stop every VP before it executes the instruction at linear address *gva*."""
         if gva not in self._hooks:
             self._hooks[gva] = self._uc.hook_add(UC_HOOK_CODE, self._on_code, None, gva, gva)
-            self.exist = True
+            self.exist = self.matter = True
             self._forget_all_code()
 
     def remove(self, gva: int) -> None:
@@ -52,20 +53,21 @@ class Breakpoints:
 
     def begin(self, state: ProcessorState, single_step: bool) -> None:
         """*state* is about to run: the breakpoint it stands at does not stop it, and a single step meets none."""
-        self._running = state
         stopped = self._stopped_at.pop(state, None)
+        self.matter = self.exist or single_step or bool(self._stopped_at)
         self._passing = _ALL if single_step else None
         if not single_step and state.linear_rip == stopped:
             self._passing = stopped
 
     def close(self) -> None:
         """Let the engine go."""
-        del self._uc, self._forget_all_code
+        del self._uc, self._running, self._forget_all_code
 
     def _on_code(self, _uc: Any, gva: int, _size: int, _user: Any) -> None:
         if self._passing not in (gva, _ALL):
-            assert self._running is not None, "code runs"
-            self.hit = self._stopped_at[self._running] = gva
+            running = self._running()
+            assert running is not None, "code runs"
+            self.hit = self._stopped_at[running] = gva
             uclib.uc_emu_stop(self._uc._uch)
         elif self._passing == gva:
             self._passing = None

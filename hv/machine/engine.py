@@ -54,7 +54,7 @@ _HANDLER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctyp
 _NEW_BLOCK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64), ctypes.c_void_p, ctypes.c_void_p)
 _REFUSALS = frozenset({Vector.SS, Vector.GP, Vector.PF, Vector.AC})
 _EXCEPTION = Trap.EXCEPTION
-_CC_OP, _EFLAGS = at.CC_OP // 4, at.EFLAGS // 8
+_CC_OP, _EFLAGS, _RIP = at.CC_OP // 4, at.EFLAGS // 8, at.RIP // 8
 _NESTED_FAULT, _RDMSR, _WRMSR = Trap.NESTED_FAULT, Trap.RDMSR, Trap.WRMSR      # naming a member costs a call
 _ERROR_CODE = at.ERROR_CODE // 4
 _FETCHED, _CODE = stubs.ExitFrame.fetched.offset // 8, stubs.ExitFrame.code.offset // 8
@@ -105,7 +105,7 @@ class Engine:
         self._refused_fetch = self._misplaced = False
         self._entered, self._shown = 0, False       # since the start: pages to stay, page tables for a moment
         self._alone_at = -1                         # RIP of the instruction that `run_alone` lets run
-        self.breakpoints = Breakpoints(self._uc, self._forget_all_code)
+        self.breakpoints = Breakpoints(self._uc, lambda: self.current, self._forget_all_code)
         self._counted = False                       # the last run was limited to a number of instructions
         self.current: ProcessorState | None = None
         self.handed_over = 0                        # how often one state followed another inside a run
@@ -303,7 +303,8 @@ class Engine:
         True when a trap handler stopped it; then RIP is where the handler left it.
         """
         counter = self.counter
-        self.breakpoints.begin(state, bool(instructions))
+        if instructions or self.breakpoints.matter:
+            self.breakpoints.begin(state, bool(instructions))
         if instructions and not self._counted:
             self._forget_all_code()     # the engine counts only in code that it translates from now on
         self._counted = bool(instructions)
@@ -313,7 +314,8 @@ class Engine:
         counter.limit = 0 if window or counter.skip else until
         refused_at, refusals, attempts, wasted = -1, 0, 0, 0
         while True:
-            began, self._entered, self._shown = _progress(state), 0, False
+            began = _progress(state) if instructions else None
+            self._entered, self._shown = 0, False
             status = self._start(state, instructions and instructions + wasted)
             state = self.current or state       # another one may have taken over
             if status == UC_ERR_FETCH_PROT:
@@ -335,10 +337,10 @@ class Engine:
                 continue
             elif self._python_hooks is None or (late := self._python_hooks.deferred()) is None:
                 stopped = self._stopped_by_trap or self.breakpoints.hit is not None
-                attempts, wasted = attempts + 1, max(0, wasted + 1 - self._entered)
-                if instructions and (self._entered or self._shown) and not stopped \
-                        and attempts < _MOST_ATTEMPTS and _progress(state) == began:
-                    continue        # the engine counted the attempt that only told it where memory is
+                if instructions and (self._entered or self._shown) and not stopped:
+                    attempts, wasted = attempts + 1, max(0, wasted + 1 - self._entered)
+                    if attempts < _MOST_ATTEMPTS and _progress(state) == began:
+                        continue    # the engine counted the attempt that only told it where memory is
                 return stopped
             if late is not None and not self.on_trap(late, 0):
                 return True
@@ -358,7 +360,7 @@ class Engine:
         """From inside a trap, after `adopt`: when it returns True the run goes on with `current`, as `run` would."""
         state, counter = self.current, self.counter
         assert state is not None, "nobody was adopted"
-        if self.breakpoints.exist:
+        if self.breakpoints.matter:
             self.breakpoints.begin(state, False)
         state.words[_EFLAGS] = state.words[_EFLAGS] & FLAGS_KEPT | 2    # the others stand apart while the engine runs
         self._held = state.context
@@ -379,11 +381,12 @@ class Engine:
         if self._stale:
             self._forget_stale_code()
         self._stopped_by_trap = self._refused_fetch = self._misplaced = False
-        status = self._execute(state.rip, instructions or self._counting)
+        status = self._execute(state.words[_RIP], instructions or self._counting)
         if not self._stopped_by_trap and not self._asked.kind:
             uclib.uc_context_save(self._handle, (self.current or state).context)
-        if self._exposure.shown:
-            self._exposure.hide()
+        exposure = self._exposure
+        if exposure.code or exposure.tables:
+            exposure.hide()
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure

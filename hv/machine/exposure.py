@@ -47,8 +47,8 @@ class Exposure:
         self._engine, self._nested, self._frame = engine, nested, frame
         self.python_hooks: PythonHooks | None = None
         self.kept = False                       # the intercept that is being handled needs what is shown
-        self._code: set[int] = set()            # gpa of the pages shown until the next block begins
-        self._tables: set[int] = set()          # ... until the instruction is done
+        self.code: set[int] = set()            # gpa of the pages shown until the next block begins
+        self.tables: set[int] = set()          # ... until the instruction is done
         self._flush = False                     # the engine's TLB may hold more than is allowed
         self._alone_at: int | None = None       # RIP of that instruction
         self._shadowed = False                  # it is a block of its own because we said so
@@ -56,14 +56,9 @@ class Exposure:
         self._saved: tuple[int, int, int, int | None, int | None] | None = None     # while armed: what was there
         self._handler, self._block = _HANDLER(self._on_intercept), _BLOCK(self._on_block)
 
-    @property
-    def shown(self) -> bool:
-        """Something is shown."""
-        return bool(self._code or self._tables)
-
     def until_block(self, gpa: int) -> None:
         """The page of *gpa*, which was just entered, is there until the next block begins."""
-        self._code.add(gpa)
+        self.code.add(gpa)
         self._flush = self.kept = True
         self._arm()
         # The routine of an intercept would fetch the instruction by the page that is hidden by then, and not come back.
@@ -74,7 +69,7 @@ class Exposure:
 
         *flush*: the instruction accesses the page as data too, so the engine's TLB will hold that translation.
         """
-        self._tables.add(gpa)
+        self.tables.add(gpa)
         self._flush |= flush
         self._alone_at = state.rip
         self.kept = self._begins_again = True
@@ -85,11 +80,11 @@ class Exposure:
     def hide(self) -> None:
         """Nothing is shown any more."""
         self._disarm()
-        self._hide(self._code)
+        self._hide(self.code)
         self._hide_tables()
 
     def _hide_tables(self) -> None:
-        self._hide(self._tables)
+        self._hide(self.tables)
         state = self._engine.current
         if self._shadowed and state is not None and state.rip == self._alone_at:
             state.interrupt_shadow = False
@@ -128,16 +123,16 @@ class Exposure:
     def _on_block(self, uc: int, address: int, done: int, _counter: int) -> None:
         """A block begins; with it, the clock would show *done*."""
         self._disarm()
-        self._hide(self._code)
+        self._hide(self.code)
         if not self._begins_again:
-            self._hide(self._tables)
+            self._hide(self.tables)
             self._alone_at, self._shadowed = None, False
         self._begins_again = False
         if self._must_stop(done):
             self._engine.stop()
             return
         self._engine.counter.done = done
-        if self._tables:
+        if self.tables:
             self._arm()
 
     def _must_stop(self, done: int) -> bool:
@@ -157,7 +152,7 @@ class Exposure:
         assert state is not None, "an intercept without a running VP"
         same = state.rip == self._alone_at
         if not same:
-            self._hide(self._tables)
+            self._hide(self.tables)
             self._alone_at, self._shadowed = None, False
         shadowed = self._shadowed
         if shadowed:
@@ -167,8 +162,8 @@ class Exposure:
         if not self.kept:
             self._shadowed = False          # the state is what the handler made of it
             self.hide()
-        elif self.shown:
-            self._begins_again = bool(self._tables)
+        elif self.code or self.tables:
+            self._begins_again = bool(self.tables)
             if shadowed:
                 state.interrupt_shadow = self._shadowed = True
             self._arm()

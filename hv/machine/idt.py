@@ -79,6 +79,8 @@ class Event(NamedTuple):
         return self.kind in _BY_PROGRAM
 
 
+EXTERNAL_INTERRUPTS = tuple(Event(vector, EventKind.EXTERNAL) for vector in range(256))     # made once, by vector
+
 class TaskGate(Exception):
     """The event leads to a task gate: a task switch to the TSS *selector* is asked for, and nothing is changed yet."""
 

@@ -333,6 +333,11 @@ class ProcessorState:
         return bool(self.words[_EFLAGS] & _IF)
 
     @property
+    def takes_interrupts(self) -> bool:
+        """RFLAGS.IF, and no shadow of STI or MOV SS."""
+        return bool(self.words[_EFLAGS] & _IF) and not self.dwords[_HFLAGS] & _INHIBIT
+
+    @property
     def cpl(self) -> int:
         """The current privilege level, 0..3: the DPL of SS."""
         return int(self.dwords[_HFLAGS] & 3)

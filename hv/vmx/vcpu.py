@@ -190,7 +190,8 @@ class Vcpu:
     @property
     def flag_matters(self) -> bool:
         """Something waits for RFLAGS.IF: interrupt-window exiting, or a virtual interrupt."""
-        return self.controls.interrupt_window or self.apic.recognizes
+        virtual = self.apic.virtual
+        return self.controls.interrupt_window or (virtual is not None and virtual.recognized)
 
     def watch_interrupt_flag(self) -> None:
         """What waits for RFLAGS.IF has changed."""
@@ -268,18 +269,22 @@ class Vcpu:
 
     # --- the loop --------------------------------------------------------------------------------------
 
-    def run(self, until: int) -> None:
-        """Run the guest until the clock reaches *until*, a timer is due, or the exit handler says stop."""
+    def run(self, until: int, apic_entered: bool = False) -> None:
+        """Run the guest until the clock reaches *until*, a timer is due, or the exit handler says stop.
+
+        *apic_entered*: `enter_apic` was done already.
+        """
         self._enter()
         self.engine.counter.until = until       # whoever wants the run to end earlier says so there
-        while watchful.run(self) if self.watchful else self._run_freely():
-            pass
+        while watchful.run(self) if self.watchful else self._run_freely(apic_entered):
+            apic_entered = False
 
     def _enter(self) -> None:
         """The engine works for this vcpu now."""
-        self.second_level.enter()
-        self.engine.only_walks = self._only_walks
-        self.interrupted = False
+        second_level = self.second_level
+        if second_level.cached.entered is not second_level:
+            second_level.cached.enter(second_level)
+        self.engine.only_walks, self.interrupted = self._only_walks, False
 
     def flush_translations(self, cr3: int | None) -> bool:
         """Forget linear translations of the address space *cr3*, or of all (None); True when the engine forgot all.
@@ -313,23 +318,26 @@ class Vcpu:
         self.engine.go_on(until, bool(self.work[WATCHED]))      # `enter_apic` has asked whether the flag matters
         return True
 
-    def _run_freely(self) -> bool:
+    def _run_freely(self, apic_entered: bool) -> bool:
         """Run a guest of which nothing rare is asked; True when something is now."""
-        engine, clock, counter = self.engine, self.clock, self.engine.counter
+        engine, counter, work = self.engine, self.engine.counter, self.work
         handed_over = engine.handed_over
         engine.on_trap = self._trap_handler
-        if not self.may_enter() or not enter_apic(self):
+        if not (apic_entered or (self.may_enter() and enter_apic(self))):
             return False
         while self.may_enter():
-            if self.interrupt_is_held():
-                self.watchful = True
             if self.watchful:
                 return True
-            vector = self.external_interrupt() if self.controls.interrupts_taken else None
+            vector = None
+            if self.interrupt_waits():
+                if self.interrupt_is_held():
+                    self.watchful = True
+                    return True
+                vector = self.external_interrupt()
             if vector is not None:
                 if not take_physical(self, vector):
                     return False
-            elif clock.tsc >= counter.until:
+            elif work[0] >= counter.until:
                 return False
             elif engine.run(self.state, counter.until, self.flag_matters):
                 if not self.interrupted or engine.handed_over != handed_over:
@@ -337,19 +345,16 @@ class Vcpu:
                 self.interrupted = False
             elif engine.handed_over != handed_over:
                 return False                # the turn of this one is over
-            elif engine.counter.deadline and not self._window_is_open():
-                clock.counter.done = max(clock.tsc, engine.counter.deadline)     # the block that would pass it waits
+            elif counter.deadline and not (work[WATCHED] and self.state.interrupts_enabled):
+                work[0] = max(work[0], counter.deadline)    # the block that would pass it waits
                 return False
-            elif engine.counter.deadline and not self._pass_window():
+            elif counter.deadline and not self._pass_window():
                 return False
         return False
 
     def interrupt_is_held(self) -> bool:
         """A physical interrupt waits, and is not simply taken: by the controls, or in the shadow of STI or MOV SS."""
         return (not self.controls.interrupts_taken or self.state.interrupt_shadow) and self.interrupt_waits()
-
-    def _window_is_open(self) -> bool:
-        return self.flag_matters and self.state.interrupts_enabled
 
     def step(self) -> bool:
         """Run one instruction; True when an exit handler said stop. An exit counts as its instruction."""

@@ -171,7 +171,7 @@ def test_a_long_spin_that_is_told_gives_the_processor_to_the_others():
         cmp dword ptr [0x220000], 1
         jne .wait
     """, """
-        mov ecx, 2000
+        mov ecx, 20000
     .work:
         dec ecx
         jnz .work

@@ -80,11 +80,21 @@ class ExitState(FakeState):
         return self.single_stepping
 
 
+class FakeWork:
+    """The words of the work counter, of which the first is the clock."""
+
+    def __init__(self, clock) -> None:
+        self.clock = clock
+
+    def __getitem__(self, word: int) -> int:
+        return {0: self.clock.tsc}[word]
+
+
 class FakeVcpu:
     """What a VP asks of its vcpu. *injected* are the events, *ran* the moments it should have run until."""
 
-    def __init__(self, state: ExitState) -> None:
-        self.state = state
+    def __init__(self, state: ExitState, clock=None) -> None:
+        self.state, self.work = state, FakeWork(clock)
         self.guest = FakeMemory()
         self.memory = self.guest.linear(state)
         self.engine = SimpleNamespace(code_bytes=lambda: b"\x90")
@@ -127,7 +137,7 @@ class FakeVcpu:
     def set_tsc(self, value: int) -> None:
         self.tsc = value
 
-    def run(self, until: int) -> None:
+    def run(self, until: int, apic_entered: bool) -> None:
         self.ran.append(until)
         self.on_run()
 
@@ -160,7 +170,7 @@ class FakeVpVmcs:
 
 def new_vp(hypervisor, partition, index: int) -> VirtualProcessor:
     """The hypervisor's own VP over a fake vcpu."""
-    vcpu = FakeVcpu(ExitState())
+    vcpu = FakeVcpu(ExitState(), partition.clock)
     return VirtualProcessor(hypervisor, partition, index, vcpu, FakeVpVmcs(vcpu.vmcs))
 
 

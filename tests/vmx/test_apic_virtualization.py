@@ -478,7 +478,7 @@ def test_the_notification_vector_is_processed_without_an_exit(apic: ApicBox):
     requests = (1 << 0x45 | 1 << 0x81).to_bytes(32, "little")
     apic.box.memory.write(DESCRIPTOR, requests + b"\xff" * 32)
     waiting = [0xF2, 0x33]
-    vcpu.external_interrupt = lambda: waiting.pop(0) if waiting else None
+    vcpu.interrupt_waits, vcpu.external_interrupt = lambda: bool(waiting), lambda: waiting.pop(0)
     exit = apic.run(vcpu, "sti; nop; nop; cli; hlt")
     assert exit is not None
     assert (exit.reason, InterruptionInfo(exit.interruption_info).vector) == (E.EXTERNAL_INTERRUPT, 0x33)
@@ -492,7 +492,7 @@ def test_the_notification_vector_is_processed_without_an_exit(apic: ApicBox):
 def test_without_the_control_the_notification_vector_exits(apic: ApicBox):
     vcpu = apic.vcpu(XAPIC | DELIVERY)
     waiting = [0xF2]
-    vcpu.external_interrupt = lambda: waiting.pop(0) if waiting else None
+    vcpu.interrupt_waits, vcpu.external_interrupt = lambda: bool(waiting), lambda: waiting.pop(0)
     assert apic.run(vcpu, "hlt").reason is E.EXTERNAL_INTERRUPT
 
 
@@ -500,7 +500,7 @@ def test_without_the_control_the_notification_vector_exits(apic: ApicBox):
 def test_a_descriptor_outside_ram_has_no_requests(apic: ApicBox, spa):
     vcpu = apic.vcpu(XAPIC | DELIVERY, pin=int(PinControls.PROCESS_POSTED_INTERRUPTS), POSTED_INTR_DESC_ADDR=spa)
     waiting = [0xF2]
-    vcpu.external_interrupt = lambda: waiting.pop(0) if waiting else None
+    vcpu.interrupt_waits, vcpu.external_interrupt = lambda: bool(waiting), lambda: waiting.pop(0)
     assert seen(apic.run(vcpu, "sti; nop; hlt")) == (E.HLT, 0)
 
 
@@ -518,7 +518,7 @@ def test_a_virtual_interrupt_wakes_a_processor_that_halted(apic: ApicBox):
     def physical() -> int | None:
         return waiting.pop() if waiting and vcpu.non_register.activity else None
 
-    vcpu.external_interrupt = physical
+    vcpu.interrupt_waits, vcpu.external_interrupt = lambda: bool(waiting), physical
     exit = apic.run(vcpu, "sti; hlt; mov eax, 7; cpuid")
     assert seen(exit) == (E.CPUID, 0)
     assert apic.served == [0x45]

@@ -120,7 +120,7 @@ def test_a_window_that_never_opens_ends_with_the_budget(box):
 def test_a_physical_interrupt_exits_before_the_next_instruction(box):
     vcpu = box.vcpu()
     waiting = [0x51]
-    vcpu.external_interrupt = lambda: waiting.pop() if waiting else None
+    vcpu.interrupt_waits, vcpu.external_interrupt = lambda: bool(waiting), lambda: waiting.pop() if waiting else None
     box.handle = lambda exit: exit.reason is R.EXTERNAL_INTERRUPT
     box.put("mov ecx, 1; hlt")
     box.go(vcpu)
@@ -142,7 +142,7 @@ def test_a_physical_interrupt_stops_a_guest_that_runs(box):
             return True
         return exit.reason is R.EXTERNAL_INTERRUPT
 
-    vcpu.external_interrupt = lambda: waiting.pop() if waiting else None
+    vcpu.interrupt_waits, vcpu.external_interrupt = lambda: bool(waiting), lambda: waiting.pop() if waiting else None
     box.handle = handle
     box.put("cpuid; mov ecx, 1; hlt")
     box.go(vcpu)
@@ -159,7 +159,7 @@ def test_a_physical_interrupt_reaches_a_guest_that_only_faults(box):
     def interrupt() -> int | None:
         return waiting.pop() if waiting else None
 
-    vcpu.external_interrupt = interrupt
+    vcpu.interrupt_waits, vcpu.external_interrupt = lambda: bool(waiting), interrupt
     box.put("ud2")
     inject = vcpu.take
 

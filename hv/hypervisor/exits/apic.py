@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from hv.hypervisor.interrupts.vp_apic import VpApic
 from hv.hypervisor.run import ask_about_memory, on_exit
-from hv.hypervisor.verdicts import ADVANCE, RETRY, Halt, Verdict
+from hv.hypervisor.verdicts import ADVANCE, RETRY, SENT, Halt, Verdict
 from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.machine.decode import Undecodable, decode_at
 from hv.machine.faults import Access
 from hv.machine.memory_operations import memory_access, perform
+from hv.spec.apic import ApicRegister
 from hv.spec.exits import ApicAccessQualification, ApicAccessType, ExitReason
 from hv.spec.x86 import PAGE_SHIFT, Rflags
 from hv.trace.events import MmioAccess
@@ -19,6 +20,7 @@ from hv.vmx.events.injection import event_of
 from hv.vmx.exit import VmExit
 
 _RF = Rflags.RF.value
+_ICR = ApicRegister.ICR_LOW.value
 _BY_INSTRUCTION = (ApicAccessType.LINEAR_READ, ApicAccessType.LINEAR_WRITE)
 _ACCESS = {ApicAccessType.LINEAR_READ: Access.READ, ApicAccessType.LINEAR_WRITE: Access.WRITE,
            ApicAccessType.LINEAR_FETCH: Access.EXECUTE}
@@ -45,7 +47,7 @@ def handle_apic_write(vp: VirtualProcessor, exit: VmExit) -> Verdict:
         value = apic.virtual.page.dwords[offset >> 2]
         vp.trace.emit(MmioAccess(apic.base.page << PAGE_SHIFT | offset & ~3, 4, True, value))
     apic.written(offset)
-    return RETRY
+    return SENT if offset == _ICR else RETRY
 
 
 @on_exit(ExitReason.VIRTUALIZED_EOI)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hv.hypervisor.errors import CallIntercepted, CallInterrupted
 from hv.hypervisor.hypercalls.door import hypercall
 from hv.hypervisor.run import on_exit
-from hv.hypervisor.verdicts import ADVANCE, RETRY, Verdict
+from hv.hypervisor.verdicts import ADVANCE, RETRY, YIELD, Verdict
 from hv.hypervisor.vps.vp import CallSite, VirtualProcessor
 from hv.machine.faults import Access, GuestFault
 from hv.spec.exits import ExitReason
@@ -40,7 +40,7 @@ def handle_vmcall(vp: VirtualProcessor, exit: VmExit) -> Verdict:
         gpr[_RAX] = result
     else:
         gpr[_RDX], gpr[_RAX] = result >> 32, result & _LOW
-    return ADVANCE
+    return YIELD if vp.hypervisor.turn_over else ADVANCE
 
 
 def _set_control(gpr: memoryview, wide: bool, control: int) -> None:

@@ -27,6 +27,7 @@ from hv.vmx.translation.ept import GIGABYTE, EptTables
 GPA_SPACE_BITS = 40             # bits of a guest-physical address, as CPUID leaf 0x80000008 says
 GPA_SPACE_PAGES = 1 << GPA_SPACE_BITS - 12
 
+_READ = Access.READ             # naming a member of an enumeration costs a call
 READ_WRITE = Access.READ | Access.WRITE
 READ_EXECUTE = Access.READ | Access.EXECUTE
 ALL = Access.READ | Access.WRITE | Access.EXECUTE
@@ -220,7 +221,7 @@ class GpaSpace:
     def read(self, gpa: int, size: int) -> bytes:
         """*size* bytes with the partition's own rights; NestedFault when they forbid any of them."""
         if (gpa & PAGE_SIZE - 1) + size <= PAGE_SIZE:
-            return self.memory.read(self.translate(gpa, Access.READ), size)
+            return self.memory.read(self.translate(gpa, _READ), size)
         return b"".join(self.memory.read(spa, length) for spa, length in self._spans(gpa, size, Access.READ))
 
     def write(self, gpa: int, data: bytes) -> None:

@@ -121,7 +121,7 @@ class Partition:
         self._hypercall_overlay: Overlay | None = None
         self._space: GpaSpace | None = None
         self.on_teardown: list[Callable[[Partition], None]] = []    # called when it is finalized
-        self.still: Callable[[], None] = lambda: None       # its code does not run until the exit in hand is over
+        self.still: Callable[[], None] | None = None    # --parallel: its code rests until the exit in hand is over
         self.object_page = 0                    # spa of the page of the parent's pool that it costs
         self.set_privileges(privileges)
 

@@ -37,7 +37,7 @@ from hv.machine.gate import Gate, GatedProcessor
 
 QUANTUM_TICKS = 4_000_000       # 2 ms: so far may processors be apart
 
-_SIGNALS = ("on_spin", "on_halt", "on_yield")       # from a VP that runs, to the scheduler of its partition
+_SIGNALS = ("on_spin", "on_halt", "on_sent", "on_yield")       # from a VP that runs, to the scheduler of its partition
 
 
 class ParallelScheduler:
@@ -52,6 +52,7 @@ class ParallelScheduler:
         self._error: BaseException | None = None
         self._until = NEVER
         self._finished: Callable[[], bool] = lambda: False
+        self._paused: Callable[[], bool] | None = None
         self._held: list[tuple[GatedProcessor, Lane]] = []      # who acts, and on whom
         self._threads: list[threading.Thread] = []
         self._boot = Lane(hypervisor, hypervisor.root, gate.boot, gate, slice_ticks)
@@ -82,16 +83,18 @@ class ParallelScheduler:
         lane.gone = True
         lane.changed.notify()
         partition.use_clock(self.hypervisor.clock)
-        partition.still = lambda: None
+        partition.still = None
         self.gate.remove(lane.processor)
 
     # --- a run -----------------------------------------------------------------------------------------------
 
-    def run(self, until: int | None = None, finished: Callable[[], bool] = lambda: False) -> None:
-        """Run until *finished* says so, all clocks reach *until*, or nobody can run and no timer is set.
+    def run(self, until: int | None = None, finished: Callable[[], bool] = lambda: False,
+            paused: Callable[[], bool] | None = None) -> None:
+        """Run until *finished* or *paused* says so, all clocks reach *until*, or nobody can run and no timer is set.
 
         The first error of any thread ends the run, and is raised here. No thread is left when this returns.
         """
+        self._paused = paused
         self._until, self._finished = NEVER if until is None else until, finished
         self._over, self._error, now = False, None, self.gate.clock.tsc
         for lane in self.lanes.values():
@@ -234,7 +237,7 @@ class ParallelScheduler:
             self._as_root(self._ask)
 
     def _ask(self) -> None:
-        if self._finished():
+        if self._finished() or (self._paused is not None and self._paused()):
             self._end()
 
     def _as_root(self, action: Callable[[], None]) -> None:

@@ -11,7 +11,6 @@ Plain state and arithmetic, in whole numbers: no clock, no engine, so a choice d
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Any, Protocol
 
 PERIOD_TICKS = 4_000_000        # 2 ms: what is left of a cap or a reserve ends with it
@@ -27,6 +26,7 @@ class Schedulable(Protocol):
     halted: bool
     prompt: bool                # its turns end by themselves and come before all others: root's program
 
+    running: bool
     ran: int                    # ticks, in the turns that are over
 
     @property
@@ -117,15 +117,19 @@ class RunQueue:
             found = self._shares[partition.id] = Share(partition)
         return found
 
-    def add(self, vp: Schedulable, floor: int = 0) -> bool:
-        """*vp* is ready, at the end of its partition's queue; False when it was in there already.
+    def add(self, vp: Schedulable, share: Share, floor: int = 0) -> bool:
+        """*vp* is ready, at the end of its *share*'s queue; False when it was in there already.
 
         A partition that had nothing to run is moved on to *floor*: having slept it is owed so much, and no more.
         """
-        share = self.share(vp.partition)
-        if not share.ready and vp not in share.capped:
-            share.passed = max(share.passed, floor)
-        return self.put_back(vp, share)
+        if vp in share.ready or vp in share.capped:
+            return False
+        if not share.ready:
+            self.active[share.partition.id] = share
+            if floor > share.passed:
+                share.passed = floor
+        share.ready[vp] = False
+        return True
 
     def cap(self, vp: Schedulable) -> None:
         """*vp*, which was ready, has used up its cap: it waits for the next period."""
@@ -175,21 +179,23 @@ class RunQueue:
         """A VP of *partition* is ready."""
         return partition.id in self.active
 
-    def only(self, share: Share) -> bool:
-        """No other partition has anything to run."""
-        return not self.active or (len(self.active) == 1 and share.partition.id in self.active)
-
     def least(self) -> Share | None:
         """The share that comes next: of the active ones that which has passed least, the first by number of several."""
-        if len(self.active) == 1:
-            return next(iter(self.active.values()))
-        return min(self.active.values(), key=lambda share: (share.passed, share.partition.id), default=None)
+        least = None
+        for share in self.active.values():      # `min` with its key costs a call for each
+            if least is None or share.passed < least.passed \
+                    or (share.passed == least.passed and share.partition.id < least.partition.id):
+                least = share
+        return least
 
     def next(self, now: int) -> Schedulable | None:
         """Who shall run; it stays in the queue until it is taken. Those whose reserve is owed come before others."""
-        owed = self._owed(now)
-        if owed is not None:
-            return owed
+        for reserved in self.active.values():
+            if reserved.partition.schedule.reserve:
+                owed = self._owed(now)
+                if owed is not None:
+                    return owed
+                break
         while (share := self.least()) is not None:
             found = self.front(share)
             if found is not None:
@@ -197,15 +203,11 @@ class RunQueue:
         return None
 
     def _owed(self, now: int) -> Schedulable | None:
-        for share in self._reserved():
+        for _, share in sorted(self.active.items()):
             found = share.owed(now)
             if found is not None and found.runnable:
                 return found
         return None
-
-    def _reserved(self) -> Iterator[Share]:
-        return (self.active[number] for number in sorted(self.active)
-                if self.active[number].partition.schedule.reserve)
 
     def keep(self, partitions: dict[int, Any]) -> None:
         """Forget the shares of partitions that are not among *partitions* any more."""

@@ -44,19 +44,27 @@ class Scheduler:
         self._slice_end = 0                     # of the turn, if no timer comes first
         self._stay_until = 0                    # when the engine is left at the latest
         self._reason = _SLICE_OVER              # why the turn ends, or the last one ended
+        self._next: Share | None = None         # whose turn comes next, if nothing happens until then
         self._cut_short = False                 # the last one, by a timer: somebody may be woken now
         self._passed = 0                        # how far the shares are that ran last
         self._root_waits = True
+        self._fewer = True                      # somebody who ran does not wait to run again, or root has acted
         self._period: Timer | None = None       # at its end those that are capped go on
         hypervisor.on_wake, hypervisor.on_spin = self._woken, self._spins
-        hypervisor.on_halt, hypervisor.on_yield = self._halts, self._yields
+        hypervisor.on_halt, hypervisor.on_sent, hypervisor.on_yield = self._halts, self._sent, self._yields
 
     # --- the run ------------------------------------------------------------------------------------------
 
-    def run(self, until: int | None = None, finished: Callable[[], bool] = lambda: False) -> None:
-        """Run until *finished* says so, the clock reaches *until*, or nobody can run and no timer is set."""
+    def run(self, until: int | None = None, finished: Callable[[], bool] = lambda: False,
+            paused: Callable[[], bool] | None = None) -> None:
+        """Run until *paused* says so, the clock reaches *until*, or nobody can run and no timer is set; or until
+        *finished* says so, which is asked whenever a VP may have run for the last time."""
         self.look()
-        while not finished() and (until is None or self.clock.tsc < until):
+        while (paused is None or not paused()) and (until is None or self.clock.tsc < until):
+            if self._fewer:
+                self._fewer = False
+                if finished():
+                    return
             if not self.turn(until):
                 return
 
@@ -64,36 +72,41 @@ class Scheduler:
         """Find out who is ready, whatever was done to the VPs from outside."""
         partitions = self.hypervisor.partitions
         self.queue.keep(partitions)
-        self._root_waits = True
+        self._root_waits = self._fewer = True
+        self._next = None
         for number in sorted(partitions):
             for _, vp in sorted(partitions[number].vps.items()):
                 if not vp.prompt and vp.runnable:
-                    self.queue.add(vp, self._floor(vp))
+                    self._add(vp, self.queue.share(vp.partition))
 
     def turn(self, until: int | None = None) -> bool:
         """One slice for the next VP, or a jump to the next timer; False when nothing can ever happen again."""
-        self.clock.run_due()
+        queue, due = self.queue, self.clock.next_deadline()
+        if due is not None and due <= self._counter.done:
+            self.clock.run_due()
+            due = self.clock.next_deadline()
+        share, self._next = self._next, None
         if self._root_waits and self.run_root():
             return True
-        vp = self.queue.next(self.clock.tsc)
-        if vp is None:
-            return self.take_idle_interrupts() or self._idle(until)
-        share = self.queue.share(vp.partition)
-        stay_until = self.clock.tsc + self._longest_stay(share)
+        vp = None if share is None else queue.front(share)
+        if vp is None or share is None:
+            vp = queue.next(self._counter.done)
+            if vp is None:
+                return self.take_idle_interrupts() or self._idle(until)
+            share = queue.share(vp.partition)
+        stay = self.slice_ticks
+        if len(queue.active) == 1:              # no other partition has anything to run
+            stay = ALONE_TICKS if len(share.ready) == 1 else max(STAY_TICKS, stay)
+        stay_until = self._counter.done + stay
         self._stay_until = stay_until if until is None else min(until, stay_until)
         if share.partition.schedule.cap and self._is_capped(vp, share):
             return True
         self._begin(vp, share)
         try:
-            vp.run(self._next_stop())
+            vp.run(self._slice_end if due is None or due > self._slice_end else due)
         finally:
             self._end()
         return True
-
-    def _longest_stay(self, share: Share) -> int:
-        if not self.queue.only(share):
-            return self.slice_ticks
-        return ALONE_TICKS if len(share.ready) == 1 else max(STAY_TICKS, self.slice_ticks)
 
     def run_root(self) -> bool:
         """Let root do what waits for it; False when nothing did."""
@@ -102,7 +115,7 @@ class Scheduler:
             if vp.prompt and vp.runnable:
                 self._show(vp)
                 vp.run(self.clock.tsc)
-                self._reason, self._root_waits = _HALTED, True
+                self._reason, self._root_waits, self._fewer = _HALTED, True, True
                 return True
         return False
 
@@ -132,6 +145,7 @@ class Scheduler:
     def _begin(self, vp: Schedulable, share: Share) -> None:
         """*vp* leaves the queue and has the processor."""
         queue, now = self.queue, self._counter.done
+        self.hypervisor.turn_over = False
         first = queue.take(vp, share)
         length = ALONE_TICKS if not queue.active else WOKEN_TICKS if first else self.slice_ticks
         if share.partition.schedule.cap:
@@ -158,10 +172,11 @@ class Scheduler:
         assert share is not None, "no turn goes on"
         now = self._counter.done
         self._share, self._cut_short = None, now < self._slice_end
-        vp.leave()
+        if vp.running:
+            vp.leave()
         share.charge(vp, vp.ran - self._ran, now)
         if not vp.runnable:
-            self._reason = _HALTED if vp.halted else _SUSPENDED
+            self._reason, self._fewer = _HALTED if vp.halted else _SUSPENDED, True
         else:
             self.queue.put_back(vp, share)
             if share.partition.schedule.cap:
@@ -196,23 +211,41 @@ class Scheduler:
             self._root_waits = True
             self.processor.stop_by(self.clock.tsc)
             return
-        share = self._share
-        if (share is not None and vp is self.current) or not vp.runnable:
+        running = self._share
+        if (running is not None and vp is self.current) or not vp.runnable:
             return
         if self._cut_short and self._reason is _SLICE_OVER:
             self._reason = _WOKEN
-        if share is not None and vp.partition is share.partition:
-            if self.queue.put_back(vp, share, first=True):
-                self._end_by(max(self._counter.done, self._began + min(self.slice_ticks, WOKEN_TICKS)))
-        elif self.queue.add(vp, self._floor(vp)) and share is not None:
-            self._make_room(share, self.queue.share(vp.partition))
+        self._next = None
+        if running is None or vp.partition is not running.partition:
+            self._add(vp, self.queue.share(vp.partition))
+        elif self.queue.put_back(vp, running, first=True):
+            self._end_by(max(self._counter.done, self._began + min(self.slice_ticks, WOKEN_TICKS)))
 
-    def _make_room(self, running: Share, woken: Share) -> None:
-        """The turn gets an end, now that another partition waits for it."""
-        now = self.clock.tsc
-        first = woken.passed < running.passed + running.cost(now - self._began) or woken.owed(now) is not None
-        end = now if first else now + self.slice_ticks
-        self._stay_until = min(self._stay_until, end)
+    def _add(self, vp: Schedulable, woken: Share) -> None:
+        """*vp*, of a partition that does not run now, waits for its turn. If another one runs, its turn gets an end.
+
+        Having slept, a partition is owed the work of one slice at most: by those that run, and by those that wait.
+        """
+        queue, running, now = self.queue, self._share, self._counter.done
+        reached = passed = self._passed
+        if running is not None:
+            reached = running.passed + running.cost(now - self._began)
+            if reached > passed:
+                passed = reached
+        others = queue.least() if queue.active else None
+        if others is not None:
+            passed = min(passed, max(self._passed, others.passed))
+        if not queue.add(vp, woken, passed - woken.cost(self.slice_ticks)) or running is None:
+            return
+        if woken.passed < reached or woken.owed(now) is not None:
+            end, self.hypervisor.turn_over = now, True
+            if others is None and not running.partition.schedule.reserve:
+                self._next = woken
+        else:
+            end = now + self.slice_ticks
+        if end < self._stay_until:
+            self._stay_until = end
         self._end_by(end)
 
     def _end_by(self, end: int) -> None:
@@ -220,16 +253,6 @@ class Scheduler:
         if end < self._slice_end:
             self._slice_end, self._reason = end, _WOKEN
         self.processor.stop_by(end)
-
-    def _floor(self, vp: Schedulable) -> int:
-        """How far a partition is at least that wakes: the work of one slice behind those that run."""
-        passed, share = self._passed, self._share
-        if share is not None:
-            passed = max(passed, share.passed + share.cost(self.clock.tsc - self._began))
-        others = self.queue.least()
-        if others is not None:
-            passed = min(passed, max(self._passed, others.passed))
-        return passed - self.queue.share(vp.partition).cost(self.slice_ticks)
 
     def _spins(self, vp: Schedulable) -> None:
         """*vp* runs, and needs what another VP has: its turn ends now if anybody waits for it."""
@@ -272,10 +295,25 @@ class Scheduler:
         sibling = self.queue.front(share)
         if sibling is None:
             return not vp.halted and self._has_right(share) and vp.stays()
-        schedule = share.partition.schedule
-        if not sibling.can_follow(vp) or (schedule.cap and share.left(sibling, now) <= 0):
-            return False
-        self._reason = _SPINS
+        return self._may_follow(sibling, vp, share) and self._follow(sibling, share, _SPINS)
+
+    def _sent(self, vp: Schedulable) -> bool:
+        """*vp* has sent an interrupt. A sibling that it woke goes on in the engine at once: who sends one mostly has
+        nothing left to do but to wait for what comes of it. As `_yields`."""
+        share = self._share
+        if share is not None and share.ready and vp is self.current and not self._root_waits \
+                and self._counter.done < self._stay_until and self._counter.deadline:   # 0: a physical interrupt
+            sibling, first = next(iter(share.ready.items()))
+            if first and self._may_follow(sibling, vp, share):
+                return self._follow(sibling, share, _WOKEN)
+        return vp.stays()
+
+    def _may_follow(self, sibling: Schedulable, vp: Schedulable, share: Share) -> bool:
+        return sibling.can_follow(vp) and (not share.partition.schedule.cap
+                                           or share.left(sibling, self._counter.done) > 0)
+
+    def _follow(self, sibling: Schedulable, share: Share, reason: SwitchReason) -> bool:
+        self._reason = reason
         self._end()
         self._begin(sibling, share)
         return sibling.take_over(self._next_stop())

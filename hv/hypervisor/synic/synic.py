@@ -179,7 +179,8 @@ class Synic:
 
     def post(self, sint: int, message: QueuedMessage) -> None:
         """Put *message* into the slot of *sint*, or queue it behind what waits there."""
-        self.vp.partition.still()
+        if self.vp.partition.still is not None:
+            self.vp.partition.still()
         self.queues[sint].append(message)
         self._deliver(sint)
 
@@ -189,7 +190,8 @@ class Synic:
         What `post` does then, without a queue.
         """
         memory, slot = self.space.memory, self.message_page + sint * MESSAGE_SIZE
-        self.vp.partition.still()
+        if self.vp.partition.still is not None:
+            self.vp.partition.still()
         if not self.accepts_messages or self.queues[sint] or memory.read_u32(slot):
             return False
         header = _HEADER.pack(message_type, len(payload), 0, 0, sender)
@@ -253,12 +255,14 @@ class Synic:
         """
         if not self.accepts_events[sint]:
             raise HypercallError(HvStatus.INVALID_SYNIC_STATE, f"vp {self.vp.index}: sint {sint} takes no events")
-        self.vp.partition.still()
+        if self.vp.partition.still is not None:
+            self.vp.partition.still()
         spa, bit = self.event_page + sint * EVENT_FLAGS_SIZE + (flag >> 3), 1 << (flag & 7)
-        before = self.space.memory.read(spa, 1)[0]
+        memory = self.space.memory
+        before = memory.view[spa]
         if before & bit:
             return False
-        self.space.memory.write(spa, bytes((before | bit,)))
+        memory.write(spa, bytes((before | bit,)))
         if self.trace.listening:
             self.trace.emit(EventDelivered(sint, flag))
         vector = self._raises[sint]

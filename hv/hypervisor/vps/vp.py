@@ -135,7 +135,9 @@ class VirtualProcessor:
         if self.explicit_suspend or self.intercept_suspend or self.wait_for_sipi or self.stopped_because \
                 or self.partition.stands_still:
             return False
-        return not self.halted or self._wakes() or (self.notifications != 0 and deliverability.due(self))
+        if not self.halted or ((self.idles or self.regs.interrupts_enabled) and self.apic.deliverable() is not None):
+            return True
+        return self._wakes() or (self.notifications != 0 and deliverability.due(self))
 
     @property
     def is_available(self) -> bool:
@@ -156,13 +158,23 @@ class VirtualProcessor:
 
     def _wakes(self) -> bool:
         """A halted processor wakes for an NMI, or for an interrupt it may take; SDM "HLT"."""
-        return ((self.nmi_pending and self.vcpu.takes_nmi) or self.vcpu.debug_pends or self.pending_event is not None
-                or ((self.idles or self.regs.interrupts_enabled)
-                    and (self.apic.deliverable() is not None or self._takes_external)))
+        if (self.idles or self.regs.interrupts_enabled) and (self.apic.deliverable() is not None
+                                                             or self._takes_external):
+            return True
+        return ((self.nmi_pending and self.vcpu.takes_nmi) or self.vcpu.debug_pends
+                or self.pending_event is not None)
 
     def run(self, until: int) -> None:
         """Run the guest until the clock reaches *until*, or it halts, waits for its parent, or stops."""
-        self._go(self.vcpu.run, until if self.clock_of_work is None else self.clock_of_work.limit(until))
+        if self.notifications and self._only_tells():
+            return
+        try:
+            self._begin()
+            if self.deliver_pending():      # by `enter_apic`, where the processor does that
+                self.vcpu.run(until if self.clock_of_work is None else self.clock_of_work.limit(until),
+                              self.apic_delivers)
+        finally:
+            self.leave()
 
     def end_run_with(self, action: Callable[[], object]) -> None:
         """Its instruction is the last one of this run; *action* comes behind it."""
@@ -196,21 +208,24 @@ class VirtualProcessor:
 
     def step(self) -> None:
         """Run one instruction, or take the interrupt that waits."""
-        self._go(self.vcpu.step)
-
-    def _go(self, run: Callable[..., object], *limit: int) -> None:
-        if self.halted and self.notifications and not self._wakes() and deliverability.due(self):
-            deliverability.tell(self)       # and sleeps on
+        if self.notifications and self._only_tells():
             return
         try:
             self._begin()
             if self.deliver_pending():
-                run(*limit)
+                self.vcpu.step()
         finally:
             self.leave()
 
+    def _only_tells(self) -> bool:
+        """It sleeps on: what it was woken for is that its parent wanted to be told."""
+        if not self.halted or self._wakes() or not deliverability.due(self):
+            return False
+        deliverability.tell(self)
+        return True
+
     def _begin(self) -> None:
-        self._since, self.halted, self.idles, self.running = self.partition.clock.tsc, False, False, True
+        self._since, self.halted, self.idles, self.running = self.vcpu.work[0], False, False, True
         if self.hypervisor.before_run is not do_nothing:
             self.hypervisor.before_run()
         self.vmcs.enter()
@@ -234,7 +249,7 @@ class VirtualProcessor:
     def leave(self) -> None:
         """Its turn is over."""
         if self.running:
-            self.ran += self.partition.clock.tsc - self._since
+            self.ran += self.vcpu.work[0] - self._since         # word 0 is the clock
             self.running = False
         if self.clock_of_work is not None:
             self.clock_of_work.stop()

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.machine.idt import Event, EventKind
+from hv.machine.idt import EXTERNAL_INTERRUPTS
 from hv.vmx.events.exits import external_interrupt
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
-_EXTERNAL = EventKind.EXTERNAL          # naming a member of an enumeration costs a call
 WATCHED = 3                            # word of the work counter: `window`
 
 
@@ -47,10 +46,12 @@ def behind_instruction(vcpu: Vcpu) -> bool:
 def deliver_virtual(vcpu: Vcpu) -> bool:
     """The virtual interrupt that is recognized is delivered, or waits for RFLAGS.IF."""
     apic, state = vcpu.apic.virtual, vcpu.state
-    if apic is not None and apic.recognized and state.interrupts_enabled and not state.interrupt_shadow \
-            and not vcpu.watchful and not vcpu.non_register.pending_debug \
-            and not vcpu.take(Event(take_virtual(vcpu), _EXTERNAL)):
-        return False
+    if apic is not None and apic.recognized and state.takes_interrupts \
+            and not vcpu.watchful and not vcpu.non_register.pending_debug:
+        vector = apic.deliver()             # `take_virtual`, without its call
+        vcpu.on_virtual_interrupt(vector)
+        if not vcpu.take(EXTERNAL_INTERRUPTS[vector]):
+            return False
     waits = vcpu.controls.interrupt_window or (apic is not None and apic.recognized)    # `flag_matters`, without calls
     if bool(vcpu.work[WATCHED]) is not waits:
         vcpu.watch_interrupt_flag()

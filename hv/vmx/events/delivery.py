@@ -45,8 +45,11 @@ def deliver(vcpu: Vcpu, event: Event, injected: bool = False) -> VmExit | None:
     try:
         if event.kind is not _EXTERNAL:
             deliver_combined(state, vcpu.memory, event, partial(_intercepts, vcpu), injected)
-        elif not vcpu.gates.enter(event.vector) \
-                and deliver_combined(state, vcpu.memory, event, partial(_intercepts, vcpu), injected) is event:
+        elif vcpu.gates.enter(event.vector):
+            vcpu.mtf_pending = vcpu.controls.monitor_trap_flag
+            return None
+        elif deliver_combined(state, vcpu.memory, event, partial(_intercepts, vcpu), injected) is event:
+            state.ignore_code_base()
             vcpu.gates.learn(event.vector)
     except TripleFault:
         return VmExit(ExitReason.TRIPLE_FAULT)

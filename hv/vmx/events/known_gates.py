@@ -18,7 +18,6 @@ from hv.machine.state import ProcessorState
 from hv.spec.x86 import PAGE_SIZE
 from hv.vmx.translation.remembered import Chain, RememberingMemory
 
-_U64 = struct.Struct("<Q")
 _FRAME = struct.Struct("<5Q")       # RIP CS RFLAGS RSP SS, from below
 _ROOM = PAGE_SIZE - _FRAME.size
 _WRITE = Access.WRITE.value
@@ -30,7 +29,8 @@ class _Gate(NamedTuple):
 
     registers: tuple[int, ...]      # `ProcessorState.delivery_registers`
     generation: int                 # of what is cached of the second level
-    words: Chain                    # (spa, value): of page tables, IDT and GDT
+    words: Chain                    # of page tables, IDT and GDT
+    stack: tuple[int, int]          # linear page and gpa of the page where the frame was pushed
     mode: PagingMode
     rip: int
     kept: int                       # of RFLAGS
@@ -41,7 +41,7 @@ class KnownGates:
 
     def __init__(self, state: ProcessorState, memory: RememberingMemory) -> None:
         self._state, self._memory = state, memory
-        self._ram, self._cached = memory.ram, memory.cached
+        self._words, self._cached = memory.words, memory.cached
         self._gates: dict[int, _Gate] = {}
 
     def enter(self, vector: int) -> bool:
@@ -49,9 +49,9 @@ class KnownGates:
         gate, state = self._gates.get(vector), self._state
         if gate is None or gate.registers != state.delivery_registers or gate.generation != self._cached.generation:
             return False
-        read, ram = _U64.unpack_from, self._ram
-        for spa, value in gate.words:
-            if read(ram, spa)[0] != value:
+        words = self._words
+        for number, value in gate.words:
+            if words[number] != value:
                 del self._gates[vector]
                 return False
         return self._push_and_enter(gate)
@@ -64,8 +64,9 @@ class KnownGates:
             return False
         frame = _FRAME.pack(rip, cs, rflags, old_rsp, ss)
         try:
-            gpa = memory.gpa_of(gate.mode, rsp, _WRITE, 0, False)
-            memory.store(gpa, int.from_bytes(frame, "little"), _FRAME.size)
+            page, gpa = gate.stack
+            gpa = gpa | rsp & PAGE_SIZE - 1 if page == rsp >> 12 else memory.gpa_of(gate.mode, rsp, _WRITE, 0, False)
+            memory.store_bytes(gpa, frame)
         except (GuestFault, NestedFault):
             return False                # the long way meets it again
         state.enter_handler(gate.rip, rsp, rflags & gate.kept)
@@ -80,6 +81,10 @@ class KnownGates:
         if known is not None and known.registers == registers and known.generation == generation:
             return
         found = self._memory.remembered(gate_key(state, vector, 1, 0))
-        entry = None if found is None else same_level_entry(found[0], 0)
-        if found is not None and entry is not None and entry.cs == state.cs and not entry.cs.selector & _LOCAL:
-            self._gates[vector] = _Gate(registers, generation, found[1], self._memory.mode, entry.rip, entry.kept_flags)
+        stack = self._memory.known_page(state.rsp, _WRITE)
+        if found is None or stack is None:
+            return
+        entry, words = same_level_entry(found[0], 0), tuple(dict(found[1] + stack[1]).items())
+        if entry is not None and entry.cs == state.cs and not entry.cs.selector & _LOCAL:
+            self._gates[vector] = _Gate(registers, generation, words, (state.rsp >> 12, stack[0]), self._memory.mode,
+                                        entry.rip, entry.kept_flags)

@@ -8,7 +8,6 @@ changes a page table or a gate is noticed at once, without a word to this object
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -17,14 +16,13 @@ from hv.machine.paging import PagingMode, walk
 from hv.machine.registers import Registers
 from hv.vmx.translation.second_level import SecondLevel
 
-_U64 = struct.Struct("<Q")
 _PAGE = 0xFFF
 _READ = 1
 _ENTRY_SIZE = _WORD = 8         # of PAE and 4-level paging; 32-bit paging walks each time
 _U64_MASK = (1 << 64) - 1
 _MOST = 64                      # translations kept
 
-Chain = tuple[tuple[int, int], ...]     # (spa of an entry, its value) for each level
+Chain = tuple[tuple[int, int], ...]     # of words of RAM: (number, value), the number being a spa divided by 8
 
 
 class RememberingMemory(LinearMemory):
@@ -33,11 +31,12 @@ class RememberingMemory(LinearMemory):
     def __init__(self, registers: Registers, second_level: SecondLevel) -> None:
         super().__init__(registers, second_level.load, second_level.store)
         self.load_entry, self.load_code = second_level.load_entry, second_level.fetch
-        self._second_level, self.cached, self.ram = second_level, second_level.cached, second_level.memory.view
+        self.store_bytes = second_level.store_bytes
+        self._second_level, self.cached, self.words = second_level, second_level.cached, second_level.memory.words
         self._known: dict[tuple[int, int, bool, bool], tuple[int, Chain]] = {}
         self._found: dict[Hashable, tuple[Any, Chain]] = {}         # what `remember` was asked, and the words behind it
         self._known_for: list[object] = [None, 0]       # the paging mode and the generation of what is cached
-        self._noted: dict[int, int] | None = None       # spa -> word, for what is being found out; None: not wanted
+        self._noted: dict[int, int] | None = None       # those being found out; None: not wanted
 
     def gpa_of(self, mode: PagingMode, gva: int, access: int, cpl: int, implicit: bool) -> int:
         if mode.entry_size != _ENTRY_SIZE:
@@ -47,9 +46,9 @@ class RememberingMemory(LinearMemory):
         key = (gva >> 12, access, cpl == 3, implicit)
         found = self._known.get(key)
         if found is not None:
-            read, ram = _U64.unpack_from, self.ram
-            for spa, raw in found[1]:
-                if read(ram, spa)[0] != raw:
+            words = self.words
+            for number, raw in found[1]:
+                if words[number] != raw:
                     break
             else:
                 if self._noted is not None:
@@ -57,11 +56,16 @@ class RememberingMemory(LinearMemory):
                 return found[0] | gva & _PAGE
         return self._walk_and_remember(key, mode, gva, access, cpl, implicit)
 
+    def known_page(self, gva: int, access: int) -> tuple[int, Chain] | None:
+        """The guest-physical page that the last *access* of privilege level 0 to that of *gva* led to, with the entries
+        that say so; None: not kept."""
+        return self._known.get((gva >> 12, access, False, False))
+
     def _walk_and_remember(self, key: tuple[int, int, bool, bool], mode: PagingMode, gva: int, access: int, cpl: int,
                            implicit: bool) -> int:
         found = walk(mode, gva, access, cpl, self.load_entry, self.store, implicit)
-        chain = tuple((self._second_level.translate(level.gpa, _READ), level.raw) for level in found.levels)
-        if all(spa + _ENTRY_SIZE <= self._second_level.memory.size for spa, _ in chain):
+        chain = tuple((self._second_level.translate(level.gpa, _READ) // _WORD, level.raw) for level in found.levels)
+        if all(number < len(self.words) for number, _ in chain):
             if len(self._known) >= _MOST:
                 self._known.clear()
             self._known[key] = found.gpa & ~_PAGE, chain
@@ -85,9 +89,9 @@ class RememberingMemory(LinearMemory):
             self._forget(mode)
         known = self._found.get(key)
         if known is not None:
-            read, ram = _U64.unpack_from, self.ram
-            for spa, raw in known[1]:
-                if read(ram, spa)[0] != raw:
+            words = self.words
+            for number, raw in known[1]:
+                if words[number] != raw:
                     break
             else:
                 answer: T = known[0]
@@ -95,7 +99,7 @@ class RememberingMemory(LinearMemory):
         return self._find_and_remember(key, find)
 
     def remembered(self, key: Hashable) -> tuple[Any, Chain] | None:
-        """What the last `remember` of *key* answered, with all words it was made of, (spa, value); None: not kept."""
+        """What the last `remember` of *key* answered, with all words it was made of; None: not kept."""
         return self._found.get(key)
 
     def _find_and_remember(self, key: Hashable, find: Callable[[], T]) -> T:
@@ -118,10 +122,11 @@ class RememberingMemory(LinearMemory):
         return value
 
     def _note(self, gva: int, size: int, value: int) -> None:
-        """The words that were read; what is none, in one page of RAM, is not remembered."""
+        """The words that were read; what is none in its place, in one page of RAM, is not remembered."""
         spa = self._second_level.translate(self.gpa_of(self.mode, gva, _READ, 0, True), _READ)
-        if size % _WORD or (gva & _PAGE) + size > _PAGE + 1 or spa + size > self._second_level.memory.size:
+        beyond = spa + size > self._second_level.memory.size
+        if size % _WORD or spa % _WORD or (gva & _PAGE) + size > _PAGE + 1 or beyond:
             self._noted = None
         elif self._noted is not None:
             for n in range(size // _WORD):
-                self._noted[spa + _WORD * n] = value >> 64 * n & _U64_MASK
+                self._noted[spa // _WORD + n] = value >> 64 * n & _U64_MASK

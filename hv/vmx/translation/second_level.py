@@ -62,11 +62,6 @@ class SecondLevel:
         self._use(eptp)
         self._changed()
 
-    def enter(self) -> None:
-        """The processor is about to run."""
-        if self.cached.entered is not self:
-            self.cached.enter(self)
-
     def use_access_page(self, page: int) -> None:
         """The APIC-access page is another, or none any more (NO_PAGE)."""
         if page != self.access_page:
@@ -179,9 +174,13 @@ class SecondLevel:
 
     def store(self, gpa: int, value: int, size: int) -> None:
         """Store *size* bytes at *gpa*, which do not cross a page."""
+        self.store_bytes(gpa, value.to_bytes(size, "little"))
+
+    def store_bytes(self, gpa: int, data: bytes) -> None:
+        """The same with the bytes themselves."""
         found = self._cache.get(gpa >> 12)
         spa = found[0] | gpa & _PAGE if found is not None and found[1] & _WRITE else self.translate(gpa, _WRITE)
-        if spa + size <= self.memory.size:
-            self.memory.write(spa, value.to_bytes(size, "little"))
+        if spa + len(data) <= self.memory.size:
+            self.memory.write(spa, data)
         else:
-            self.mmio.write(spa, size, value)
+            self.mmio.write(spa, len(data), int.from_bytes(data, "little"))

@@ -32,7 +32,7 @@ def play(queue, turns, ticks=SLICE):
         queue.take(vp, queue.share(vp.partition))
         now += ticks
         queue.share(vp.partition).charge(vp, ticks, now)
-        queue.add(vp)
+        queue.add(vp, queue.share(vp.partition))
         order.append(vp)
     return order
 
@@ -43,7 +43,7 @@ def test_the_parts_are_the_weights(weights):
     queue = RunQueue()
     vps = [Vp(partition(n, weight=weight)) for n, weight in enumerate(weights)]
     for vp in vps:
-        queue.add(vp)
+        queue.add(vp, queue.share(vp.partition))
     order = play(queue, 300)
     for vp, weight in zip(vps, weights, strict=True):
         assert abs(order.count(vp) - 300 * weight / sum(weights)) <= len(weights)
@@ -53,8 +53,8 @@ def test_siblings_take_turns_in_the_order_in_which_they_became_ready():
     queue, shared = RunQueue(), partition(1)
     vps = [Vp(shared, index) for index in (2, 0, 1)]
     for vp in vps:
-        assert queue.add(vp)
-    assert not queue.add(vps[0])
+        assert queue.add(vp, queue.share(vp.partition))
+    assert not queue.add(vps[0], queue.share(shared))
     assert play(queue, 6) == vps * 2
     late = Vp(shared, 7)
     queue.put_back(late, queue.share(shared), first=True)
@@ -64,22 +64,22 @@ def test_siblings_take_turns_in_the_order_in_which_they_became_ready():
 def test_who_cannot_run_any_more_is_dropped_when_its_turn_comes():
     queue, shared = RunQueue(), partition(1)
     first, second = Vp(shared), Vp(shared, 1)
-    queue.add(first), queue.add(second)
+    queue.add(first, queue.share(first.partition)), queue.add(second, queue.share(second.partition))
     first.runnable = False
     assert queue.next(0) is second
     second.runnable = False
     assert queue.next(0) is None
     assert not queue.active
-    assert queue.add(first)                     # woken again
+    assert queue.add(first, queue.share(first.partition))                     # woken again
 
 
 def test_a_partition_that_slept_is_owed_no_more_than_its_floor():
     queue = RunQueue()
     busy, sleeper = Vp(partition(1)), Vp(partition(2))
-    queue.add(busy)
+    queue.add(busy, queue.share(busy.partition))
     play(queue, 100)
     passed = queue.share(busy.partition).passed
-    queue.add(sleeper, passed - queue.share(sleeper.partition).cost(SLICE))
+    queue.add(sleeper, queue.share(sleeper.partition), passed - queue.share(sleeper.partition).cost(SLICE))
     assert play(queue, 5)[:3] == [sleeper, busy, sleeper]
 
 
@@ -103,25 +103,25 @@ def test_a_turn_that_ends_with_the_period_is_paid_by_that_period():
 def test_who_is_owed_its_reserve_comes_before_all_others():
     queue = RunQueue()
     light, heavy = Vp(partition(1, weight=1, reserve=WHOLE // 2)), Vp(partition(2, weight=10_000))
-    queue.add(heavy), queue.add(light)
+    queue.add(heavy, queue.share(heavy.partition)), queue.add(light, queue.share(light.partition))
     order = play(queue, 200)
     assert abs(order.count(light) - 100) <= 6
 
 
 def test_the_capped_wait_for_the_next_period():
     queue, capped = RunQueue(), Vp(partition(1, cap=1))
-    queue.add(capped)
+    queue.add(capped, queue.share(capped.partition))
     queue.cap(capped)
     assert not queue.active
-    assert not queue.add(capped)
+    assert not queue.add(capped, queue.share(capped.partition))
     assert queue.uncap() == [capped]
-    assert queue.add(capped)
+    assert queue.add(capped, queue.share(capped.partition))
 
 
 def test_partitions_that_are_gone_are_forgotten():
     queue = RunQueue()
     gone, stays = Vp(partition(1)), Vp(partition(2))
-    queue.add(gone), queue.add(stays)
+    queue.add(gone, queue.share(gone.partition)), queue.add(stays, queue.share(stays.partition))
     queue.keep({2: stays.partition})
     assert queue.next(0) is stays
     assert list(queue.inspect()) == [2]

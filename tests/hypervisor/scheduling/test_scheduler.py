@@ -30,6 +30,7 @@ class ScriptedVp:
 
     def run(self, until):
         clock = self.partition.clock
+        self.running = True
         self.log.append((self.partition.id, self.index))
         self.slices.append(until - clock.tsc)
         if self.turns is not None:
@@ -41,6 +42,7 @@ class ScriptedVp:
 
     def leave(self):
         self.left += 1
+        self.running = False
 
     def can_follow(self, other):
         return self.follows
@@ -48,6 +50,8 @@ class ScriptedVp:
     def take_over(self, until):
         self.run(until)
         return self.lasts
+
+    running = False
 
     def stays(self):
         return True
@@ -385,10 +389,22 @@ def test_a_run_ends_when_nothing_can_ever_happen():
     assert bench.clock.tsc == 0
 
 
-def test_a_run_ends_when_it_is_finished():
+def test_a_run_ends_when_it_is_paused():
     bench = Bench(1).let(None)
-    bench.scheduler.run(finished=lambda: len(bench.log) == 4)
+    bench.scheduler.run(paused=lambda: len(bench.log) == 4)
     assert len(bench.log) == 4
+
+
+def test_whether_a_run_is_finished_is_asked_when_a_vp_may_have_run_for_the_last_time():
+    bench, asked = Bench(2), []
+    bench.vps[2, 0].turns, bench.vps[2, 1].turns = 3, None
+
+    def finished():
+        asked.append(len(bench.log))
+        return len(asked) == 2
+
+    bench.scheduler.run(finished=finished)
+    assert asked == [0, 5]                          # at the beginning, and behind the third turn of VP 0
 
 
 def test_a_physical_interrupt_while_nobody_runs_is_routed_at_once():
@@ -442,9 +458,9 @@ def test_run_root_lets_root_do_what_waits():
 
 def test_a_partition_that_is_gone_does_not_confuse_the_order():
     bench = Bench(1, 1, 1).let(None)
-    bench.scheduler.run(finished=lambda: len(bench.log) == 2)
+    bench.scheduler.run(paused=lambda: len(bench.log) == 2)
     del bench.hypervisor.partitions[3]
-    bench.scheduler.run(finished=lambda: len(bench.log) == 5)
+    bench.scheduler.run(paused=lambda: len(bench.log) == 5)
     assert bench.log[2:] == [(4, 0), (2, 0), (4, 0)]
 
 
@@ -457,7 +473,7 @@ def test_the_slice_of_a_machine_is_fifty_microseconds():
 def test_nobody_waits_longer_than_one_round(shape, turns):
     """Round robin: of any two that can always run, neither is ever two turns ahead."""
     bench = Bench(*shape).let(None)
-    bench.scheduler.run(finished=lambda: len(bench.log) >= turns)
+    bench.scheduler.run(paused=lambda: len(bench.log) >= turns)
     counts = [bench.log.count(place) for place, vp in bench.vps.items() if not vp.partition.is_root]
     assert max(counts) - min(counts) <= 1
 

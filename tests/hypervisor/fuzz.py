@@ -29,13 +29,13 @@ from hv.image.model import Image
 from hv.platform import Machine
 from hv.root.winhv import HvError
 from hv.spec.hv_registers import HvRegisterName as N
-from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.hypercalls.control import HypercallControl
 from hv.spec.partition import HvPartitionProperty
 from hv.trace.bus import Record
 from hv.trace.events import Hypercall
 from tests.guest_runner import image_of as program
+from tests.hypervisor.answers import Answers
 from tests.hypervisor.lives import live, wind_up
 from tests.hypervisor.near_msrs import a_value, an_msr
 from tests.hypervisor.random_calls import CALLER, ROOT, VICTIM, Said, World, say
@@ -96,7 +96,7 @@ class Fuzzed(World):
         self.pages = {CALLER: [page << 12 for page in self.child.pages],
                       VICTIM: [page << 12 for page in victim.pages]}
         self.done: Counter[str] = Counter()
-        self.answers: Counter[str] = Counter()
+        self.answers = Answers()
         self.machine.trace.listen(self._hear)
 
     def _hear(self, record: Record) -> None:
@@ -107,8 +107,7 @@ class Fuzzed(World):
         event = record.event
         if isinstance(event, Hypercall):
             assert event.reps <= HypercallControl(event.control).rep_count, f"{event}: too many reps"
-            name = HypercallCode(event.code).name if event.code in HYPERCALLS else "a call that is not there"
-            self.answers[f"{name}: {HvStatus(event.status).name}"] += 1
+            self.answers.add(event.code, event.status)
 
     @property
     def alive(self) -> bool:
@@ -238,7 +237,7 @@ BATCHES_OF_A_MACHINE = st.lists(
 
 
 def play(batches: list[Batch], told: Callable[[str], None] = lambda text: None,
-         parallel: bool = False) -> tuple[Counter[str], Counter[str]]:
+         parallel: bool = False) -> tuple[Counter[str], Answers]:
     """One machine, from boot to the end of its scripts: how much was done of what, and what calls were answered."""
     with Fuzzed(parallel) as world:
         world.machine.run(world.machine.clock.tsc + TICKS // 4)     # both reach their loops
@@ -278,7 +277,7 @@ class Campaign:
 
     def __init__(self) -> None:
         self.done: Counter[str] = Counter()
-        self.answers: Counter[str] = Counter()
+        self.answers = Answers()
         self.start = time.monotonic()
 
     def run(self, seed: int, seconds: float, shrink: bool = True, parallel: bool = False) -> int:
@@ -333,15 +332,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="where to begin; the same seed is the same run")
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--answers", action="store_true", help="say at the end what each call was answered how often")
     parser.add_argument("--whole", action="store_true", help="show a failure as it is found, not as small as it gets")
     parser.add_argument("--parallel", action="store_true", help="each partition in a host thread of its own")
     options = parser.parse_args()
     campaign = Campaign()
     failed = campaign.run(options.seed, options.seconds, not options.whole, options.parallel)
     print(f"\n{campaign.summary()}; {'a failure' if failed else 'no failure'}")
-    if options.answers:
-        print("\n".join(f"{number:8} {answer}" for answer, number in sorted(campaign.answers.items())))
+    print("\n".join(campaign.answers.lines()))
     return failed
 
 

@@ -1,9 +1,13 @@
 """The fuzz of the whole interface, for a short while; `make fuzz` does more of it."""
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
+from hv.hypervisor.hypercalls.registry import HYPERCALLS
 from hv.spec.hv_status import HvStatus
+from hv.spec.hypercalls.codes import HypercallCode
 from tests.hypervisor import fuzz_root
+from tests.hypervisor.answers import Answers
 from tests.hypervisor.fuzz import BATCHES_OF_A_MACHINE, Batch, Fuzzed, play
 from tests.hypervisor.script_guest import FAULTED, VPS, Command, Do, packed
 
@@ -45,3 +49,23 @@ def test_the_child_really_does_what_its_script_says():
 
 def test_a_packed_script_lets_the_guest_go_last():
     assert list(packed([Command(Do.CPUID)]).values())[-1] == (1).to_bytes(8, "little")
+
+
+def test_the_table_of_answers_shows_first_what_is_never_accepted():
+    """A campaign ends with it, so a reader sees what the fuzz does not reach."""
+    answers = Answers()
+    for status in (HvStatus.SUCCESS, HvStatus.SUCCESS, HvStatus.INVALID_PORT_ID):
+        answers.add(HypercallCode.POST_MESSAGE, status)
+    answers.add(HypercallCode.SIGNAL_EVENT, HvStatus.ACCESS_DENIED)
+    answers.add(0x7FFF, HvStatus.INVALID_HYPERCALL_CODE)
+    rows = {row.name: row for row in answers.rows()}
+    assert len(rows) == len(HYPERCALLS)
+    assert rows["POST_MESSAGE"][1:] == (3, 2, [("INVALID_PORT_ID", 1)])
+    assert str(rows["SIGNAL_EVENT"]).startswith("! SIGNAL_EVENT")
+    assert answers.rows()[-1].name == "POST_MESSAGE"
+    assert [line.split() for line in answers.lines()][-2:] == [["1", "ACCESS_DENIED"], ["1", "INVALID_HYPERCALL_CODE"]]
+
+
+def test_a_status_that_does_not_exist_is_an_error():
+    with pytest.raises(ValueError, match="9999"):
+        Answers().add(HypercallCode.POST_MESSAGE, 9999)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hv.hypervisor.partition import PartitionState
+from hv.hypervisor.partitions.partition import PartitionState
 from hv.platform import Machine
 from hv.root.winhv import HvError
 from hv.spec.hv_registers import HvRegisterName as N

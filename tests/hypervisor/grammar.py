@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from hv.hypervisor.hypercalls.registry import Declaration
 from hv.hypervisor.hypervisor import Hypervisor
-from hv.hypervisor.partition import Partition
+from hv.hypervisor.partitions.partition import Partition
 from hv.spec.layout import FieldType, Layout
 from hv.spec.partition import PARTITION_ID_SELF
 from tests.hypervisor import truth

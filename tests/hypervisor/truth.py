@@ -12,7 +12,7 @@ from functools import cache
 from typing import NamedTuple
 
 from hv.hypervisor.hypervisor import Hypervisor
-from hv.hypervisor.partition import Partition
+from hv.hypervisor.partitions.partition import Partition
 from hv.hypervisor.synic.connections import Connection
 from hv.hypervisor.synic.ports import EventPort, MessagePort
 from hv.root import boot

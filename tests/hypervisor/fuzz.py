@@ -66,6 +66,10 @@ _FAST = HypercallControl(fast=1).raw
 _ALL_ONES = (1 << 64) - 1
 _REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "rip", "rflags", "cr0", "cr3", "cr4", "efer")
 _OF_A_CHILD = sorted(A_CHILDS & HYPERCALLS.keys())
+# What passes between two children, and what goes on in each meanwhile.
+_BETWEEN = (*[HypercallCode.POST_MESSAGE] * 5, *[HypercallCode.SIGNAL_EVENT] * 4, HypercallCode.DELETE_PORT,
+            HypercallCode.DISCONNECT_PORT, HypercallCode.SET_PORT_PROPERTY, HypercallCode.FLUSH_VIRTUAL_ADDRESS_SPACE,
+            HypercallCode.FLUSH_VIRTUAL_ADDRESS_LIST_EX, HypercallCode.SEND_SYNTHETIC_CLUSTER_IPI)
 _LAST = (HypercallCode.FINALIZE_PARTITION, HypercallCode.DELETE_PARTITION)
 
 
@@ -213,7 +217,9 @@ def _a_leaf(chance: random.Random) -> int:
 
 
 def _a_call(chance: random.Random, number: int, caller: int, books: Hypervisor) -> Command:
-    code = chance.choice(_OF_A_CHILD) if caller != ROOT and chance.random() < 0.7 else None
+    code = None
+    if caller != ROOT and chance.random() < 0.8:
+        code = chance.choice(_BETWEEN if chance.random() < 0.25 else _OF_A_CHILD)
     said = say(chance, (caller,), code, books)
     block = said.block[:4096]
     rdx = BLOCKS + (number << 12) if said.input_gpa is None else said.input_gpa

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import random
 import traceback
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -20,6 +21,7 @@ from hv.hypervisor.errors import CallIntercepted
 from hv.hypervisor.hypercalls.door import hypercall_to_end
 from hv.hypervisor.hypercalls.registry import HYPERCALLS
 from hv.hypervisor.hypervisor import Hypervisor
+from hv.hypervisor.partitions.partition import Partition
 from hv.machine.faults import GuestFault, NestedFault
 from hv.platform import DEVICE_RID, DEVICE_SPA, Machine
 from hv.spec.hv_registers import HvRegisterName
@@ -181,6 +183,15 @@ class World:
                 wanted = {page << 12 for page, _ in each.space.mappings() if each.space.visible(page).rights}
                 wanted |= {page << 12 for page in each.space._overlays}
                 assert seen == wanted, f"partition {each.id}"
+            self._check_buffers(each)
+
+    def _check_buffers(self, partition: Partition) -> None:
+        """A buffer of a port is in use exactly while a message waits in it."""
+        waiting = Counter(id(message.owner) for vp in partition.vps.values() for queue in vp.synic.queues
+                          for message in queue)
+        for port in partition.ports.values():
+            in_use = getattr(port, "buffers_in_use", 0)
+            assert in_use == waiting[id(port)], f"port {port.port_id} of partition {partition.id} uses {in_use} buffers"
 
     def fingerprint(self) -> str:
         """All memory, and all that the hypervisor shows of itself."""

@@ -126,7 +126,9 @@ class Fuzzed(World):
 
     def begin(self) -> None:
         """All reach their loops; then each attacker gets one more VP, which waits to be started."""
-        self.machine.run(self.machine.clock.tsc + TICKS // 2)
+        partitions = [self.hypervisor.partitions[id] for id in self.attackers]
+        self.machine.run(self.machine.clock.tsc + TICKS, paused=lambda: all(
+            vp.synic.accepts_messages for each in partitions for vp in each.vps.values()))
         winhv = self.machine.root.winhv
         for id in self.attackers:
             winhv.create_vp(id, VPS)

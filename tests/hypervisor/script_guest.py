@@ -19,9 +19,11 @@ from hv.image.load import image_of
 from hv.image.model import Image
 
 VPS = 3
+LINT0, EXT_INT = 0x350, 7               # of the APIC: a register, and what its delivery mode is
 SCRIPTS, STRIDE = 0x40000, 0x4000       # the script of VP 0, and how far it is to the next one's
 LENGTH, POSITION = 0x3000, 0x3008       # in a script's pages: number of commands, and of those done
 BLOCKS, OUTPUTS, ROOM = 0x100000, 0x140000, 64      # a page of input and a page of output for each of 64 commands
+IDLE = 60                               # turns of a loop between two looks at the script
 SYNIC_PAGES, SYNIC_STRIDE = 0x58000, 0x2000     # of VP 0, and how far it is to the next one's: messages, then events
 MEMORY_MIB = 4
 XMM_COUNT = 6
@@ -131,6 +133,8 @@ ap_main:
     mov rax, cr4
     or eax, 0x600                       ; SSE, for all of us
     mov cr4, rax
+    mov eax, APIC
+    mov dword ptr [rax + {LINT0}], {EXT_INT << 8}   ; as firmware leaves it: INTR comes through
 {_own("rsi", 13)}
     lea eax, [rsi + {SYNIC_PAGES} + 1]
     mov ecx, HV_SIMP
@@ -153,6 +157,10 @@ wait:                                   ; no register is sure to be what it was,
     mov r14d, 200
 .spin:
     pause
+    mov r15d, {IDLE}
+.idle:                                  ; PAUSE is an exit: here time passes at no cost
+    dec r15d
+    jnz .idle
     mov rax, [rbp + {POSITION}]
     cmp rax, [rbp + {LENGTH}]
     jb .go

@@ -104,6 +104,13 @@ def _results(hypervisor: Hypervisor, it: Partition) -> Iterator[Fact]:
                "subleaf_specific": int(subleaf is not None), "always_override": 0}
 
 
+def _state_pages(hypervisor: Hypervisor, it: Partition) -> Iterator[Fact]:
+    for index, vp in sorted(it.vps.items()):
+        for page_type, page in enumerate((vp.register_page, vp.message_page)):
+            if page is not None:
+                yield {"vp_index": index, "page_type": page_type}
+
+
 def _statistics(hypervisor: Hypervisor, it: Partition) -> Iterator[Fact]:
     for viewer, key in hypervisor.statistics._shown:
         if viewer == it.id and isinstance(key, tuple):
@@ -126,6 +133,7 @@ PARTICULAR = (
     Kind(frozenset({"device_id", "address", "data"}), _interrupts, (C.MAP_DEVICE_INTERRUPT,)),
     Kind(frozenset({"domain_id"}), _domains, (C.CREATE_DEVICE_DOMAIN,)),
     Kind(frozenset({"intercept_type", "eax", "subleaf_specific"}), _results, (C.REGISTER_INTERCEPT_RESULT,)),
+    Kind(frozenset({"vp_index", "page_type"}), _state_pages, (C.MAP_VP_STATE_PAGE,)),
     Kind(frozenset({"object_type", "vp_index"}), _statistics, (C.MAP_STATS_PAGE, C.MAP_STATS_PAGE2)),
 )
 

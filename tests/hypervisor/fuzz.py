@@ -57,8 +57,9 @@ from tests.hypervisor.script_guest import (
 )
 
 BATCHES, ROOT_CALLS, LIVES = 6, 32, 6             # of one machine: batches of the child, and calls of root after each
-TICKS = 4_000_000                       # virtual time that a batch may take before the child is taken for lost
+TICKS = 1_500_000                       # virtual time that a batch may take before the child is taken for lost
 ENDS = 9                                # of so many batches one takes the peer down
+BOOT_TICKS = 6_000_000                  # in which all have begun
 MACHINES = 10                           # of one seed
 LONGEST_SECONDS = 60                    # real time of one machine, from outside: more is a hang
 SPARE_PAGES = 16                        # of an attacker, for its device
@@ -127,7 +128,7 @@ class Fuzzed(World):
     def begin(self) -> None:
         """All reach their loops; then each attacker gets one more VP, which waits to be started."""
         partitions = [self.hypervisor.partitions[id] for id in self.attackers]
-        self.machine.run(self.machine.clock.tsc + TICKS, paused=lambda: all(
+        self.machine.run(self.machine.clock.tsc + BOOT_TICKS, paused=lambda: all(
             vp.synic.accepts_messages for each in partitions for vp in each.vps.values()))
         winhv = self.machine.root.winhv
         for id in self.attackers:
@@ -181,7 +182,7 @@ class Fuzzed(World):
         self.done["children started afresh"] += 1
         if not lost.revive():
             self.done["children that cannot be started"] += 1
-        self.machine.run(self.machine.clock.tsc + TICKS // 4)
+        self.machine.run(self.machine.clock.tsc + BOOT_TICKS // 6)
 
 
 def _sleeper() -> Image:

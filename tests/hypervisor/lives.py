@@ -21,6 +21,7 @@ from hv.spec.x86 import PAGE_SIZE
 from tests.hypervisor.near import BORN, CALLER, PEER
 from tests.hypervisor.random_calls import World
 
+_STATISTICS = (N.STATS_PARTITION_RETAIL, N.STATS_PARTITION_INTERNAL, N.STATS_VP_RETAIL, N.STATS_VP_INTERNAL)
 Step = Callable[[WinHv, int, random.Random], object]
 STEPS: tuple[Step, ...] = (
     lambda root, it, chance: root.create_partition(),
@@ -88,6 +89,7 @@ def _roots_own(world: World) -> None:
     """Root gives up what it has for itself."""
     root, hypervisor = world.machine.root.winhv, world.hypervisor
     own = hypervisor.root.id
+    root.set_vp_registers(own, 0, dict.fromkeys(_STATISTICS, 0))
     for _, (kind, *of) in sorted(key for key in hypervisor.statistics._shown if key[0] == own):
         root.unmap_stats_page(HvStatsObjectType(kind), *of)
     root.set_partition_property(own, HvPartitionProperty.DEBUG_CHANNEL_ID, 0)

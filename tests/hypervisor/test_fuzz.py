@@ -6,9 +6,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from hv.hypervisor.hypercalls.registry import HYPERCALLS
+from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.hypercalls.messages import PostMessageInput
+from hv.spec.hypercalls.statistics import HvStatsObjectType
 from hv.spec.layout import Layout
 from tests.hypervisor import fuzz_root
 from tests.hypervisor.answers import Answers
@@ -97,3 +99,12 @@ def test_the_two_attackers_reach_each_other_and_one_may_go_while_messages_wait()
         world.obey({CALLER: [[said(HypercallCode.POST_MESSAGE, post)], [], []]})
         assert world.attackers[CALLER].notes(0, 1) == [HvStatus.INVALID_PORT_ID]
         wind_up(world)
+
+
+def test_root_gives_up_the_statistics_that_it_shows_itself_by_a_register():
+    with Fuzzed() as world:
+        world.begin()
+        world.machine.root.winhv.set_vp_registers(1, 0, {HvRegisterName.STATS_VP_RETAIL: 0x150001})
+        world.machine.root.winhv.map_stats_page(HvStatsObjectType.VP, CALLER, 0)
+        wind_up(world)
+        assert not world.hypervisor.statistics._shown

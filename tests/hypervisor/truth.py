@@ -113,7 +113,7 @@ def _state_pages(hypervisor: Hypervisor, it: Partition) -> Iterator[Fact]:
 
 def _statistics(hypervisor: Hypervisor, it: Partition) -> Iterator[Fact]:
     for viewer, key in hypervisor.statistics._shown:
-        if viewer == it.id and isinstance(key, tuple):
+        if viewer == it.id and isinstance(key, tuple) and isinstance(key[0], int):     # not by an MSR
             yield dict(zip(("object_type", "partition_id", "vp_index"), key, strict=True))
 
 

@@ -299,7 +299,7 @@ class Machine(Box):
         self.scheduler.run(until_tsc, self._settle, paused)
         if (paused is None or not paused()) and (until_tsc is None or self.clock.tsc < until_tsc):
             for vm in self.vms:
-                if not vm.partition.stands_still:       # its parent may let it go on
+                if not self._is_deleted(vm) and not vm.partition.stands_still:      # its parent may let it go on
                     vm.worker.end("halt")
 
     def _settle(self) -> bool:
@@ -312,6 +312,8 @@ class Machine(Box):
 
     def _goes_on(self, vm: VirtualMachine) -> bool:
         """A processor of *vm* may yet run, and none met what it cannot survive; else *vm* ends."""
+        if self._is_deleted(vm):
+            return False
         stopped = vm.partition.stopped
         if stopped is not None and vm.partition.vps.get(stopped.index) is stopped:
             vm.worker.end("error", f"vp {stopped.index}: {stopped.stopped_because}")
@@ -321,6 +323,13 @@ class Machine(Box):
         if not awake:
             vm.worker.end("halt")
         return awake
+
+    def _is_deleted(self, vm: VirtualMachine) -> bool:
+        """Root deleted the partition itself, and so *vm* has ended."""
+        if vm.partition_id in self.hypervisor.partitions:
+            return False
+        vm.worker.end("destroyed", "its partition was deleted")
+        return True
 
     def end_budget(self) -> None:
         """Whoever still runs has used up what it was given."""

@@ -52,6 +52,21 @@ def test_a_vm_runs_to_its_end(machine):
     assert (vm.ended, vm.why, vm.serial) == ("shutdown", "", "x")
 
 
+@pytest.mark.parametrize("code", [SLEEP, FOR_EVER])
+def test_a_vm_whose_partition_root_deletes_by_itself_has_ended_and_the_others_go_on(machine, code):
+    """TLFS "HvCallDeletePartition" is root's, whether a worker still looks after the partition or not."""
+    vm, other = machine.create_vm("a", program(code), 2), machine.create_vm("b", program(), 2)
+    winhv = machine.root.winhv
+    machine.run(machine.clock.tsc + 1000)
+    winhv.finalize_partition(vm.partition_id)
+    winhv.delete_vp(vm.partition_id, 0)
+    winhv.withdraw_memory(vm.partition_id)
+    winhv.delete_partition(vm.partition_id)
+    machine.run()
+    assert (vm.ended, vm.why) == ("destroyed", "its partition was deleted")
+    assert other.ended == "shutdown"
+
+
 def test_a_vm_that_sleeps_has_ended_by_halt(machine):
     vm = machine.create_vm("a", program(SLEEP), memory_mib=2)
     machine.run()

@@ -1,8 +1,9 @@
 """A fuzz of the whole hypervisor interface, driven by hypothesis: `make fuzz SEED=1 SECONDS=60`.
 
-A child in machine code (`script_guest.py`) makes hypercalls, well and badly formed, and reads and writes MSRs with any
-value; root makes hypercalls about it and about a victim that sits beside it. After every batch: nothing in the victim
-has moved but by root's own hand, and the books of all memory are exact. A Python error, a hang, or a status that
+Two children in machine code (`script_guest.py`) make hypercalls, well and badly formed, read and write MSRs with any
+value, and send to each other; root makes hypercalls about them and about a victim that sits beside them, and at times
+takes one of them down at work. After every batch: nothing in the victim has moved but by root's own hand, and the books
+of all memory are exact. A Python error, a hang, or a status that
 does not exist is a failure, which hypothesis shrinks to the shortest script that still fails.
 """
 
@@ -24,79 +25,77 @@ from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
 from hv.hypervisor.hypercalls.registry import HYPERCALLS
+from hv.hypervisor.hypervisor import Hypervisor
 from hv.hypervisor.partitions.partition import PartitionState
 from hv.image.model import Image
-from hv.platform import Machine
-from hv.root.winhv import HvError
+from hv.platform import DEVICE_RID, Machine
 from hv.spec.hv_registers import HvRegisterName as N
-from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.hypercalls.control import HypercallControl
-from hv.spec.partition import HvPartitionProperty
+from hv.spec.partition import ANY_VP, HvPartitionProperty
+from hv.spec.synic import MESSAGE_SIZE, PortType
 from hv.trace.bus import Record
 from hv.trace.events import Hypercall
 from tests.guest_runner import image_of as program
-from tests.hypervisor.lives import live, wind_up
+from tests.hypervisor.answers import Answers
+from tests.hypervisor.attacker import Attacker
+from tests.hypervisor.lives import end, live, wind_up
+from tests.hypervisor.near import A_CHILDS, CALLER, PEER, ROOT, VICTIM
 from tests.hypervisor.near_msrs import a_value, an_msr
-from tests.hypervisor.random_calls import CALLER, ROOT, VICTIM, Said, World, say
+from tests.hypervisor.random_calls import Said, World, say
 from tests.hypervisor.script_guest import (
     BLOCKS,
-    LENGTH,
     MEMORY_MIB,
     OUTPUTS,
-    POSITION,
     ROOM,
-    SCRIPTS,
-    SIZE,
-    STRIDE,
+    SYNIC_PAGES,
+    SYNIC_STRIDE,
     VPS,
     XMM_COUNT,
     Command,
     Do,
-    image,
-    notes_of,
-    packed,
 )
 
 BATCHES, ROOT_CALLS, LIVES = 6, 32, 6             # of one machine: batches of the child, and calls of root after each
-TICKS = 4_000_000                       # virtual time that a batch may take before the child is taken for lost
+TICKS = 1_500_000                       # virtual time that a batch may take before the child is taken for lost
+ENDS = 9                                # of so many batches one takes the peer down
+BOOT_TICKS = 6_000_000                  # in which all have begun
 MACHINES = 10                           # of one seed
 LONGEST_SECONDS = 60                    # real time of one machine, from outside: more is a hang
-C = HypercallCode
+SPARE_PAGES = 16                        # of an attacker, for its device
 _FAST = HypercallControl(fast=1).raw
 _ALL_ONES = (1 << 64) - 1
 _REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "rip", "rflags", "cr0", "cr3", "cr4", "efer")
-# What a partition without children does.
-_A_CHILDS = [code for code in HYPERCALLS if code in {
-    *range(C.SWITCH_VIRTUAL_ADDRESS_SPACE, C.CREATE_PARTITION), C.GET_PARTITION_ID, C.GET_VP_REGISTERS,
-    C.SET_VP_REGISTERS, *range(C.TRANSLATE_VIRTUAL_ADDRESS, C.SIGNAL_EVENT + 1), C.DEPOSIT_MEMORY, C.WITHDRAW_MEMORY,
-    C.GET_MEMORY_BALANCE, *range(C.POST_DEBUG_DATA, C.UNMAP_STATS_PAGE + 1), C.OUTPUT_DEBUG_CHARACTER, C.CREATE_PORT,
-    C.CONNECT_PORT, C.SET_PORT_PROPERTY, C.START_VIRTUAL_PROCESSOR, C.GET_VP_INDEX_FROM_APIC_ID,
-    C.MAP_STATS_PAGE2}]
+_OF_A_CHILD = sorted(A_CHILDS & HYPERCALLS.keys())
+# What passes between two children, and what goes on in each meanwhile.
+_BETWEEN = (*[HypercallCode.POST_MESSAGE] * 5, *[HypercallCode.SIGNAL_EVENT] * 4, HypercallCode.DELETE_PORT,
+            HypercallCode.DISCONNECT_PORT, HypercallCode.SET_PORT_PROPERTY, HypercallCode.FLUSH_VIRTUAL_ADDRESS_SPACE,
+            HypercallCode.FLUSH_VIRTUAL_ADDRESS_LIST_EX, HypercallCode.SEND_SYNTHETIC_CLUSTER_IPI)
 _LAST = (HypercallCode.FINALIZE_PARTITION, HypercallCode.DELETE_PARTITION)
 
 
 class Fuzzed(World):
-    """Root, a child that obeys scripts and has every privilege, and a victim that sleeps with its SynIC on."""
+    """Root, two children that obey scripts and have every privilege, and a victim that sleeps with its SynIC on.
+
+    The two may send to each other, and the first one to the victim, too.
+    """
 
     def __init__(self, parallel: bool = False) -> None:
-        self.machine = Machine(memory_mib=16, parallel=parallel)
+        self.machine = Machine(memory_mib=24, parallel=parallel)
         self.hypervisor, winhv = self.machine.hypervisor, self.machine.root.winhv
         self.pages_of_root = self.hypervisor.root.pool.in_use
-        self.child = self.machine.create_vm("caller", image(), MEMORY_MIB, vps=VPS).worker
+        self.attackers = {CALLER: Attacker(self.machine, "caller")}
         victim = self.machine.create_vm("victim", _sleeper(), MEMORY_MIB).worker
-        assert (self.child.partition_id, victim.partition_id) == (CALLER, VICTIM)
-        self.hypervisor.partitions[CALLER].set_privileges(self.hypervisor.root.privileges)
-        for debugged in (ROOT, CALLER):
-            winhv.set_partition_property(debugged, HvPartitionProperty.DEBUG_CHANNEL_ID, 1)
-        winhv.create_message_port(VICTIM, 1, CALLER, 2, 0)
-        winhv.create_event_port(VICTIM, 2, CALLER, 2, 0, 0, 4)
-        winhv.connect_port(CALLER, 1, VICTIM, 1)
-        winhv.connect_port(CALLER, 2, VICTIM, 2, 2)
-        self.pages = {CALLER: [page << 12 for page in self.child.pages],
+        self.attackers[PEER] = Attacker(self.machine, "peer")
+        assert (*self.attackers, victim.partition_id) == (CALLER, PEER, VICTIM)
+        winhv.set_partition_property(ROOT, HvPartitionProperty.DEBUG_CHANNEL_ID, 1)
+        winhv.set_partition_property(CALLER, HvPartitionProperty.DEBUG_CHANNEL_ID, 1)
+        self._connect(CALLER, VICTIM, 1, 0)
+        self._introduce()
+        self.pages = {CALLER: [page << 12 for page in self.attackers[CALLER].worker.pages],
                       VICTIM: [page << 12 for page in victim.pages]}
         self.done: Counter[str] = Counter()
-        self.answers: Counter[str] = Counter()
+        self.answers = Answers()
         self.machine.trace.listen(self._hear)
 
     def _hear(self, record: Record) -> None:
@@ -107,15 +106,39 @@ class Fuzzed(World):
         event = record.event
         if isinstance(event, Hypercall):
             assert event.reps <= HypercallControl(event.control).rep_count, f"{event}: too many reps"
-            name = HypercallCode(event.code).name if event.code in HYPERCALLS else "a call that is not there"
-            self.answers[f"{name}: {HvStatus(event.status).name}"] += 1
+            self.answers.add(event.code, event.status)
+
+    def _connect(self, sender: int, receiver: int, first: int, vp: int = ANY_VP) -> None:
+        """Ports *first* (messages) and the next one (events) into SINT 2 of *receiver*, and connections of that id."""
+        winhv = self.machine.root.winhv
+        winhv.create_message_port(receiver, first, sender, 2, vp)
+        winhv.create_event_port(receiver, first + 1, sender, 2, vp, 0, 4)
+        winhv.connect_port(sender, first, receiver, first)
+        winhv.connect_port(sender, first + 1, receiver, first + 1, PortType.EVENT)
+
+    def _introduce(self) -> None:
+        """The two attackers may send to each other, and each has a device that may interrupt it."""
+        winhv = self.machine.root.winhv
+        for sender, receiver in ((CALLER, PEER), (PEER, CALLER)):
+            self._connect(sender, receiver, 3)
+            winhv.attach_device(sender, DEVICE_RID + sender, 1)
+            winhv.deposit_memory(sender, winhv.memory.allocate(SPARE_PAGES))
+            winhv.map_device_interrupt(sender, DEVICE_RID + sender, 0, 0x41)
+
+    def begin(self) -> None:
+        """All reach their loops; then each attacker gets one more VP, which waits to be started."""
+        partitions = [self.hypervisor.partitions[id] for id in self.attackers]
+        self.machine.run(self.machine.clock.tsc + BOOT_TICKS, paused=lambda: all(
+            vp.synic.accepts_messages for each in partitions for vp in each.vps.values()))
+        winhv = self.machine.root.winhv
+        for id in self.attackers:
+            winhv.create_vp(id, VPS)
+            winhv.set_vp_registers(id, VPS, {N.EXPLICIT_SUSPEND: 0})
 
     @property
-    def alive(self) -> bool:
-        """The child can still be asked: its partition stands, and its VP has not ended."""
-        partition = self.hypervisor.partitions.get(CALLER)
-        return (partition is not None and partition.state is PartitionState.ACTIVE and self.child.ended is None
-                and 0 in partition.vps and not partition.vps[0].stopped_because)
+    def living(self) -> list[Attacker]:
+        """The attackers that can still be asked."""
+        return [each for each in self.attackers.values() if each.alive]
 
     def victim_state(self) -> object:
         """All that the victim is; None when it runs, as root may have let it, or when there is none any more."""
@@ -127,46 +150,39 @@ class Fuzzed(World):
         registers = [[getattr(vp.regs, name) for name in _REGISTERS] for _, vp in sorted(partition.vps.items())]
         return self.memory_of(VICTIM), registers, partition.state, partition.pool.inspect()
 
-    def obey(self, scripts: list[list[Command]]) -> None:
-        """The VPs of the child do their *scripts*, as far as they can, and are looked at."""
-        for vp, script in enumerate(scripts):
-            for gpa, data in packed(script, vp).items():
-                self.child.write(gpa, data)
-        ends = self.machine.clock.tsc + TICKS
-        self.machine.run(ends, paused=lambda: self._all_done(scripts) or not self.alive)
-        for vp, script in enumerate(scripts):
-            done = self._position(vp)
-            self.done["commands of the child"] += min(done, len(script))
-        if self.alive and not self._all_done(scripts):
-            self._revive()
+    def obey(self, scripts: dict[int, list[list[Command]]], ends: bool = False) -> None:
+        """The attackers do their scripts side by side, as far as they can, and are looked at.
 
-    def _all_done(self, scripts: list[list[Command]]) -> bool:
-        return all(self._position(vp) >= len(script) for vp, script in enumerate(scripts))
+        With *ends* the peer is taken down in the midst of it, whatever is under way to it or from it.
+        """
+        for id, its_scripts in scripts.items():
+            self.attackers[id].obey(its_scripts)
+        stop = self.machine.clock.tsc + TICKS
+        peer = self.attackers.get(PEER)
+        if ends and peer is not None and peer.alive:
+            self.machine.run(stop, paused=lambda: 2 * peer.commands_done >= peer.commands_given or not peer.alive)
+            self.done["commands of children"] += peer.commands_done
+            self._end_peer(peer)
+        self.machine.run(stop, paused=lambda: all(each.has_obeyed for each in self.living))
+        for each in self.attackers.values():
+            self.done["commands of children"] += each.commands_done
+        for each in self.living:
+            if not each.has_obeyed:
+                self._revive(each)
 
-    def _revive(self) -> None:
-        """A VP is lost: root starts the child afresh, as far as there is a child, and lets it begin."""
+    def _end_peer(self, peer: Attacker) -> None:
+        peer.leave()
+        del self.attackers[PEER]
+        end(self, PEER)
+        self.check_books()
+        self.done["peers taken down at work"] += 1
+
+    def _revive(self, lost: Attacker) -> None:
+        """A VP is lost: root starts its child afresh, as far as there is a child, and lets it begin."""
         self.done["children started afresh"] += 1
-        for vp in range(VPS):
-            self.child.write(SCRIPTS + vp * STRIDE + LENGTH, bytes(16))
-        winhv = self.machine.root.winhv
-        try:
-            for code in (HvPartitionProperty.SUSPEND, HvPartitionProperty.TIME_FREEZE):
-                winhv.set_partition_property(CALLER, code, 0)
-            self.child.load(image())
-            for vp in range(VPS):
-                for base in (0xFEE0_0000, 0xFEE0_0800 | (vp == 0) << 8):
-                    winhv.set_vp_registers(CALLER, vp, {N.APIC_BASE: base})
-                winhv.set_vp_registers(CALLER, vp, {N.INTERCEPT_SUSPEND: 0, N.EXPLICIT_SUSPEND: 0})
-        except HvError:
+        if not lost.revive():
             self.done["children that cannot be started"] += 1
-        self.machine.run(self.machine.clock.tsc + TICKS // 4)
-
-    def notes(self, vp: int, count: int) -> list[int]:
-        """What VP *vp* noted for the first *count* commands of its script."""
-        return notes_of(self.child.read(SCRIPTS + vp * STRIDE, SIZE * count))
-
-    def _position(self, vp: int) -> int:
-        return int.from_bytes(self.child.read(SCRIPTS + vp * STRIDE + POSITION, 8), "little")
+        self.machine.run(self.machine.clock.tsc + BOOT_TICKS // 6)
 
 
 def _sleeper() -> Image:
@@ -183,25 +199,31 @@ _SLEEPER = """
 """
 
 
-def a_command(chance: random.Random, number: int, caller: int = CALLER) -> Command:
+def a_command(chance: random.Random, number: int, caller: int, books: Hypervisor) -> Command:
     """What a VP of *caller* does as step *number* of its script."""
     kind = chance.randrange(20)
     if kind < 11:
-        return _a_call(chance, number, caller)
+        return _a_call(chance, number, caller, books)
     if kind < 17:
         return _an_msr_write(chance)
     if kind < 18:
         return Command(Do.RDMSR, rcx=an_msr(chance))
-    return Command(chance.choice((Do.CPUID, Do.VMCALL, Do.LISTEN)), rax=_a_leaf(chance), rcx=chance.randrange(4))
+    if kind < 19:
+        slots = SYNIC_PAGES + chance.randrange(VPS) * SYNIC_STRIDE
+        return Command(Do.TAKE, rdi=slots + chance.randrange(5) * MESSAGE_SIZE)
+    do = chance.choice((Do.CPUID, Do.VMCALL, Do.LISTEN, Do.LISTEN))
+    return Command(do, rax=_a_leaf(chance), rcx=chance.randrange(4))
 
 
 def _a_leaf(chance: random.Random) -> int:
     return chance.choice((0, 1, 7, 0xB, 0x4000_0000, 0x8000_0000)) + chance.randrange(16)
 
 
-def _a_call(chance: random.Random, number: int, caller: int) -> Command:
-    code = chance.choice(_A_CHILDS) if caller == CALLER and chance.random() < 0.7 else None
-    said = say(chance, (caller,), code)
+def _a_call(chance: random.Random, number: int, caller: int, books: Hypervisor) -> Command:
+    code = None
+    if caller != ROOT and chance.random() < 0.8:
+        code = chance.choice(_BETWEEN if chance.random() < 0.25 else _OF_A_CHILD)
+    said = say(chance, (caller,), code, books)
     block = said.block[:4096]
     rdx = BLOCKS + (number << 12) if said.input_gpa is None else said.input_gpa
     r8 = OUTPUTS + (number << 12) if said.output_gpa is None else said.output_gpa
@@ -221,11 +243,16 @@ def _an_msr_write(chance: random.Random) -> Command:
 
 
 class Batch(NamedTuple):
-    """Scripts of the child, some calls of root, some steps in the lives of other partitions: a seed for each."""
+    """Commands of two children, some calls of root, some steps in the lives of other partitions: a seed for each.
+
+    With *ends* the second child is taken down while it does its commands.
+    """
 
     child: list[int]
     root: list[int]
     lives: list[int]
+    peer: list[int] = []
+    ends: bool = False
 
 
 # One seed is one command, and 0 is none: what is shrunk away leaves the others as they are.
@@ -233,26 +260,28 @@ _SEEDS = st.integers(0, (1 << 32) - 1)
 BATCHES_OF_A_MACHINE = st.lists(
     st.builds(Batch, st.lists(_SEEDS, min_size=ROOM, max_size=ROOM),
               st.lists(_SEEDS, min_size=ROOT_CALLS, max_size=ROOT_CALLS),
-              st.lists(_SEEDS, max_size=LIVES)),
+              st.lists(_SEEDS, max_size=LIVES), st.lists(_SEEDS, min_size=ROOM, max_size=ROOM),
+              st.integers(0, ENDS).map(lambda number: number == ENDS)),
     min_size=BATCHES // 2, max_size=BATCHES)
 
 
 def play(batches: list[Batch], told: Callable[[str], None] = lambda text: None,
-         parallel: bool = False) -> tuple[Counter[str], Counter[str]]:
+         parallel: bool = False) -> tuple[Counter[str], Answers]:
     """One machine, from boot to the end of its scripts: how much was done of what, and what calls were answered."""
     with Fuzzed(parallel) as world:
-        world.machine.run(world.machine.clock.tsc + TICKS // 4)     # both reach their loops
+        world.begin()
         for batch in batches:
-            if not world.alive:
+            if not world.living:
                 break
-            scripts = [[a_command(random.Random(seed), number) for number, seed in enumerate(batch.child)
-                        if seed and number % VPS == vp] for vp in range(VPS)]
-            told(f"the child does {scripts}")
+            scripts = {each.id: _scripts(world, each.id, batch.child if each.id == CALLER else batch.peer)
+                       for each in world.living}
+            told(f"the children do {scripts}{', and one of them ends' if batch.ends else ''}")
             before = world.victim_state()
-            world.obey(scripts)
-            assert world.victim_state() == before, "the child changed the victim"
+            world.obey(scripts, batch.ends)
+            assert world.victim_state() == before, "the children changed the victim"
             world.check_books()
-            for call in [say(random.Random(seed), (ROOT,)) for seed in batch.root if seed]:
+            for seed in filter(None, batch.root):
+                call = say(random.Random(seed), (ROOT,), hypervisor=world.hypervisor)
                 told(f"root says {call}")
                 _root_says(world, call)
             world.check_books()
@@ -262,6 +291,12 @@ def play(batches: list[Batch], told: Callable[[str], None] = lambda text: None,
             world.check_books()
         wind_up(world)
         return world.done, world.answers
+
+
+def _scripts(world: Fuzzed, caller: int, seeds: list[int]) -> list[list[Command]]:
+    """Of each VP; seed *n* is a command of VP *n* modulo their number."""
+    return [[a_command(random.Random(seed), number, caller, world.hypervisor) for number, seed in enumerate(seeds)
+             if seed and number % VPS == vp] for vp in range(VPS)]
 
 
 def _root_says(world: Fuzzed, call: Said) -> None:
@@ -278,7 +313,7 @@ class Campaign:
 
     def __init__(self) -> None:
         self.done: Counter[str] = Counter()
-        self.answers: Counter[str] = Counter()
+        self.answers = Answers()
         self.start = time.monotonic()
 
     def run(self, seed: int, seconds: float, shrink: bool = True, parallel: bool = False) -> int:
@@ -319,7 +354,7 @@ class Campaign:
 
     def summary(self) -> str:
         """How far it is."""
-        inputs = self.done["commands of the child"] + self.done["calls of root"]
+        inputs = self.done["commands of children"] + self.done["calls of root"]
         parts = ", ".join(f"{number} {what}" for what, number in sorted(self.done.items()))
         return f"{time.monotonic() - self.start:.0f} s: {inputs} inputs ({parts})"
 
@@ -333,15 +368,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="where to begin; the same seed is the same run")
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--answers", action="store_true", help="say at the end what each call was answered how often")
     parser.add_argument("--whole", action="store_true", help="show a failure as it is found, not as small as it gets")
     parser.add_argument("--parallel", action="store_true", help="each partition in a host thread of its own")
     options = parser.parse_args()
     campaign = Campaign()
     failed = campaign.run(options.seed, options.seconds, not options.whole, options.parallel)
     print(f"\n{campaign.summary()}; {'a failure' if failed else 'no failure'}")
-    if options.answers:
-        print("\n".join(f"{number:8} {answer}" for answer, number in sorted(campaign.answers.items())))
+    print("\n".join(campaign.answers.lines()))
     return failed
 
 

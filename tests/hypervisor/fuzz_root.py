@@ -29,7 +29,7 @@ class RootFuzzed(World):
     def obey(self, seeds: list[int]) -> None:
         """Seed *n* is a command of VP *n* modulo their number."""
         memory = self.machine.memory
-        commands = [a_command(random.Random(seed), number, ROOT) for number, seed in enumerate(seeds)]
+        commands = [a_command(random.Random(seed), number, ROOT, self.hypervisor) for number, seed in enumerate(seeds)]
         scripts = [commands[vp::VPS] for vp in range(VPS)]
         for vp, script in enumerate(scripts):
             for gpa, data in packed(script, vp).items():

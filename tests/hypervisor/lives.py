@@ -18,9 +18,10 @@ from hv.spec.intercepts import HvInterceptType
 from hv.spec.partition import HvPartitionProperty
 from hv.spec.vtd import RootEntry
 from hv.spec.x86 import PAGE_SIZE
-from tests.hypervisor.near import BORN, CALLER
+from tests.hypervisor.near import BORN, CALLER, PEER
 from tests.hypervisor.random_calls import World
 
+_STATISTICS = (N.STATS_PARTITION_RETAIL, N.STATS_PARTITION_INTERNAL, N.STATS_VP_RETAIL, N.STATS_VP_INTERNAL)
 Step = Callable[[WinHv, int, random.Random], object]
 STEPS: tuple[Step, ...] = (
     lambda root, it, chance: root.create_partition(),
@@ -39,6 +40,9 @@ STEPS: tuple[Step, ...] = (
     lambda root, it, chance: root.create_monitor_port(it, chance.randrange(9), CALLER, 0x7000),
     lambda root, it, chance: root.connect_port(CALLER, chance.randrange(9), it, chance.randrange(9)),
     lambda root, it, chance: root.create_event_port(CALLER, chance.randrange(9), it, 2),
+    lambda root, it, chance: root.create_message_port(PEER, chance.randrange(9), CALLER, chance.choice((2, 3))),
+    lambda root, it, chance: root.connect_port(CALLER, chance.randrange(9), PEER, chance.randrange(9)),
+    lambda root, it, chance: root.delete_port(chance.choice((CALLER, PEER)), chance.randrange(9)),
     lambda root, it, chance: root.connect_port(it, chance.randrange(9), CALLER, chance.randrange(9)),
     lambda root, it, chance: root.install_intercept(it, HvInterceptType.IO_PORT_RANGE, 0x500 | 0x7FF << 16, 3),
     lambda root, it, chance: root.set_partition_property(it, HvPartitionProperty.DEBUG_CHANNEL_ID, 2),
@@ -64,7 +68,7 @@ def wind_up(world: World) -> None:
     """Take every child down in the order of the TLFS; what each had is root's again, and nothing is left."""
     root, hypervisor = world.machine.root.winhv, world.hypervisor
     for it in root.children():
-        _end(world, it)
+        end(world, it)
     _roots_own(world)
     world.check_books()
     assert list(hypervisor.partitions) == [hypervisor.root.id]
@@ -85,6 +89,7 @@ def _roots_own(world: World) -> None:
     """Root gives up what it has for itself."""
     root, hypervisor = world.machine.root.winhv, world.hypervisor
     own = hypervisor.root.id
+    root.set_vp_registers(own, 0, dict.fromkeys(_STATISTICS, 0))
     for _, (kind, *of) in sorted(key for key in hypervisor.statistics._shown if key[0] == own):
         root.unmap_stats_page(HvStatsObjectType(kind), *of)
     root.set_partition_property(own, HvPartitionProperty.DEBUG_CHANNEL_ID, 0)
@@ -94,7 +99,8 @@ def _roots_own(world: World) -> None:
         root.delete_port(own, port_id)
 
 
-def _end(world: World, it: int) -> None:
+def end(world: World, it: int) -> None:
+    """Take partition *it* down in the order of the TLFS; nothing of it is left."""
     root, partition = world.machine.root.winhv, world.hypervisor.partitions[it]
     if partition.state.value != "finalized":
         root.finalize_partition(it)

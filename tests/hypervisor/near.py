@@ -15,13 +15,13 @@ from hv.platform import DEVICE_RID, DEVICE_SPA
 from hv.root.boot import PML4
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hypercalls.codes import HypercallCode
-from hv.spec.hypercalls.devices import HvDeviceId
+from hv.spec.hypercalls.devices import HvDeviceDomainId, HvDeviceId
 from hv.spec.msrs import Msr
 from hv.spec.partition import ANY_VP, PARTITION_ID_SELF, VP_INDEX_SELF, HvMapGpaFlags, HvPartitionProperty
 from hv.spec.synic import PortType
 
-ROOT, CALLER, VICTIM = 1, 2, 3          # partition ids
-BORN = range(4, 10)                     # ids of what root creates meanwhile
+ROOT, CALLER, VICTIM, PEER = 1, 2, 3, 4     # partition ids
+BORN = range(5, 11)                     # ids of what root creates meanwhile
 Draw = Callable[[random.Random], int]
 Row = Mapping[str, int | tuple[int, ...]]
 C, P = HypercallCode, HvPartitionProperty
@@ -72,7 +72,7 @@ def _gva_range(chance: random.Random) -> int:
 
 
 PARTITION_OF = {
-    "root": one_of(*[CALLER] * 8, *[VICTIM] * 3, *BORN, ROOT, PARTITION_ID_SELF, 0),
+    "root": one_of(*[CALLER] * 6, *[PEER] * 4, *[VICTIM] * 2, *BORN, ROOT, PARTITION_ID_SELF, 0),
     "child": one_of(*[PARTITION_ID_SELF] * 7, *[CALLER] * 3, VICTIM, ROOT, 0),
 }
 PARTITION_FIELDS = ("partition_id", "target_partition_id", "domain_partition", "port_partition",
@@ -109,6 +109,40 @@ NEAR: dict[str, Draw] = {
     "device_map_flags": one_of(3, 3, 1, 0, 2), "settings": one_of(1, 2, 3), "logical_property_code": one_of(10, 10, 0),
     "device_va_base": one_of(0, 0, 0x1000, 0x2000, 0xFEDF_E000, (1 << 48) - 0x2000, 8, 1 << 40),
 }
+# The same where nothing shall be wrong, for fields of which the row above says more than that.
+RIGHT: dict[str, Draw] = {
+    **dict.fromkeys(("target_gpa_base", "target_gpa_page"), one_of(*range(8), *FREE_PAGES)),
+    **dict.fromkeys(("map_location", "requested_map_location"), one_of(*FREE_PAGES)), "gva_page": one_of(0x10, 0x3F),
+    **dict.fromkeys(("page_number", "source_gpa_page"), lambda chance: chance.randrange(ROOTS_FREE, 0x300)),
+    **dict.fromkeys(("port_id", "connection_id"), lambda chance: chance.randrange(1, 12)),
+    **dict.fromkeys(("vector", "target_vector"), one_of(0x52, 0x30, 0x41, 0xFF)),
+    **dict.fromkeys(("processor_mask", "target_vp_mask"), one_of(1, 2, 3)), "map_flags": one_of(0, 1, 3, 0xD, 0xF, 0xF),
+    "base_gpa": lambda chance: chance.randrange(0x200) * 0x200, "byte_count": one_of(0, 1, 8, 16),
+    "device_id": lambda chance: HvDeviceId(rid=DEVICE_RID + chance.randrange(4), device_type=1).raw,
+    "logical_device_id": lambda chance: chance.randrange(8), "name": lambda chance: int(chance.choice(_BUILT)),
+    "payload_size": one_of(0, 1, 16, 240), "message_type": one_of(1, 5, 0x7FFF_FFFF), "sint": one_of(2, 2, 3, 15),
+    "destination": one_of(0, 1, 2), "destination_address": one_of(0, 1, 0xFF), "destination_mode_logical": one_of(0, 1),
+    "trigger_mode": one_of(0, 1), "vector_count": one_of(1), "interrupt_type": one_of(0, 1), "lp_index": one_of(0),
+    "valid_bank_mask": one_of(0, 1), "format": one_of(0, 1), "flag_number": one_of(0, 3, 2047), "source": one_of(1),
+    "control_flags": one_of(0, 1), "apic_id": one_of(0, 1, 2), "page_type": one_of(0, 1),
+    "count": one_of(0, 1, 16, 4088), "options": one_of(0, 1), "character": one_of(65, 0, 255),
+    "device_map_flags": one_of(1, 3), "settings": one_of(1, 2), "vp_index": lambda chance: chance.randrange(8),
+    "domain_id": lambda chance: HvDeviceDomainId(id=chance.randrange(1, 3)).raw, "logical_property_code": one_of(10),
+    "device_va_base": one_of(0, 0x1000, 0x2000, 0x1FF000, 1 << 30), "gva_range": one_of(0x10000, 0x3F001),
+    "address_space": one_of(PML4), "value": one_of(0, 1, 0x52, 0x62001, (1 << 128) - 1),
+    "data": lambda chance: chance.getrandbits(128), "payload": lambda chance: chance.getrandbits(240 * 8),
+}
+# What a partition may do for itself: most of them have no child.
+A_CHILDS = frozenset((
+    *range(C.SWITCH_VIRTUAL_ADDRESS_SPACE, C.CREATE_PARTITION + 1), C.GET_PARTITION_ID, C.GET_NEXT_CHILD_PARTITION,
+    C.GET_VP_REGISTERS, C.SET_VP_REGISTERS, *range(C.TRANSLATE_VIRTUAL_ADDRESS, C.READ_GPA),
+    *range(C.CREATE_PORT_V1, C.SAVE_PARTITION_STATE), C.GET_PARTITION_PROPERTY, C.DEPOSIT_MEMORY, C.WITHDRAW_MEMORY,
+    C.GET_MEMORY_BALANCE, *range(C.POST_DEBUG_DATA, C.MAP_SPARSE_GPA_PAGES), C.SET_PORT_PROPERTY,
+    C.OUTPUT_DEBUG_CHARACTER, C.CREATE_PORT, C.CONNECT_PORT, C.START_VIRTUAL_PROCESSOR, C.GET_VP_INDEX_FROM_APIC_ID,
+    C.TRANSLATE_VIRTUAL_ADDRESS_EX, C.MAP_DEVICE_INTERRUPT, C.UNMAP_DEVICE_INTERRUPT, C.RETARGET_DEVICE_INTERRUPT,
+    *range(C.CREATE_DEVICE_DOMAIN, C.CREATE_CPU_GROUP), *range(C.DETACH_DEVICE_DOMAIN, C.GET_GPA_PAGES_ACCESS_STATE),
+    C.CONFIGURE_DEVICE_DOMAIN, C.FLUSH_DEVICE_DOMAIN, C.GET_VP_SET_FROM_MDA, C.GET_VP_CPUID_VALUES,
+    C.GET_IOMMU_CAPABILITIES, C.GET_LOGICAL_DEVICE_PROPERTY, C.MAP_STATS_PAGE2, C.EXT_CALL_QUERY_CAPABILITIES))
 # Mostly zero, else hardly a call gets further.
 SELDOM = {"padding", "reserved", "unused", "flags", "proximity_domain_info", "isolation_properties", "input_vtl",
           "target_vtl", "port_vtl", "min_connection_vtl", "connection_vtl", "attach_vtl", "target_flags", "vtl",
@@ -175,11 +209,14 @@ ROWS: dict[int, tuple[Row, ...]] = {
         {"interrupt_control": (2, 3, 10, 1 << 34)}),
     C.CHECK_FOR_IO_INTERCEPT: ({"port": (0, 0x80, 0x3F8, 0xFFFF), "size": (1, 2, 4, 3), "is_write": (0, 1)},),
     C.POST_MESSAGE_DIRECT: ({"sender": (0, CALLER)},),
+    **dict.fromkeys((C.MAP_DEVICE_INTERRUPT, C.RETARGET_DEVICE_INTERRUPT), (
+        {"target_flags": (0, 0, 0, 1)}, {"target_flags": (2, 3), "target_vp_mask": (0, 1)})),
     C.MAP_VP_STATE_PAGE: ({"flags": 0, "requested_map_location": 0}, {"flags": (1, 1, 2)}),
 }
 _PAGE_UNIT = one_of(*FREE_PAGES, 0x150, 0x160, 0, 1 << 40)
 # What follows the fixed input of a call with a variable header that is no set of VPs: the units, and what each is.
 UNITS: dict[int, tuple[tuple[int, ...], Draw]] = {
+    **dict.fromkeys((C.MAP_DEVICE_INTERRUPT, C.RETARGET_DEVICE_INTERRUPT), ((0, 0, 0, 0, 2), one_of(1, 1, 2, 3))),
     C.GET_VP_STATE: ((0, 1, 1, 1, 1), _PAGE_UNIT), C.SET_VP_STATE: ((1, 1, 1, 25), _PAGE_UNIT),
     C.SET_PARTITION_PROPERTY_EX: ((1, 1, 1, 0, 2), one_of(0, 1, 100, 65536)),
 }

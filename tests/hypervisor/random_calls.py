@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 import random
 import traceback
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from types import TracebackType
@@ -19,29 +20,20 @@ from types import TracebackType
 from hv.hypervisor.errors import CallIntercepted
 from hv.hypervisor.hypercalls.door import hypercall_to_end
 from hv.hypervisor.hypercalls.registry import HYPERCALLS
+from hv.hypervisor.hypervisor import Hypervisor
+from hv.hypervisor.partitions.partition import Partition
 from hv.machine.faults import GuestFault, NestedFault
 from hv.platform import DEVICE_RID, DEVICE_SPA, Machine
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.hypercalls.control import HypercallControl, HypercallResult
-from hv.spec.layout import FieldType, Layout
 from hv.spec.msrs import HvSynicSint
 from hv.spec.partition import HvPartitionProperty
 from hv.spec.synic import PortType
 from hv.spec.x86 import PAGE_SIZE
-from tests.hypervisor.near import (
-    CALLER,
-    NEAR,
-    PARTITION_FIELDS,
-    PARTITION_OF,
-    ROOT,
-    SELDOM,
-    UNITS,
-    VICTIM,
-    Draw,
-    row_of,
-)
+from tests.hypervisor import grammar
+from tests.hypervisor.near import CALLER, ROOT, VICTIM
 
 MEMORY_MIB = 4
 CHILD_PAGES = 6
@@ -55,34 +47,6 @@ SOMEWHERE = (0x2004, 0x2FF8, 0x2FF0, 0x1000, 0, 0x100_000, 0x380_000, DEVICE_SPA
 _FATAL = (HypercallCode.FINALIZE_PARTITION, HypercallCode.DELETE_VP)
 _DEEP = (HypercallCode.SET_VP_REGISTERS, HypercallCode.SET_VP_REGISTERS, HypercallCode.GET_VP_REGISTERS,
          HypercallCode.MAP_GPA_PAGES, HypercallCode.WRITE_GPA)
-
-
-def _field(chance: random.Random, name: str, kind: FieldType, known: Mapping[str, int], whose: Draw) -> bytes:
-    if kind.layout is not None:
-        return b"".join(_block(chance, kind.layout, known, whose) for _ in range(kind.count))
-    if name in known:
-        return (known[name] & (1 << 8 * kind.size) - 1).to_bytes(kind.size, "little")
-    near = whose if name in PARTITION_FIELDS else NEAR.get(name)
-    if name.rstrip("012") in SELDOM:
-        return bytes(kind.size) if chance.random() < 0.99 else chance.randbytes(kind.size)
-    if near is None or chance.random() < 0.02:
-        return chance.choice((bytes(kind.size), bytes(kind.size), chance.randbytes(kind.size), b"\xff" * kind.size))
-    return (near(chance) & (1 << 8 * kind.size) - 1).to_bytes(kind.size, "little")
-
-
-def _block(chance: random.Random, layout: type[Layout], known: Mapping[str, int], whose: Draw) -> bytes:
-    return b"".join(_field(chance, name, kind, known, whose) for name, (_, kind) in layout.FIELDS.items())
-
-
-def _variable_header(chance: random.Random, code: int, block: bytes) -> tuple[int, bytes]:
-    """Units that follow the fixed input: mostly as many as the bank mask in its last field says."""
-    if code in UNITS:
-        counts, unit = UNITS[code]
-        units = chance.choice(counts)
-        return units, b"".join(unit(chance).to_bytes(8, "little") for _ in range(units))
-    wanted = int.from_bytes(block[-8:], "little").bit_count()
-    units = wanted if wanted <= 64 and chance.random() < 0.9 else chance.randrange(4)
-    return units, b"".join(chance.choice((0, 1, 3, chance.getrandbits(64))).to_bytes(8, "little") for _ in range(units))
 
 
 @dataclass(frozen=True)
@@ -104,31 +68,26 @@ class Said:
         return int(HypercallControl(self.control).call_code)
 
 
-def say(chance: random.Random, callers: tuple[int, ...], code: int | None = None) -> Said:
-    """One call of one of *callers*, of *code* if it is given; most have the shape that their code wants."""
+def say(chance: random.Random, callers: tuple[int, ...], code: int | None = None,
+        hypervisor: Hypervisor | None = None) -> Said:
+    """One call of one of *callers*, of *code* if it is given; most have the shape that their code wants.
+
+    With a *hypervisor* half of them name what is there, and are right in every field, or in all but one.
+    """
     caller = chance.choice(callers)
-    whose = PARTITION_OF["root" if caller == ROOT else "child"]
     if code is None:
         code = _a_code(chance)
     declaration = HYPERCALLS.get(code)
-    block, reps, start, header = b"", 0, 0, 0
+    words = grammar.Words()
     if declaration is not None:
-        known = row_of(chance, code)
-        reps = chance.randrange(1, 5) if declaration.rep else 0
-        start = chance.randrange(reps) if reps and chance.random() < 0.2 else 0
-        block = _block(chance, declaration.input, known, whose) if declaration.input else b""
-        if declaration.variable:
-            header, banks = _variable_header(chance, code, block)
-            block += banks
-        if declaration.rep_input is not None:
-            block += b"".join(_block(chance, declaration.rep_input, {}, whose) for _ in range(reps))
-    fast = len(block) <= 112 and chance.random() < 0.4
-    control = HypercallControl(call_code=code, rep_count=reps, rep_start=start, fast=int(fast),
-                               variable_header_size=header).raw
+        words = grammar.input_of(chance, declaration, caller, hypervisor if chance.random() < 0.6 else None)
+    fast = len(words.block) <= MOST_FAST_BYTES and chance.random() < 0.4
+    control = HypercallControl(call_code=code, rep_count=words.reps, rep_start=words.start, fast=int(fast),
+                               variable_header_size=words.units).raw
     if chance.random() < 0.04:
         control ^= 1 << chance.randrange(16, 64)
     places = [chance.choice(SOMEWHERE) if chance.random() < 0.04 else None for _ in range(2)]
-    return Said(caller, control, block, *places)
+    return Said(caller, control, words.block, *places)
 
 
 def _a_code(chance: random.Random) -> int:
@@ -224,6 +183,15 @@ class World:
                 wanted = {page << 12 for page, _ in each.space.mappings() if each.space.visible(page).rights}
                 wanted |= {page << 12 for page in each.space._overlays}
                 assert seen == wanted, f"partition {each.id}"
+            self._check_buffers(each)
+
+    def _check_buffers(self, partition: Partition) -> None:
+        """A buffer of a port is in use exactly while a message waits in it."""
+        waiting = Counter(id(message.owner) for vp in partition.vps.values() for queue in vp.synic.queues
+                          for message in queue)
+        for port in partition.ports.values():
+            in_use = getattr(port, "buffers_in_use", 0)
+            assert in_use == waiting[id(port)], f"port {port.port_id} of partition {partition.id} uses {in_use} buffers"
 
     def fingerprint(self) -> str:
         """All memory, and all that the hypervisor shows of itself."""

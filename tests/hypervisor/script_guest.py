@@ -19,9 +19,12 @@ from hv.image.load import image_of
 from hv.image.model import Image
 
 VPS = 3
+LINT0, EXT_INT = 0x350, 7               # of the APIC: a register, and what its delivery mode is
 SCRIPTS, STRIDE = 0x40000, 0x4000       # the script of VP 0, and how far it is to the next one's
 LENGTH, POSITION = 0x3000, 0x3008       # in a script's pages: number of commands, and of those done
 BLOCKS, OUTPUTS, ROOM = 0x100000, 0x140000, 64      # a page of input and a page of output for each of 64 commands
+IDLE = 60                               # turns of a loop between two looks at the script
+SYNIC_PAGES, SYNIC_STRIDE = 0x58000, 0x2000     # of VP 0, and how far it is to the next one's: messages, then events
 MEMORY_MIB = 4
 XMM_COUNT = 6
 FAULTED = 1 << 63                       # in the note of a command: it ended by the exception in the low byte
@@ -38,6 +41,7 @@ class Do(IntEnum):
     CPUID = 3
     VMCALL = 4                          # by the guest's own instruction, which is not how it is done
     LISTEN = 5                          # interrupts on, for a moment
+    TAKE = 6                            # the message in the slot at RDI is read: the next one may come
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ def _own(register: str, shift: int) -> str:
     mov {register}, rbx"""
 
 
-assert STRIDE == 1 << 14
+assert (STRIDE, SYNIC_STRIDE) == (1 << 14, 1 << 13)
 _SOURCE = f"""
 .include "lib/machine.inc"
 .bits 64
@@ -129,6 +133,21 @@ ap_main:
     mov rax, cr4
     or eax, 0x600                       ; SSE, for all of us
     mov cr4, rax
+    mov eax, APIC
+    mov dword ptr [rax + {LINT0}], {EXT_INT << 8}   ; as firmware leaves it: INTR comes through
+{_own("rsi", 13)}
+    lea eax, [rsi + {SYNIC_PAGES} + 1]
+    mov ecx, HV_SIMP
+    call set_msr
+    add eax, 0x1000
+    mov ecx, HV_SIEFP
+    call set_msr
+    mov ecx, HV_SINT2
+    mov eax, 0x52
+    call set_msr
+    mov ecx, HV_SCONTROL
+    mov eax, 1
+    call set_msr
 
 wait:                                   ; no register is sure to be what it was, nor that the stack is there
 {_own("rsp", 12)}
@@ -138,6 +157,10 @@ wait:                                   ; no register is sure to be what it was,
     mov r14d, 200
 .spin:
     pause
+    mov r15d, {IDLE}
+.idle:                                  ; PAUSE is an exit: here time passes at no cost
+    dec r15d
+    jnz .idle
     mov rax, [rbp + {POSITION}]
     cmp rax, [rbp + {LENGTH}]
     jb .go
@@ -171,6 +194,8 @@ wait:                                   ; no register is sure to be what it was,
     je .cpuid
     cmp r9d, {Do.VMCALL}
     je .vmcall
+    cmp r9d, {Do.TAKE}
+    je .take
     sti
     nop
     nop
@@ -189,6 +214,12 @@ wait:                                   ; no register is sure to be what it was,
 .cpuid:
     cpuid
     jmp done
+.take:
+    mov dword ptr [rdi], 0
+    mov ecx, HV_EOM
+    xor eax, eax
+    call set_msr
+    jmp done
 .vmcall:
     vmcall
 
@@ -202,6 +233,11 @@ done:
     inc r9
     mov [rbp + {POSITION}], r9
     jmp wait
+
+set_msr:                                ; ECX = EAX
+    xor edx, edx
+    wrmsr
+    ret
 
 fault:                                  ; AL = vector
     movzx eax, al

@@ -54,6 +54,7 @@ _HANDLER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32, ctyp
 _NEW_BLOCK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64), ctypes.c_void_p, ctypes.c_void_p)
 _REFUSALS = frozenset({Vector.SS, Vector.GP, Vector.PF, Vector.AC})
 _EXCEPTION = Trap.EXCEPTION
+_NOWHERE = 0                        # an address at which the engine would stop: there is none
 _CC_OP, _EFLAGS, _RIP = at.CC_OP // 4, at.EFLAGS // 8, at.RIP // 8
 _NESTED_FAULT, _RDMSR, _WRMSR = Trap.NESTED_FAULT, Trap.RDMSR, Trap.WRMSR      # naming a member costs a call
 _ERROR_CODE = at.ERROR_CODE // 4
@@ -394,9 +395,7 @@ class Engine:
 
     def _execute(self, rip: int, instructions: int) -> int:
         """Guest code runs, from the moment this is called until it returns, but while one of our hooks is asked."""
-        nowhere = ctypes.c_uint64(0)
-        status: int = uclib.uc_emu_start(self._handle, ctypes.c_uint64(rip), nowhere, nowhere,
-                                         ctypes.c_size_t(instructions))
+        status: int = uclib.uc_emu_start(self._handle, rip, _NOWHERE, _NOWHERE, instructions)
         return status
 
     def _refused_fetch_at(self, state: ProcessorState) -> int | None:

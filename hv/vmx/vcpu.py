@@ -67,6 +67,7 @@ class Vcpu:
         self.memory = RememberingMemory(self.state, second_level)
         self.vmcs = vmcs or Vmcs()
         self.on_exit: ExitHandler = lambda exit: False
+        self.deliver: Callable[[Event], VmExit | None] = partial(deliver, self)
         self.external_interrupt: Callable[[], int | None] = lambda: None
         self.interrupt_waits: Callable[[], bool] = lambda: False
         self.on_virtual_interrupt: Callable[[int], None] = lambda vector: None      # it is about to be delivered

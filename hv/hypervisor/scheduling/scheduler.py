@@ -82,13 +82,13 @@ class Scheduler:
     def turn(self, until: int | None = None) -> bool:
         """One slice for the next VP, or a jump to the next timer; False when nothing can ever happen again."""
         queue, due = self.queue, self.clock.next_deadline()
+        share, self._next = self._next, None
         if due is not None and due <= self._counter.done:
             self.clock.run_due()
-            due = self.clock.next_deadline()
-        share, self._next = self._next, None
+            due, share = self.clock.next_deadline(), None
         if self._root_waits and self.run_root():
             return True
-        vp = None if share is None else queue.front(share)
+        vp = None if share is None else next(iter(share.ready), None)      # it was asked when it woke, a moment ago
         if vp is None or share is None:
             vp = queue.next(self._counter.done)
             if vp is None:

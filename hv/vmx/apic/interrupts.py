@@ -50,7 +50,8 @@ def deliver_virtual(vcpu: Vcpu) -> bool:
             and not vcpu.watchful and not vcpu.non_register.pending_debug:
         vector = apic.deliver()             # `take_virtual`, without its call
         vcpu.on_virtual_interrupt(vector)
-        if not vcpu.take(EXTERNAL_INTERRUPTS[vector]):
+        exit = vcpu.deliver(EXTERNAL_INTERRUPTS[vector])        # and `take`, the same
+        if exit is not None and not vcpu.exit(exit):
             return False
     waits = vcpu.controls.interrupt_window or (apic is not None and apic.recognized)    # `flag_matters`, without calls
     if bool(vcpu.work[WATCHED]) is not waits:

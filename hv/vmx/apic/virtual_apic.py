@@ -31,6 +31,7 @@ class VirtualApicPage:
         inside = spa + PAGE_SIZE <= memory.size
         page = memory.view[spa : spa + PAGE_SIZE] if inside else memoryview(bytearray(PAGE_SIZE))
         self.dwords = page.cast("B").cast("I")
+        self._bitmaps = {first: self.dwords[first : first + 32 : 4] for first in (VISR, VTMR, VIRR)}
 
     def insert(self, bitmap: int, vector: int) -> None:
         """Set the bit of *vector* (0..255) in the registers at *bitmap*: `VISR`, `VTMR` or `VIRR`."""
@@ -46,12 +47,12 @@ class VirtualApicPage:
 
     def highest(self, bitmap: int) -> int:
         """The highest vector whose bit is set; 0 when none is, or that one."""
-        last = int.from_bytes(self.dwords[bitmap : bitmap + 32 : 4].tobytes(), "little").bit_length() - 1
+        last = int.from_bytes(self._bitmaps[bitmap].tobytes(), "little").bit_length() - 1
         return last if last > 0 else 0
 
     def vectors(self, bitmap: int) -> int:
         """All eight registers at *bitmap* as one number; bit n is vector n."""
-        return int.from_bytes(self.dwords[bitmap : bitmap + 32 : 4].tobytes(), "little")
+        return int.from_bytes(self._bitmaps[bitmap].tobytes(), "little")
 
     def set_vectors(self, bitmap: int, vectors: int) -> None:
         """Store all eight registers."""

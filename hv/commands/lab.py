@@ -130,7 +130,7 @@ def show_next(exercise: Exercise, args: argparse.Namespace, progress: Progress) 
 def start(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> int:
     """Copy the starter, never over something that was changed; show the task."""
     place = working_file(exercise, args)
-    starter = exercise.text("starter.asm")
+    starter = exercise.text(exercise.starter.name)
     try:
         before = place.read_text(encoding="utf-8", errors="replace") if place.exists() else None
         if before is None:

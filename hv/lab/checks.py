@@ -25,6 +25,7 @@ from hv.lab.comparing import (
 from hv.lab.finding import ANY, LEARNER, Check, Finding, Happening, Line, Mark, Mistake, Run
 from hv.lab.pattern import Fields, Pattern
 from hv.lab.questions import AnswerCheck
+from hv.lab.walks import WalkCheck
 from hv.lab.words import number, quoted
 
 __all__ = ["ANY", "LEARNER", "AnyCheck", "Check", "Finding", "Happening", "Line", "Mark", "Mistake", "Run", "judge_all"]
@@ -270,7 +271,7 @@ class WorkCheck(Check, frozen=True, tag="work"):
 
 
 AnyCheck = (MemoryCheck | ExitCheck | EventCheck | OrderCheck | RegisterCheck | SerialCheck | EndedCheck | WorkCheck
-            | AnswerCheck)
+            | AnswerCheck | WalkCheck)
 
 
 def judge_all(checks: Iterable[Check], run: Run) -> list[Finding]:

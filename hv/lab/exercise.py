@@ -26,9 +26,12 @@ from hv.lab.checks import ANY, AnyCheck, Check
 from hv.lab.errors import LabError
 from hv.lab.questions import AnswerCheck
 from hv.lab.setting import Setting
+from hv.lab.walks import WalkCheck
 
 HINTS = 3                       # of growing help
-SUFFIXES = {"guest": (".asm", ".s"), "predict": (".toml",)}
+SUFFIXES = {"guest": (".asm", ".s"), "predict": (".toml",), "python": (".py",)}
+# The checks that look at what the learner handed in, by kind of lab. A guest is what happened, so all others do.
+OWN_CHECKS: dict[str, tuple[type[Check], ...]] = {"predict": (AnswerCheck,), "python": (WalkCheck,)}
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 
 
@@ -39,6 +42,13 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     exits: Positive = 1_000_000         # of all VMs together; looked at when a processor's turn ends
     memory_mib: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16     # of the learner's VM
     events: Positive = 1000             # how many are kept of each VM; the rest is counted
+
+
+class PieceLimits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What one call of a learner's Python may do."""
+
+    steps: Positive = 20_000            # lines that it runs
+    asks: Positive = 1000               # uses of a door, such as read_u64
 
 
 class WrongAnswer(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -52,7 +62,7 @@ class Description(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
     """What lab.toml says."""
 
     title: str
-    kind: Literal["guest", "predict"]   # write a guest in assembly, or say what *program* will do
+    kind: Literal["guest", "predict", "python"]     # write a guest; say what *program* does; write a piece in Python
     file: str                           # the name under which the learner works on the starter
     program: str = ""                   # the guest that runs, where the learner does not write it
     checks: Annotated[list[AnyCheck], msgspec.Meta(min_length=1)]
@@ -60,6 +70,7 @@ class Description(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
     starter_says: str                   # words of the report that the untouched starter gets
     wrong: list[WrongAnswer] = []
     limits: Limits = Limits()
+    piece: PieceLimits = PieceLimits()
     machine: Setting = Setting()
 
     def __post_init__(self) -> None:
@@ -78,9 +89,11 @@ def _check_target(lab: Description, check: Check) -> None:
         if vm not in lab.machine.names:
             names = ", ".join(sorted(lab.machine.names))
             raise ValueError(f"check `{check.name}` looks at VM `{vm}`; expected {names}")
-    if isinstance(check, AnswerCheck) == (lab.kind == "guest"):
-        has = "no questions" if lab.kind == "guest" else "questions only, checks of kind answer"
-        raise ValueError(f"check `{check.name}`: a lab of kind {lab.kind} has {has}")
+    own = OWN_CHECKS.get(lab.kind, ())
+    if isinstance(check, own) if lab.kind != "guest" else not isinstance(check, AnswerCheck | WalkCheck):
+        return
+    kinds = " or ".join(str(kind.__struct_config__.tag) for kind in own) or "neither answer nor walk"
+    raise ValueError(f"check `{check.name}`: the checks of a lab of kind {lab.kind} are of kind {kinds}")
 
 
 @dataclass(frozen=True, slots=True)

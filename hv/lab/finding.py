@@ -56,6 +56,7 @@ class Run(Protocol):
 
     happened: list[Happening]
     answers: Mapping[str, Any]          # the learner's, where the exercise asks questions
+    piece: Any                          # the learner's Python, where the exercise asks for it
 
     def left_out(self, vm: str) -> int: ...                     # events that happened after that, and were not kept
     def ended(self, vm: str) -> tuple[str, str, str]: ...       # how, why, and the source line where
@@ -63,6 +64,7 @@ class Run(Protocol):
     def symbol(self, vm: str, name: str) -> int | None: ...
     def read(self, vm: str, gpa: int, size: int) -> bytes: ...
     def register(self, vm: str, vp: int, name: str) -> int: ...
+    def ept(self, vm: str) -> tuple[Any, int]: ...              # physical memory, and the EPT pointer
     def work(self, vm: str) -> tuple[int, int]: ...             # its VM exits, and the ticks that the run took
 
 

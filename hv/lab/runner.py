@@ -18,6 +18,7 @@ from hv.image.model import Image
 from hv.lab.answers import read_answers
 from hv.lab.checks import ANY, Check, Finding, Happening, judge_all
 from hv.lab.exercise import Exercise, Limits
+from hv.lab.pieces import open_piece
 from hv.lab.setting import Setting, build, given, program
 from hv.lab.words import SHOWN, is_exit, is_roots
 from hv.machine.engine import EngineError
@@ -60,6 +61,7 @@ class FinishedRun:
                  wanted: Collection[str] = (), answers: Mapping[str, Any] | None = None) -> None:
         self.limits = limits
         self.answers = answers or {}
+        self.piece: Any = None
         self.wanted = SHOWN.union(wanted)
         self.happened: list[Happening] = []
         self._kept: Counter[str] = Counter()            # events by VM: those within the limit, and those beyond
@@ -140,6 +142,12 @@ class FinishedRun:
         value: Any = getattr(self._states[vm][vp], name)
         return int(value)
 
+    def ept(self, vm: str) -> tuple[Any, int]:
+        """The machine's memory, and the EPT pointer of *vm*."""
+        tables = self.vms[vm].partition.space.tables
+        assert tables is not None, "a child has tables of its own"
+        return self.machine.memory, tables.eptp.raw
+
     def work(self, vm: str) -> tuple[int, int]:
         """How often it was left, and how long the run took, in ticks."""
         return self._exits.total() if vm == ANY else self._exits[vm], self._over - self._began
@@ -147,6 +155,8 @@ class FinishedRun:
     def close(self) -> None:
         """Give the machine back to the host."""
         self.machine.close()
+        if self.piece is not None:
+            self.piece.close()
 
 
 def check(exercise: Exercise, path: Path, own_includes: bool = True) -> Verdict:
@@ -155,7 +165,7 @@ def check(exercise: Exercise, path: Path, own_includes: bool = True) -> Verdict:
     *own_includes*: a program may include files of its own folder.
     """
     try:
-        run = _RUNS[exercise.data.kind](exercise, path, own_includes)
+        run = prepare(exercise, path, own_includes)
     except (ImageError, MachineError) as error:
         return Verdict(exercise, path.name, refused(error, path))
     try:
@@ -163,6 +173,11 @@ def check(exercise: Exercise, path: Path, own_includes: bool = True) -> Verdict:
         return Verdict(exercise, path.name, "", judge_all(exercise.data.checks, run))
     finally:
         run.close()
+
+
+def prepare(exercise: Exercise, path: Path, own_includes: bool = True) -> FinishedRun:
+    """The run of what is in *path*, before it begins; ImageError, MachineError. Whoever asks for it closes it."""
+    return _RUNS[exercise.data.kind](exercise, path, own_includes)
 
 
 def _guest(exercise: Exercise, path: Path, own_includes: bool) -> FinishedRun:
@@ -176,12 +191,25 @@ def _prediction(exercise: Exercise, path: Path, own_includes: bool) -> FinishedR
     return _run(exercise, given(exercise.folder, exercise.data.program), answers)
 
 
+def _python(exercise: Exercise, path: Path, own_includes: bool) -> FinishedRun:
+    """The exercise's program, and the learner's piece of the hypervisor beside it."""
+    piece = open_piece(path, exercise.data.piece.steps, exercise.data.piece.asks)
+    try:
+        run = _run(exercise, given(exercise.folder, exercise.data.program), {})
+    except BaseException:
+        piece.close()
+        raise
+    run.piece = piece
+    return run
+
+
 def _run(exercise: Exercise, image: Image, answers: Mapping[str, Any]) -> FinishedRun:
     wanted = {name for check in exercise.data.checks for name in check.events()}
     return FinishedRun(image, exercise.data.limits, exercise.data.machine, exercise.folder, wanted, answers)
 
 
-_RUNS: dict[str, Callable[[Exercise, Path, bool], FinishedRun]] = {"guest": _guest, "predict": _prediction}
+_RUNS: dict[str, Callable[[Exercise, Path, bool], FinishedRun]] = {"guest": _guest, "predict": _prediction,
+                                                                 "python": _python}
 
 
 def refused(error: ImageError | MachineError, path: Path) -> str:

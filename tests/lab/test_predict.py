@@ -106,7 +106,7 @@ def test_a_file_that_makes_no_sense_is_told_with_line_and_column(tmp_path, answe
 
 BROKEN = {
     "no-program": (HALTS, "`program` is missing"),
-    "no-question": ('program = "p.asm"\n' + HALTS, "has questions only"),
+    "no-question": ('program = "p.asm"\n' + HALTS, "of kind predict are of kind answer"),
     "unknown-event": (question('{ of = "count", event = "Magic" }'), "`Magic` is no event"),
     "unknown-exit": (question('{ of = "count", exit = "MAGIC" }'), "`MAGIC` is no exit reason"),
     "both": (question('{ of = "count", exit = "HLT", event = "Cpuid" }'), "name an event or an exit"),

@@ -29,9 +29,11 @@ from hv.lab.setting import Setting
 from hv.lab.walks import WalkCheck
 
 HINTS = 3                       # of growing help
-SUFFIXES = {"guest": (".asm", ".s"), "predict": (".toml",), "python": (".py",)}
+SUFFIXES = {"guest": (".asm", ".s"), "predict": (".toml",), "diagnose": (".toml",),
+            "python": (".py",)}
 # The checks that look at what the learner handed in, by kind of lab. A guest is what happened, so all others do.
-OWN_CHECKS: dict[str, tuple[type[Check], ...]] = {"predict": (AnswerCheck,), "python": (WalkCheck,)}
+OWN_CHECKS: dict[str, tuple[type[Check], ...]] = {"predict": (AnswerCheck,), "diagnose": (AnswerCheck,),
+                                            "python": (WalkCheck,)}
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 
 
@@ -62,7 +64,8 @@ class Description(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
     """What lab.toml says."""
 
     title: str
-    kind: Literal["guest", "predict", "python"]     # write a guest; say what *program* does; write a piece in Python
+    # Write a guest; say what *program* does; find the bug of the machine that runs it; write a piece in Python.
+    kind: Literal["guest", "predict", "diagnose", "python"]
     file: str                           # the name under which the learner works on the starter
     program: str = ""                   # the guest that runs, where the learner does not write it
     checks: Annotated[list[AnyCheck], msgspec.Meta(min_length=1)]
@@ -79,6 +82,8 @@ class Description(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
             raise ValueError(f"`file` is {self.file}; of kind {self.kind} it ends in {' or '.join(suffixes)}")
         if (self.kind == "guest") == bool(self.program):
             raise ValueError("a guest is the learner's own program" if self.program else "`program` is missing")
+        if (self.kind == "diagnose") != bool(self.machine.fault):
+            raise ValueError("a lab of kind diagnose has a fault in [machine], and no other kind has one")
         for check in self.checks:
             _check_target(self, check)
 

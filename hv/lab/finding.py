@@ -43,12 +43,16 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Happening:
-    """One event: the source line that ran (`first_exit.asm:12`, or empty), what happened, and which VP of which VM."""
+    """One event: the source line that ran (`first_exit.asm:12`, or empty), what happened, and which VP of which VM.
+
+    *number* is how many VM exits there were until then, of all VMs.
+    """
 
     place: str
     event: Any
     vm: str = LEARNER
     vp: int = 0
+    number: int = 0
 
 
 class Run(Protocol):
@@ -56,6 +60,7 @@ class Run(Protocol):
 
     happened: list[Happening]
     answers: Mapping[str, Any]          # the learner's, where the exercise asks questions
+    fault: tuple[str, int, str]         # the injected bug, the number of the exit where it first acted, and the line
     piece: Any                          # the learner's Python, where the exercise asks for it
 
     def left_out(self, vm: str) -> int: ...                     # events that happened after that, and were not kept

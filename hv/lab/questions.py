@@ -11,18 +11,21 @@ A wrong answer is not told the right one: only that the machine does something e
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from hv.debug.numbers import REGISTERS
+from hv.lab.faults import FAULTS
 from hv.lab.finding import LEARNER, Check, Finding, Happening, Line, Mark, Mistake, Run
 from hv.lab.pattern import Pattern
 from hv.lab.words import NAMED_FIELDS, event_name, number
 
 Nth = Annotated[int, msgspec.Meta(ge=1)]
 UNANSWERED = ("", "?")
+_POSITION = re.compile(r"[Ee](\d{1,15})(?:[:+]\d+)?$")
 _MACHINE = "what the machine does"
 
 
@@ -38,6 +41,10 @@ class Truth(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     def is_same(self, answer: Any, truth: Any) -> bool:
         """*answer* says *truth*."""
         return bool(plain(answer) == plain(truth))
+
+    def names(self) -> list[str]:
+        """The answers there are to choose from; empty when any may be given."""
+        return []
 
 
 class _Selects(Truth, frozen=True):
@@ -162,12 +169,39 @@ class Choice(Truth, frozen=True, tag="choice"):
         if any(option.when is None for option in self.options[:-1]):
             raise ValueError("only the last option may be without `when`")
 
+    def names(self) -> list[str]:
+        return [option.name for option in self.options]
+
     def of(self, run: Run) -> Any:
         return next((option.name for option in self.options if option.when is None
                      or any(fits for _, fits, _ in option.when.found(run))), None)
 
 
-AnyTruth = Count | Field | Place | Memory | Register | Ended | Serial | Choice
+class InjectedFault(Truth, frozen=True, tag="fault"):
+    """The bug of this machine (`faults.py`): its *name*, the *position* of the exit where it first acts, or the *line*.
+
+    A position is the number of a VM exit, counted over all VMs from 1: `E7`, or 7.
+    """
+
+    asks: Literal["name", "position", "line"] = "name"
+
+    def names(self) -> list[str]:
+        return sorted(FAULTS) if self.asks == "name" else []
+
+    def of(self, run: Run) -> Any:
+        name, position, place = run.fault
+        if self.asks == "name" or not position:
+            return name if position else None
+        return position if self.asks == "position" else int(place.rpartition(":")[2] or 0)
+
+    def is_same(self, answer: Any, truth: Any) -> bool:
+        if self.asks == "position" and isinstance(answer, str):
+            exit = _POSITION.match(answer.strip())
+            answer = int(exit[1]) if exit is not None else answer
+        return bool(plain(answer) == plain(truth))
+
+
+AnyTruth = Count | Field | Place | Memory | Register | Ended | Serial | Choice | InjectedFault
 
 
 class AnswerCheck(Check, frozen=True, tag="answer"):
@@ -195,9 +229,9 @@ class AnswerCheck(Check, frozen=True, tag="answer"):
         if not isinstance(answer, int | str) or isinstance(answer, bool):
             return Finding(False, f"a number or a word as `{self.question}`", "something else", self._lines("..."))
         passed = self.truth.is_same(answer, truth)
-        if not passed and isinstance(self.truth, Choice) and self._unknown(answer):
-            names = " or ".join(option.name for option in self.truth.options)
-            return Finding(False, f"{names} as `{self.question}`", shown(answer), self._lines(answer))
+        names = self.truth.names()
+        if names and plain(answer) not in map(plain, names):
+            return Finding(False, f"{' or '.join(names)} as `{self.question}`", shown(answer), self._lines(answer))
         return Finding(passed, expected, shown(answer), self._lines(answer))
 
     def judge(self, run: Run) -> Finding:
@@ -208,10 +242,6 @@ class AnswerCheck(Check, frozen=True, tag="answer"):
 
     def is_mistake(self, mistake: Mistake, seen: Finding) -> bool:
         return bool(plain(mistake.found) == plain(seen.found))
-
-    def _unknown(self, answer: Any) -> bool:
-        assert isinstance(self.truth, Choice)
-        return plain(answer) not in [plain(option.name) for option in self.truth.options]
 
     def _lines(self, answer: Any) -> list[Line]:
         return [(Mark.BAD, f"{self.question} = {shown(answer)}")]

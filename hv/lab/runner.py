@@ -16,8 +16,9 @@ from hv.image.errors import ImageError
 from hv.image.library import guests_folder
 from hv.image.model import Image
 from hv.lab.answers import read_answers
-from hv.lab.checks import ANY, Check, Finding, Happening, judge_all
+from hv.lab.checks import ANY, LEARNER, Check, Finding, Happening, judge_all
 from hv.lab.exercise import Exercise, Limits
+from hv.lab.faults import FAULTS
 from hv.lab.pieces import open_piece
 from hv.lab.setting import Setting, build, given, program
 from hv.lab.words import SHOWN, is_exit, is_roots
@@ -62,6 +63,7 @@ class FinishedRun:
         self.limits = limits
         self.answers = answers or {}
         self.piece: Any = None
+        self.fault = setting.fault if setting else "", 0, ""
         self.wanted = SHOWN.union(wanted)
         self.happened: list[Happening] = []
         self._kept: Counter[str] = Counter()            # events by VM: those within the limit, and those beyond
@@ -73,6 +75,8 @@ class FinishedRun:
         self._states = {name: {index: vp.guest_regs for index, vp in vm.partition.vps.items()}
                         for name, vm in self.vms.items()}
         self._began = self._over = self.machine.clock.tsc
+        if self.fault[0]:
+            FAULTS[self.fault[0]](self.vms[LEARNER], self._fault_acts)
 
     def go(self) -> None:
         """Run the programs to their end, or to the end of their budget."""
@@ -107,11 +111,18 @@ class FinishedRun:
             return
         self._kept[name] += 1
         place = self._place(name, record.vp) if exit else ""
-        self.happened.append(Happening(place, record.event, name, record.vp))
+        self.happened.append(Happening(place, record.event, name, record.vp, self._exits.total()))
 
     def _place(self, vm: str, vp: int) -> str:
         state = self._states[vm].get(vp)
         return "" if state is None else self.images[vm].places.get(state.rip, "")
+
+    def _fault_acts(self) -> None:
+        """The bug shows; the first time is what is asked for."""
+        name, position, _ = self.fault
+        if not position:
+            place = next((one.place for one in reversed(self.happened) if one.place), "")
+            self.fault = name, self._exits.total(), place
 
     def left_out(self, vm: str) -> int:
         """Events of *vm* beyond the limit."""
@@ -180,6 +191,13 @@ def prepare(exercise: Exercise, path: Path, own_includes: bool = True) -> Finish
     return _RUNS[exercise.data.kind](exercise, path, own_includes)
 
 
+def rehearse(exercise: Exercise, path: Path) -> FinishedRun:
+    """The run of the exercise's program, or of the learner's own, without anything that is judged; as `prepare`."""
+    if exercise.data.kind == "guest":
+        return _guest(exercise, path, True)
+    return _run(exercise, given(exercise.folder, exercise.data.program), {})
+
+
 def _guest(exercise: Exercise, path: Path, own_includes: bool) -> FinishedRun:
     """The learner's own program."""
     return _run(exercise, program(path, own_includes), {})
@@ -208,8 +226,8 @@ def _run(exercise: Exercise, image: Image, answers: Mapping[str, Any]) -> Finish
     return FinishedRun(image, exercise.data.limits, exercise.data.machine, exercise.folder, wanted, answers)
 
 
-_RUNS: dict[str, Callable[[Exercise, Path, bool], FinishedRun]] = {"guest": _guest, "predict": _prediction,
-                                                                 "python": _python}
+_RUNS: dict[str, Callable[[Exercise, Path, bool], FinishedRun]] = {
+    "guest": _guest, "predict": _prediction, "diagnose": _prediction, "python": _python}
 
 
 def refused(error: ImageError | MachineError, path: Path) -> str:

@@ -3,6 +3,7 @@
     [machine]
     vps = 2                             # of the learner's VM; optional, like all that follows
     device = true                       # assign it a DMA engine
+    fault = "missing-eoi"               # a bug of the hypervisor towards the learner's VM (`faults.py`)
     apic_virtualization = false         # every access to an APIC is a VM exit, each EOI too; default true
     other = "receiver"                  # named in its information block
 
@@ -37,6 +38,7 @@ from hv.image.library import guests_folder
 from hv.image.load import image_of
 from hv.image.model import Image
 from hv.image.source import read_text
+from hv.lab.faults import FAULTS, WITHOUT_APIC_VIRTUALIZATION
 from hv.lab.finding import ANY, LEARNER
 from hv.platform import DEVICE_COUNT, Machine, VirtualMachine
 from hv.spec.synic import EVENT_FLAGS_COUNT
@@ -77,10 +79,13 @@ class Setting(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     device: bool = False
     other: str = ""
     apic_virtualization: bool = True
+    fault: str = ""
     vm: list[OtherVm] = []
     connection: list[Connection] = []
 
     def __post_init__(self) -> None:
+        if self.fault and self.fault not in FAULTS:
+            raise ValueError(f"`{self.fault}` is no fault; expected {', '.join(sorted(FAULTS))}")
         names = [LEARNER, *(vm.name for vm in self.vm)]
         for name in names:
             if names.count(name) > 1 or name in (ANY, ""):
@@ -131,7 +136,8 @@ def build(setting: Setting, image: Image, memory_mib: int, folder: Path | None) 
     sizes = {LEARNER: memory_mib, **{vm.name: vm.memory_mib for vm in setting.vm}}
     for name, one in images.items():
         _check_size(one, sizes[name])
-    machine = Machine(MACHINE_MIB + sum(sizes.values()), apic_virtualization=setting.apic_virtualization)
+    virtual = setting.apic_virtualization and setting.fault not in WITHOUT_APIC_VIRTUALIZATION
+    machine = Machine(MACHINE_MIB + sum(sizes.values()), apic_virtualization=virtual)
     try:
         vms = _make_vms(machine, setting, images, memory_mib)
         _connect(machine, setting, vms)

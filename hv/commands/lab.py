@@ -5,7 +5,10 @@ actions:
   next    what the next lab is about: the idea, what to read, the task
   start   put the starter into this folder, and show the task
   check   run your program, and say how far it is
+  watch   check it each time you save it, until all checks pass
+  trace   what the machine records when your program runs, or the lab's
   hint    the next hint
+  reset   put the starter back; what you wrote is kept under another name
   verify  prove that solutions pass, and that starters and known wrong
           answers fail as the labs say
 
@@ -23,8 +26,10 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hv.commands import lab_work
 from hv.commands.errors import CHECKS_FAILED, TRUE, CommandError
 from hv.commands.files import labs_folder
+from hv.commands.lab_work import bar
 from hv.commands.screen import console, is_plain
 from hv.printable import printable
 
@@ -32,7 +37,7 @@ if TYPE_CHECKING:
     from hv.lab.exercise import Exercise
     from hv.lab.progress import Progress
 
-ACTIONS = ("list", "next", "start", "check", "hint", "verify")
+ACTIONS = ("list", "next", "start", "check", "watch", "trace", "hint", "reset", "verify")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +92,7 @@ def choose(exercises: list[Exercise], progress: Progress, args: argparse.Namespa
         by_file = [exercise for exercise in exercises if exercise.data.file == Path(args.lab).name]
         return by_file[0] if by_file else find(exercises, args.lab)
     here = [exercise for exercise in exercises if os.path.exists(args.dir / exercise.data.file)]
-    if args.action in ("check", "hint") and len(here) == 1:
+    if args.action in ("check", "watch", "trace", "hint", "reset") and len(here) == 1:
         return here[0]
     return next((exercise for exercise in here or exercises if not progress.of(exercise.name).done), exercises[-1])
 
@@ -108,7 +113,7 @@ def show_list(exercises: list[Exercise], progress: Progress) -> int:
         mark = "done" if progress.of(exercise.name).done else "    "
         print(f"  {mark}  {exercise.name:<20}  {exercise.data.title}")
     done = sum(progress.of(exercise.name).done for exercise in exercises)
-    print(f"{done} of {len(exercises)} done. {_what_next(exercises, progress)}")
+    print(f"{bar(done, len(exercises))} {done} of {len(exercises)} done. {_what_next(exercises, progress)}")
     return TRUE
 
 
@@ -130,7 +135,7 @@ def show_next(exercise: Exercise, args: argparse.Namespace, progress: Progress) 
 def start(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> int:
     """Copy the starter, never over something that was changed; show the task."""
     place = working_file(exercise, args)
-    starter = exercise.text("starter.asm")
+    starter = exercise.text(exercise.starter.name)
     try:
         before = place.read_text(encoding="utf-8", errors="replace") if place.exists() else None
         if before is None:
@@ -142,19 +147,32 @@ def start(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> i
     if before is not None and before != starter:
         raise CommandError(f"{place} is already there, with your changes; it is left as it is",
                            f"go on with `hv lab check {exercise.name}`, or move the file away to begin anew")
+    given = _put_program(exercise, place)
     print(f"{exercise.name}: {exercise.data.title}\n")
     _page(exercise.section("The task"), args.plain)
-    print(f"\n  edit   {printable(str(place))}\n  check  hv lab check{_where(args)}\n  stuck  hv lab hint{_where(args)}"
-          f"\n  more   hv lab next {exercise.name}   (the idea, and what to read)")
+    print(f"\n  edit   {printable(str(place))}{given}\n  check  hv lab check{_where(args)}\n"
+          f"  stuck  hv lab hint{_where(args)}\n  more   hv lab next {exercise.name}   (the idea, and what to read)")
     return TRUE
+
+
+def _put_program(exercise: Exercise, place: Path) -> str:
+    """Put a copy of the program that the lab gives, to be read, beside the learner's file. Answers a line about it."""
+    name = exercise.data.program
+    source = exercise.folder / name
+    if not name or not source.is_file():
+        return ""
+    copy = place.with_name(name)
+    try:
+        if not copy.exists():
+            copy.write_bytes(source.read_bytes())
+    except OSError as error:
+        raise CommandError(f"{copy} cannot be written: {error.strerror}", "name another folder with --dir") from None
+    return f"\n  read   {printable(str(copy))}"
 
 
 def check(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> int:
     """Run the learner's program and show the findings."""
-    place = working_file(exercise, args)
-    if not os.path.exists(place):       # which, unlike Path.exists, takes a name that no file can have
-        begin = f"`hv lab start {exercise.name}{_where(args)}` puts a starter there"
-        raise CommandError(f"{place} does not exist", begin)
+    place = _existing(exercise, args)
     from hv.lab import report, runner
 
     verdict = runner.check(exercise, place)
@@ -165,9 +183,46 @@ def check(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> i
         print(f"Change {printable(str(place))} and check again. Stuck? hv lab hint{_where(args)}")
         return CHECKS_FAILED
     progress.mark_done(exercise.name)
+    _why(exercise, args)
+    return TRUE
+
+
+def watch(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> int:
+    """Check the learner's file whenever it is saved."""
+    place = _existing(exercise, args)
+    code = lab_work.watch(exercise, place, progress, args.plain)
+    if code == TRUE:
+        _why(exercise, args)
+    return code
+
+
+def trace(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> int:
+    """What the machine records."""
+    place = _existing(exercise, args) if exercise.data.kind == "guest" else working_file(exercise, args)
+    return lab_work.trace(exercise, place, progress)
+
+
+def reset(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> int:
+    """The starter again, and the learner's file under another name."""
+    place = working_file(exercise, args)
+    kept = lab_work.reset(exercise, place)
+    print(f"{printable(str(place))} is the starter again." +
+          (f" What you wrote is in {printable(str(kept))}." if kept else ""))
+    return TRUE
+
+
+def _existing(exercise: Exercise, args: argparse.Namespace) -> Path:
+    """The learner's file, which is there; CommandError."""
+    place = working_file(exercise, args)
+    if not os.path.exists(place):       # which, unlike Path.exists, takes a name that no file can have
+        begin = f"`hv lab start {exercise.name}{_where(args)}` puts a starter there"
+        raise CommandError(f"{place} does not exist", begin)
+    return place
+
+
+def _why(exercise: Exercise, args: argparse.Namespace) -> None:
     print("\nWhy it works\n")
     _page(exercise.text("why.md").strip(), args.plain)
-    return TRUE
 
 
 def hint(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> int:
@@ -196,7 +251,8 @@ def verify(exercises: list[Exercise]) -> int:
     return code
 
 
-_WITH_ONE_LAB = {"next": show_next, "start": start, "check": check, "hint": hint}
+_WITH_ONE_LAB = {"next": show_next, "start": start, "check": check, "watch": watch, "trace": trace,
+                  "hint": hint, "reset": reset}
 
 
 def _where(args: argparse.Namespace) -> str:

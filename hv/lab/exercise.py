@@ -1,14 +1,15 @@
 """An exercise: a folder that says, as data, what to write and how it is judged.
 
     labs/01_first_exit/
-      lab.toml               title, kind, file, limits, checks, hints, known wrong answers
+      lab.toml               title, kind, file, limits, machine, checks, hints, known wrong answers
       README.md              the idea, what to read, the task
       why.md                 why it works, shown after success
       starter.asm            what the learner begins with; it fails for the stated reason
       solution/FILE          passes
       wrong/*.asm            each fails with a message of its own
 
-`hv lab verify` checks them; of README.md only that it is there and has a section "The task".
+`starter`, the solution and wrong answers end as *file* does: `.asm` for a guest, `.toml` for answers. `hv lab verify`
+checks them; of README.md only that it is there and has a section "The task". docs/labs.md is for authors.
 """
 
 from __future__ import annotations
@@ -21,18 +22,35 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from hv.lab.checks import AnyCheck
+from hv.lab.checks import ANY, AnyCheck, Check
 from hv.lab.errors import LabError
+from hv.lab.questions import AnswerCheck
+from hv.lab.setting import Setting
+from hv.lab.walks import WalkCheck
 
+HINTS = 3                       # of growing help
+SUFFIXES = {"guest": (".asm", ".s"), "predict": (".toml",), "diagnose": (".toml",),
+            "python": (".py",)}
+# The checks that look at what the learner handed in, by kind of lab. A guest is what happened, so all others do.
+OWN_CHECKS: dict[str, tuple[type[Check], ...]] = {"predict": (AnswerCheck,), "diagnose": (AnswerCheck,),
+                                            "python": (WalkCheck,)}
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 
 
 class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What a program may use. An exit costs 1000 ticks, so *ticks* bounds the exits too."""
+    """What a run may use. An exit costs 1000 ticks, so *ticks* bounds the exits too."""
 
     ticks: Positive = 20_000_000        # of the 2 GHz counter, from when it begins to run: 10 ms of virtual time
-    memory_mib: Positive = 16
-    events: Positive = 1000             # how many are kept; the rest is counted
+    exits: Positive = 1_000_000         # of all VMs together; looked at when a processor's turn ends
+    memory_mib: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16     # of the learner's VM
+    events: Positive = 1000             # how many are kept of each VM; the rest is counted
+
+
+class PieceLimits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What one call of a learner's Python may do."""
+
+    steps: Positive = 20_000            # lines that it runs
+    asks: Positive = 1000               # uses of a door, such as read_u64
 
 
 class WrongAnswer(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -46,13 +64,41 @@ class Description(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
     """What lab.toml says."""
 
     title: str
-    kind: Literal["guest"]              # the learner writes a guest in assembly
+    # Write a guest; say what *program* does; find the bug of the machine that runs it; write a piece in Python.
+    kind: Literal["guest", "predict", "diagnose", "python"]
     file: str                           # the name under which the learner works on the starter
+    program: str = ""                   # the guest that runs, where the learner does not write it
     checks: Annotated[list[AnyCheck], msgspec.Meta(min_length=1)]
-    hints: Annotated[list[str], msgspec.Meta(min_length=1)]
+    hints: Annotated[list[str], msgspec.Meta(min_length=HINTS, max_length=HINTS)]
     starter_says: str                   # words of the report that the untouched starter gets
     wrong: list[WrongAnswer] = []
     limits: Limits = Limits()
+    piece: PieceLimits = PieceLimits()
+    machine: Setting = Setting()
+
+    def __post_init__(self) -> None:
+        suffixes = SUFFIXES[self.kind]
+        if not self.file.endswith(suffixes):
+            raise ValueError(f"`file` is {self.file}; of kind {self.kind} it ends in {' or '.join(suffixes)}")
+        if (self.kind == "guest") == bool(self.program):
+            raise ValueError("a guest is the learner's own program" if self.program else "`program` is missing")
+        if (self.kind == "diagnose") != bool(self.machine.fault):
+            raise ValueError("a lab of kind diagnose has a fault in [machine], and no other kind has one")
+        for check in self.checks:
+            _check_target(self, check)
+
+
+def _check_target(lab: Description, check: Check) -> None:
+    """The VMs that *check* looks at are there, and it asks only where answers are given."""
+    for vm in check.vms() - {ANY}:
+        if vm not in lab.machine.names:
+            names = ", ".join(sorted(lab.machine.names))
+            raise ValueError(f"check `{check.name}` looks at VM `{vm}`; expected {names}")
+    own = OWN_CHECKS.get(lab.kind, ())
+    if isinstance(check, own) if lab.kind != "guest" else not isinstance(check, AnswerCheck | WalkCheck):
+        return
+    kinds = " or ".join(str(kind.__struct_config__.tag) for kind in own) or "neither answer nor walk"
+    raise ValueError(f"check `{check.name}`: the checks of a lab of kind {lab.kind} are of kind {kinds}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +112,17 @@ class Exercise:
     @property
     def starter(self) -> Path:
         """What the learner begins with."""
-        return self.folder / "starter.asm"
+        return self.folder / f"starter{Path(self.data.file).suffix}"
 
     @property
     def solution(self) -> Path:
         """The reference solution."""
         return self.folder / "solution" / self.data.file
+
+    @property
+    def questions(self) -> list[str]:
+        """What the learner is asked, by name."""
+        return [check.question for check in self.data.checks if isinstance(check, AnswerCheck)]
 
     @property
     def max_score(self) -> int:
@@ -118,7 +169,8 @@ def _check_needs(exercise: Exercise, place: str) -> None:
         if check.name in before:
             raise LabError(f"{place}: two checks are called `{check.name}`", "give each a name of its own")
         before.add(check.name)
-    for name in (exercise.data.file, *(wrong.file for wrong in exercise.data.wrong)):
+    names = [exercise.data.program] if exercise.data.program else []
+    for name in (exercise.data.file, *names, *(wrong.file for wrong in exercise.data.wrong)):
         if Path(name).name != name:
             raise LabError(f"{place}: `{name}` is no plain file name", "leave the folder out")
 

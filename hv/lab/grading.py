@@ -22,13 +22,12 @@ from hv.image.source import MAX_SOURCE_BYTES
 from hv.lab import runner
 from hv.lab.checks import Check, Finding
 from hv.lab.errors import LabError
-from hv.lab.exercise import Exercise
+from hv.lab.exercise import SUFFIXES, Exercise
 from hv.lab.report import first_problem, marked
 from hv.lab.runner import Verdict
 from hv.printable import printable
 
 FORMAT = 1
-SUFFIXES = (".asm", ".s")
 
 Judge = Callable[[Exercise, Path, bool], Verdict]
 
@@ -112,7 +111,7 @@ def _below(path: Path, exercise: Exercise) -> list[tuple[str, Path]]:
 
 def grade(exercise: Exercise, submission: Submission, judge: Judge = runner.check) -> Grade:
     """Grade one submission. It never raises for what the submission holds."""
-    digest, problem = _examine(submission.path)
+    digest, problem = _examine(submission.path, SUFFIXES[exercise.data.kind])
     if problem:
         return _ungraded(exercise, submission, "not_gradable", digest, problem)
     try:
@@ -129,7 +128,7 @@ def _ungraded(exercise: Exercise, submission: Submission, status: str, digest: s
     return Grade(submission, status, digest, message, Verdict(exercise, submission.path.name, message))
 
 
-def _examine(path: Path) -> tuple[str, str]:
+def _examine(path: Path, suffixes: tuple[str, ...]) -> tuple[str, str]:
     """SHA-256 of the file (empty when it was not read), and why it cannot be graded (empty when it can)."""
     name = printable(path.name)
     try:
@@ -138,7 +137,7 @@ def _examine(path: Path) -> tuple[str, str]:
             return "", f"{name} is a symbolic link; hand in the file itself"
         if not stat.S_ISREG(status.st_mode):
             return "", f"{name} is no ordinary file; hand in assembly source"
-        if path.suffix.lower() not in SUFFIXES:
+        if path.suffix.lower() not in suffixes:
             return "", f"{name} is no assembly source; expected a file that ends in .asm"
         if status.st_size > MAX_SOURCE_BYTES:
             return "", f"{name} is larger than {MAX_SOURCE_BYTES >> 20} MiB; assembly source is text"

@@ -6,25 +6,26 @@ verdict is the same everywhere; the assembler, which is a child process, has a l
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hv.image.assembler import assemble
 from hv.image.errors import ImageError
 from hv.image.library import guests_folder
-from hv.image.load import image_of
 from hv.image.model import Image
-from hv.image.source import read_text
-from hv.lab.checks import Check, Finding, Happening, judge_all
+from hv.lab.answers import read_answers
+from hv.lab.checks import ANY, LEARNER, Check, Finding, Happening, judge_all
 from hv.lab.exercise import Exercise, Limits
-from hv.lab.words import is_exit
+from hv.lab.faults import FAULTS
+from hv.lab.pieces import open_piece
+from hv.lab.setting import Setting, build, given, program
+from hv.lab.words import SHOWN, is_exit, is_roots
 from hv.machine.engine import EngineError
-from hv.platform import Machine, MachineError
+from hv.platform import MachineError
 from hv.printable import printable
 from hv.trace.bus import Record
-
-MACHINE_MIB = 16                # what root keeps, beside the memory of the learner's VM
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,70 +58,125 @@ class Verdict:
 class FinishedRun:
     """What is left of a run; the `Run` of `checks.py`. The machine is still there, until `close`."""
 
-    def __init__(self, image: Image, limits: Limits) -> None:
-        self.image, self.limits = image, limits
+    def __init__(self, image: Image, limits: Limits, setting: Setting | None = None, folder: Path | None = None,
+                 wanted: Collection[str] = (), answers: Mapping[str, Any] | None = None) -> None:
+        self.limits = limits
+        self.answers = answers or {}
+        self.piece: Any = None
+        self.fault = setting.fault if setting else "", 0, ""
+        self.wanted = SHOWN.union(wanted)
         self.happened: list[Happening] = []
-        self.left_out = 0                       # events beyond the limit
-        self.ended, self.ended_at, self.why = "error", "", ""
-        self.machine = Machine(memory_mib=limits.memory_mib + MACHINE_MIB)
-        try:
-            self.vm = self.machine.create_vm("lab", image, limits.memory_mib)
-        except BaseException:
-            self.machine.close()
-            raise
-        self.state = self.vm.partition.vps[0].guest_regs
+        self._kept: Counter[str] = Counter()            # events by VM: those within the limit, and those beyond
+        self._left_out: Counter[str] = Counter()
+        self._exits: Counter[str] = Counter()
+        self._gave_up = ""
+        self.machine, self.vms, self.images = build(setting or Setting(), image, limits.memory_mib, folder)
+        self._names = {vm.partition_id: name for name, vm in self.vms.items()}
+        self._states = {name: {index: vp.guest_regs for index, vp in vm.partition.vps.items()}
+                        for name, vm in self.vms.items()}
+        self._began = self._over = self.machine.clock.tsc
+        if self.fault[0]:
+            FAULTS[self.fault[0]](self.vms[LEARNER], self._fault_acts)
 
     def go(self) -> None:
-        """Run the program to its end, or to the end of its budget."""
+        """Run the programs to their end, or to the end of their budget."""
         self.machine.trace.listen(self._on_record)
+        self._began = self.machine.clock.tsc
         try:
-            self.machine.run(until_tsc=self.machine.clock.tsc + self.limits.ticks)
+            self.machine.run(self._began + self.limits.ticks, self._too_many_exits)
+            for vm in self.vms.values():
+                if vm.ended is None and self._too_many_exits():
+                    vm.worker.end("budget", f"more than {self.limits.exits} VM exits")
             self.machine.end_budget()
-            self.ended, self.why = self.vm.ended or "budget", self.vm.why
-            self.ended_at = self.image.places.get(self.state.rip, "")
         except EngineError as error:
-            self.why = f"the CPU engine gave up: {error}"
+            self._gave_up = f"the CPU engine gave up: {error}"
         finally:
+            self._over = self.machine.clock.tsc
             self.machine.trace.unlisten(self._on_record)
 
+    def _too_many_exits(self) -> bool:
+        return self._exits.total() > self.limits.exits
+
     def _on_record(self, record: Record) -> None:
-        if record.partition != self.vm.partition_id or self.vm.ended is not None:
+        name = self._names.get(record.partition)
+        if name is None or self.vms[name].ended is not None:
             return
-        if len(self.happened) >= self.limits.events:
-            self.left_out += 1
+        exit = is_exit(record.event)
+        if exit:
+            self._exits[name] += 1
+        elif type(record.event).__name__ not in self.wanted or is_roots(record.event):
             return
-        place = self.image.places.get(self.state.rip, "") if is_exit(record.event) else ""
-        self.happened.append(Happening(place, record.event))
+        if self._kept[name] >= self.limits.events:
+            self._left_out[name] += 1
+            return
+        self._kept[name] += 1
+        place = self._place(name, record.vp) if exit else ""
+        self.happened.append(Happening(place, record.event, name, record.vp, self._exits.total()))
 
-    @property
-    def serial(self) -> str:
-        """What the program printed."""
-        return self.vm.serial
+    def _place(self, vm: str, vp: int) -> str:
+        state = self._states[vm].get(vp)
+        return "" if state is None else self.images[vm].places.get(state.rip, "")
 
-    def symbol(self, name: str) -> int | None:
-        """Address of a label of the program."""
-        return self.image.symbols.get(name)
+    def _fault_acts(self) -> None:
+        """The bug shows; the first time is what is asked for."""
+        name, position, _ = self.fault
+        if not position:
+            place = next((one.place for one in reversed(self.happened) if one.place), "")
+            self.fault = name, self._exits.total(), place
 
-    def read(self, gpa: int, size: int) -> bytes:
-        """Bytes of the VM's memory; fewer where it ends."""
-        return self.vm.worker.read(gpa, max(0, min(size, (self.limits.memory_mib << 20) - gpa)))
+    def left_out(self, vm: str) -> int:
+        """Events of *vm* beyond the limit."""
+        return self._left_out.total() if vm == ANY else self._left_out[vm]
 
-    def register(self, name: str) -> int:
-        """A register of VP 0."""
-        value: Any = getattr(self.state, name)
+    def ended(self, vm: str) -> tuple[str, str, str]:
+        """How, why, and on which line VP 0 was."""
+        if self._gave_up:
+            return "error", self._gave_up, ""
+        one = self.vms[vm]
+        return one.ended or "budget", one.why, self._place(vm, 0)
+
+    def serial(self, vm: str) -> str:
+        """What its program printed."""
+        return self.vms[vm].serial
+
+    def symbol(self, vm: str, name: str) -> int | None:
+        """Address of a label of its program."""
+        return self.images[vm].symbols.get(name)
+
+    def read(self, vm: str, gpa: int, size: int) -> bytes:
+        """Bytes of its memory; fewer where it ends."""
+        worker = self.vms[vm].worker
+        return worker.read(gpa, max(0, min(size, worker.memory_bytes - gpa)))
+
+    def register(self, vm: str, vp: int, name: str) -> int:
+        """A register of one of its VPs."""
+        value: Any = getattr(self._states[vm][vp], name)
         return int(value)
+
+    def ept(self, vm: str) -> tuple[Any, int]:
+        """The machine's memory, and the EPT pointer of *vm*."""
+        tables = self.vms[vm].partition.space.tables
+        assert tables is not None, "a child has tables of its own"
+        return self.machine.memory, tables.eptp.raw
+
+    def work(self, vm: str) -> tuple[int, int]:
+        """How often it was left, and how long the run took, in ticks."""
+        return self._exits.total() if vm == ANY else self._exits[vm], self._over - self._began
 
     def close(self) -> None:
         """Give the machine back to the host."""
         self.machine.close()
+        if self.piece is not None:
+            self.piece.close()
 
 
 def check(exercise: Exercise, path: Path, own_includes: bool = True) -> Verdict:
-    """Assemble the program in *path*, run it, judge it. *own_includes*: it may include files of its own folder."""
+    """Run what the learner wrote in *path*, or answered there, and judge it.
+
+    *own_includes*: a program may include files of its own folder.
+    """
     try:
-        image = program(path, own_includes)
-        _check_size(image, exercise.data.limits.memory_mib)
-        run = FinishedRun(image, exercise.data.limits)
+        run = prepare(exercise, path, own_includes)
     except (ImageError, MachineError) as error:
         return Verdict(exercise, path.name, refused(error, path))
     try:
@@ -130,17 +186,48 @@ def check(exercise: Exercise, path: Path, own_includes: bool = True) -> Verdict:
         run.close()
 
 
-def _check_size(image: Image, memory_mib: int) -> None:
-    if image.end > memory_mib << 20:
-        raise ImageError(f"the program reaches up to {image.end:#x}; the machine of this lab has {memory_mib} MiB",
-                         "place it lower, with .org")
+def prepare(exercise: Exercise, path: Path, own_includes: bool = True) -> FinishedRun:
+    """The run of what is in *path*, before it begins; ImageError, MachineError. Whoever asks for it closes it."""
+    return _RUNS[exercise.data.kind](exercise, path, own_includes)
 
 
-def program(path: Path, own_includes: bool) -> Image:
-    """The assembly program in *path*; ImageError."""
-    shared = guests_folder()
-    folders = ((path.parent,) if own_includes else ()) + ((shared,) if shared is not None else ())
-    return image_of(assemble(read_text(path), path.name, folders=folders))
+def rehearse(exercise: Exercise, path: Path) -> FinishedRun:
+    """The run of the exercise's program, or of the learner's own, without anything that is judged; as `prepare`."""
+    if exercise.data.kind == "guest":
+        return _guest(exercise, path, True)
+    return _run(exercise, given(exercise.folder, exercise.data.program), {})
+
+
+def _guest(exercise: Exercise, path: Path, own_includes: bool) -> FinishedRun:
+    """The learner's own program."""
+    return _run(exercise, program(path, own_includes), {})
+
+
+def _prediction(exercise: Exercise, path: Path, own_includes: bool) -> FinishedRun:
+    """The exercise's program, and what the learner said about it."""
+    answers = read_answers(path, exercise.questions)
+    return _run(exercise, given(exercise.folder, exercise.data.program), answers)
+
+
+def _python(exercise: Exercise, path: Path, own_includes: bool) -> FinishedRun:
+    """The exercise's program, and the learner's piece of the hypervisor beside it."""
+    piece = open_piece(path, exercise.data.piece.steps, exercise.data.piece.asks)
+    try:
+        run = _run(exercise, given(exercise.folder, exercise.data.program), {})
+    except BaseException:
+        piece.close()
+        raise
+    run.piece = piece
+    return run
+
+
+def _run(exercise: Exercise, image: Image, answers: Mapping[str, Any]) -> FinishedRun:
+    wanted = {name for check in exercise.data.checks for name in check.events()}
+    return FinishedRun(image, exercise.data.limits, exercise.data.machine, exercise.folder, wanted, answers)
+
+
+_RUNS: dict[str, Callable[[Exercise, Path, bool], FinishedRun]] = {
+    "guest": _guest, "predict": _prediction, "diagnose": _prediction, "python": _python}
 
 
 def refused(error: ImageError | MachineError, path: Path) -> str:

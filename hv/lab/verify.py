@@ -28,7 +28,7 @@ def verify(exercise: Exercise) -> Iterator[Proof]:
     yield _pages(exercise)
     solved = check(exercise, exercise.solution)
     yield Proof(f"solution/{exercise.data.file} earns all {exercise.max_score} points", first_problem(solved))
-    yield _fails(exercise, "starter.asm", exercise.data.starter_says)
+    yield _fails(exercise, exercise.starter.name, exercise.data.starter_says)
     for wrong in exercise.data.wrong:
         yield _fails(exercise, f"wrong/{wrong.file}", wrong.says)
     yield _own_messages(exercise)

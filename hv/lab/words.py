@@ -6,11 +6,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from hv.printable import LONGEST, printable
+from hv.spec.hv_status import HvStatus
+from hv.spec.hypercalls.codes import HypercallCode
+from hv.spec.msrs import Msr
+from hv.spec.numbering import Numbering
+from hv.spec.synic import HvMessageType
+from hv.trace.events import MessageDelivered
 from hv.vmx.exit import VmExit
 
 # What a learner's own instructions cause; the rest of the machine's events would drown them.
-_SHOWN = frozenset({"Cpuid", "MsrRead", "MsrWrite", "CrWrite", "PortIo", "MmioAccess", "Fault", "Injected",
-                    "InterruptEnded", "GuestCrashed"})
+SHOWN = frozenset({"Cpuid", "MsrRead", "MsrWrite", "CrWrite", "PortIo", "MmioAccess", "Fault", "Injected",
+                    "GuestCrashed", "Hypercall", "MessagePosted", "MessageDelivered", "EventSignaled",
+                    "EventDelivered", "SyntheticTimerExpired", "VpStarted", "ClusterIpi", "TranslationsFlushed",
+                    "InterruptRequested", "InterruptRouted", "DmaFault", "InterruptRemapFault"})
+# Fields whose numbers have names, which labs may use too.
+NAMED_FIELDS: dict[str, type[Numbering]] = {"msr": Msr, "status": HvStatus, "code": HypercallCode,
+                                            "message_type": HvMessageType}
 
 
 def number(value: int) -> str:
@@ -31,6 +42,12 @@ def is_exit(event: Any) -> bool:
     return isinstance(event, VmExit)
 
 
+def is_roots(event: Any) -> bool:
+    """A message of the hypervisor to root about an intercept: it follows what a VM did, and is not the VM's."""
+    return isinstance(event, MessageDelivered) and event.message_type >> 31 == 1 \
+        and event.message_type != HvMessageType.TIMER_EXPIRED
+
+
 def event_name(event: Any) -> str:
     """The name of an event's class; of a VM exit its reason."""
     return event.reason.name if isinstance(event, VmExit) else type(event).__name__
@@ -41,15 +58,15 @@ def field_words(name: str, values: Mapping[str, Any]) -> str:
     return " ".join([name, *(f"{key}={_value(value)}" for key, value in values.items())])
 
 
-def event_words(event: Any) -> str:
-    """One event on one line; empty when it is not for a learner's eyes."""
+def event_words(event: Any, always: bool = False) -> str:
+    """One event on one line; empty when it is not for a learner's eyes, unless it is *always* wanted."""
     name = event_name(event)
     if isinstance(event, VmExit):
         shown = {key: value for key, value in event.inspect().items() if key != "reason" and value}
         return field_words(f"exit {name}", shown)
-    if name not in _SHOWN:
+    if name not in SHOWN and not always:
         return ""
-    return field_words(name, event.inspect())
+    return field_words(name, {key: value for key, value in event.inspect().items() if value not in ("", None)})
 
 
 def _value(value: Any) -> str:

@@ -21,7 +21,10 @@ def said(capsys, *arguments):
     return code, out, err
 
 
-def test_the_whole_way_of_the_first_lab(capsys, tmp_path):
+def test_the_whole_way_of_the_first_lab(capsys, tmp_path, monkeypatch):
+    (tmp_path / "labs").mkdir()
+    (tmp_path / "labs/01_first_exit").symlink_to(LABS / "01_first_exit")        # a course of this lab alone
+    monkeypatch.setattr("hv.commands.lab.labs_folder", lambda: tmp_path / "labs")
     assert "Next: hv lab start 01_first_exit" in said(capsys)[1]
     code, out, _ = said(capsys, "start")
     assert code == 0

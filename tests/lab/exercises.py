@@ -35,21 +35,35 @@ def judged(folder: Path, source: str | bytes, exercise: Exercise | None = None) 
 class FakeRun:
     """What is left of a run that never was."""
 
-    ended: str = "halt"
+    end: str = "halt"
     why: str = ""
-    serial: str = ""
+    printed: str = ""
     happened: list[Happening] = field(default_factory=list)
-    left_out: int = 0
+    more: int = 0
     ended_at: str = ""
+    answers: dict[str, Any] = field(default_factory=dict)
+    worked: tuple[int, int] = (0, 0)
     symbols: dict[str, int] = field(default_factory=dict)
     memory: bytes = bytes(64)
     registers: dict[str, int] = field(default_factory=dict)
 
-    def symbol(self, name: str) -> int | None:
+    def left_out(self, vm: str) -> int:
+        return self.more
+
+    def ended(self, vm: str) -> tuple[str, str, str]:
+        return self.end, self.why, self.ended_at
+
+    def serial(self, vm: str) -> str:
+        return self.printed
+
+    def symbol(self, vm: str, name: str) -> int | None:
         return self.symbols.get(name)
 
-    def read(self, gpa: int, size: int) -> bytes:
+    def read(self, vm: str, gpa: int, size: int) -> bytes:
         return self.memory[gpa : gpa + size]
 
-    def register(self, name: str) -> int:
+    def register(self, vm: str, vp: int, name: str) -> int:
         return self.registers[name]
+
+    def work(self, vm: str) -> tuple[int, int]:
+        return self.worked

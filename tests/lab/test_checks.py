@@ -1,5 +1,6 @@
 """Each kind of check compares with what happened, and marks where the two part."""
 
+import msgspec
 import pytest
 
 from hv.lab.checks import Happening, Mark, judge_all
@@ -78,24 +79,24 @@ def test_an_exit_with_another_field_is_bad_and_the_right_one_missing():
 def test_what_is_not_found_among_the_kept_events_may_be_among_those_left_out(check):
     """The words for "never happened" would be a lie."""
     never = [{"found": "none", "says": "it never happened"}]
-    finding = a_check(**check, mistakes=never).judge(FakeRun(happened=CPUID + HLT, left_out=7))
+    finding = a_check(**check, mistakes=never).judge(FakeRun(happened=CPUID + HLT, more=7))
     assert not finding.passed
     assert finding.message.endswith("found none among the first 3 events; 7 more were not looked at: is there a loop "
                                     "that exits again and again?")
     assert finding.lines[-1] == (Mark.NEAR, "and 7 events more, not looked at")
-    assert a_check(kind="exit", reason="CPUID").judge(FakeRun(happened=CPUID, left_out=7)).passed
+    assert a_check(kind="exit", reason="CPUID").judge(FakeRun(happened=CPUID, more=7)).passed
 
 
 @pytest.mark.parametrize(("place", "found"), [
     ("a.asm:3", "triple-fault (rip 0x10, a.asm:3)"), ("", "triple-fault (rip 0x10, outside of the program)"),
 ])
 def test_a_crash_says_whether_it_was_in_the_program(place, found):
-    run = FakeRun(ended="triple-fault", why="rip 0x10", ended_at=place)
+    run = FakeRun(end="triple-fault", why="rip 0x10", ended_at=place)
     assert a_check(kind="ended", how="halt").judge(run).found == found
 
 
 def test_the_end_does_not_stand_behind_events_far_from_it():
-    run = FakeRun(ended="budget", happened=CPUID + HLT, left_out=7)
+    run = FakeRun(end="budget", happened=CPUID + HLT, more=7)
     texts = [text for _, text in a_check(kind="ended", how="halt").judge(run).lines]
     assert texts[1:3] == ["a.asm:9  exit HLT instruction_length=1", "and 7 events more, not looked at"]
 
@@ -121,7 +122,7 @@ def test_of_two_exits_in_a_row_neither_answers_the_other():
 def test_at_most_three_of_what_was_found_are_told():
     happened = [Happening("", MsrWrite(n, 5)) for n in (1, 2, 2, 3, 4)]
     check = a_check(kind="event", event="MsrWrite", fields={"msr": 9})
-    found = check.judge(FakeRun(happened=happened, left_out=1)).found
+    found = check.judge(FakeRun(happened=happened, more=1)).found
     assert found == "MsrWrite msr=1 value=5; MsrWrite msr=2 value=5 among the first 5 events; 1 more were not looked at"
 
 
@@ -142,11 +143,11 @@ def test_lines_name_the_source_line_and_hide_what_is_not_the_learners():
 
 
 def test_serial_output_is_compared_line_by_line():
-    finding = a_check(kind="serial", text="one\ntwo\nthree\n").judge(FakeRun(serial="one\n2\nthree\n"))
+    finding = a_check(kind="serial", text="one\ntwo\nthree\n").judge(FakeRun(printed="one\n2\nthree\n"))
     assert marks(finding) == ["GOOD", "BAD", "MISSING", "GOOD", "GOOD"]
     assert (finding.expected, finding.found) == ('serial output "one\\ntwo\\nthree\\n"', '"one\\n2\\nthree\\n"')
     assert [text for _, text in finding.lines[1:3]] == ['"2"', '"two"']
-    assert a_check(kind="serial", text="one").judge(FakeRun(serial="one")).passed
+    assert a_check(kind="serial", text="one").judge(FakeRun(printed="one")).passed
     assert a_check(kind="serial", text="one").judge(FakeRun()).found == "no output"
 
 
@@ -159,19 +160,160 @@ def test_registers_are_compared_one_by_one():
 
 
 def test_the_end_is_compared_with_its_reason_in_view():
-    finding = a_check(kind="ended", how="halt").judge(FakeRun(ended="error", why="at rip 0x10", happened=HLT))
+    finding = a_check(kind="ended", how="halt").judge(FakeRun(end="error", why="at rip 0x10", happened=HLT))
     assert finding.found == "error (at rip 0x10)"
     assert marks(finding) == ["", "BAD", "MISSING"]
 
 
 def test_a_known_mistake_is_told_in_its_own_words():
     check = a_check(kind="ended", how="halt", mistakes=[{"found": "budget", "says": "there is a loop"}])
-    assert check.judge(FakeRun(ended="budget")).message == "there is a loop"
-    assert check.judge(FakeRun(ended="shutdown")).message == "expected the guest to end by halt, found shutdown"
+    assert check.judge(FakeRun(end="budget")).message == "there is a loop"
+    assert check.judge(FakeRun(end="shutdown")).message == "expected the guest to end by halt, found shutdown"
 
 
 def test_a_check_waits_for_the_one_it_needs():
     first, then = a_check(kind="ended", how="halt"), a_check(kind="serial", text="", needs="it")
     then = type(then)(name="then", needs="it", text="")
-    assert [f.waiting for f in judge_all([first, then], FakeRun(ended="budget"))] == [False, True]
+    assert [f.waiting for f in judge_all([first, then], FakeRun(end="budget"))] == [False, True]
     assert [f.passed for f in judge_all([first, then], FakeRun())] == [True, True]
+
+
+TWICE = [Happening("a.asm:3", MsrWrite(5, 1)), Happening("a.asm:4", MsrWrite(5, 2)),
+         Happening("a.asm:5", Cpuid(1, 0, (0,)))]
+
+
+@pytest.mark.parametrize(("how", "passes"), [
+    ({"count": 2}, True), ({"count": 1}, False), ({"count": 3}, False), ({"never": True}, False),
+    ({"at_least": 2}, True), ({"at_least": 3}, False), ({"at_most": 2}, True), ({"at_most": 1}, False),
+    ({"at_least": 1, "at_most": 2}, True),
+    ({"count": 0, "fields": {"msr": 6}}, True), ({"never": True, "fields": {"value": 3}}, True),
+    ({"count": 1, "fields": {"value": 2}}, True),
+], ids=str)
+def test_how_often_something_happens_can_be_asked(how, passes):
+    assert a_check(kind="event", event="MsrWrite", **how).judge(FakeRun(happened=TWICE)).passed is passes
+
+
+def test_what_must_never_happen_is_bad_where_it_does():
+    finding = a_check(kind="event", event="MsrWrite", fields={"value": 2}, never=True).judge(FakeRun(happened=TWICE))
+    assert marks(finding) == ["", "BAD", ""]
+    assert finding.message == "expected no event MsrWrite value=2, found 1 of them; MsrWrite msr=5 value=2"
+
+
+@pytest.mark.parametrize(("how", "passes", "unsure"), [
+    ({"never": True}, False, False), ({"never": True, "fields": {"msr": 6}}, False, True),
+    ({"at_most": 9}, False, True),
+    ({"at_least": 2}, True, False), ({"count": 2}, False, True), ({"count": 1}, False, False),
+], ids=str)
+def test_what_may_have_happened_unseen_is_not_taken_for_absent(how, passes, unsure):
+    finding = a_check(kind="event", event="MsrWrite", **how).judge(FakeRun(happened=TWICE, more=1))
+    assert (finding.passed, finding.unsure) == (passes, unsure)
+
+
+@pytest.mark.parametrize("how", [{"count": 1, "never": True}, {"count": 1, "at_most": 1},
+                                 {"at_least": 3, "at_most": 2}], ids=str)
+def test_how_often_cannot_be_said_twice(how):
+    with pytest.raises(msgspec.ValidationError):
+        a_check(kind="event", event="MsrWrite", **how)
+
+
+def ordered(*steps):
+    return a_check(kind="order", steps=[{"event": "MsrWrite", "fields": {"value": value}} for value in steps])
+
+
+def test_what_happens_one_after_the_other_passes():
+    assert ordered(1, 2).judge(FakeRun(happened=TWICE)).passed
+
+
+def test_the_wrong_order_marks_what_came_too_early():
+    finding = ordered(2, 1).judge(FakeRun(happened=TWICE))
+    assert finding.found == "MsrWrite value=1 only before MsrWrite value=2"
+    assert marks(finding) == ["BAD", "GOOD", "MISSING", ""]
+
+
+def test_a_step_that_never_comes_is_missing_behind_the_one_before():
+    finding = ordered(1, 3).judge(FakeRun(happened=TWICE))
+    assert finding.found == "no MsrWrite value=3 after MsrWrite value=1"
+    assert marks(finding) == ["GOOD", "MISSING", "", ""]
+    assert ordered(3, 1).judge(FakeRun(happened=TWICE)).found == "no MsrWrite value=3"
+    assert ordered(1, 3).judge(FakeRun(happened=TWICE, more=4)).unsure
+
+
+def test_the_same_event_does_not_count_for_two_steps():
+    assert not ordered(1, 1).judge(FakeRun(happened=TWICE)).passed
+
+
+@pytest.mark.parametrize(("fields", "passes"), [
+    ({"msr": "HV_EOI"}, True), ({"msr": "HV_ICR"}, False), ({"value": {"mask": 0xFF, "value": 0x34}}, True),
+    ({"value": {"mask": 0xFF, "value": 0x12}}, False), ({"value": "@here"}, True), ({"value": "@there"}, False),
+], ids=str)
+def test_a_field_may_be_named_be_some_bits_or_a_label(fields, passes):
+    run = FakeRun(happened=[Happening("", MsrWrite(0x40000070, 0x1234))], symbols={"here": 0x1234, "there": 5})
+    assert a_check(kind="event", event="MsrWrite", fields=fields).judge(run).passed is passes
+
+
+def test_a_field_of_several_values_is_a_list():
+    check = a_check(kind="event", event="Cpuid", fields={"answer": [1, 2, 3, 4]})
+    assert check.judge(FakeRun(happened=CPUID)).passed
+
+
+def test_who_did_it_matters():
+    run = FakeRun(happened=[Happening("", MsrWrite(5, 1), "other", 1)])
+    for where in ({"vm": "other"}, {"vm": "any"}, {"vm": "any", "vp": 1}):
+        assert a_check(kind="event", event="MsrWrite", **where).judge(run).passed
+    for where in ({}, {"vm": "other", "vp": 0}):
+        assert not a_check(kind="event", event="MsrWrite", **where).judge(run).passed
+
+
+def test_lines_of_several_vms_say_whose_they_are():
+    run = FakeRun(happened=[Happening("a.asm:1", MsrWrite(5, 1)), Happening("", MsrWrite(5, 2), "other", 1)])
+    lines = a_check(kind="event", event="MsrWrite", fields={"value": 2}, vm="any").judge(run).lines
+    assert [text for _, text in lines] == ["lab VP 0    a.asm:1  MsrWrite msr=5 value=1",
+                                           "other VP 1           MsrWrite msr=5 value=2"]
+
+
+def test_an_exit_is_answered_by_the_next_event_of_its_own_processor():
+    happened = [CPUID[0], Happening("", VmExit(ExitReason.HLT, 0, 1), "lab", 1), CPUID[1]]
+    assert a_check(kind="exit", reason="CPUID", fields={"leaf": 0x40000000}).judge(FakeRun(happened=happened)).passed
+
+
+def test_an_exit_for_any_reason_can_be_counted():
+    assert a_check(kind="exit", reason="any", count=2).judge(FakeRun(happened=CPUID + HLT)).passed
+
+
+@pytest.mark.parametrize(("fields", "passes"), [({"value": 0x6463}, True), ({"value": 0x6463, "size": 4}, False)],
+                         ids=str)
+def test_memory_may_be_a_number_at_an_address(fields, passes):
+    run = FakeRun(memory=b"abcdef")
+    assert a_check(kind="memory", gpa=1, offset=1, **{"size": 2, **fields}).judge(run).passed is passes
+
+
+def test_a_number_in_memory_is_told_as_a_number():
+    run = FakeRun(symbols={"n": 0}, memory=b"\7" * 8)
+    finding = a_check(kind="memory", symbol="n", value=5, size=4, offset=4).judge(run)
+    assert finding.message == "expected 5 at `n` + 4, found 0x7070707"
+
+
+@pytest.mark.parametrize("fields", [{"value": 256, "size": 1, "gpa": 0}, {"text": "a"},
+                                    {"text": "a", "gpa": 0, "symbol": "s"}, {"value": 1, "gpa": 0, "size": 3}], ids=str)
+def test_memory_that_cannot_be_is_refused(fields):
+    with pytest.raises(msgspec.ValidationError):
+        a_check(kind="memory", **fields)
+
+
+def test_an_unknown_register_is_refused():
+    with pytest.raises(msgspec.ValidationError, match="`rxx`"):
+        a_check(kind="register", values={"rxx": 1})
+
+
+@pytest.mark.parametrize(("limits", "passes"), [({"exits": 5}, True), ({"exits": 4}, False), ({"ticks": 99}, False),
+                                                ({"exits": 5, "ticks": 100}, True)], ids=str)
+def test_work_has_limits(limits, passes):
+    assert a_check(kind="work", **limits).judge(FakeRun(worked=(5, 100))).passed is passes
+
+
+def test_too_much_work_is_told_in_numbers():
+    finding = a_check(kind="work", exits=4, ticks=100).judge(FakeRun(worked=(5, 100)))
+    assert finding.message == "expected at most 4 exits and at most 100 ticks, found 5 exits and 100 ticks"
+    assert marks(finding) == ["BAD", "MISSING", "GOOD"]
+    with pytest.raises(msgspec.ValidationError, match="needs exits or ticks"):
+        a_check(kind="work")

@@ -11,7 +11,7 @@ title = "t"
 kind = "guest"
 file = "a.asm"
 starter_says = "no"
-hints = ["h"]
+hints = ["h", "i", "j"]
 [[checks]]
 name = "one"
 kind = "ended"
@@ -41,7 +41,8 @@ BROKEN = {
     "unknown-check": (GOOD.replace('"ended"', '"magic"'), "'magic'"),
     "negative-limit": (GOOD + "[limits]\nticks = 0\n", "`int` >= 1"),
     "needs-a-later-check": (GOOD + 'needs = "two"\n', "needs `two`, which is no check before it"),
-    "same-name-twice": (GOOD + '[[checks]]\nname = "one"\nkind = "ended"\nhow = "x"\n', "two checks are called `one`"),
+    "same-name-twice": (
+        GOOD + '[[checks]]\nname = "one"\nkind = "ended"\nhow = "halt"\n', "two checks are called `one`"),
     "file-outside": (GOOD.replace('"a.asm"', '"../a.asm"'), "no plain file name"),
     "bytes-that-are-none": (GOOD + MEMORY + 'bytes = "xy"\n', "hexadecimal"),
     "memory-of-nothing": (GOOD + MEMORY, "needs text or bytes"),

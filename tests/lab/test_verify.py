@@ -14,7 +14,7 @@ title = "t"
 kind = "guest"
 file = "a.asm"
 starter_says = "found budget"
-hints = ["h"]
+hints = ["h", "i", "j"]
 [limits]
 ticks = 100_000
 [[checks]]

@@ -1,0 +1,107 @@
+"""What a learner does between `start` and the first green check: look at the trace, watch the file, begin anew."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hv.commands.errors import CHECKS_FAILED, TRUE, CommandError
+from hv.commands.screen import is_plain
+from hv.printable import printable
+
+if TYPE_CHECKING:
+    from hv.lab.exercise import Exercise
+    from hv.lab.progress import Progress
+    from hv.lab.runner import Verdict
+
+LOOK_SECONDS = 0.1              # between two looks at the file
+
+
+def trace(exercise: Exercise, place: Path, progress: Progress) -> int:
+    """Run the program of the lab, or the learner's own, and tell what was recorded."""
+    from hv.image.errors import ImageError
+    from hv.lab.runner import rehearse
+    from hv.lab.telling import told
+
+    if exercise.data.kind == "predict" and not progress.of(exercise.name).done:
+        raise CommandError(f"{exercise.name} asks what will happen: the trace would tell",
+                           f"answer in {exercise.data.file}, then `hv lab check`; afterwards the trace is open")
+    try:
+        run = rehearse(exercise, place)
+    except ImageError as error:
+        raise CommandError(error.message, error.hint) from None
+    try:
+        run.go()
+        print("\n".join(told(run)))
+    finally:
+        run.close()
+    return TRUE
+
+
+def watch(exercise: Exercise, place: Path, progress: Progress, plain: bool, checks: int | None = None) -> int:
+    """Check whenever the file was saved, until all checks pass; 1 after *checks* of them, or when Ctrl-C ended it."""
+    print(f"Watching {printable(str(place))}: save it, and see. Ctrl-C ends.", flush=True)
+    seen: object = None
+    done = 0
+    try:
+        while checks is None or done < checks:
+            now = _state(place)
+            if now in (seen, None):
+                time.sleep(LOOK_SECONDS)
+                continue
+            seen, done = now, done + 1
+            if _show(exercise, place, plain):
+                progress.mark_done(exercise.name)
+                return TRUE
+    except KeyboardInterrupt:
+        print()
+    return CHECKS_FAILED
+
+
+def _show(exercise: Exercise, place: Path, plain: bool) -> bool:
+    """One verdict, with only the first problem in full."""
+    from hv.lab import report, runner
+
+    verdict: Verdict = runner.check(exercise, place)
+    colour = not is_plain(plain)
+    if colour:
+        print("\x1b[2J\x1b[H", end="")
+    print(f"\n{exercise.name}: {exercise.data.title}  {bar(verdict.score, exercise.max_score)}\n")
+    print(report.report(verdict, colour))
+    print(f"\n{report.summary(verdict)}.", flush=True)
+    return verdict.passed
+
+
+def _state(place: Path) -> object:
+    """What changes when the file is saved; None while it is not there."""
+    try:
+        found = place.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def reset(exercise: Exercise, place: Path) -> Path | None:
+    """Put the starter back; the name under which the learner's file was kept, None when there was nothing to keep."""
+    starter = exercise.text(exercise.starter.name)
+    try:
+        before = place.read_bytes() if place.exists() else None
+        if before is None or before == starter.encode():
+            kept = None
+        else:
+            kept = next(name for name in (place.with_name(f"{place.name}.kept-{n}") for n in itertools.count(1))
+                        if not name.exists())
+            place.rename(kept)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(starter, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise CommandError(f"{place} cannot be replaced: {error.strerror}", "check the folder's permissions") from None
+    return kept
+
+
+def bar(part: int, whole: int, width: int = 20) -> str:
+    """`[########------------]`."""
+    filled = width * part // whole if whole else 0
+    return f"[{'#' * filled}{'-' * (width - filled)}]"

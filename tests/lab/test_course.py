@@ -1,0 +1,66 @@
+"""Every lab of the course is whole: what a learner needs is there, and the page says what the machine really does."""
+
+import re
+import textwrap
+
+import pytest
+
+from hv.hypervisor.interrupts.apic_virtualization import msr_bitmap
+from hv.lab.exercise import find, read_all
+from hv.lab.runner import prepare
+from hv.lab.words import event_words
+from tests.lab.exercises import LABS
+
+COURSE = read_all(LABS)
+SECTIONS = ("Read", "The task", "What you will see")
+
+
+@pytest.mark.parametrize("exercise", COURSE, ids=lambda exercise: exercise.name)
+def test_a_lab_has_its_sections_and_three_hints(exercise):
+    assert [heading for heading in SECTIONS if not exercise.section(heading)] == []
+    assert len(exercise.data.hints) == 3
+
+
+def test_labs_are_numbered_and_each_has_a_file_of_its_own():
+    assert all(exercise.name[:2].isdecimal() for exercise in COURSE)
+    for values in ([exercise.name[:2] for exercise in COURSE], [exercise.data.file for exercise in COURSE]):
+        assert len(values) == len(set(values))
+
+
+def solved(exercise):
+    """The run of the reference solution, over but not closed."""
+    run = prepare(exercise, exercise.solution)
+    run.go()
+    return run
+
+
+def lines_to_expect(exercise):
+    """The events that the page shows, without what tells where: source line, VM and VP."""
+    return re.findall(r"^    +(?:.*? )??((?:exit )?[A-Z][A-Za-z_]+ (?:\S+=\S+ ?|\.\.\. ?)+)$",
+                      exercise.section("What you will see"), re.M)
+
+
+@pytest.mark.parametrize("exercise", [one for one in COURSE if one.data.kind == "guest"], ids=lambda one: one.name)
+def test_the_lines_to_expect_are_what_the_machine_records(exercise):
+    """`...` on the page stands for anything."""
+    run = solved(exercise)
+    run.close()
+    recorded = [event_words(happening.event) for happening in run.happened]
+    lines = lines_to_expect(exercise)
+    patterns = [re.compile(".*".join(map(re.escape, line.split("...")))) for line in lines]
+    assert lines
+    assert [line for line, pattern in zip(lines, patterns, strict=True) if not any(map(pattern.match, recorded))] == []
+
+
+def test_the_bitmap_of_the_lab_is_the_hypervisors_own():
+    run = solved(find(COURSE, "msr_bitmap"))
+    try:
+        assert run.read("lab", run.symbol("lab", "bitmap"), 4096) == msr_bitmap()
+    finally:
+        run.close()
+
+
+def test_the_program_to_predict_stands_on_its_page():
+    exercise = find(COURSE, "reading_a_vmcs")
+    program = textwrap.indent(exercise.text(exercise.data.program), " " * 8)
+    assert program in exercise.section("The task")

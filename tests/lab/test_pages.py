@@ -33,9 +33,3 @@ def test_the_expected_lines_of_a_page_happen_in_this_order(exercise):
     lines = shown(exercise)
     assert lines
     assert [line for line in lines if not any(happens(line, one) for one in said)] == []
-
-
-@pytest.mark.parametrize("exercise", read_all(LABS), ids=lambda exercise: exercise.name)
-def test_a_lab_has_three_hints_and_a_page_with_the_headings_to_read(exercise):
-    assert len(exercise.data.hints) == 3
-    assert exercise.section("Read")

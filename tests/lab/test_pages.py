@@ -9,7 +9,7 @@ from hv.lab.runner import FinishedRun, program
 from hv.lab.words import event_words
 from tests.lab.exercises import LABS
 
-PLACE = re.compile(r"^\s+(?:\w+\.asm:\d+ +)?")
+PLACE = re.compile(r"^\s+(?:VP \d+ +)?(?:[\w/]+\.\w+:\d+ +)?")
 
 
 def shown(exercise):

@@ -15,6 +15,7 @@ checks them; of README.md only that it is there and has a section "The task". do
 from __future__ import annotations
 
 import difflib
+import hashlib
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,14 @@ class Exercise:
         """The sum of all points."""
         return sum(check.points for check in self.data.checks)
 
+    def sha256(self) -> str:
+        """A hash of every file of the folder, with its name: two folders with the same one grade the same."""
+        digest = hashlib.sha256()
+        for name, place in _files(self.folder):
+            data = place.read_bytes()
+            digest.update(f"{name}\0{len(data)}\0".encode(errors="surrogateescape") + data)
+        return digest.hexdigest()
+
     def text(self, name: str) -> str:
         """A page of the folder, such as README.md; LabError when it is missing."""
         try:
@@ -188,6 +197,13 @@ def find(exercises: list[Exercise], wanted: str) -> Exercise:
     names = [exercise.name for exercise in exercises]
     near = difflib.get_close_matches(wanted, names, 3) or names[:3]
     raise LabError(f"there is no lab `{wanted}`", f"did you mean {' or '.join(near)}? `hv lab list` lists all")
+
+
+def _files(folder: Path) -> list[tuple[str, Path]]:
+    """What belongs to an exercise, by name: not what editors, systems and Python leave behind."""
+    found = ((place.relative_to(folder), place) for place in folder.rglob("*") if place.is_file())
+    return sorted((name.as_posix(), place) for name, place in found
+                  if not any(part.startswith((".", "__pycache__")) for part in name.parts))
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:

@@ -17,17 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hv import __version__
 from hv.image.source import MAX_SOURCE_BYTES
 from hv.lab import runner
-from hv.lab.checks import Check, Finding
 from hv.lab.errors import LabError
 from hv.lab.exercise import SUFFIXES, Exercise
-from hv.lab.report import first_problem, marked
+from hv.lab.formats import native
+from hv.lab.report import first_problem
+from hv.lab.result import Result, Status, one_check, result
 from hv.lab.runner import Verdict
 from hv.printable import printable
-
-FORMAT = 1
 
 Judge = Callable[[Exercise, Path, bool], Verdict]
 
@@ -55,22 +53,17 @@ class Grade:
         """It was graded and earned every point."""
         return self.status == "graded" and self.verdict.passed
 
+    @property
+    def result(self) -> Result:
+        """What is told about it."""
+        judged = not self.verdict.refused and self.status == Status.GRADED
+        checks = tuple(one_check(check, finding, judged) for check, finding in self.verdict.judged)
+        return result(self.verdict.exercise, self.submission.name, self.sha256, Status(self.status), self.message,
+                      checks)
+
     def as_data(self) -> dict[str, Any]:
         """The result as plain data."""
-        exercise = self.verdict.exercise
-        return {
-            "version": FORMAT, "tool": f"hvlab {__version__}", "exercise": exercise.name,
-            "submission": printable(self.submission.name), "sha256": self.sha256, "status": self.status,
-            "score": self.verdict.score, "max_score": exercise.max_score, "passed": self.passed,
-            "message": self.message,
-            "tests": [_test(check, finding) for check, finding in self.verdict.judged],
-        }
-
-
-def _test(check: Check, finding: Finding) -> dict[str, Any]:
-    return {"name": check.name, "score": check.points if finding.passed else 0, "max_score": check.points,
-            "passed": finding.passed, "message": printable(finding.message),
-            "details": [] if finding.passed else [line.rstrip() for line in marked(finding.lines)]}
+        return native.as_data(self.result)
 
 
 def submissions(paths: list[Path], exercise: Exercise) -> list[Submission]:
@@ -122,6 +115,12 @@ def grade(exercise: Exercise, submission: Submission, judge: Judge = runner.chec
     if verdict.refused:
         return Grade(submission, "not_gradable", digest, verdict.refused, verdict)
     return Grade(submission, "graded", digest, first_problem(verdict), verdict)
+
+
+def unfinished(exercise: Exercise, submission: Submission) -> Grade:
+    """What stands in a result's place until there is one, and for ever when the grader is killed."""
+    message = "grading did not come to its end; the mistake is not yours"
+    return _ungraded(exercise, submission, "grader_error", "", message)
 
 
 def _ungraded(exercise: Exercise, submission: Submission, status: str, digest: str, message: str) -> Grade:

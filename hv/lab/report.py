@@ -14,7 +14,7 @@ from hv.printable import printable
 AROUND = 2                      # lines shown on each side of a difference
 MOST_LINES = 24
 WIDTH = 60                      # of a check's name
-_COLOURS = {"PASS": "32", "FAIL": "31", "WAIT": "33", Mark.GOOD: "32", Mark.BAD: "31", Mark.MISSING: "33"}
+COLOURS = {"PASS": "32", "FAIL": "31", "WAIT": "33", Mark.GOOD: "32", Mark.BAD: "31", Mark.MISSING: "33"}
 _INDENT = " " * 8
 
 
@@ -83,4 +83,4 @@ def _wrapped(text: str) -> list[str]:
 
 def _word(word: str, colour: bool, width: int = 4) -> str:
     padded = f"{word:<{width}}"
-    return f"\x1b[{_COLOURS[word]}m{padded}\x1b[0m" if colour and word in _COLOURS else padded
+    return f"\x1b[{COLOURS[word]}m{padded}\x1b[0m" if colour and word in COLOURS else padded

@@ -9,17 +9,19 @@ Scores are decimals with at most two places: their sums are exact, and nothing i
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 
 from hv import __version__
-from hv.lab.checks import Check, Finding
+from hv.lab.checks import Check, Finding, Line, Mark
 from hv.lab.exercise import Exercise
 from hv.lab.report import marked
 from hv.printable import printable
 
 LONGEST_MESSAGE = 1000          # characters
+_PLACE = re.compile(r"\S{1,200}:[0-9]{1,9}|0x[0-9a-f]{1,16}")
 
 
 class Status(StrEnum):
@@ -109,8 +111,25 @@ def one_check(check: Check, finding: Finding, judged: bool = True) -> CheckResul
     return CheckResult(
         printable(check.name), Decimal(check.points if finding.passed else 0), Decimal(check.points), outcome,
         "" if finding.passed else printable(finding.message, LONGEST_MESSAGE), printable(finding.expected),
-        printable(finding.found), printable(finding.where), printable(finding.hint, LONGEST_MESSAGE),
+        printable(finding.found), printable(_where(finding.lines)), _hint(check, finding),
         () if finding.passed else tuple(line.rstrip() for line in marked(finding.lines)))
+
+
+def _where(lines: list[Line]) -> str:
+    """The source line of the first difference, or its address: what stands in front of a line, or of one before it."""
+    place = ""
+    for mark, text in lines:
+        front = text.partition("  ")[0]
+        if mark is not Mark.MISSING:
+            place = front if _PLACE.fullmatch(front) else place
+        if mark in (Mark.BAD, Mark.MISSING):
+            return place
+    return ""
+
+
+def _hint(check: Check, finding: Finding) -> str:
+    known = any(mistake.says == finding.message for mistake in check.mistakes)
+    return printable(finding.message, LONGEST_MESSAGE) if known else ""
 
 
 def result(exercise: Exercise, submission: str, sha256: str, status: Status, message: str,

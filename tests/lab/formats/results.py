@@ -8,8 +8,7 @@ from hv.lab.runner import Verdict
 from tests.lab.exercises import first_exit
 
 PASSED = Finding(True, "a halt", "a halt")
-FAILED = Finding(False, "a halt", "a loop", [(Mark.BAD, "loop"), (Mark.MISSING, "halt")], "there is a loop",
-                 where="a.asm:7", hint="there is a loop")
+FAILED = Finding(False, "a halt", "a loop", [(Mark.BAD, "a.asm:7  loop"), (Mark.MISSING, "halt")], "there is a loop")
 WAITING = Finding(False, "", "", [], "judged when `x` passes", waiting=True)
 
 NASTY = {
@@ -35,8 +34,8 @@ def graded(*findings, name="a.asm", status="graded", refused="", message="", exe
 
 def hostile(text):
     """*text* wherever a submission can put any."""
-    lines = [(Mark.BAD, text), (Mark.MISSING, text)] * 50
-    finding = Finding(False, text, text, lines, text, where=f"{text}:7", hint=text)
+    lines = [(Mark.BAD, f"{text}:7  {text}"), (Mark.MISSING, text)] * 50
+    finding = Finding(False, text, text, lines, text)
     return graded(finding, PASSED, finding, name=text, message=text)
 
 

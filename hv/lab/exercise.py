@@ -17,13 +17,13 @@ from __future__ import annotations
 import difflib
 import hashlib
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
-from hv.lab.checks import ANY, AnyCheck, Check
+from hv.lab.checks import ANY, AnyCheck, Check, MemoryCheck, RegisterCheck, SerialCheck
 from hv.lab.errors import LabError
 from hv.lab.questions import AnswerCheck
 from hv.lab.setting import Setting
@@ -125,6 +125,11 @@ class Exercise:
         """The sum of all points."""
         return sum(check.points for check in self.data.checks)
 
+    def for_student(self) -> Exercise:
+        """The same without what is hidden."""
+        shown = [check for check in self.data.checks if not check.hidden]
+        return replace(self, data=msgspec.structs.replace(self.data, checks=shown))
+
     def sha256(self) -> str:
         """A hash of every file of the folder, with its name: two folders with the same one grade the same."""
         digest = hashlib.sha256()
@@ -160,19 +165,32 @@ def read(folder: Path) -> Exercise:
     except msgspec.ValidationError as error:
         raise LabError(f"{place}: {error}", "hv/lab/exercise.py lists the fields") from None
     _check_needs(exercise, place)
+    _check_files(exercise, place)
     return exercise
 
 
 def _check_needs(exercise: Exercise, place: str) -> None:
-    """A check may wait for an earlier one only; file names stay inside their folder."""
-    before: set[str] = set()
+    """A check may wait for an earlier one only, and a visible one for a visible one; not all are hidden."""
+    before: dict[str, Check] = {}
     for check in exercise.data.checks:
         if check.needs and check.needs not in before:
             raise LabError(f"{place}: check `{check.name}` needs `{check.needs}`, which is no check before it",
                            "name an earlier check")
+        if check.needs and before[check.needs].hidden and not check.hidden:
+            raise LabError(f"{place}: check `{check.name}` needs `{check.needs}`, which is hidden",
+                           "hide both, or neither")
         if check.name in before:
             raise LabError(f"{place}: two checks are called `{check.name}`", "give each a name of its own")
-        before.add(check.name)
+        if check.partial and not isinstance(check, MemoryCheck | RegisterCheck | SerialCheck):
+            raise LabError(f"{place}: check `{check.name}` cannot be partial",
+                           "checks of memory, registers and serial output have parts")
+        before[check.name] = check
+    if all(check.hidden for check in before.values()):
+        raise LabError(f"{place}: every check is hidden", "leave one for the student to see")
+
+
+def _check_files(exercise: Exercise, place: str) -> None:
+    """File names stay inside their folder."""
     names = [exercise.data.program] if exercise.data.program else []
     for name in (exercise.data.file, *names, *(wrong.file for wrong in exercise.data.wrong)):
         if Path(name).name != name:

@@ -99,20 +99,18 @@ class Result:
         return self.status is Status.GRADED and all(check.passed for check in self.checks)
 
 
-def plain(value: Decimal) -> int | float:
-    """A score as JSON's number; whole ones without a point."""
-    return int(value) if value == int(value) else float(value)
-
-
 def one_check(check: Check, finding: Finding, judged: bool = True) -> CheckResult:
     """What is told about *check*; not *judged* when nothing was run."""
     waits = finding.waiting or not (judged or finding.passed)
-    outcome = Outcome.PASSED if finding.passed else Outcome.WAITING if waits else Outcome.FAILED
+    score = check.earned(finding)
+    outcome = (Outcome.PASSED if finding.passed else Outcome.WAITING if waits else
+               Outcome.PARTIAL if score else Outcome.FAILED)
     return CheckResult(
-        printable(check.name), Decimal(check.points if finding.passed else 0), Decimal(check.points), outcome,
+        printable(check.name), score, Decimal(check.points), outcome,
         "" if finding.passed else printable(finding.message, LONGEST_MESSAGE), printable(finding.expected),
         printable(finding.found), printable(_where(finding.lines)), _hint(check, finding),
-        () if finding.passed else tuple(line.rstrip() for line in marked(finding.lines)))
+        () if finding.passed else tuple(line.rstrip() for line in marked(finding.lines)),
+        check.hidden)
 
 
 def _where(lines: list[Line]) -> str:

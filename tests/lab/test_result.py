@@ -7,7 +7,8 @@ import pytest
 
 from hv.lab.checks import Finding, Mark
 from hv.lab.grading import Submission, grade
-from hv.lab.result import CheckResult, Outcome, one_check, plain
+from hv.lab.result import CheckResult, Outcome, one_check
+from hv.lab.words import plain
 from tests.lab.exercises import a_check, first_exit
 
 CHECK = a_check(kind="ended", how="halt", points=3, mistakes=[{"found": "budget", "says": "there is a loop"}])

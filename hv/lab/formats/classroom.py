@@ -13,7 +13,8 @@ from typing import Any
 
 from hv.lab.formats import text
 from hv.lab.formats.registry import one_submission, told
-from hv.lab.result import CheckResult, Result, Status, for_student, plain
+from hv.lab.result import CheckResult, Result, Status, for_student
+from hv.lab.words import plain
 
 VERSION = 1
 

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 from hv.lab.formats import native
 from hv.lab.formats.registry import whole_class
-from hv.lab.result import Result, plain
+from hv.lab.result import Result
+from hv.lab.words import plain
 
 COLUMNS = ("student_id", "email", "lab", "score", "max_score", "status", "finished_at", "seed", "tool_version",
            "result_sha256")

@@ -12,7 +12,8 @@ from typing import Any
 
 from hv.lab.formats import text
 from hv.lab.formats.registry import json_text, one_submission, told
-from hv.lab.result import CheckResult, Outcome, Result, Status, plain
+from hv.lab.result import CheckResult, Outcome, Result, Status
+from hv.lab.words import plain
 
 
 def seen(one: Result) -> str:

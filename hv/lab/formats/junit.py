@@ -13,7 +13,8 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from hv.lab.formats.registry import told, whole_class
-from hv.lab.result import CheckResult, Outcome, Result, Status, plain
+from hv.lab.result import CheckResult, Outcome, Result, Status
+from hv.lab.words import plain
 
 # What XML 1.0 has no way to write ("Characters", production 2); texts of a result are printable already.
 _NO_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -10,7 +10,8 @@ import re
 from collections.abc import Sequence
 
 from hv.lab.formats.registry import told, whole_class
-from hv.lab.result import CheckResult, Outcome, Result, Status, plain
+from hv.lab.result import CheckResult, Outcome, Result, Status
+from hv.lab.words import plain
 
 LARGEST = 1 << 20               # bytes
 _MARKS = re.compile(r"([\\`*_{}\[\]<>()#+!|~&@$])")

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from hv.lab.formats.registry import json_text, whole_class
-from hv.lab.result import CheckResult, Result, plain
+from hv.lab.result import CheckResult, Result
+from hv.lab.words import plain
 
 VERSION = 2
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from hv.lab.formats import text
 from hv.lab.formats.registry import json_text, one_submission, told
-from hv.lab.result import CheckResult, Result, Status, for_student, plain
+from hv.lab.result import CheckResult, Result, Status, for_student
+from hv.lab.words import plain
 
 LARGEST = 1 << 20               # bytes of a result that PrairieLearn takes
 PLACES = 6                      # decimal places of the score

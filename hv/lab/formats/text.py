@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from hv.lab.formats.registry import told, whole_class
 from hv.lab.report import COLOURS, WIDTH
-from hv.lab.result import CheckResult, Outcome, Result, Status, plain
+from hv.lab.result import CheckResult, Outcome, Result, Status
+from hv.lab.words import plain
 
 _WORDS = {Outcome.PASSED: "PASS", Outcome.PARTIAL: "PART", Outcome.FAILED: "FAIL", Outcome.WAITING: "WAIT"}
 _INDENT = " " * 8

@@ -13,6 +13,14 @@ machine. docs/grading.md shows how each course system is fed.
   --format json          everything, for scripts
   --format md            a page
 
+A lab may have a variant for each student, drawn from the course key:
+
+  hv grade keygen FILE                                     make the key
+  hv grade handout ID... --key FILE --output FOLDER/       what students get
+  hv grade FOLDER/ --key FILE                              grade it
+
+A folder or a file is named for its student there; of one alone say --student.
+
 The exit code is 0 when each earned all its points, 1 when one did not, 4 when
 the grader itself failed.
 """
@@ -27,7 +35,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hv.commands.errors import CHECKS_FAILED, INTERNAL_ERROR, TRUE, CommandError
-from hv.commands.files import labs_folder
 from hv.commands.screen import is_plain
 from hv.printable import printable
 
@@ -46,16 +53,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", metavar="FORMAT", default="text", help="one of the above")
     parser.add_argument("--output", metavar="PLACE", help="write a file instead, or into a folder (ends with /)")
     parser.add_argument("--dry-run", action="store_true", help="show what the student will see; write nothing")
+    parser.add_argument("--key", metavar="FILE", type=Path, help="the course key")
+    parser.add_argument("--seed", metavar="WORDS", help="draw variants from these words, not from a key")
+    parser.add_argument("--student", metavar="ID", default="", help="whose submission it is, of one alone")
     parser.add_argument("--plain", action="store_true", help="no colours")
 
 
 def main(args: argparse.Namespace) -> int:
     """Grade all submissions; print the results, or write them."""
+    from hv.commands.course import ACTIONS
     from hv.lab.errors import LabError
 
     format = chosen(args)
     try:
-        return _grade(args, format)
+        action = ACTIONS.get(str(args.paths[0]))
+        return action(args) if action is not None else _grade(args, format)
     except LabError as error:
         raise CommandError(error.message, error.hint) from None
 
@@ -74,13 +86,17 @@ def chosen(args: argparse.Namespace) -> Format:
 
 
 def _grade(args: argparse.Namespace, format: Format) -> int:
-    from hv.lab.exercise import find, read_all
+    from hv.commands.course import exercise_of, seed_of
     from hv.lab.formats.output import Output, refuse_several
-    from hv.lab.grading import grade, is_alone, submissions, unfinished
+    from hv.lab.grading import grade, is_alone, submissions, unfinished, with_student
 
-    exercise = find(read_all(labs_folder()), args.exercise)
+    exercise, seed = exercise_of(args), seed_of(args)
     handed_in = submissions(args.paths, exercise)
     alone = len(args.paths) == 1 and is_alone(args.paths[0], handed_in, exercise)
+    if args.student and not alone:
+        raise CommandError("--student names one student, and there are several submissions", "leave it out")
+    if seed is not None:
+        handed_in = [with_student(one, exercise, args.student, alone) for one in handed_in]
     output = Output(format, args.output, alone) if args.output is not None else None
     provisional = [unfinished(exercise, submission).result for submission in handed_in]
     if output is not None:
@@ -90,7 +106,8 @@ def _grade(args: argparse.Namespace, format: Format) -> int:
     tell = _teller(args, format, alone)
     grades = []
     for submission in handed_in:
-        grades.append(grade(exercise, submission))
+        own = exercise if seed is None else exercise.variant(seed, submission.student)
+        grades.append(grade(own, submission))
         tell(grades[-1].result)
     results = [one.result for one in grades]
     if output is not None:

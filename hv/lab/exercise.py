@@ -17,9 +17,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import tomllib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -27,6 +27,7 @@ from hv.lab.checks import ANY, AnyCheck, Check, MemoryCheck, RegisterCheck, Seri
 from hv.lab.errors import LabError
 from hv.lab.questions import AnswerCheck
 from hv.lab.setting import Setting
+from hv.lab.variants import Keep, Parameter, Value, drawn, filled, first, parameters
 from hv.lab.walks import WalkCheck
 
 HINTS = 3                       # of growing help
@@ -104,6 +105,10 @@ class Exercise:
     name: str
     folder: Path
     data: Description
+    origin: Path | None = None          # the folder with the parameters, when *folder* has their values filled in
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+    values: dict[str, Value] = field(default_factory=dict)
+    keep: Keep | None = None            # what holds *folder*
 
     @property
     def starter(self) -> Path:
@@ -125,15 +130,24 @@ class Exercise:
         """The sum of all points."""
         return sum(check.points for check in self.data.checks)
 
+    def variant(self, seed: bytes, student: str) -> Exercise:
+        """The exercise with the values of *student*; itself when it has no parameters."""
+        if not self.parameters or self.origin is None:
+            return self
+        return _with_values(self.origin, self.parameters, drawn(self.parameters, seed, student, self.name))
+
     def for_student(self) -> Exercise:
         """The same without what is hidden."""
         shown = [check for check in self.data.checks if not check.hidden]
         return replace(self, data=msgspec.structs.replace(self.data, checks=shown))
 
     def sha256(self) -> str:
-        """A hash of every file of the folder, with its name: two folders with the same one grade the same."""
+        """A hash of every file of the folder, with its name: two folders with the same one grade the same.
+
+        Of a lab with parameters, whatever their values.
+        """
         digest = hashlib.sha256()
-        for name, place in _files(self.folder):
+        for name, place in _files(self.origin or self.folder):
             data = place.read_bytes()
             digest.update(f"{name}\0{len(data)}\0".encode(errors="surrogateescape") + data)
         return digest.hexdigest()
@@ -153,13 +167,25 @@ class Exercise:
 
 def read(folder: Path) -> Exercise:
     """The exercise in *folder*; LabError says what is wrong with its lab.toml."""
+    data = _toml(folder)
+    if "variants" in data:
+        known = parameters(data["variants"], f"{folder.name}/lab.toml")
+        return _with_values(folder, known, first(known))
+    return _described(folder, data)
+
+
+def _toml(folder: Path) -> dict[str, Any]:
     place = f"{folder.name}/lab.toml"
     try:
-        data = tomllib.loads((folder / "lab.toml").read_text(encoding="utf-8"))
+        return tomllib.loads((folder / "lab.toml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise LabError(f"{place} cannot be read: {_reason(error)}", "is this an exercise?") from None
     except tomllib.TOMLDecodeError as error:
         raise LabError(f"{place} is no TOML: {error}", "mend that line") from None
+
+
+def _described(folder: Path, data: dict[str, Any]) -> Exercise:
+    place = f"{folder.name}/lab.toml"
     try:
         exercise = Exercise(folder.name, folder, msgspec.convert(data, Description))
     except msgspec.ValidationError as error:
@@ -167,6 +193,19 @@ def read(folder: Path) -> Exercise:
     _check_needs(exercise, place)
     _check_files(exercise, place)
     return exercise
+
+
+def _with_values(folder: Path, known: dict[str, Parameter], values: dict[str, Value]) -> Exercise:
+    """The exercise in *folder*, whose parameters have these values."""
+    try:
+        target, keep = filled(folder, values)
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabError(f"{folder.name} cannot be filled in: {_reason(error)}", "its files are text") from None
+    data = _toml(target)
+    if "variants" in data:
+        raise LabError(f"{folder.name}/lab.toml: [variants] is not found as a table of its own",
+                       "write `[variants]` on a line, and its parameters below")
+    return replace(_described(target, data), origin=folder, parameters=known, values=values, keep=keep)
 
 
 def _check_needs(exercise: Exercise, place: str) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Submission:
 
     name: str
     path: Path
+    student: str = ""                   # for whom the exercise's values were drawn, if they were
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Grade:
         judged = not self.verdict.refused and self.status == Status.GRADED
         checks = tuple(one_check(check, finding, judged) for check, finding in self.verdict.judged)
         return result(self.verdict.exercise, self.submission.name, self.sha256, Status(self.status), self.message,
-                      checks)
+                      checks, self.submission.student)
 
     def as_data(self) -> dict[str, Any]:
         """The result as plain data."""
@@ -76,6 +77,17 @@ def submissions(paths: list[Path], exercise: Exercise) -> list[Submission]:
         return [Submission(name, path) for name, path in _below(paths[0], exercise)]
     return [Submission(f"{above.as_posix()}: {name}", path)
             for above in paths for name, path in _below(above, exercise)]
+
+
+def with_student(submission: Submission, exercise: Exercise, student: str, alone: bool) -> Submission:
+    """*submission* as *student*'s; when that is empty, as that of whom its folder or its file is named for."""
+    if student or not exercise.parameters:
+        return replace(submission, student=student if exercise.parameters else "")
+    if alone:
+        raise LabError(f"whose is {submission.path}? {exercise.name} has a variant for each student",
+                       "say --student ID")
+    in_folder = submission.path.name == exercise.data.file
+    return replace(submission, student=submission.path.parent.name if in_folder else submission.path.stem)
 
 
 def is_alone(path: Path, found: list[Submission], exercise: Exercise) -> bool:

@@ -18,6 +18,7 @@ from hv import __version__
 from hv.lab.checks import Check, Finding, Line, Mark
 from hv.lab.exercise import Exercise
 from hv.lab.report import marked
+from hv.lab.variants import words
 from hv.printable import printable
 
 LONGEST_MESSAGE = 1000          # characters
@@ -81,6 +82,8 @@ class Result:
     status: Status
     message: str                        # what is first in the way; empty when nothing is
     checks: tuple[CheckResult, ...]
+    student: str = ""                   # for whom the variant was drawn; empty when none was
+    variant: str = ""                   # its values: `rounds=7`; empty when the lab has none
     tool: str = f"hvlab {__version__}"
 
     @property
@@ -131,10 +134,11 @@ def _hint(check: Check, finding: Finding) -> str:
 
 
 def result(exercise: Exercise, submission: str, sha256: str, status: Status, message: str,
-           checks: tuple[CheckResult, ...]) -> Result:
+           checks: tuple[CheckResult, ...], student: str = "") -> Result:
     """The result of one submission of *exercise*."""
     return Result(printable(exercise.name), printable(exercise.data.title), exercise.sha256(), printable(submission),
-                  sha256, status, printable(message, LONGEST_MESSAGE), checks)
+                  sha256, status, printable(message, LONGEST_MESSAGE), checks, printable(student),
+                  printable(words(exercise.values)))
 
 
 def for_student(whole: Result) -> Result:

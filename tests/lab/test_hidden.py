@@ -80,7 +80,7 @@ def test_gradescope_hides_them_itself(tmp_path):
 def test_a_dry_run_shows_no_word_of_them(tmp_path, name, capsys, monkeypatch):
     a_lab(tmp_path / "labs", LAB)
     (tmp_path / "a.asm").write_text(BAD)
-    monkeypatch.setattr("hv.commands.grade.labs_folder", lambda: tmp_path / "labs")
+    monkeypatch.setattr("hv.commands.course.labs_folder", lambda: tmp_path / "labs")
     code = main(["grade", str(tmp_path / "a.asm"), "--exercise", "1", "--format", name, "--dry-run"])
     out = capsys.readouterr().out
     assert code == 1

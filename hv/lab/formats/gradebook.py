@@ -1,8 +1,8 @@
 """CSV for a grade book: a line for each submission.
 
 The columns are those that grade books look for; `email` and `finished_at` are empty, for a result holds nothing that
-another run could not give. A cell that a spreadsheet would compute is text here. `result_sha256` is the hash of the
-same submission's own JSON, by which a line can be found again.
+another run could not give, and `seed` has the values of the student's variant. A cell that a spreadsheet would
+compute is text here. `result_sha256` is the hash of the same submission's own JSON, to find a line again by.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def write(results: Sequence[Result]) -> str:
 
 def _row(one: Result) -> tuple[object, ...]:
     digest = hashlib.sha256(native.write_alone(one).encode()).hexdigest()
-    return (one.submission, "", one.exercise, plain(one.score), plain(one.max_score), str(one.status), "", "",
+    return (one.submission, "", one.exercise, plain(one.score), plain(one.max_score), str(one.status), "", one.variant,
             one.tool, digest)
 
 

@@ -2,25 +2,47 @@
 
 PATH is a submission (a file, or a folder that holds the exercise's file) or a
 folder of submissions. The same submission gets the same result on every
-machine. The exit code is 0 when each earned all its points, 1 when one did not.
+machine. docs/grading.md shows how each course system is fed.
+
+  --format text          what a person reads (this is the default)
+  --format gradescope    results.json, with hidden checks marked
+  --format prairielearn  results.json of an external grader
+  --format classroom     a line for GITHUB_OUTPUT
+  --format junit         XML for GitLab, Jenkins and editors
+  --format csv           a line for each submission, for a grade book
+  --format json          everything, for scripts
+  --format md            a page
+
+A lab may have a variant for each student, drawn from the course key:
+
+  hv grade keygen FILE                                     make the key
+  hv grade handout ID... --key FILE --output FOLDER/       what students get
+  hv grade FOLDER/ --key FILE                              grade it
+
+A folder or a file is named for its student there; of one alone say --student.
+
+The exit code is 0 when each earned all its points, 1 when one did not, 4 when
+the grader itself failed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import difflib
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hv.commands.errors import CHECKS_FAILED, INTERNAL_ERROR, TRUE, CommandError
-from hv.commands.files import labs_folder
 from hv.commands.screen import is_plain
 from hv.printable import printable
 
 if TYPE_CHECKING:
+    from hv.lab.formats.registry import Format
     from hv.lab.grading import Grade
+    from hv.lab.result import Result
 
-FORMATS = ("text", "json")
 EXERCISE = "01_first_exit"
 
 
@@ -28,35 +50,97 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `hv grade`."""
     parser.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a submission, or a folder of them")
     parser.add_argument("--exercise", metavar="NAME", default=EXERCISE, help=f"the exercise (default: {EXERCISE})")
-    parser.add_argument("--format", metavar="FORMAT", default="text", help=f"{' or '.join(FORMATS)} (default: text)")
+    parser.add_argument("--format", metavar="FORMAT", default="text", help="one of the above")
+    parser.add_argument("--output", metavar="PLACE", help="write a file instead, or into a folder (ends with /)")
+    parser.add_argument("--dry-run", action="store_true", help="show what the student will see; write nothing")
+    parser.add_argument("--key", metavar="FILE", type=Path, help="the course key")
+    parser.add_argument("--seed", metavar="WORDS", help="draw variants from these words, not from a key")
+    parser.add_argument("--student", metavar="ID", default="", help="whose submission it is, of one alone")
     parser.add_argument("--plain", action="store_true", help="no colours")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Grade all submissions and print the results."""
-    if args.format not in FORMATS:
-        raise CommandError(f"there is no format `{printable(args.format)}`; expected {' or '.join(FORMATS)}",
-                           "results for course systems (Gradescope, JUnit and others) are not written yet")
+    """Grade all submissions; print the results, or write them."""
+    from hv.commands.course import ACTIONS
     from hv.lab.errors import LabError
-    from hv.lab.exercise import find, read_all
-    from hv.lab.grading import grade, is_alone, submissions
 
+    format = chosen(args)
     try:
-        exercise = find(read_all(labs_folder()), args.exercise)
-        handed_in = submissions(args.paths, exercise)
-        alone = len(args.paths) == 1 and is_alone(args.paths[0], handed_in, exercise)
-        grades = []
-        for submission in handed_in:
-            grades.append(grade(exercise, submission))
-            if args.format == "text":
-                print(one_line(grades[-1]) if not alone else full(grades[-1], not is_plain(args.plain)), flush=True)
+        action = ACTIONS.get(str(args.paths[0]))
+        return action(args) if action is not None else _grade(args, format)
     except LabError as error:
         raise CommandError(error.message, error.hint) from None
-    if args.format == "json":
-        print(json.dumps(as_data(grades, alone), indent=1))
-    elif not alone:
-        print(f"{sum(one.passed for one in grades)} of {len(grades)} submissions earned all points")
+
+
+def chosen(args: argparse.Namespace) -> Format:
+    """The format that is asked for; CommandError when there is none of that name."""
+    from hv.lab.formats import FORMATS
+
+    if args.dry_run and args.output is not None:
+        raise CommandError("--dry-run writes nothing, and --output names a place", "leave one of them out")
+    if args.format not in FORMATS:
+        near = difflib.get_close_matches(args.format, FORMATS, 1)
+        raise CommandError(f"there is no format `{printable(args.format)}`; expected {', '.join(sorted(FORMATS))}",
+                           f"did you mean {near[0]}?" if near else "")
+    return FORMATS[args.format]
+
+
+def _grade(args: argparse.Namespace, format: Format) -> int:
+    from hv.commands.course import exercise_of, seed_of
+    from hv.lab.formats.output import Output, refuse_several
+    from hv.lab.grading import grade, is_alone, submissions, unfinished, with_student
+
+    exercise, seed = exercise_of(args), seed_of(args)
+    handed_in = submissions(args.paths, exercise)
+    alone = len(args.paths) == 1 and is_alone(args.paths[0], handed_in, exercise)
+    if args.student and not alone:
+        raise CommandError("--student names one student, and there are several submissions", "leave it out")
+    if seed is not None:
+        handed_in = [with_student(one, exercise, args.student, alone) for one in handed_in]
+    output = Output(format, args.output, alone) if args.output is not None else None
+    provisional = [unfinished(exercise, submission).result for submission in handed_in]
+    if output is not None:
+        output.save(provisional)
+    elif not args.dry_run:
+        refuse_several(format, provisional)
+    tell = _teller(args, format, alone)
+    grades = []
+    for submission in handed_in:
+        own = exercise if seed is None else exercise.variant(seed, submission.student)
+        grades.append(grade(own, submission))
+        tell(grades[-1].result)
+    results = [one.result for one in grades]
+    if output is not None:
+        output.save(results)
+    elif not args.dry_run:
+        _print_rest(format, results, alone)
     return exit_code(grades)
+
+
+def _teller(args: argparse.Namespace, format: Format, alone: bool) -> Callable[[Result], None]:
+    """What is printed about each submission as soon as it is graded."""
+    from hv.lab.formats import text
+    from hv.lab.result import for_student
+
+    if args.dry_run:
+        see = format.seen or (lambda one: format.text([for_student(one)], True))
+        return lambda one: print(see(one), end="" if alone else "\n", flush=True)
+    if args.output is not None or format.name != "text":
+        return lambda one: None
+    if alone:
+        return lambda one: print(text.full(one, not is_plain(args.plain)), end="")
+    return lambda one: print(text.line(one), flush=True)
+
+
+def _print_rest(format: Format, results: list[Result], alone: bool) -> None:
+    """What is printed when all are graded."""
+    from hv.lab.formats import text
+
+    if format.name != "text":
+        sys.stdout.flush()
+        sys.stdout.buffer.write(format.text(results, alone).encode())       # the same bytes in every locale
+    elif not alone:
+        print(text.total(results))
 
 
 def exit_code(grades: list[Grade]) -> int:
@@ -64,25 +148,3 @@ def exit_code(grades: list[Grade]) -> int:
     if any(one.status == "grader_error" for one in grades):
         return INTERNAL_ERROR
     return TRUE if all(one.passed for one in grades) else CHECKS_FAILED
-
-
-def as_data(grades: list[Grade], alone: bool) -> dict[str, object]:
-    """A single submission is its own result; several are a list."""
-    if alone:
-        return grades[0].as_data()
-    return {"count": len(grades), "passed": sum(one.passed for one in grades),
-            "submissions": [one.as_data() for one in grades]}
-
-
-def one_line(one: Grade) -> str:
-    """A submission among others."""
-    points = f"{one.verdict.score}/{one.verdict.exercise.max_score}"
-    return f"{points:>7}  {printable(one.submission.name)}  {one.message or 'all checks passed'}"
-
-
-def full(one: Grade, colour: bool) -> str:
-    """A submission alone, with everything its author should know."""
-    from hv.lab.report import report, summary
-
-    what = "" if one.status == "graded" else f" ({one.status.replace('_', ' ')})"
-    return f"{report(one.verdict, colour)}\n\nScore: {summary(one.verdict)}{what}"

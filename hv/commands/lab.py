@@ -175,10 +175,11 @@ def check(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> i
     place = _existing(exercise, args)
     from hv.lab import report, runner
 
-    verdict = runner.check(exercise, place)
+    seen = exercise.for_student()
+    verdict = runner.check(seen, place)
     print(f"{exercise.name}: {exercise.data.title}  ({printable(str(place))})\n")
     print(report.report(verdict, not is_plain(args.plain)))
-    print(f"\n{report.summary(verdict)}.")
+    print(f"\n{report.summary(verdict)}.{_more_checks(len(exercise.data.checks) - len(seen.data.checks))}")
     if not verdict.passed:
         print(f"Change {printable(str(place))} and check again. Stuck? hv lab hint{_where(args)}")
         return CHECKS_FAILED
@@ -223,6 +224,10 @@ def _existing(exercise: Exercise, args: argparse.Namespace) -> Path:
 def _why(exercise: Exercise, args: argparse.Namespace) -> None:
     print("\nWhy it works\n")
     _page(exercise.text("why.md").strip(), args.plain)
+
+
+def _more_checks(count: int) -> str:
+    return f" {count} more {'are' if count > 1 else 'is'} judged when it is handed in." if count else ""
 
 
 def hint(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> int:

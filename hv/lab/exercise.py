@@ -15,17 +15,19 @@ checks them; of README.md only that it is there and has a section "The task". do
 from __future__ import annotations
 
 import difflib
+import hashlib
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from hv.lab.checks import ANY, AnyCheck, Check
+from hv.lab.checks import ANY, AnyCheck, Check, MemoryCheck, RegisterCheck, SerialCheck
 from hv.lab.errors import LabError
 from hv.lab.questions import AnswerCheck
 from hv.lab.setting import Setting
+from hv.lab.variants import Keep, Parameter, Value, drawn, filled, first, parameters
 from hv.lab.walks import WalkCheck
 
 HINTS = 3                       # of growing help
@@ -108,6 +110,10 @@ class Exercise:
     name: str
     folder: Path
     data: Description
+    origin: Path | None = None          # the folder with the parameters, when *folder* has their values filled in
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+    values: dict[str, Value] = field(default_factory=dict)
+    keep: Keep | None = None            # what holds *folder*
 
     @property
     def starter(self) -> Path:
@@ -129,6 +135,28 @@ class Exercise:
         """The sum of all points."""
         return sum(check.points for check in self.data.checks)
 
+    def variant(self, seed: bytes, student: str) -> Exercise:
+        """The exercise with the values of *student*; itself when it has no parameters."""
+        if not self.parameters or self.origin is None:
+            return self
+        return _with_values(self.origin, self.parameters, drawn(self.parameters, seed, student, self.name))
+
+    def for_student(self) -> Exercise:
+        """The same without what is hidden."""
+        shown = [check for check in self.data.checks if not check.hidden]
+        return replace(self, data=msgspec.structs.replace(self.data, checks=shown))
+
+    def sha256(self) -> str:
+        """A hash of every file of the folder, with its name: two folders with the same one grade the same.
+
+        Of a lab with parameters, whatever their values.
+        """
+        digest = hashlib.sha256()
+        for name, place in _files(self.origin or self.folder):
+            data = place.read_bytes()
+            digest.update(f"{name}\0{len(data)}\0".encode(errors="surrogateescape") + data)
+        return digest.hexdigest()
+
     def text(self, name: str) -> str:
         """A page of the folder, such as README.md; LabError when it is missing."""
         try:
@@ -144,31 +172,69 @@ class Exercise:
 
 def read(folder: Path) -> Exercise:
     """The exercise in *folder*; LabError says what is wrong with its lab.toml."""
+    data = _toml(folder)
+    if "variants" in data:
+        known = parameters(data["variants"], f"{folder.name}/lab.toml")
+        return _with_values(folder, known, first(known))
+    return _described(folder, data)
+
+
+def _toml(folder: Path) -> dict[str, Any]:
     place = f"{folder.name}/lab.toml"
     try:
-        data = tomllib.loads((folder / "lab.toml").read_text(encoding="utf-8"))
+        return tomllib.loads((folder / "lab.toml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise LabError(f"{place} cannot be read: {_reason(error)}", "is this an exercise?") from None
     except tomllib.TOMLDecodeError as error:
         raise LabError(f"{place} is no TOML: {error}", "mend that line") from None
+
+
+def _described(folder: Path, data: dict[str, Any]) -> Exercise:
+    place = f"{folder.name}/lab.toml"
     try:
         exercise = Exercise(folder.name, folder, msgspec.convert(data, Description))
     except msgspec.ValidationError as error:
         raise LabError(f"{place}: {error}", "hv/lab/exercise.py lists the fields") from None
     _check_needs(exercise, place)
+    _check_files(exercise, place)
     return exercise
 
 
+def _with_values(folder: Path, known: dict[str, Parameter], values: dict[str, Value]) -> Exercise:
+    """The exercise in *folder*, whose parameters have these values."""
+    try:
+        target, keep = filled(folder, values)
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabError(f"{folder.name} cannot be filled in: {_reason(error)}", "its files are text") from None
+    data = _toml(target)
+    if "variants" in data:
+        raise LabError(f"{folder.name}/lab.toml: [variants] is not found as a table of its own",
+                       "write `[variants]` on a line, and its parameters below")
+    return replace(_described(target, data), origin=folder, parameters=known, values=values, keep=keep)
+
+
 def _check_needs(exercise: Exercise, place: str) -> None:
-    """A check may wait for an earlier one only; file names stay inside their folder."""
-    before: set[str] = set()
+    """A check may wait for an earlier one only, and a visible one for a visible one; not all are hidden."""
+    before: dict[str, Check] = {}
     for check in exercise.data.checks:
         if check.needs and check.needs not in before:
             raise LabError(f"{place}: check `{check.name}` needs `{check.needs}`, which is no check before it",
                            "name an earlier check")
+        if check.needs and before[check.needs].hidden and not check.hidden:
+            raise LabError(f"{place}: check `{check.name}` needs `{check.needs}`, which is hidden",
+                           "hide both, or neither")
         if check.name in before:
             raise LabError(f"{place}: two checks are called `{check.name}`", "give each a name of its own")
-        before.add(check.name)
+        if check.partial and not isinstance(check, MemoryCheck | RegisterCheck | SerialCheck):
+            raise LabError(f"{place}: check `{check.name}` cannot be partial",
+                           "checks of memory, registers and serial output have parts")
+        before[check.name] = check
+    if all(check.hidden for check in before.values()):
+        raise LabError(f"{place}: every check is hidden", "leave one for the student to see")
+
+
+def _check_files(exercise: Exercise, place: str) -> None:
+    """File names stay inside their folder."""
     names = [exercise.data.program] if exercise.data.program else []
     for name in (exercise.data.file, *names, *(wrong.file for wrong in exercise.data.wrong)):
         if Path(name).name != name:
@@ -193,6 +259,13 @@ def find(exercises: list[Exercise], wanted: str) -> Exercise:
     names = [exercise.name for exercise in exercises]
     near = difflib.get_close_matches(wanted, names, 3) or names[:3]
     raise LabError(f"there is no lab `{wanted}`", f"did you mean {' or '.join(near)}? `hv lab list` lists all")
+
+
+def _files(folder: Path) -> list[tuple[str, Path]]:
+    """What belongs to an exercise, by name: not what editors, systems and Python leave behind."""
+    found = ((place.relative_to(folder), place) for place in folder.rglob("*") if place.is_file())
+    return sorted((name.as_posix(), place) for name, place in found
+                  if not any(part.startswith((".", "__pycache__")) for part in name.parts))
 
 
 def _reason(error: OSError | UnicodeDecodeError) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Protocol
 
@@ -83,13 +84,15 @@ class Mistake(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 class Check(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, tag_field="kind"):
     """What all kinds have. *needs* names an earlier check: until it passes this one is not judged.
 
-    A *hidden* check is judged when work is graded, and left out of what students get.
+    A *hidden* check is judged when work is graded, and left out of what students get. A *partial* one gives points for
+    each part that is right: of memory four bytes, of registers one, of serial output a line.
     """
 
     name: str
     points: Annotated[int, msgspec.Meta(ge=0)] = 1
     needs: str = ""
     hidden: bool = False
+    partial: bool = False
     mistakes: list[Mistake] = []
 
     def look(self, run: Run) -> Finding:
@@ -115,6 +118,14 @@ class Check(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
         else:
             message = next((mistake.says for mistake in self.mistakes if self.is_mistake(mistake, seen)), message)
         return replace(seen, message=message)
+
+    def earned(self, finding: Finding) -> Decimal:
+        """Points for what was found; of a partial check rounded down to hundredths, so that sums are exact."""
+        if finding.passed or not self.partial:
+            return Decimal(self.points if finding.passed else 0)
+        marks = [mark for mark, _ in finding.lines]
+        right, wrong = marks.count(Mark.GOOD), max(marks.count(Mark.BAD), marks.count(Mark.MISSING))
+        return Decimal(100 * self.points * right // max(right + wrong, 1)) / 100
 
     def is_mistake(self, mistake: Mistake, seen: Finding) -> bool:
         """What was found is that wrong answer."""

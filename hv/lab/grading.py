@@ -13,21 +13,19 @@ from __future__ import annotations
 import hashlib
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hv import __version__
 from hv.image.source import MAX_SOURCE_BYTES
 from hv.lab import runner
-from hv.lab.checks import Check, Finding
 from hv.lab.errors import LabError
 from hv.lab.exercise import SUFFIXES, Exercise
-from hv.lab.report import first_problem, marked
+from hv.lab.formats import native
+from hv.lab.report import first_problem
+from hv.lab.result import Result, Status, one_check, result
 from hv.lab.runner import Verdict
 from hv.printable import printable
-
-FORMAT = 1
 
 Judge = Callable[[Exercise, Path, bool], Verdict]
 
@@ -38,6 +36,7 @@ class Submission:
 
     name: str
     path: Path
+    student: str = ""                   # for whom the exercise's values were drawn, if they were
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +54,17 @@ class Grade:
         """It was graded and earned every point."""
         return self.status == "graded" and self.verdict.passed
 
+    @property
+    def result(self) -> Result:
+        """What is told about it."""
+        judged = not self.verdict.refused and self.status == Status.GRADED
+        checks = tuple(one_check(check, finding, judged) for check, finding in self.verdict.judged)
+        return result(self.verdict.exercise, self.submission.name, self.sha256, Status(self.status), self.message,
+                      checks, self.submission.student)
+
     def as_data(self) -> dict[str, Any]:
         """The result as plain data."""
-        exercise = self.verdict.exercise
-        return {
-            "version": FORMAT, "tool": f"hvlab {__version__}", "exercise": exercise.name,
-            "submission": printable(self.submission.name), "sha256": self.sha256, "status": self.status,
-            "score": self.verdict.score, "max_score": exercise.max_score, "passed": self.passed,
-            "message": self.message,
-            "tests": [_test(check, finding) for check, finding in self.verdict.judged],
-        }
-
-
-def _test(check: Check, finding: Finding) -> dict[str, Any]:
-    return {"name": check.name, "score": check.points if finding.passed else 0, "max_score": check.points,
-            "passed": finding.passed, "message": printable(finding.message),
-            "details": [] if finding.passed else [line.rstrip() for line in marked(finding.lines)]}
+        return native.as_data(self.result)
 
 
 def submissions(paths: list[Path], exercise: Exercise) -> list[Submission]:
@@ -83,6 +77,17 @@ def submissions(paths: list[Path], exercise: Exercise) -> list[Submission]:
         return [Submission(name, path) for name, path in _below(paths[0], exercise)]
     return [Submission(f"{above.as_posix()}: {name}", path)
             for above in paths for name, path in _below(above, exercise)]
+
+
+def with_student(submission: Submission, exercise: Exercise, student: str, alone: bool) -> Submission:
+    """*submission* as *student*'s; when that is empty, as that of whom its folder or its file is named for."""
+    if student or not exercise.parameters:
+        return replace(submission, student=student if exercise.parameters else "")
+    if alone:
+        raise LabError(f"whose is {submission.path}? {exercise.name} has a variant for each student",
+                       "say --student ID")
+    in_folder = submission.path.name == exercise.data.file
+    return replace(submission, student=submission.path.parent.name if in_folder else submission.path.stem)
 
 
 def is_alone(path: Path, found: list[Submission], exercise: Exercise) -> bool:
@@ -122,6 +127,12 @@ def grade(exercise: Exercise, submission: Submission, judge: Judge = runner.chec
     if verdict.refused:
         return Grade(submission, "not_gradable", digest, verdict.refused, verdict)
     return Grade(submission, "graded", digest, first_problem(verdict), verdict)
+
+
+def unfinished(exercise: Exercise, submission: Submission) -> Grade:
+    """What stands in a result's place until there is one, and for ever when the grader is killed."""
+    message = "grading did not come to its end; the mistake is not yours"
+    return _ungraded(exercise, submission, "grader_error", "", message)
 
 
 def _ungraded(exercise: Exercise, submission: Submission, status: str, digest: str, message: str) -> Grade:

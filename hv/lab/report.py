@@ -9,12 +9,13 @@ import textwrap
 
 from hv.lab.checks import Check, Finding, Line, Mark
 from hv.lab.runner import Verdict
+from hv.lab.words import plain
 from hv.printable import printable
 
 AROUND = 2                      # lines shown on each side of a difference
 MOST_LINES = 24
 WIDTH = 60                      # of a check's name
-_COLOURS = {"PASS": "32", "FAIL": "31", "WAIT": "33", Mark.GOOD: "32", Mark.BAD: "31", Mark.MISSING: "33"}
+COLOURS = {"PASS": "32", "FAIL": "31", "WAIT": "33", Mark.GOOD: "32", Mark.BAD: "31", Mark.MISSING: "33"}
 _INDENT = " " * 8
 
 
@@ -30,8 +31,8 @@ def report(verdict: Verdict, colour: bool = False) -> str:
 def of_check(check: Check, finding: Finding, colour: bool = False) -> list[str]:
     """The lines about one check."""
     word = "PASS" if finding.passed else "WAIT" if finding.waiting else "FAIL"
-    points = f"{check.points if finding.passed else 0}/{check.points}"
-    lines = [f"  {_word(word, colour)}  {check.name:<{WIDTH}}  {points:>5}"]
+    earned = f"{plain(check.earned(finding))}/{check.points}"
+    lines = [f"  {_word(word, colour)}  {check.name:<{WIDTH}}  {earned:>5}"]
     if finding.passed:
         return lines
     lines += [f"{_INDENT}{line}" for line in _wrapped(printable(finding.message))]
@@ -62,10 +63,10 @@ def marked(lines: list[Line], colour: bool = False) -> list[str]:
 
 def summary(verdict: Verdict) -> str:
     """One line: the points, and what is first in the way."""
-    points = f"{verdict.score} of {verdict.exercise.max_score} points"
+    earned = f"{plain(verdict.score)} of {verdict.exercise.max_score} points"
     if verdict.passed:
-        return f"{points}: all {len(verdict.findings)} checks passed"
-    return points
+        return f"{earned}: all {len(verdict.findings)} checks passed"
+    return earned
 
 
 def first_problem(verdict: Verdict) -> str:
@@ -83,4 +84,4 @@ def _wrapped(text: str) -> list[str]:
 
 def _word(word: str, colour: bool, width: int = 4) -> str:
     padded = f"{word:<{width}}"
-    return f"\x1b[{_COLOURS[word]}m{padded}\x1b[0m" if colour and word in _COLOURS else padded
+    return f"\x1b[{COLOURS[word]}m{padded}\x1b[0m" if colour and word in COLOURS else padded

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,9 @@ class Verdict:
         return list(zip(self.exercise.data.checks, findings, strict=True))
 
     @property
-    def score(self) -> int:
+    def score(self) -> Decimal:
         """Points earned."""
-        return sum(check.points for check, finding in self.judged if finding.passed)
+        return sum((check.earned(finding) for check, finding in self.judged), Decimal())
 
     @property
     def passed(self) -> bool:

@@ -7,12 +7,15 @@ its own message; the pages are there.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hv.lab.errors import LabError
 from hv.lab.exercise import Exercise
 from hv.lab.report import first_problem, report
 from hv.lab.runner import check
+from hv.lab.variants import words
+
+VARIANTS = 3                    # students for whom a lab with parameters is proved
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,18 @@ class Proof:
 
 
 def verify(exercise: Exercise) -> Iterator[Proof]:
-    """Every claim about *exercise*, in order."""
+    """Every claim about *exercise*, in order; of one with parameters for several students too."""
+    yield from _claims(exercise)
+    if not exercise.parameters:
+        return
+    variants = [exercise.variant(b"hv lab verify", f"student {number}") for number in range(1, VARIANTS + 1)]
+    same = all(one.values == exercise.values for one in variants)
+    yield Proof("students get variants of their own", "they all get the same values" if same else "")
+    for one in variants:
+        yield from (replace(proof, claim=f"{words(one.values)}: {proof.claim}") for proof in _claims(one))
+
+
+def _claims(exercise: Exercise) -> Iterator[Proof]:
     yield _pages(exercise)
     solved = check(exercise, exercise.solution)
     yield Proof(f"solution/{exercise.data.file} earns all {exercise.max_score} points", first_problem(solved))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from hv.printable import LONGEST, printable
@@ -27,6 +28,11 @@ NAMED_FIELDS: dict[str, type[Numbering]] = {"msr": Msr, "status": HvStatus, "cod
 def number(value: int) -> str:
     """Small numbers in decimal, which reads the same; others in hexadecimal."""
     return str(value) if -10 < value < 10 else hex(value)
+
+
+def plain(value: Decimal) -> int | float:
+    """Points as people write them, and JSON: whole ones without a decimal point."""
+    return int(value) if value == int(value) else float(value)
 
 
 def quoted(data: bytes) -> str:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from hv.cli import main
+from hv.lab.formats import FORMATS
 from tests.lab.exercises import LABS, SOLUTION, first_exit
 
 WRONG = LABS / "01_first_exit/wrong"
@@ -38,8 +39,53 @@ def test_a_class_is_graded_in_order_with_code_1_when_not_all_passed(capsys):
     assert (data["count"], data["passed"]) == (11, 0)
 
 
-def test_two_runs_are_the_same_bytes(capsys):
-    assert said(capsys, WRONG, "--format", "json")[1] == said(capsys, WRONG, "--format", "json")[1]
+@pytest.mark.parametrize("name", ["text", "json", "junit", "csv", "md"])
+def test_two_runs_are_the_same_bytes(capsys, name):
+    assert said(capsys, WRONG, "--format", name)[1] == said(capsys, WRONG, "--format", name)[1]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_is_written_is_what_is_printed(capsys, tmp_path, name):
+    one = WRONG / "register_order.asm"
+    printed = said(capsys, one, "--format", name, "--plain")
+    code, out, err = said(capsys, one, "--format", name, "--output", tmp_path / "results/it")
+    assert (code, out, err) == (1, "", "")
+    assert (tmp_path / "results/it").read_text() == printed[1]
+    assert [place.name for place in (tmp_path / "results").iterdir()] == ["it"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_class_goes_into_a_folder(capsys, tmp_path, name):
+    said(capsys, WRONG, "--format", name, "--output", f"{tmp_path}/results/")
+    names = sorted(place.name for place in (tmp_path / "results").iterdir())
+    suffix = FORMATS[name].file.partition(".")[2]
+    single = sorted(f"{wrong.name}.{suffix}" for wrong in WRONG.iterdir())
+    assert names == (single if FORMATS[name].single else [FORMATS[name].file])
+
+
+def test_one_submission_goes_into_a_folder_under_the_name_its_reader_looks_for(capsys, tmp_path):
+    place = f"{tmp_path}/grade/results/"
+    assert said(capsys, WRONG / "no_hlt.asm", "--format", "prairielearn", "--output", place)[0] == 1
+    assert json.loads((tmp_path / "grade/results/results.json").read_text())["gradable"]
+
+
+def test_a_grader_that_is_killed_leaves_a_result_that_says_so(capsys, tmp_path, monkeypatch):
+    from hv.lab import grading
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(grading.grade, "__defaults__", (killed,))
+    code, _, _ = said(capsys, WRONG / "no_hlt.asm", "--format", "prairielearn", "--output", tmp_path / "results.json")
+    assert code == 130
+    data = json.loads((tmp_path / "results.json").read_text())
+    assert (data["gradable"], data["message"]) == (False, "grading did not come to its end; the mistake is not yours")
+
+
+def test_a_dry_run_shows_the_report_and_writes_nothing(capsys, tmp_path):
+    code, out, _ = said(capsys, WRONG / "register_order.asm", "--format", "gradescope", "--dry-run")
+    assert (code, list(tmp_path.iterdir())) == (1, [])
+    assert out == said(capsys, WRONG / "register_order.asm", "--plain")[1]
 
 
 def test_text_shows_a_line_for_each_and_a_sum(capsys):
@@ -59,7 +105,10 @@ def test_text_of_one_submission_is_its_whole_report(capsys):
 MISTAKES = {
     "no-such-path": (["nowhere"], "nowhere cannot be read"),
     "empty-folder": (["."], "is empty"),
-    "other-format": ([str(WRONG), "--format", "junit"], "there is no format `junit`; expected text or json"),
+    "other-format": ([str(WRONG), "--format", "junitt"], "there is no format `junitt`; expected classroom, csv,"),
+    "several-in-one": ([str(WRONG), "--format", "gradescope"], "holds one submission; there are 11"),
+    "dry-and-written": ([str(WRONG), "--dry-run", "--output", "a"], "--dry-run writes nothing"),
+    "no-such-place": ([str(WRONG), "--output", "/dev/null/a"], "cannot be written"),
     "unknown-exercise": ([str(WRONG), "--exercise", "99"], "there is no lab `99`"),
     "no-path": ([], "PATH"),
     "nul-byte": (["a\0b"], "cannot be read"),

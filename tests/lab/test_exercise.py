@@ -3,7 +3,7 @@
 import pytest
 
 from hv.lab.errors import LabError
-from hv.lab.exercise import find, read, read_all
+from hv.lab.exercise import Exercise, find, read, read_all
 from tests.lab.exercises import LABS, first_exit
 
 GOOD = """
@@ -113,3 +113,17 @@ def test_a_section_of_the_page_is_its_text_alone():
     assert task.startswith("Write a guest")
     assert "##" not in task
     assert first_exit().section("No such") == ""
+
+
+def test_the_hash_of_a_lab_changes_with_every_file_and_name_and_not_with_leftovers(tmp_path):
+    def lab(name, **files):
+        for file, text in {"lab.toml": "a", "wrong/b.asm": "b", **files}.items():
+            place = tmp_path / name / file
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_text(text)
+        return Exercise("x", tmp_path / name, None).sha256()
+
+    same = [lab("one"), lab("two"), lab("three", **{".lab.toml.swp": "", "__pycache__/x.pyc": "", ".git/x": ""})]
+    other = [lab("four", more=""), lab("five", **{"lab.toml": "ab"}), lab("six", **{"lab.toml": "a\n"})]
+    assert len(set(same)) == 1
+    assert len({*same, *other}) == 4

@@ -6,7 +6,9 @@ has the last word: a line that is no command, or begins with `!`, is an expressi
 
 from __future__ import annotations
 
+import codeop
 import importlib
+import keyword
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from hv.trace.bus import Recent
 
 KEPT_EVENTS = 20_000
 PYTHON = "<repl>"           # the file name of what the user writes in Python
+_STATEMENTS = frozenset(keyword.kwlist) - {"del"}       # `del 1` is `delete 1`
 _TRANSLATED = (BusError, GuestFault, NestedFault, HypercallError)
 
 
@@ -55,9 +58,15 @@ class Session:
     # --- where one looks -------------------------------------------------------------------------------
 
     @property
+    def found_vp(self) -> VirtualProcessor | None:
+        """The VP looked at, if it is still there."""
+        partition = self.machine.hypervisor.partitions.get(self.vm.partition_id)
+        return None if partition is None else partition.vps.get(self.vp_index)
+
+    @property
     def vp(self) -> VirtualProcessor:
         """The VP looked at; DebugError when there is none any more."""
-        found: VirtualProcessor | None = self.vm.partition.vps.get(self.vp_index)
+        found = self.found_vp
         if found is None:
             raise DebugError(f"{self.vm.name} has no vp {self.vp_index} any more", "`partitions` shows what is there")
         return found
@@ -70,7 +79,7 @@ class Session:
     @property
     def prompt(self) -> str:
         """Who is looked at, and where it is: `timer.0 start+0x12> `."""
-        vp = self.vm.partition.vps.get(self.vp_index)
+        vp = self.found_vp
         where = self.places.name(self.vm.name, vp.regs.linear_rip) if vp is not None else "gone"
         return f"{printable(self.vm.name)}.{self.vp_index} {printable(where)}> "
 
@@ -107,18 +116,38 @@ class Session:
             raise DebugError(in_words(error)) from None
 
     def _answer(self, line: str) -> Any:
-        if line.startswith("!"):
-            return self.python(line[1:].strip())
+        if self.is_python(line):
+            return self.python(line.removeprefix("!").strip())
         word, rest = first_word(line)
         arguments = rest.partition("#")[0].strip()
         if not arguments and word.endswith("()") and word[:-2] in NAMES:
             word = word[:-2]        # as in Python: help(), quit()
-        if word not in NAMES and not re.fullmatch(r"[a-z]+", word):
-            return self.python(line)
-        if word not in NAMES and (word in self.namespace() or re.match(r"\s*(=[^=]|[.\[(+*/|&^<>-])", rest)):
-            return self.python(line)
         entry = find(word)
         return entry.function(self, *entry.arguments(self, arguments))
+
+    def is_python(self, line: str) -> bool:
+        """*line* is Python: it says so by `!`, or it is no command and looks like an expression or a statement."""
+        if line.startswith("!"):
+            return True
+        word, rest = first_word(line)
+        if word in NAMES or (word.endswith("()") and word[:-2] in NAMES
+                              and not rest.partition("#")[0].strip()):
+            return False
+        if not re.fullmatch(r"[a-z]+", word) or word in _STATEMENTS:
+            return True
+        return word in self.namespace() or re.match(r"\s*(=[^=]|[.\[(+*/|&^<>-])", rest) is not None
+
+    def is_incomplete(self, text: str) -> bool:
+        """*text* is the beginning of Python that goes on in another line. An empty line ends a block."""
+        if not text.strip() or not self.is_python(text.strip()):
+            return False
+        source = text.lstrip().removeprefix("!").lstrip(" ").rstrip(" ")
+        try:
+            if codeop.compile_command(source, PYTHON, "single") is not None:
+                return False
+            return "\n" in source or codeop.compile_command(source, PYTHON, "exec") is None
+        except (SyntaxError, ValueError, OverflowError, MemoryError, RecursionError):
+            return False            # complete, and wrong: that is said when it is carried out
 
     def number(self, text: str) -> int:
         """The value of an expression over numbers, registers of the VP, and symbols of its program; DebugError."""
@@ -130,16 +159,16 @@ class Session:
 
     def _names(self) -> dict[str, int]:
         names = dict(self.places.symbols(self.vm.name))
-        vp = self.vm.partition.vps.get(self.vp_index)
+        vp = self.found_vp
         if vp is not None:
             names |= {name: getattr(vp.guest_regs, name) for name in REGISTERS}
         return names
 
     def namespace(self) -> dict[str, Any]:
         """What Python expressions see."""
-        vp = self.vm.partition.vps.get(self.vp_index)
-        machine, vm = self.machine, self.vm
-        live = {"machine": machine, "session": self, "vm": vm, "vms": self.vms, "partition": vm.partition, "vp": vp,
+        vp, machine, vm = self.found_vp, self.machine, self.vm
+        live = {"machine": machine, "session": self, "vm": vm, "vms": self.vms,
+                "partition": machine.hypervisor.partitions.get(vm.partition_id), "vp": vp,
                 "regs": vp.guest_regs if vp is not None else None, "trace": machine.trace,
                 "hypervisor": machine.hypervisor, "root": machine.root}
         return {**live, **self.variables}

@@ -220,6 +220,20 @@ def test_help_explains_each_command(timer):
     assert "did you mean `step`?" in refused(timer, "stpe")
 
 
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_each_command_has_an_example_that_works(timer, name):
+    assert COMMANDS[name].examples
+    for line in COMMANDS[name].examples:
+        assert line.split()[0] == name
+        timer.do(line)
+
+
+def test_help_is_by_families(timer):
+    lines = timer.do("help").split("\n")
+    moving = lines.index("moving the machine, and where it stops")
+    assert lines[moving + 1].startswith("  step [N]")
+
+
 def test_a_line_of_the_readme_may_be_typed_with_its_comment(timer):
     assert timer.do("step 2     # two instructions") == timer.do("disasm rip 1").split("\n")[-1]
     assert "rip 000000000001000a" in timer.do("regs # registers")

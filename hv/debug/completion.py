@@ -38,7 +38,7 @@ class Completion(NamedTuple):
 def complete(session: Session, before: str) -> Completion:
     """What may stand at the end of *before*, the text up to the cursor."""
     word, rest = first_word(before)
-    entry = _command(session, word)
+    entry = _command(session, before.strip())
     words: Iterable[Word]
     if before.lstrip() == word and re.fullmatch(r"\w*", word):
         begun, words = word, [*_commands(), *python_words(session, word)]
@@ -54,10 +54,10 @@ def _end(pattern: str, text: str) -> str:
     return next(re.finditer(f"{pattern}$", text))[0]
 
 
-def _command(session: Session, word: str) -> Command | None:
-    """The command that a line which begins with *word* means; None when it is Python."""
+def _command(session: Session, line: str) -> Command | None:
+    """The command that *line* means; None when it is Python."""
     try:
-        return None if session.is_python(word) else find(word)
+        return None if session.is_python(line) else find(first_word(line)[0])
     except DebugError:
         return None
 

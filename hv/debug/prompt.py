@@ -20,7 +20,7 @@ from hv.debug.completion import complete
 from hv.debug.history import HistoryFile
 from hv.debug.session import Session
 
-REPEATED = ("step", "s", "si", "next", "n")     # what an empty line does again
+REPEATED = ("step", "s", "si", "next", "ni")     # what an empty line does again
 _MORE = "... "
 
 

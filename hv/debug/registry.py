@@ -64,7 +64,7 @@ class Command:
     def examples(self) -> list[str]:
         """Lines to try: what stands between backquotes in the part of the docstring that begins with "Example"."""
         _, _, examples = self.help.partition("\nExample")
-        return re.findall(r"`([^`]+)`", examples)
+        return [" ".join(line.split()) for line in re.findall(r"`([^`]+)`", examples)]
 
     @property
     def family(self) -> str:

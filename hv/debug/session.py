@@ -12,9 +12,12 @@ import keyword
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from hv.debug.conditions import Condition, Missing
 from hv.debug.errors import DebugError
+from hv.debug.facts import Fact, Recording
 from hv.debug.numbers import REGISTERS, address, number
 from hv.debug.places import Places
 from hv.debug.registry import NAMES, find, first_word
@@ -24,7 +27,6 @@ from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.image.model import Image
 from hv.machine.faults import BusError, GuestFault, NestedFault
 from hv.printable import printable
-from hv.trace.bus import Recent
 
 KEPT_EVENTS = 20_000
 PYTHON = "<repl>"           # the file name of what the user writes in Python
@@ -40,16 +42,29 @@ class Breakpoint:
     gva: int
 
 
+@dataclass(frozen=True, slots=True)
+class EventStop:
+    """Stop at an event of which all *tests* are true; *words* are the user's own."""
+
+    words: str
+    tests: tuple[Condition, ...]
+
+    def matches(self, fact: Fact) -> bool:
+        """It is such an event."""
+        return all(test(fact) for test in self.tests)
+
+
 class Session:
     """*machine* and its *vms*; *images* by VM name give the symbols. *interrupted* says whether to stop running."""
 
     def __init__(self, machine: Any, vms: list[Any], images: dict[str, Image] | None = None) -> None:
         importlib.import_module("hv.debug.commands")    # registers them; they import this module
         self.machine, self.vms = machine, vms
-        self.recent = Recent(KEPT_EVENTS)
+        self.recent = Recording(machine, KEPT_EVENTS, {vm.partition_id: vm.name for vm in vms})
         machine.trace.listen(self.recent)
         self.vm, self.vp_index = vms[0], 0
         self.breakpoints: list[Breakpoint] = []
+        self.stops: list[EventStop] = []
         self.interrupted: Callable[[], bool] = lambda: False
         self.finished = False
         self.places = Places(images or {})
@@ -98,6 +113,27 @@ class Session:
         if index not in indexes:
             raise DebugError(f"{vm.name} has no vp `{index}`", f"it has {', '.join(indexes) or 'none'}")
         self.vm, self.vp_index = vm, indexes[index]
+
+    def look_where(self, fact: Fact) -> None:
+        """Look at the VP in which *fact* happened; where it is none of a VM, one looks on at the same."""
+        for vm in self.vms:
+            if vm.partition_id == fact.record.partition and fact.record.vp in vm.partition.vps:
+                self.vm, self.vp_index = vm, fact.record.vp
+
+    def condition(self, source: str, live: bool = False) -> Condition:
+        """*source* over events and symbols of the program; *live*: over the registers at the event too. DebugError."""
+        registers = {name: partial(self._register_now, name) for name in REGISTERS} if live else {}
+        return Condition(source, self.places.symbols(self.vm.name), registers)
+
+    def _register_now(self, name: str) -> int:
+        """A register of the VP that the last event happened in."""
+        record = self.recent.records[-1]
+        partition = self.machine.hypervisor.partitions.get(record.partition)
+        vp = None if partition is None else partition.vps.get(record.vp)
+        if not isinstance(vp, VirtualProcessor):
+            raise Missing(name)
+        value: int = getattr(vp.guest_regs, name)
+        return value
 
     # --- a line ----------------------------------------------------------------------------------------
 

@@ -100,30 +100,22 @@ def interactive(session: Session, read: Callable[[], str], interrupted: Interrup
 
 
 def plain_reader(session: Session) -> Callable[[], str]:
-    """Lines by `input`."""
-    return lambda: input(session.prompt)
+    """Lines by `input`; Python that is not complete goes on in the next one."""
+    def read() -> str:
+        text = input(session.prompt)
+        while session.is_incomplete(text):
+            text += "\n" + input("... ")
+        return text
+
+    return read
 
 
 def reader(session: Session) -> Callable[[], str]:
-    """Lines by prompt_toolkit, with history, and completion of commands, registers, symbols; Enter repeats a step."""
-    from prompt_toolkit import PromptSession
-    from prompt_toolkit.completion import WordCompleter
-    from prompt_toolkit.history import InMemoryHistory
+    """Lines by prompt_toolkit: history, completion, Python over several lines; Enter repeats a step."""
+    from hv.debug.history import HistoryFile, default_place
+    from hv.debug.prompt import Prompt
 
-    from hv.debug.numbers import REGISTERS
-    from hv.debug.registry import COMMANDS
-
-    words = sorted({*COMMANDS, *REGISTERS, *session.places.symbols(session.vm.name)})
-    prompt: PromptSession[str] = PromptSession(history=InMemoryHistory(), completer=WordCompleter(words),
-                                               complete_while_typing=False)
-    last = ""
-
-    def read() -> str:
-        nonlocal last
-        line = prompt.prompt(session.prompt)
-        if not line.strip() and last.split(" ")[0] in ("step", "s", "si"):
-            return last
-        last = line.strip()
-        return line
-
-    return read
+    history = HistoryFile(default_place())
+    if history.trouble:
+        print(f"note: {one_line(history.trouble)}")
+    return Prompt(session, history).read

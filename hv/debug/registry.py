@@ -5,32 +5,38 @@
         '''Show the last *n* VM exits, oldest first.'''
 
 An `int` argument is an expression of numbers, registers and symbols (`rsp+8`, `start`), and within 0..2^64-1 when it is
-called *address*; a `str` is a word; a last argument called *text* is the rest of the line.
+called *address*; a `str` is a word; a last argument called *text* is the rest of the line. `completes` says for an
+argument which words may stand there. A docstring ends with `Example:` and lines to try, which are tests too.
 """
 
 from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hv.debug.errors import DebugError
 
 if TYPE_CHECKING:
+    from hv.debug.completion import Word
     from hv.debug.session import Session
+
+    Words = Callable[[Session, str], Iterable[Word]]        # what may stand behind the text of the arguments so far
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command and its other names."""
+    """One command and its other names; *completes* has words for its arguments, by their names."""
 
     name: str
     aliases: tuple[str, ...]
     function: Callable[..., Any]
+    completes: Mapping[str, Words] = field(default_factory=dict)
 
     @property
     def parameters(self) -> list[inspect.Parameter]:
@@ -53,6 +59,18 @@ class Command:
     def summary(self) -> str:
         """What it does, in one line."""
         return self.help.partition("\n")[0]
+
+    @property
+    def examples(self) -> list[str]:
+        """Lines to try: what stands between backquotes in the part of the docstring that begins with "Example"."""
+        _, _, examples = self.help.partition("\nExample")
+        return [" ".join(line.split()) for line in re.findall(r"`([^`]+)`", examples)]
+
+    @property
+    def family(self) -> str:
+        """What the commands of its file are for, as the first line of that file says behind their names."""
+        first = (inspect.getdoc(inspect.getmodule(self.function)) or "").partition("\n")[0]
+        return first.partition(": ")[2].rstrip(".") or first.rstrip(".")
 
     def arguments(self, session: Session, text: str) -> list[Any]:
         """The arguments that *text* gives; DebugError says how the command is used."""
@@ -89,10 +107,10 @@ COMMANDS: dict[str, Command] = {}
 NAMES: dict[str, Command] = {}          # aliases too
 
 
-def command(name: str, *aliases: str) -> Callable[[F], F]:
-    """Register a command; a name that is taken is an error at import."""
+def command(name: str, /, *aliases: str, **completes: Words) -> Callable[[F], F]:
+    """Register a command; a name that is taken is an error at import. *completes*: words for arguments, by name."""
     def register(function: F) -> F:
-        entry = Command(name, aliases, function)
+        entry = Command(name, aliases, function, completes)
         for word in (name, *aliases):
             if word in NAMES:
                 raise TypeError(f"`{word}` is {NAMES[word].function.__qualname__} and {function.__qualname__}")

@@ -6,13 +6,18 @@ has the last word: a line that is no command, or begins with `!`, is an expressi
 
 from __future__ import annotations
 
+import codeop
 import importlib
+import keyword
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from hv.debug.conditions import Condition, Missing
 from hv.debug.errors import DebugError
+from hv.debug.facts import Fact, Recording
 from hv.debug.numbers import REGISTERS, address, number
 from hv.debug.places import Places
 from hv.debug.registry import NAMES, find, first_word
@@ -22,10 +27,10 @@ from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.image.model import Image
 from hv.machine.faults import BusError, GuestFault, NestedFault
 from hv.printable import printable
-from hv.trace.bus import Recent
 
 KEPT_EVENTS = 20_000
 PYTHON = "<repl>"           # the file name of what the user writes in Python
+_STATEMENTS = frozenset(keyword.kwlist) - {"del"}       # `del 1` is `delete 1`
 _TRANSLATED = (BusError, GuestFault, NestedFault, HypercallError)
 
 
@@ -37,16 +42,29 @@ class Breakpoint:
     gva: int
 
 
+@dataclass(frozen=True, slots=True)
+class EventStop:
+    """Stop at an event of which all *tests* are true; *words* are the user's own."""
+
+    words: str
+    tests: tuple[Condition, ...]
+
+    def matches(self, fact: Fact) -> bool:
+        """It is such an event."""
+        return all(test(fact) for test in self.tests)
+
+
 class Session:
     """*machine* and its *vms*; *images* by VM name give the symbols. *interrupted* says whether to stop running."""
 
     def __init__(self, machine: Any, vms: list[Any], images: dict[str, Image] | None = None) -> None:
         importlib.import_module("hv.debug.commands")    # registers them; they import this module
         self.machine, self.vms = machine, vms
-        self.recent = Recent(KEPT_EVENTS)
+        self.recent = Recording(machine, KEPT_EVENTS, {vm.partition_id: vm.name for vm in vms})
         machine.trace.listen(self.recent)
         self.vm, self.vp_index = vms[0], 0
         self.breakpoints: list[Breakpoint] = []
+        self.stops: list[EventStop] = []
         self.interrupted: Callable[[], bool] = lambda: False
         self.finished = False
         self.places = Places(images or {})
@@ -55,9 +73,15 @@ class Session:
     # --- where one looks -------------------------------------------------------------------------------
 
     @property
+    def found_vp(self) -> VirtualProcessor | None:
+        """The VP looked at, if it is still there."""
+        partition = self.machine.hypervisor.partitions.get(self.vm.partition_id)
+        return None if partition is None else partition.vps.get(self.vp_index)
+
+    @property
     def vp(self) -> VirtualProcessor:
         """The VP looked at; DebugError when there is none any more."""
-        found: VirtualProcessor | None = self.vm.partition.vps.get(self.vp_index)
+        found = self.found_vp
         if found is None:
             raise DebugError(f"{self.vm.name} has no vp {self.vp_index} any more", "`partitions` shows what is there")
         return found
@@ -70,7 +94,7 @@ class Session:
     @property
     def prompt(self) -> str:
         """Who is looked at, and where it is: `timer.0 start+0x12> `."""
-        vp = self.vm.partition.vps.get(self.vp_index)
+        vp = self.found_vp
         where = self.places.name(self.vm.name, vp.regs.linear_rip) if vp is not None else "gone"
         return f"{printable(self.vm.name)}.{self.vp_index} {printable(where)}> "
 
@@ -90,6 +114,27 @@ class Session:
             raise DebugError(f"{vm.name} has no vp `{index}`", f"it has {', '.join(indexes) or 'none'}")
         self.vm, self.vp_index = vm, indexes[index]
 
+    def look_where(self, fact: Fact) -> None:
+        """Look at the VP in which *fact* happened; where it is none of a VM, one looks on at the same."""
+        for vm in self.vms:
+            if vm.partition_id == fact.record.partition and fact.record.vp in vm.partition.vps:
+                self.vm, self.vp_index = vm, fact.record.vp
+
+    def condition(self, source: str, live: bool = False) -> Condition:
+        """*source* over events and symbols of the program; *live*: over the registers at the event too. DebugError."""
+        registers = {name: partial(self._register_now, name) for name in REGISTERS} if live else {}
+        return Condition(source, self.places.symbols(self.vm.name), registers)
+
+    def _register_now(self, name: str) -> int:
+        """A register of the VP that the last event happened in."""
+        record = self.recent.records[-1]
+        partition = self.machine.hypervisor.partitions.get(record.partition)
+        vp = None if partition is None else partition.vps.get(record.vp)
+        if not isinstance(vp, VirtualProcessor):
+            raise Missing(name)
+        value: int = getattr(vp.guest_regs, name)
+        return value
+
     # --- a line ----------------------------------------------------------------------------------------
 
     def do(self, line: str) -> str:
@@ -107,18 +152,38 @@ class Session:
             raise DebugError(in_words(error)) from None
 
     def _answer(self, line: str) -> Any:
-        if line.startswith("!"):
-            return self.python(line[1:].strip())
+        if self.is_python(line):
+            return self.python(line.removeprefix("!").strip())
         word, rest = first_word(line)
         arguments = rest.partition("#")[0].strip()
         if not arguments and word.endswith("()") and word[:-2] in NAMES:
             word = word[:-2]        # as in Python: help(), quit()
-        if word not in NAMES and not re.fullmatch(r"[a-z]+", word):
-            return self.python(line)
-        if word not in NAMES and (word in self.namespace() or re.match(r"\s*(=[^=]|[.\[(+*/|&^<>-])", rest)):
-            return self.python(line)
         entry = find(word)
         return entry.function(self, *entry.arguments(self, arguments))
+
+    def is_python(self, line: str) -> bool:
+        """*line* is Python: it says so by `!`, or it is no command and looks like an expression or a statement."""
+        if line.startswith("!"):
+            return True
+        word, rest = first_word(line)
+        if word in NAMES or (word.endswith("()") and word[:-2] in NAMES
+                              and not rest.partition("#")[0].strip()):
+            return False
+        if not re.fullmatch(r"[a-z]+", word) or word in _STATEMENTS:
+            return True
+        return word in self.namespace() or re.match(r"\s*(=[^=]|[.\[(+*/|&^<>-])", rest) is not None
+
+    def is_incomplete(self, text: str) -> bool:
+        """*text* is the beginning of Python that goes on in another line. An empty line ends a block."""
+        if not text.strip() or not self.is_python(text.strip()):
+            return False
+        source = text.lstrip().removeprefix("!").lstrip(" ").rstrip(" ")
+        try:
+            if codeop.compile_command(source, PYTHON, "single") is not None:
+                return False
+            return "\n" in source or codeop.compile_command(source, PYTHON, "exec") is None
+        except (SyntaxError, ValueError, OverflowError, MemoryError, RecursionError):
+            return False            # complete, and wrong: that is said when it is carried out
 
     def number(self, text: str) -> int:
         """The value of an expression over numbers, registers of the VP, and symbols of its program; DebugError."""
@@ -130,16 +195,16 @@ class Session:
 
     def _names(self) -> dict[str, int]:
         names = dict(self.places.symbols(self.vm.name))
-        vp = self.vm.partition.vps.get(self.vp_index)
+        vp = self.found_vp
         if vp is not None:
             names |= {name: getattr(vp.guest_regs, name) for name in REGISTERS}
         return names
 
     def namespace(self) -> dict[str, Any]:
         """What Python expressions see."""
-        vp = self.vm.partition.vps.get(self.vp_index)
-        machine, vm = self.machine, self.vm
-        live = {"machine": machine, "session": self, "vm": vm, "vms": self.vms, "partition": vm.partition, "vp": vp,
+        vp, machine, vm = self.found_vp, self.machine, self.vm
+        live = {"machine": machine, "session": self, "vm": vm, "vms": self.vms,
+                "partition": machine.hypervisor.partitions.get(vm.partition_id), "vp": vp,
                 "regs": vp.guest_regs if vp is not None else None, "trace": machine.trace,
                 "hypervisor": machine.hypervisor, "root": machine.root}
         return {**live, **self.variables}

@@ -1,19 +1,32 @@
-"""Running a session's machine until something says stop: a breakpoint, the end, a moment, or Ctrl-C.
+"""Running a session's machine until something says stop: a breakpoint, an event, the end, a moment, or Ctrl-C.
 
-It runs as it would without a debugger: same order of VPs, full speed. A breakpoint costs nothing until it is met.
+It runs as it would without a debugger, at full speed. A breakpoint costs nothing until it is met; a stop at events is
+asked about each event (`watching.py`).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from hv.debug.session import Breakpoint, Session
+from hv.debug.facts import Fact
+from hv.debug.render import record_line
+from hv.debug.session import Breakpoint, EventStop, Session
+from hv.debug.watching import Watch
 from hv.machine.engine import Engine
+from hv.trace.bus import Record
 
 
-def run(session: Session, until_tsc: int | None = None, target: Breakpoint | None = None) -> str:
+class Target(NamedTuple):
+    """Where the VP looked at is to come; *there* may ask for more, such as the depth of its stack."""
+
+    point: Breakpoint
+    there: Callable[[], bool] = lambda: True
+
+
+def run(session: Session, until_tsc: int | None = None, target: Target | None = None) -> str:
     """Run on, until the VP looked at reaches *target*, or anything else stops it; why, in words."""
-    points = {*session.breakpoints} | ({target} if target is not None else set())
+    points = {*session.breakpoints} | ({target.point} if target is not None else set())
     here = (session.vm, session.vp_index)
     with Planted(session, points) as planted:
         while True:
@@ -21,7 +34,8 @@ def run(session: Session, until_tsc: int | None = None, target: Breakpoint | Non
             if why:
                 return why
             vm, index, gva = planted.take()
-            if target == Breakpoint(vm.name, gva) and (vm, index) == here:
+            if target is not None and target.point == Breakpoint(vm.name, gva) and (vm, index) == here \
+                    and target.there():
                 return f"reached {gva:#x}"
             if Breakpoint(vm.name, gva) in session.breakpoints:
                 session.vm, session.vp_index = vm, index
@@ -35,12 +49,17 @@ def stretch(session: Session, planted: Planted, until_tsc: int | None) -> str:
     """
     machine, interrupted = session.machine, False
 
-    def paused() -> bool:
+    def paused(met: Callable[[], bool] = lambda: False) -> bool:
         nonlocal interrupted
         interrupted = interrupted or session.interrupted()
-        return interrupted or planted.met
+        return interrupted or planted.met or met()
 
-    machine.run(until_tsc, paused)
+    if session.stops:
+        stopped = _watched(session, until_tsc, paused)
+        if stopped:
+            return stopped
+    else:
+        machine.run(until_tsc, paused)
     if interrupted:
         return "interrupted"
     if planted.met:
@@ -48,6 +67,24 @@ def stretch(session: Session, planted: Planted, until_tsc: int | None) -> str:
     if all(vm.ended is not None for vm in session.vms):
         return "every VM has ended: " + ", ".join(ending(vm) for vm in session.vms)
     return "time reached"
+
+
+def _watched(session: Session, until_tsc: int | None, paused: Callable[[Callable[[], bool]], bool]) -> str:
+    """Run with the stops of *session*; at which event one of them stopped, in words."""
+    found: list[tuple[int, EventStop, Fact]] = []
+
+    def wanted(record: Record) -> bool:
+        fact = session.recent.newest()          # it listens longer, so it has this record
+        found.extend((number, stop, fact) for number, stop in enumerate(session.stops, 1) if stop.matches(fact))
+        return bool(found)
+
+    with Watch(session.machine, wanted) as watch:
+        session.machine.run(until_tsc, lambda: paused(lambda: watch.met is not None))
+    if not found:
+        return ""
+    number, stop, fact = found[0]
+    session.look_where(fact)
+    return f"stop {number}, {stop.words}: {record_line(fact.record)}"
 
 
 def ending(vm: Any) -> str:

@@ -29,6 +29,7 @@ class Breakpoints:
         self._hooks: dict[int, int] = {}            # linear address -> the API's hook
         self.exist = False                          # there is one
         self.matter = False                         # a VP that is about to run is asked about
+        self.held = False                           # nobody runs
         self._passing: int | None = None
         self._stopped_at: WeakKeyDictionary[ProcessorState, int] = WeakKeyDictionary()     # each VP by its own
         self.hit: int | None = None
@@ -51,8 +52,14 @@ class Breakpoints:
         hit, self.hit = self.hit, None
         return hit
 
+    def hold(self) -> None:
+        """Let nobody run from now on, as if each one stood before a breakpoint; until `held` is False again."""
+        self.held = self.matter = True
+
     def begin(self, state: ProcessorState, single_step: bool) -> None:
         """*state* is about to run: the breakpoint it stands at does not stop it, and a single step meets none."""
+        if self.held:
+            return
         stopped = self._stopped_at.pop(state, None)
         self.matter = self.exist or single_step or bool(self._stopped_at)
         self._passing = _ALL if single_step else None

@@ -306,6 +306,8 @@ class Engine:
         counter = self.counter
         if instructions or self.breakpoints.matter:
             self.breakpoints.begin(state, bool(instructions))
+            if self.breakpoints.held:
+                return True
         if instructions and not self._counted:
             self._forget_all_code()     # the engine counts only in code that it translates from now on
         self._counted = bool(instructions)
@@ -363,6 +365,7 @@ class Engine:
         assert state is not None, "nobody was adopted"
         if self.breakpoints.matter:
             self.breakpoints.begin(state, False)
+            until = counter.done if self.breakpoints.held else until
         state.words[_EFLAGS] = state.words[_EFLAGS] & FLAGS_KEPT | 2    # the others stand apart while the engine runs
         self._held = state.context
         self.handed_over += 1

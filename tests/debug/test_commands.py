@@ -220,7 +220,7 @@ def test_a_breakpoint_that_is_removed_stops_nothing(timer):
 def test_ctrl_c_is_heard_though_a_breakpoint_of_another_vp_is_met_as_well():
     """`until` goes on by itself behind one that is not its own, and was not to be stopped while it met them."""
     machine = SimpleNamespace(run=lambda until_tsc, paused: paused())
-    session = SimpleNamespace(machine=machine, vms=[], interrupted=lambda: True)
+    session = SimpleNamespace(machine=machine, vms=[], stops=[], interrupted=lambda: True)
     assert stops.stretch(session, SimpleNamespace(met=True), None) == "interrupted"
 
 

@@ -217,7 +217,21 @@ def test_help_explains_each_command(timer):
     for name, entry in COMMANDS.items():
         assert entry.usage in listed
         assert entry.summary in timer.do(f"help {name}")
-    assert "did you mean `step`?" in refused(timer, "stpe")
+    assert "did you mean `step`?" in refused(timer, "stepp")
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_each_command_has_an_example_that_works(timer, name):
+    assert COMMANDS[name].examples
+    assert name in [line.split()[0] for line in COMMANDS[name].examples]
+    for line in COMMANDS[name].examples:
+        timer.do(line)
+
+
+def test_help_is_by_families(timer):
+    lines = timer.do("help").split("\n")
+    moving = lines.index("moving the machine, and where it stops")
+    assert lines[moving + 1].startswith("  step [N]")
 
 
 def test_a_line_of_the_readme_may_be_typed_with_its_comment(timer):

@@ -78,6 +78,85 @@ def test_a_session_at_the_prompt():
     assert "Traceback" not in terminal.text()
 
 
+@pytest.fixture(autouse=True)
+def state_directory(tmp_path, monkeypatch):
+    """What a session remembers is not mixed with what the user's own sessions do."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+
+
+@pytest.fixture
+def prompt(tmp_path):
+    """A session at the prompt."""
+    def start():
+        terminal = Terminal("repl", "timer", HOME=str(tmp_path))
+        terminal.shows("timer.0 start>")
+        return terminal
+    return start
+
+
+def test_tab_completes_commands_and_symbols(prompt):
+    terminal = prompt()
+    terminal.child.send("pagew\t")
+    terminal.shows("start> pagewalk")
+    terminal.child.send(" on_timer.m\t")
+    terminal.shows("pagewalk on_timer.more")
+    terminal.child.send("\r")
+    terminal.shows("gva 0x10092 -> gpa 0x10092")
+    terminal.child.send("mem g\t")
+    terminal.shows("guest-physical")                # the menu, with what each word is
+    terminal.child.send("\x03quit\r")
+    assert terminal.ends() == 0
+
+
+def test_several_lines_of_python_end_with_an_empty_one(prompt):
+    terminal = prompt()
+    terminal.child.send("for n in (3, 4):\r")
+    terminal.shows("\n...")
+    terminal.child.send("print('so', n * n)\r\r")
+    terminal.shows("so 9")
+    terminal.shows("so 16")
+    terminal.child.send("quit\r")
+    assert terminal.ends() == 0
+
+
+def test_history_outlives_the_session(prompt, tmp_path):
+    terminal = prompt()
+    terminal.child.send("until 0.1ms\r")
+    terminal.shows("time reached")
+    terminal.child.send("quit\r")
+    assert terminal.ends() == 0
+    again = prompt()
+    again.child.send("\x1b[A\x1b[A")                # up, up: quit, until
+    again.shows("start> until 0.1ms")
+    again.child.send("\r")
+    again.shows("time reached")
+    again.child.send("\x04")
+    assert again.ends() == 0
+
+
+def test_a_broken_history_is_told_and_stops_nobody(prompt, tmp_path):
+    place = tmp_path / "hvlab"
+    place.mkdir()
+    (place / "repl_history.jsonl").write_bytes(b"\xff\x00\n")
+    terminal = prompt()
+    terminal.shows("note: the history had 1 broken lines")
+    terminal.child.send("\x04")
+    assert terminal.ends() == 0
+    assert (place / "repl_history.jsonl.broken-1").exists()
+
+
+def test_ctrl_c_abandons_the_line_and_ctrl_d_leaves(prompt):
+    terminal = prompt()
+    terminal.child.send("step 77\x03")
+    terminal.shows("timer.0 start>\n")
+    terminal.child.send("regs fp\r")
+    terminal.shows("mxcsr")
+    assert terminal.text().count("timer.0 start>") == 3         # nothing was stepped
+    terminal.child.send("\x04")
+    assert terminal.ends() == 0
+    assert "Traceback" not in terminal.text()
+
+
 def test_ctrl_c_stops_what_runs_and_gives_the_prompt_back(endless):
     terminal = Terminal("repl", endless, "--plain")
     terminal.shows("endless.0 start>")

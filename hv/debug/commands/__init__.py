@@ -1,5 +1,15 @@
 """The commands of the REPL, one file for each kind of question. Importing this registers them all."""
 
-from hv.debug.commands import control, help, interrupts, memory, partitions, registers, running, story
+from hv.debug.commands import (
+    control,
+    help,
+    interrupts,
+    memory,
+    partitions,
+    registers,
+    running,
+    stopping,
+    story,
+)
 
-__all__ = ["control", "help", "interrupts", "memory", "partitions", "registers", "running", "story"]
+__all__ = ["control", "help", "interrupts", "memory", "partitions", "registers", "running", "stopping", "story"]

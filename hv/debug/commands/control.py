@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from hv.debug.completion import Word
 from hv.debug.entry_text import plain, told
 from hv.debug.errors import DebugError
 from hv.debug.registry import command
@@ -26,12 +29,26 @@ EVENTS = (
 )
 
 
-@command("vmcs")
+def _groups_and_fields(session: Session, typed: str) -> Iterator[Word]:
+    for group in (*GROUPS, "events"):
+        yield Word(group, "a group of fields")
+    for field in VmcsField:
+        yield Word(field.name.lower(), f"{int(field):#06x}")
+
+
+def _assignments(session: Session, typed: str) -> Iterator[Word]:
+    for field in VmcsField:
+        yield Word(field.name, f"{int(field):#06x}")
+
+
+@command("vmcs", which=_groups_and_fields)
 def vmcs(session: Session, which: str = "") -> dict[str, str] | str:
     """Show VMCS fields with their bits by name: all, a group (controls, exit, guest, host, events), or part of a name.
 
     Of many fields only those that are not 0 are shown. `events` is what may come at the next instruction, and what
     blocks it.
+
+    Example: `vmcs guest_cr4`, `vmcs controls`, `vmcs events`
     """
     fields = chosen(which)
     structure = session.vp.vcpu.vmcs
@@ -49,12 +66,14 @@ def shown(field: VmcsField, value: int) -> str:
     return f"{value:#x}   {words}".rstrip()
 
 
-@command("vmentry", "entry")
+@command("vmentry", "entry", text=_assignments)
 def vmentry(session: Session, text: str = "") -> str:
     """Explain the VM entry that comes next: every rule that would fail.
 
     With FIELD=VALUE ..., what would be if these fields had these values: `vmentry GUEST_CR0=0x30 GUEST_RFLAGS=0x202`.
     A value is an expression of numbers, registers and symbols without blanks.
+
+    Example: `vmentry`, `vmentry GUEST_CR0=0x30`
     """
     entry = session.vp.vcpu.entry()
     pairs = []

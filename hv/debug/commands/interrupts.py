@@ -10,13 +10,19 @@ from hv.debug.session import Session
 
 @command("apic")
 def apic(session: Session) -> dict[str, Any]:
-    """Show the VP's local APIC: what is requested, in service, and masked."""
+    """Show the VP's local APIC: what is requested, in service, and masked.
+
+    Example: `apic`
+    """
     return session.vp.apic.inspect()
 
 
 @command("synic")
 def synic(session: Session) -> dict[str, Any]:
-    """Show the VP's synthetic interrupt controller: its pages, and each SINT that is in use."""
+    """Show the VP's synthetic interrupt controller: its pages, and each SINT that is in use.
+
+    Example: `synic`
+    """
     shown = session.vp.synic.inspect()
     unused = {"masked": 1, "queued": 0}
     return {name: value for name, value in shown.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hv.debug.completion import Word
 from hv.debug.errors import DebugError
 from hv.debug.looking import MOST_BYTES, dump, page_walk, read_gpa, read_gva, read_spa, readable
 from hv.debug.registry import command
@@ -11,9 +12,16 @@ from hv.machine.paging import PageFault
 from hv.vmx.translation.ept_walk import EptWalk
 
 
-@command("mem", "m")
+def _spaces(session: Session, typed: str) -> list[Word]:
+    return [Word("gva", "linear"), Word("gpa", "guest-physical"), Word("spa", "system-physical")]
+
+
+@command("mem", "m", space=_spaces)
 def mem(session: Session, space: str, address: int, n: int = 64) -> list[str]:
-    """Show *n* bytes at a linear (gva), guest-physical (gpa) or system-physical (spa) address: `mem gva rsp 64`."""
+    """Show *n* bytes at a linear (gva), guest-physical (gpa) or system-physical (spa) address: `mem gva rsp 64`.
+
+    Example: `mem gva rip 32`, `mem gpa 0x10000`
+    """
     if not 1 <= n <= MOST_BYTES:
         raise DebugError(f"{n} bytes are out of range 1..{MOST_BYTES}")
     vp = session.vp
@@ -29,7 +37,10 @@ def mem(session: Session, space: str, address: int, n: int = 64) -> list[str]:
 
 @command("pagewalk", "pw")
 def pagewalk(session: Session, address: int) -> list[str]:
-    """Translate a linear address as the processor does: each entry of the guest's tables, then the EPT's."""
+    """Translate a linear address as the processor does: each entry of the guest's tables, then the EPT's.
+
+    Example: `pagewalk rsp`
+    """
     try:
         walk = page_walk(session.vp, address)
     except PageFault as fault:
@@ -44,7 +55,10 @@ def pagewalk(session: Session, address: int) -> list[str]:
 
 @command("ept")
 def ept(session: Session, address: int) -> list[str]:
-    """Translate a guest-physical address: each entry of the partition's extended page tables."""
+    """Translate a guest-physical address: each entry of the partition's extended page tables.
+
+    Example: `ept 0x10000`
+    """
     tables = session.vp.partition.space.tables
     if tables is None:
         return ["this partition has no EPT: its addresses are the machine's"]
@@ -73,7 +87,10 @@ def rights_text(rights: Access) -> str:
 
 @command("map")
 def map(session: Session) -> list[str]:
-    """Show what stands at which guest-physical addresses of the partition: runs of pages, then overlays."""
+    """Show what stands at which guest-physical addresses of the partition: runs of pages, then overlays.
+
+    Example: `map`
+    """
     space = session.vp.partition.space
     runs: list[list[int]] = []
     for page, mapping in space.mappings():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hv.debug.completion import Word
 from hv.debug.errors import DebugError
 from hv.debug.registry import command
 from hv.debug.render import outline
@@ -13,7 +14,10 @@ from hv.debug.session import Session
 
 @command("partitions", "p")
 def partitions(session: Session) -> list[str]:
-    """List the partitions: id, name, state, number of VPs."""
+    """List the partitions: id, name, state, number of VPs.
+
+    Example: `partitions`
+    """
     names = {vm.partition_id: vm.name for vm in session.vms}
     lines = []
     for number, partition in sorted(session.machine.hypervisor.partitions.items()):
@@ -23,19 +27,40 @@ def partitions(session: Session) -> list[str]:
     return lines
 
 
-@command("inspect", "i")
+def _paths(session: Session, typed: str) -> Iterator[Word]:
+    """The paths that go on from *typed* by one part."""
+    above = typed.strip().rpartition("/")[0]
+    try:
+        tree = reached(session, above)
+    except DebugError:
+        return
+    data = tree.inspect() if hasattr(tree, "inspect") else tree
+    names = [*data, *(["vp"] if isinstance(tree, Vm) else [])] if isinstance(data, Mapping) else \
+        range(len(data)) if isinstance(data, list) else []
+    for name in names:
+        yield Word(f"{above}/{name}".lstrip("/"))
+
+
+@command("inspect", "i", path=_paths)
 def inspect(session: Session, path: str = "") -> Any:
     """Show an object by its path: `inspect vm/timer/synic/sint2`, `inspect root`; without one, what there is.
 
     Under vm/NAME are the partition's own data, vp/0, vp/1 ...; what is not found there is looked for in vp/0.
+
+    Example: `inspect`, `inspect vm/1/synic/sint2`, `inspect root`
     """
+    return outline(reached(session, path))
+
+
+def reached(session: Session, path: str) -> Any:
+    """The object at *path*; DebugError says what there is instead."""
     tree: Any = {"vm": {vm.name: Vm(vm) for vm in session.vms}, "root": session.machine.hypervisor.partitions}
     tree["root"] = next(partition for partition in tree["root"].values() if partition.is_root)
     seen = ""
     for part in path.strip("/").split("/") if path.strip("/") else []:
         tree = child(tree, part, session, seen)
         seen = f"{seen}/{part}".strip("/")
-    return outline(tree)
+    return tree
 
 
 class Vm:

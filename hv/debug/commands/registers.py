@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from hv.debug.completion import Word
 from hv.debug.errors import DebugError
 from hv.debug.looking import instructions
 from hv.debug.registry import command
@@ -13,9 +16,23 @@ from hv.spec.x86 import Rflags
 _FLAGS = ("CF", "PF", "AF", "ZF", "SF", "TF", "IF", "DF", "OF")
 
 
-@command("regs", "r", "registers")
+def _register_files(session: Session, typed: str) -> list[Word]:
+    return [Word("fp", "x87 and SSE")]
+
+
+def _vps(session: Session, typed: str) -> Iterator[Word]:
+    for vm in session.vms:
+        partition = session.machine.hypervisor.partitions.get(vm.partition_id)
+        for index, vp in sorted(partition.vps.items()) if partition is not None else ():
+            yield Word(f"{vm.name}.{index}", condition(vm, vp))
+
+
+@command("regs", "r", "registers", which=_register_files)
 def regs(session: Session, which: str = "") -> str:
-    """Show the registers of the VP looked at; `regs fp` its x87 and SSE registers."""
+    """Show the registers of the VP looked at; `regs fp` its x87 and SSE registers.
+
+    Example: `regs`, `regs fp`
+    """
     if which == "fp":
         return floating_point(session)
     if which:
@@ -56,7 +73,10 @@ def flags(value: int) -> str:
 
 @command("disasm", "x", "disassemble")
 def disasm(session: Session, address: int | None = None, n: int = 8) -> list[str]:
-    """Disassemble *n* instructions from *address*, or from where the VP is."""
+    """Disassemble *n* instructions from *address*, or from where the VP is.
+
+    Example: `disasm`, `disasm rip 4`
+    """
     if not 1 <= n <= 200:
         raise DebugError(f"{n} instructions are out of range 1..200")
     vp, here = session.vp, session.linear_rip
@@ -81,9 +101,12 @@ def where(session: Session) -> str:
     return line if runnable(session.vm, session.vp_index) else f"{line}  (waits)"
 
 
-@command("vp", "look")
+@command("vp", "look", which=_vps)
 def vp(session: Session, which: str = "") -> list[str]:
-    """Look at another VP (`vp 1`, `vp receiver.0`); without an argument, list them all."""
+    """Look at another VP (`vp 1`, `vp receiver.0`); without an argument, list them all.
+
+    Example: `vp`, `vp 0`
+    """
     if which:
         session.look_at(which)
         return [where(session)]

@@ -15,20 +15,29 @@ MOST = 200
 
 @command("exits", "e")
 def exits(session: Session, n: int = 10) -> list[Record] | str:
-    """Show the last *n* VM exits of every VP, oldest first."""
+    """Show the last *n* VM exits of every VP, oldest first.
+
+    Example: `exits 20`
+    """
     found = [record for record in session.recent.records if is_exit(record.event)]
     return found[-checked(n):] or "no exit yet"
 
 
 @command("events", "ev")
 def events(session: Session, n: int = 20) -> list[Record] | str:
-    """Show the last *n* events, oldest first."""
+    """Show the last *n* events, oldest first.
+
+    Example: `events 50`
+    """
     return list(session.recent.records)[-checked(n):] or "no event yet"
 
 
 @command("serial", "out")
 def serial(session: Session) -> str:
-    """Show what the VM has printed on its serial port."""
+    """Show what the VM has printed on its serial port.
+
+    Example: `serial`
+    """
     return str(session.vm.serial).rstrip("\n") or "nothing yet"
 
 

@@ -175,6 +175,12 @@ class RunQueue:
             share.ready.move_to_end(vp, last=False)
         return True
 
+    def go_first(self, vp: Schedulable) -> None:
+        """*vp* is the next one of its partition, if it is ready: its turn was ended before it did anything."""
+        ready = self.share(vp.partition).ready
+        if vp in ready:
+            ready.move_to_end(vp, last=False)
+
     def has(self, partition: Any) -> bool:
         """A VP of *partition* is ready."""
         return partition.id in self.active

@@ -44,6 +44,9 @@ class GuestRegisters:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.state, name)
 
+    def __dir__(self) -> list[str]:
+        return sorted({*object.__dir__(self), *dir(self.state)})
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _OWN:
             object.__setattr__(self, name, value)

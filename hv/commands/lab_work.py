@@ -68,7 +68,7 @@ def _show(exercise: Exercise, place: Path, plain: bool) -> bool:
     colour = not is_plain(plain)
     if colour:
         print("\x1b[2J\x1b[H", end="")
-    print(f"\n{exercise.name}: {exercise.data.title}  {bar(verdict.score, exercise.max_score)}\n")
+    print(f"\n{exercise.name}: {exercise.data.title}  {bar(int(verdict.score), int(exercise.max_score))}\n")
     print(report.report(verdict, colour))
     print(f"\n{report.summary(verdict)}.", flush=True)
     return verdict.passed

@@ -11,7 +11,6 @@ Bringing a VM up goes through root's worker, and so through hypercalls; nothing 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
 from typing import Any, NamedTuple, cast
 
 import hv.hypervisor.exits  # noqa: F401  registers the exit handlers
@@ -194,7 +193,7 @@ class Machine(Box):
         super().__init__(memory_mib, slice_ticks, apic_virtualization, parallel)
         self.root = self._start_root()
         self.vms: list[VirtualMachine] = []
-        self._port_ids = count(1)
+        self._last_port_id = 0
 
     def _start_root(self) -> RootPartition:
         vp = self.hypervisor.create_vp(self.hypervisor.root, 0)
@@ -268,10 +267,14 @@ class Machine(Box):
                 return AssignedDevice(device.rid, (DEVICE_SPA >> 12) + number)
         raise MachineError(f"all {len(self.devices)} assignable devices are in use", "run fewer VMs with a device")
 
+    def _next_port_id(self) -> int:
+        self._last_port_id += 1
+        return self._last_port_id
+
     def connect(self, sender: VirtualMachine, connection_id: int, receiver: VirtualMachine, sint: int = 2) -> None:
         """HvCallPostMessage of *sender* through *connection_id* arrives at *sint* of *receiver*'s VP 0."""
         self._root_runs()
-        port_id = next(self._port_ids)
+        port_id = self._next_port_id()
         self.root.winhv.create_message_port(receiver.partition_id, port_id, sender.partition_id, sint, 0)
         self.root.winhv.connect_port(sender.partition_id, connection_id, receiver.partition_id, port_id)
 
@@ -279,14 +282,14 @@ class Machine(Box):
                        base: int = 0, count: int = 16) -> None:
         """HvCallSignalEvent of *sender*, flags 0..*count*-1, sets flags from *base* on of *receiver*'s VP 0."""
         self._root_runs()
-        port_id = next(self._port_ids)
+        port_id = self._next_port_id()
         self.root.winhv.create_event_port(receiver.partition_id, port_id, sender.partition_id, sint, 0, base, count)
         self.root.winhv.connect_port(sender.partition_id, connection_id, receiver.partition_id, port_id, PortType.EVENT)
 
     def connect_monitor(self, sender: VirtualMachine, connection_id: int, receiver: VirtualMachine, gpa: int) -> None:
         """A monitor page stands at *gpa* of both; its triggers are *sender*'s."""
         self._root_runs()
-        port_id = next(self._port_ids)
+        port_id = self._next_port_id()
         self.root.winhv.create_monitor_port(receiver.partition_id, port_id, sender.partition_id, gpa)
         self.root.winhv.connect_port(sender.partition_id, connection_id, receiver.partition_id, port_id,
                                      PortType.MONITOR, gpa)

@@ -48,6 +48,7 @@ def main(args: argparse.Namespace) -> int:
 def choose(names: list[str] | None) -> list[Metric]:
     """The metrics called *names*, or all; CommandError for one that there is not."""
     import hv.commands.metrics_parallel
+    import hv.commands.metrics_replay
     import hv.commands.metrics_smp
     import hv.commands.metrics_synic
     import hv.commands.metrics_timers  # noqa: F401  they register their metrics

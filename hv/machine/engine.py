@@ -35,6 +35,7 @@ from unicorn.unicorn_py3.unicorn import uclib
 from hv.machine import context as at
 from hv.machine import guest_mode, stubs
 from hv.machine.breakpoints import Breakpoints
+from hv.machine.countdown import Countdown
 from hv.machine.exposure import Exposure
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.half_made_flags import overwrites_operand
@@ -107,6 +108,8 @@ class Engine:
         self._entered, self._shown = 0, False       # since the start: pages to stay, page tables for a moment
         self._alone_at = -1                         # RIP of the instruction that `run_alone` lets run
         self.breakpoints = Breakpoints(self._uc, lambda: self.current, self._forget_all_code)
+        self.countdown = Countdown(self._handle, _native("uc_emu_stop"), self._forget_all_code)
+        self.on_countdown: Callable[[], None] = lambda: None    # it is over; may raise
         self._counted = False                       # the last run was limited to a number of instructions
         self.current: ProcessorState | None = None
         self.handed_over = 0                        # how often one state followed another inside a run
@@ -219,6 +222,23 @@ class Engine:
         self.nested.clear()
         self._device_pages.clear()
         self.flush_tlb()
+
+    def forget(self) -> None:
+        """Drop everything cached, translated code too: from here on it is an engine that has run nothing. Outside of a
+        run."""
+        self.memory.unwatch_code(self._code_written)
+        self.nested.executable.clear()
+        self._stale.clear()
+        self._private.clear_open_bus()
+        self.countdown.end()
+        self._forget_all_code()
+        self.invept()
+        self._held = None
+        self._counted = False
+
+    def save_images(self) -> list[tuple[ProcessorState, bytes]]:
+        """`save_image` of each of its states."""
+        return [(state, self.save_image(state)) for state in self._states]
 
     def _code_written(self, spa: int, data: bytes) -> None:
         """Somebody outside wrote to a page this engine has translated code of."""
@@ -394,6 +414,8 @@ class Engine:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
+        if self.countdown.over:
+            self.on_countdown()
         return status
 
     def _execute(self, rip: int, instructions: int) -> int:
@@ -728,10 +750,15 @@ class Engine:
         state.forget()
         at.release(state.context)
 
+    def retire(self) -> None:
+        """It runs nothing any more, and nobody tells it of stores to code."""
+        self.memory.unwatch_code(self._code_written)
+        if self in self.memory.engines:
+            self.memory.engines.remove(self)
+
     def close(self) -> None:
         """Give everything back to the host."""
-        self.memory.unwatch_code(self._code_written)
-        self.memory.engines.remove(self)
+        self.retire()
         for state in self._states:
             state.forget()
             at.release(state.context)

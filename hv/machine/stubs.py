@@ -1,6 +1,6 @@
 """Machine code that the engine calls from inside a run, so that a block of guest code costs nanoseconds, not Python.
 
-Three routines, for x86-64 hosts with the System V calling convention (Linux, Intel Macs):
+The routines, for x86-64 hosts with the System V calling convention (Linux, Intel Macs):
 
 * `block`: called at the head of every block with its size in bytes. Adds it to the work counter, and stops the engine
   before the block when the counter would reach its limit. In window mode it also reads RFLAGS and stops as soon as
@@ -10,6 +10,8 @@ Three routines, for x86-64 hosts with the System V calling convention (Linux, In
 * `instruction`: called for IN, OUT, SYSCALL, SYSENTER, which the engine cannot intercept. It notes what was asked and
   reads an intercepted MSR through the API, which leaves the instruction undone by the engine's own long jump; what
   follows is an ordinary intercept with all state live. No Python frame is on the stack that the jump abandons.
+
+And `count`, called at each instruction while `countdown.py` wants it: stops the engine before the last one counted.
 
 Elsewhere `available()` is False and `hooks.py` does the same in Python: slower, with the same counts. The bytes below
 are assembled from the listings beside them; `tests/machine/test_stubs.py` assembles them again and compares.
@@ -74,6 +76,15 @@ class InstructionFrame(ctypes.Structure):
         ("rcx_id", ctypes.c_uint64),        # +40  the API's number of RCX
         ("msr_id", ctypes.c_uint64),        # +48  the API's number of "an MSR"
         ("msr", ctypes.c_uint64 * 2),       # +56  index and value; an index that always exits
+    ]
+
+
+class Countdown(ctypes.Structure):
+    """What the count routine shares with `countdown.py`."""
+
+    _fields_ = [
+        ("left", ctypes.c_uint64),          # +0   instructions until the engine stops, before the last of them
+        ("stop", ctypes.c_void_p),          # +8   uc_emu_stop
     ]
 
 
@@ -207,6 +218,13 @@ OUT_SOURCE = _LEAVE.format(frame="r8", kind=KIND_OUT,
                            note="    mov [r12+8], esi\n    mov [r12+12], edx\n    mov [r12+16], rcx")
 SYSCALL_SOURCE = _LEAVE.format(frame="rsi", kind=KIND_SYSCALL, note="")
 SYSENTER_SOURCE = _LEAVE.format(frame="rsi", kind=KIND_SYSENTER, note="")
+COUNT_SOURCE = """
+    dec qword ptr [rcx]
+    jz stop
+    ret
+stop:
+    jmp [rcx+8]
+"""
 _BLOCK = bytes.fromhex(
     "4889714089d2480311483b51087304488911c34883793800740848ff4938488911c3483b5110733c48837918007435534154"
     "41554889cb4989fc4989d5be19000000488d5130ff51284c89e74889d94c89ea415d415c5bf74130000200007504488911c3"
@@ -234,6 +252,7 @@ _SYSENTER = bytes.fromhex(
     "53415441554889fb4989f449c70424040000004889df498b742428498d54241841ff5424204889df498b742430498d542438"
     "41ff542420415d415c5bc3"
 )
+_COUNT = bytes.fromhex("48ff097401c3ff6108")
 
 
 class Routines:
@@ -244,11 +263,12 @@ class Routines:
         base = ctypes.addressof(ctypes.c_char.from_buffer(self._page))
         addresses = []
         offset = 0
-        for code in (_BLOCK, _EXIT, _IN, _OUT, _SYSCALL, _SYSENTER):
+        for code in (_BLOCK, _EXIT, _IN, _OUT, _SYSCALL, _SYSENTER, _COUNT):
             self._page[offset : offset + len(code)] = code
             addresses.append(base + offset)
             offset += len(code) + 15 & ~15
-        self.block, self.exit, self.read_port, self.write_port, self.syscall, self.sysenter = addresses
+        (self.block, self.exit, self.read_port, self.write_port, self.syscall, self.sysenter,
+         self.count) = addresses
 
 
 _routines: list[Routines] = []

@@ -14,6 +14,7 @@ PAIRS = {
     "block": (stubs.BLOCK_SOURCE.format(eflags=x86_const.UC_X86_REG_EFLAGS), stubs._BLOCK),
     "exit": (stubs.EXIT_SOURCE, stubs._EXIT), "in": (stubs.IN_SOURCE, stubs._IN), "out": (stubs.OUT_SOURCE, stubs._OUT),
     "syscall": (stubs.SYSCALL_SOURCE, stubs._SYSCALL), "sysenter": (stubs.SYSENTER_SOURCE, stubs._SYSENTER),
+    "count": (stubs.COUNT_SOURCE, stubs._COUNT),
 }
 
 

@@ -7,7 +7,6 @@ the partition is finalized.
 from __future__ import annotations
 
 from functools import partial
-from itertools import cycle
 
 from hv.hypervisor.hypervisor import Hypervisor
 from hv.hypervisor.partitions.partition import Partition
@@ -32,7 +31,10 @@ class ProcessorFactory:
         self.hypervisor, self.memory = hypervisor, hypervisor.memory
         self.processor, self.mmio = processor, mmio
         self._engines: dict[int, tuple[Engine, CachedMappings]] = {}
-        self._vpids = cycle(range(1, 1 << 16))
+        self._last_vpid = 0
+        self._past_exits = 0                # of VPs that are gone
+        self.keeps_engines = False          # somebody may return to when they were there
+        self._kept: list[Engine] = []
         hypervisor.on_vp_deleted = self._drop
 
     def __call__(self, partition: Partition, index: int) -> VirtualProcessor | RootVirtualProcessor:
@@ -46,7 +48,8 @@ class ProcessorFactory:
         assert partition.space.tables is not None, "machine code runs by second-level tables"
         write, read = vcpu.vmcs.write, vcpu.vmcs.read
         write(VmcsField.EPT_POINTER, partition.space.tables.eptp.raw)
-        write(VmcsField.VPID, next(self._vpids))
+        self._last_vpid = self._last_vpid % 0xFFFF + 1          # 0 is the host's
+        write(VmcsField.VPID, self._last_vpid)
         write(VmcsField.SECONDARY_PROC_CONTROLS,
               read(VmcsField.SECONDARY_PROC_CONTROLS) | SecondaryControls.ENABLE_VPID)
         return VirtualProcessor(self.hypervisor, partition, index, vcpu, vmcs)
@@ -74,7 +77,9 @@ class ProcessorFactory:
     def _drop(self, vp: VirtualProcessor) -> None:
         """A VP is gone; an engine that is still there keeps nothing of it."""
         found = self._engines.get(vp.partition.id)
-        if found is not None:
+        if vp.partition.runs_code:
+            self._past_exits += sum(vp.vcpu.exits)
+        if found is not None and not self.keeps_engines:
             found[0].drop_state(vp.regs)
 
     def _forget(self, partition: Partition) -> None:
@@ -85,10 +90,25 @@ class ProcessorFactory:
             for vp in partition.vps.values():
                 vp.vmcs.clear()                 # while there are registers to be written back
             self.mmio.detach(found[0])
-            found[0].close()
+            self._give_up(found[0])
+
+    def _give_up(self, engine: Engine) -> None:
+        if self.keeps_engines:
+            engine.retire()
+            self._kept.append(engine)
+        else:
+            engine.close()
+
+    @property
+    def exits(self) -> int:
+        """The VM exits of all VPs that there are and were."""
+        return self._past_exits + sum(
+            sum(vp.vcpu.exits) for partition in self.hypervisor.partitions.values() if partition.runs_code
+            for vp in partition.vps.values())
 
     def close(self) -> None:
         """Give every engine back to the host."""
-        for engine, _ in self._engines.values():
+        for engine in [*(engine for engine, _ in self._engines.values()), *self._kept]:
             engine.close()
         self._engines.clear()
+        self._kept.clear()

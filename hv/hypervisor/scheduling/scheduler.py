@@ -23,7 +23,7 @@ from hv.trace import events
 from hv.trace.events import SwitchReason
 
 SLICE_TICKS = 100_000       # 50 us: small enough for two VPs that spin on each other's lock
-ALONE_TICKS = 20_000_000    # 10 ms: nobody waits, so only a timer, an interrupt or a woken VP needs an end
+ALONE_TICKS = 10_000_000    # 5 ms: nobody waits, so only a timer, an interrupt or a woken VP needs an end
 WOKEN_TICKS = 20_000        # 10 us: what a VP has before a sibling that was woken goes first, and what that one has
 STAY_TICKS = 2_000_000      # 1 ms: so long siblings hand the engine to each other before anybody else is asked
 _SLICE_OVER, _HALTED, _SPINS = SwitchReason.SLICE_OVER, SwitchReason.HALTED, SwitchReason.SPINS
@@ -105,7 +105,8 @@ class Scheduler:
         try:
             vp.run(self._slice_end if due is None or due > self._slice_end else due)
         finally:
-            self._end()
+            if self._share is not None:         # an error may come between two siblings' turns
+                self._end()
         return True
 
     def run_root(self) -> bool:

@@ -4,6 +4,9 @@ PATH is a submission (a file, or a folder that holds the exercise's file) or a
 folder of submissions. The same submission gets the same result on every
 machine. docs/grading.md shows how each course system is fed.
 
+A whole class: hv grade FOLDER --jobs 4 --resume report.hvj
+grades with four processes, and goes on where it stopped when it is run again.
+
   --format text          what a person reads (this is the default)
   --format gradescope    results.json, with hidden checks marked
   --format prairielearn  results.json of an external grader
@@ -40,7 +43,6 @@ from hv.printable import printable
 
 if TYPE_CHECKING:
     from hv.lab.formats.registry import Format
-    from hv.lab.grading import Grade
     from hv.lab.result import Result
 
 EXERCISE = "01_first_exit"
@@ -56,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key", metavar="FILE", type=Path, help="the course key")
     parser.add_argument("--seed", metavar="WORDS", help="draw variants from these words, not from a key")
     parser.add_argument("--student", metavar="ID", default="", help="whose submission it is, of one alone")
+    parser.add_argument("--jobs", metavar="N", type=int, default=1, help="grade with N processes (default 1)")
+    parser.add_argument("--resume", metavar="FILE", type=Path, help="keep results in FILE, and take up those in it")
     parser.add_argument("--plain", action="store_true", help="no colours")
 
 
@@ -87,8 +91,9 @@ def chosen(args: argparse.Namespace) -> Format:
 
 def _grade(args: argparse.Namespace, format: Format) -> int:
     from hv.commands.course import exercise_of, seed_of
+    from hv.commands.grading_many import grade_many
     from hv.lab.formats.output import Output, refuse_several
-    from hv.lab.grading import grade, is_alone, submissions, unfinished, with_student
+    from hv.lab.grading import is_alone, submissions, unfinished, with_student
 
     exercise, seed = exercise_of(args), seed_of(args)
     handed_in = submissions(args.paths, exercise)
@@ -103,18 +108,12 @@ def _grade(args: argparse.Namespace, format: Format) -> int:
         output.save(provisional)
     elif not args.dry_run:
         refuse_several(format, provisional)
-    tell = _teller(args, format, alone)
-    grades = []
-    for submission in handed_in:
-        own = exercise if seed is None else exercise.variant(seed, submission.student)
-        grades.append(grade(own, submission))
-        tell(grades[-1].result)
-    results = [one.result for one in grades]
+    results = grade_many(args, exercise, seed, handed_in, _teller(args, format, alone))
     if output is not None:
         output.save(results)
     elif not args.dry_run:
         _print_rest(format, results, alone)
-    return exit_code(grades)
+    return exit_code(results)
 
 
 def _teller(args: argparse.Namespace, format: Format, alone: bool) -> Callable[[Result], None]:
@@ -143,8 +142,8 @@ def _print_rest(format: Format, results: list[Result], alone: bool) -> None:
         print(text.total(results))
 
 
-def exit_code(grades: list[Grade]) -> int:
+def exit_code(results: list[Result]) -> int:
     """0 all points, 1 not all, 4 when the grader itself failed."""
-    if any(one.status == "grader_error" for one in grades):
+    if any(one.status == "grader_error" for one in results):
         return INTERNAL_ERROR
-    return TRUE if all(one.passed for one in grades) else CHECKS_FAILED
+    return TRUE if all(one.passed for one in results) else CHECKS_FAILED

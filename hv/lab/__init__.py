@@ -13,7 +13,10 @@ behind, so what a learner sees is what is graded; there is nothing like it in Hy
   exceptions. `verify.py` proves that an exercise keeps what it promises.
 * `report.py` shows findings to people, `grading.py` turns them into scores, `progress.py` remembers what is done.
 * `result.py` is what is told about a graded submission; `formats/` writes it down for each course system.
-* `variants.py` gives each student values of their own, drawn by the course key of `key.py`; `handout.py` hands them out.
+* `variants.py` gives each student values of their own, drawn by the course key of `key.py`; `handout.py` hands them
+  out.
+* `whole_class.py` grades many: `workers.py` with processes of this machine, into a report (`journal.py`) that can be
+  taken up again. `sandbox/` runs a learner's Python.
 
 May import everything; imported by `commands` only. Read `exercise.py` first, then `runner.py`.
 """

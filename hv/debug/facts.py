@@ -131,6 +131,11 @@ class Recording(Recent):
         self.operands.append(self._operands(record) if isinstance(record.event, VmExit) else _NOTHING)
         self.seen += 1
 
+    def clear(self) -> None:
+        """Forget all of them."""
+        self.records.clear()
+        self.operands.clear()
+
     def _operands(self, record: Record) -> Mapping[str, Any]:
         partition = self._partitions.get(record.partition)
         vp = None if partition is None else partition.vps.get(record.vp)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hv.debug.conditions import Condition, Missing
 from hv.debug.errors import DebugError
@@ -27,6 +27,9 @@ from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.image.model import Image
 from hv.machine.faults import BusError, GuestFault, NestedFault
 from hv.printable import printable
+
+if TYPE_CHECKING:
+    from hv.replay.timeline import Timeline
 
 KEPT_EVENTS = 20_000
 PYTHON = "<repl>"           # the file name of what the user writes in Python
@@ -69,6 +72,13 @@ class Session:
         self.finished = False
         self.places = Places(images or {})
         self.variables: dict[str, Any] = {}
+        self.timeline: Timeline | None = None       # while the run is recorded
+
+    def runs_by_itself(self) -> None:
+        """The machine is about to run on as it stands; DebugError while it is recorded, which that would disturb."""
+        if self.timeline is not None:
+            raise DebugError("the run is recorded", "`forth`, `back` and `goto` move in it, `record` goes on at its "
+                             "end, `forget` ends the recording")
 
     # --- where one looks -------------------------------------------------------------------------------
 

@@ -79,7 +79,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(place):
 
 def test_a_check_that_students_see_needs_none_that_they_do_not(tmp_path):
     hidden = HALTS + "hidden = true\n"
-    with pytest.raises(LabError, match="which is hidden from students"):
+    with pytest.raises(LabError, match="which is hidden"):
         a_lab(tmp_path, hidden + '[[checks]]\nname = "b"\nkind = "serial"\ntext = ""\nneeds = "it halts"\n')
     with pytest.raises(LabError, match="every check is hidden"):
         a_lab(tmp_path, hidden)

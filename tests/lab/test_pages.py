@@ -5,7 +5,7 @@ import re
 import pytest
 
 from hv.lab.exercise import read_all
-from hv.lab.runner import FinishedRun, program
+from hv.lab.runner import prepare
 from hv.lab.words import event_words
 from tests.lab.exercises import LABS
 
@@ -26,10 +26,10 @@ def happens(line, said):
 @pytest.mark.parametrize("exercise", [one for one in read_all(LABS) if one.data.kind == "guest"],
                          ids=lambda exercise: exercise.name)
 def test_the_expected_lines_of_a_page_happen_in_this_order(exercise):
-    run = FinishedRun(program(exercise.solution, True), exercise.data.limits)
+    run = prepare(exercise, exercise.solution)
     run.go()
     run.close()
-    said = iter([event_words(happening.event) for happening in run.happened])
+    said = iter([event_words(happening.event, always=True) for happening in run.happened])
     lines = shown(exercise)
     assert lines
     assert [line for line in lines if not any(happens(line, one) for one in said)] == []

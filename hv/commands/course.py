@@ -1,4 +1,4 @@
-"""What a course needs around grading: `hv grade keygen` and `hv grade handout`."""
+"""What a course needs around grading: `hv grade keygen`, `handout` and `verify`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hv.commands.errors import TRUE, CommandError
+from hv.commands.errors import CHECKS_FAILED, TRUE, CommandError
 from hv.commands.files import labs_folder
 from hv.printable import printable
 
 if TYPE_CHECKING:
     from hv.lab.exercise import Exercise
+    from hv.lab.formats.registry import Format
 
 
 def exercise_of(args: argparse.Namespace) -> Exercise:
@@ -55,10 +56,47 @@ def handout(args: argparse.Namespace) -> int:
     return TRUE
 
 
+def receipts_of(args: argparse.Namespace) -> Format | None:
+    """Receipts, when they are asked for; a key signs them."""
+    from hv.lab.key import read_key
+    from hv.lab.receipt import receipts
+
+    if args.receipt is None:
+        return None
+    if args.key is None:
+        raise CommandError("a receipt is signed, and there is no key",
+                           "name one with --key; `hv grade keygen FILE` makes it")
+    return receipts(read_key(args.key))
+
+
+def verify(args: argparse.Namespace) -> int:
+    """Say whether a receipt is genuine, run its submission again, and say what differs."""
+    from hv.lab.key import read_key
+    from hv.lab.receipt import differences, read_receipt
+    from hv.lab.regrade import again
+
+    if len(args.paths) != 3 or args.key is None:
+        raise CommandError("expected a receipt, a submission and a key",
+                           "hv grade verify RECEIPT SUBMISSION --key FILE")
+    key, then = read_key(args.key), read_receipt(args.paths[1])
+    if not then.is_genuine(key):
+        print("FORGED     the receipt was not signed with this key, or was changed since")
+        return CHECKS_FAILED
+    args.exercise = then.exercise
+    differ = differences(then, again(exercise_of(args), then, args.paths[2], key))
+    for what, before, now in differ:
+        print(f"DIFFERENT  {what}: {printable(before) or 'none'} then, {printable(now) or 'none'} now")
+    if differ:
+        return CHECKS_FAILED
+    print(f"GENUINE    {printable(then.file)}: {then.score} of {then.max_score} points in {printable(then.exercise)}, "
+          "and the same when it is run again")
+    return TRUE
+
+
 def _one(paths: list[Path], usage: str) -> Path:
     if len(paths) != 1:
         raise CommandError(f"expected one file, found {len(paths)}", usage)
     return paths[0]
 
 
-ACTIONS = {"keygen": keygen, "handout": handout}
+ACTIONS = {"keygen": keygen, "handout": handout, "verify": verify}

@@ -20,6 +20,9 @@ A lab may have a variant for each student, drawn from the course key:
   hv grade FOLDER/ --key FILE                              grade it
 
 A folder or a file is named for its student there; of one alone say --student.
+With --receipt a signed receipt is written too; run it again and compare with
+
+  hv grade verify RECEIPT SUBMISSION --key FILE
 
 The exit code is 0 when each earned all its points, 1 when one did not, 4 when
 the grader itself failed.
@@ -39,8 +42,9 @@ from hv.commands.screen import is_plain
 from hv.printable import printable
 
 if TYPE_CHECKING:
+    from hv.lab.exercise import Exercise
     from hv.lab.formats.registry import Format
-    from hv.lab.grading import Grade
+    from hv.lab.grading import Submission
     from hv.lab.result import Result
 
 EXERCISE = "01_first_exit"
@@ -56,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key", metavar="FILE", type=Path, help="the course key")
     parser.add_argument("--seed", metavar="WORDS", help="draw variants from these words, not from a key")
     parser.add_argument("--student", metavar="ID", default="", help="whose submission it is, of one alone")
+    parser.add_argument("--receipt", metavar="PLACE", help="write a receipt, signed with the course key")
     parser.add_argument("--plain", action="store_true", help="no colours")
 
 
@@ -78,6 +83,8 @@ def chosen(args: argparse.Namespace) -> Format:
 
     if args.dry_run and args.output is not None:
         raise CommandError("--dry-run writes nothing, and --output names a place", "leave one of them out")
+    if args.dry_run and args.receipt is not None:
+        raise CommandError("--dry-run writes nothing, and --receipt names a place", "leave one of them out")
     if args.format not in FORMATS:
         near = difflib.get_close_matches(args.format, FORMATS, 1)
         raise CommandError(f"there is no format `{printable(args.format)}`; expected {', '.join(sorted(FORMATS))}",
@@ -86,35 +93,41 @@ def chosen(args: argparse.Namespace) -> Format:
 
 
 def _grade(args: argparse.Namespace, format: Format) -> int:
-    from hv.commands.course import exercise_of, seed_of
+    from hv.commands.course import exercise_of, receipts_of, seed_of
     from hv.lab.formats.output import Output, refuse_several
-    from hv.lab.grading import grade, is_alone, submissions, unfinished, with_student
+    from hv.lab.grading import grade, unfinished
 
-    exercise, seed = exercise_of(args), seed_of(args)
-    handed_in = submissions(args.paths, exercise)
-    alone = len(args.paths) == 1 and is_alone(args.paths[0], handed_in, exercise)
-    if args.student and not alone:
-        raise CommandError("--student names one student, and there are several submissions", "leave it out")
-    if seed is not None:
-        handed_in = [with_student(one, exercise, args.student, alone) for one in handed_in]
-    output = Output(format, args.output, alone) if args.output is not None else None
-    provisional = [unfinished(exercise, submission).result for submission in handed_in]
-    if output is not None:
-        output.save(provisional)
+    exercise, seed, sign = exercise_of(args), seed_of(args), receipts_of(args)
+    handed_in, alone = _handed_in(args, exercise, seed is not None)
+    outputs = [Output(form, place, alone) for form, place in ((format, args.output), (sign, args.receipt))
+               if form is not None and place is not None]
+    for output in outputs:
+        output.refuse(len(handed_in))
+    if args.output is not None:
+        outputs[0].save([unfinished(exercise, submission).result for submission in handed_in])
     elif not args.dry_run:
-        refuse_several(format, provisional)
-    tell = _teller(args, format, alone)
-    grades = []
+        refuse_several(format, len(handed_in))
+    tell, results = _teller(args, format, alone), []
     for submission in handed_in:
         own = exercise if seed is None else exercise.variant(seed, submission.student)
-        grades.append(grade(own, submission))
-        tell(grades[-1].result)
-    results = [one.result for one in grades]
-    if output is not None:
+        results.append(grade(own, submission).result)
+        tell(results[-1])
+    for output in outputs:
         output.save(results)
-    elif not args.dry_run:
+    if args.output is None and not args.dry_run:
         _print_rest(format, results, alone)
-    return exit_code(grades)
+    return exit_code(results)
+
+
+def _handed_in(args: argparse.Namespace, exercise: Exercise, drawn: bool) -> tuple[list[Submission], bool]:
+    """What is to be graded, and whether it was asked for by itself. *drawn*: by the values of its student."""
+    from hv.lab.grading import is_alone, submissions, with_student
+
+    found = submissions(args.paths, exercise)
+    alone = len(args.paths) == 1 and is_alone(args.paths[0], found, exercise)
+    if args.student and not alone:
+        raise CommandError("--student names one student, and there are several submissions", "leave it out")
+    return [with_student(one, exercise, args.student, alone) for one in found] if drawn else found, alone
 
 
 def _teller(args: argparse.Namespace, format: Format, alone: bool) -> Callable[[Result], None]:
@@ -143,8 +156,8 @@ def _print_rest(format: Format, results: list[Result], alone: bool) -> None:
         print(text.total(results))
 
 
-def exit_code(grades: list[Grade]) -> int:
+def exit_code(results: list[Result]) -> int:
     """0 all points, 1 not all, 4 when the grader itself failed."""
-    if any(one.status == "grader_error" for one in grades):
+    if any(one.status == "grader_error" for one in results):
         return INTERNAL_ERROR
-    return TRUE if all(one.passed for one in grades) else CHECKS_FAILED
+    return TRUE if all(one.passed for one in results) else CHECKS_FAILED

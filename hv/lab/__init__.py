@@ -13,8 +13,8 @@ behind, so what a learner sees is what is graded; there is nothing like it in Hy
   exceptions. `verify.py` proves that an exercise keeps what it promises.
 * `report.py` shows findings to people, `grading.py` turns them into scores, `progress.py` remembers what is done.
 * `result.py` is what is told about a graded submission; `formats/` writes it down for each course system.
-* `variants.py` gives each student values of their own, drawn by the course key of `key.py`; `handout.py` gives them
-  out.
+* `variants.py` gives each student values of their own, drawn from the course key (`key.py`) and handed out by
+  `handout.py`. `receipt.py` signs what happened (`evidence.py`), so that it can be run again and compared.
 
 May import everything; imported by `commands` only. Read `exercise.py` first, then `runner.py`.
 """

@@ -23,8 +23,9 @@ from hv.lab.errors import LabError
 from hv.lab.exercise import SUFFIXES, Exercise
 from hv.lab.formats import native
 from hv.lab.report import first_problem
-from hv.lab.result import Result, Status, one_check, result
+from hv.lab.result import LONGEST_MESSAGE, Result, Status, one_check
 from hv.lab.runner import Verdict
+from hv.lab.variants import words
 from hv.printable import printable
 
 Judge = Callable[[Exercise, Path, bool], Verdict]
@@ -57,10 +58,15 @@ class Grade:
     @property
     def result(self) -> Result:
         """What is told about it."""
-        judged = not self.verdict.refused and self.status == Status.GRADED
-        checks = tuple(one_check(check, finding, judged) for check, finding in self.verdict.judged)
-        return result(self.verdict.exercise, self.submission.name, self.sha256, Status(self.status), self.message,
-                      checks, self.submission.student)
+        verdict, exercise = self.verdict, self.verdict.exercise
+        judged = not verdict.refused and self.status == Status.GRADED
+        return Result(
+            exercise=printable(exercise.name), title=printable(exercise.data.title), lab_sha256=exercise.sha256(),
+            submission=printable(self.submission.name), file=printable(self.submission.path.name), sha256=self.sha256,
+            status=Status(self.status), message=printable(self.message, LONGEST_MESSAGE),
+            checks=tuple(one_check(check, finding, judged) for check, finding in verdict.judged),
+            student=printable(self.submission.student), variant=printable(words(exercise.values)),
+            trace_sha256=verdict.trace_sha256)
 
     def as_data(self) -> dict[str, Any]:
         """The result as plain data."""

@@ -16,9 +16,7 @@ from enum import StrEnum
 
 from hv import __version__
 from hv.lab.checks import Check, Finding, Line, Mark
-from hv.lab.exercise import Exercise
 from hv.lab.report import marked
-from hv.lab.variants import words
 from hv.printable import printable
 
 LONGEST_MESSAGE = 1000          # characters
@@ -84,6 +82,8 @@ class Result:
     checks: tuple[CheckResult, ...]
     student: str = ""                   # for whom the variant was drawn; empty when none was
     variant: str = ""                   # its values: `rounds=7`; empty when the lab has none
+    file: str = ""                      # the plain name of the file
+    trace_sha256: str = ""              # of what happened (`evidence.py`); empty when nothing was run
     tool: str = f"hvlab {__version__}"
 
     @property
@@ -131,14 +131,6 @@ def _where(lines: list[Line]) -> str:
 def _hint(check: Check, finding: Finding) -> str:
     known = any(mistake.says == finding.message for mistake in check.mistakes)
     return printable(finding.message, LONGEST_MESSAGE) if known else ""
-
-
-def result(exercise: Exercise, submission: str, sha256: str, status: Status, message: str,
-           checks: tuple[CheckResult, ...], student: str = "") -> Result:
-    """The result of one submission of *exercise*."""
-    return Result(printable(exercise.name), printable(exercise.data.title), exercise.sha256(), printable(submission),
-                  sha256, status, printable(message, LONGEST_MESSAGE), checks, printable(student),
-                  printable(words(exercise.values)))
 
 
 def for_student(whole: Result) -> Result:

@@ -18,6 +18,7 @@ from hv.image.library import guests_folder
 from hv.image.model import Image
 from hv.lab.answers import read_answers
 from hv.lab.checks import ANY, LEARNER, Check, Finding, Happening, judge_all
+from hv.lab.evidence import trace_hash
 from hv.lab.exercise import Exercise, Limits
 from hv.lab.faults import FAULTS
 from hv.lab.pieces import open_piece
@@ -37,6 +38,7 @@ class Verdict:
     name: str
     refused: str = ""
     findings: list[Finding] = field(default_factory=list)
+    trace_sha256: str = ""              # of what happened; empty when nothing was run
 
     @property
     def judged(self) -> list[tuple[Check, Finding]]:
@@ -182,7 +184,7 @@ def check(exercise: Exercise, path: Path, own_includes: bool = True) -> Verdict:
         return Verdict(exercise, path.name, refused(error, path))
     try:
         run.go()
-        return Verdict(exercise, path.name, "", judge_all(exercise.data.checks, run))
+        return Verdict(exercise, path.name, "", judge_all(exercise.data.checks, run), trace_hash(run, run.vms))
     finally:
         run.close()
 

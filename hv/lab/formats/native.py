@@ -31,7 +31,7 @@ def as_data(one: Result) -> dict[str, Any]:
     """A result as plain data."""
     return {
         "version": VERSION, "tool": one.tool, "exercise": one.exercise, "lab_sha256": one.lab_sha256,
-        "student": one.student, "variant": one.variant,
+        "file": one.file, "trace_sha256": one.trace_sha256, "student": one.student, "variant": one.variant,
         "submission": one.submission, "sha256": one.sha256, "status": str(one.status),
         "score": plain(one.score), "max_score": plain(one.max_score), "passed": one.passed, "message": one.message,
         "tests": [_test(check) for check in one.checks],

@@ -39,9 +39,14 @@ class Output:
                 hint = "name another place with --output"
                 raise LabError(f"{place} cannot be written: {error.strerror}", hint) from None
 
+    def refuse(self, count: int) -> None:
+        """LabError when *count* results have no room there."""
+        if not self.is_folder:
+            refuse_several(self.format, count)
+
     def _files(self, results: Sequence[Result]) -> list[tuple[Path, str]]:
         if not self.is_folder:
-            refuse_several(self.format, results)
+            self.refuse(len(results))
             return [(self.place, self.format.text(results, self.alone))]
         if self.alone or not self.format.single:
             return [(self.place / self.format.file, self.format.text(results, self.alone))]
@@ -49,10 +54,10 @@ class Output:
         return [(self.place / name, self.format.write([one])) for name, one in zip(names, results, strict=True)]
 
 
-def refuse_several(format: Format, results: Sequence[Result]) -> None:
-    """LabError when *format* cannot hold *results* in one file."""
-    if format.single and len(results) != 1:
-        raise LabError(f"a file of {format.name} holds one submission; there are {len(results)}",
+def refuse_several(format: Format, count: int) -> None:
+    """LabError when *format* cannot hold *count* results in one file."""
+    if format.single and count != 1:
+        raise LabError(f"a file of {format.name} holds one submission; there are {count}",
                        "name a folder with --output, such as --output results/")
 
 

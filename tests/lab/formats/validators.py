@@ -165,9 +165,9 @@ def ours(data: bytes) -> list[dict[str, Any]]:
         assert found["passed"] == sum(one["passed"] for one in results)
     for one in results:
         known(one, version=(2,), tool=str, exercise=str, lab_sha256=str, submission=str, sha256=str, score=float,
-              student=str, variant=str,
+              student=str, variant=str, file=str, trace_sha256=str,
               status=("graded", "not_gradable", "grader_error"), max_score=float, passed=bool, message=str, tests=list)
-        assert len(one) == 14
+        assert len(one) == 16
         for test in one["tests"]:
             known(test, name=str, score=float, max_score=float, passed=bool, hidden=bool, message=str, hint=str,
                   outcome=("passed", "partial", "failed", "waiting"), expected=str, found=str, where=str, details=list)

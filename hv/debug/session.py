@@ -149,15 +149,19 @@ class Session:
 
     def do(self, line: str) -> str:
         """Carry out *line*; the text to print. DebugError in one line when that cannot be done."""
+        return render(self.value(line))
+
+    def value(self, line: str) -> Any:
+        """Carry out *line*; what came of it, as it is. DebugError."""
         line = line.strip()
         if not line or line.startswith("#"):
-            return ""
+            return None
         try:
             answer = self._answer(line)
             if self.machine.closed:
                 self.finished = True        # nothing of it may be looked at any more
                 return "the machine is closed; so is the session"
-            return render(answer)
+            return answer
         except _TRANSLATED as error:
             raise DebugError(in_words(error)) from None
 
@@ -176,6 +180,8 @@ class Session:
         if line.startswith("!"):
             return True
         word, rest = first_word(line)
+        if word.isidentifier() and re.match(r"=[^=]", rest):
+            return True
         if word in NAMES or (word.endswith("()") and word[:-2] in NAMES
                               and not rest.partition("#")[0].strip()):
             return False
@@ -216,7 +222,7 @@ class Session:
         live = {"machine": machine, "session": self, "vm": vm, "vms": self.vms,
                 "partition": machine.hypervisor.partitions.get(vm.partition_id), "vp": vp,
                 "regs": vp.guest_regs if vp is not None else None, "trace": machine.trace,
-                "hypervisor": machine.hypervisor, "root": machine.root}
+                "hypervisor": machine.hypervisor, "root": getattr(machine, "root", None)}
         return {**live, **self.variables}
 
     def python(self, source: str) -> Any:

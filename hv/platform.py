@@ -177,6 +177,21 @@ class Box:
         driver.start()
         self.hypervisor.iommu = DeviceDomains(driver)
 
+    def step(self, vm: Any, vp_index: int = 0) -> bool:
+        """One instruction of one VP, with everything that must happen before it; False when it cannot run."""
+        vp = vm.partition.vps[vp_index]
+        self.clock.run_due()
+        self.scheduler.take_idle_interrupts()
+        while vp.intercept_suspend and self.scheduler.run_root():
+            pass
+        if vm.ended is not None or not vp.runnable:
+            return False
+        self.trace.at(vm.partition_id, vp_index)
+        self.scheduler.current = vp
+        vp.step()
+        self.scheduler.run_root()
+        return True
+
     def close(self) -> None:
         """Give everything back to the host; the machine must not be used afterwards."""
         if not self.closed:
@@ -339,18 +354,3 @@ class Machine(Box):
         for vm in self.vms:
             if vm.ended is None:
                 vm.worker.end("budget", "the budget of virtual time is used up")
-
-    def step(self, vm: VirtualMachine, vp_index: int = 0) -> bool:
-        """One instruction of one VP, with everything that must happen before it; False when it cannot run."""
-        vp = vm.partition.vps[vp_index]
-        self.clock.run_due()
-        self.scheduler.take_idle_interrupts()
-        while vp.intercept_suspend and self.scheduler.run_root():
-            pass
-        if vm.ended is not None or not vp.runnable:
-            return False
-        self.trace.at(vm.partition_id, vp_index)
-        self.scheduler.current = vp
-        vp.step()
-        self.scheduler.run_root()
-        return True

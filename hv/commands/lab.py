@@ -9,6 +9,8 @@ actions:
   trace   what the machine records when your program runs, or the lab's
   hint    the next hint
   reset   put the starter back; what you wrote is kept under another name
+  export  write the labs for students into a new folder: without solutions,
+          wrong answers and hidden checks
   verify  prove that solutions pass, and that starters and known wrong
           answers fail as the labs say
 
@@ -37,15 +39,17 @@ if TYPE_CHECKING:
     from hv.lab.exercise import Exercise
     from hv.lab.progress import Progress
 
-ACTIONS = ("list", "next", "start", "check", "watch", "trace", "hint", "reset", "verify")
+ACTIONS = ("list", "next", "start", "check", "watch", "trace", "hint", "reset", "export", "verify")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `hv lab`."""
     parser.add_argument("action", metavar="ACTION", nargs="?", default="list", help="one of the above")
-    parser.add_argument("lab", metavar="LAB", nargs="?", help="01_first_exit, or 1, or first_exit.asm")
+    parser.add_argument("lab", metavar="LAB", nargs="?",
+                        help="01_first_exit, or 1, or first_exit.asm; of `export` a folder")
     parser.add_argument("--dir", metavar="DIR", type=Path, default=Path(),
                         help="the folder you work in (default: this one)")
+    parser.add_argument("--labs", metavar="DIR", type=Path, help="another folder of labs, such as an exported one")
     parser.add_argument("--plain", action="store_true", help="no colours")
 
 
@@ -57,9 +61,11 @@ def main(args: argparse.Namespace) -> int:
     from hv.lab.progress import Progress
 
     try:
-        exercises, progress = read_all(labs_folder()), Progress()
+        exercises, progress = read_all(labs_folder() if args.labs is None else args.labs), Progress()
         if args.action == "verify":
             return verify(_asked(exercises, args.lab))
+        if args.action == "export":
+            return export(exercises, args.lab)
         if args.action == "list":
             code = show_list(exercises, progress)
         else:
@@ -238,6 +244,18 @@ def hint(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> in
     _page(textwrap.fill(text, 100), args.plain)
     if number + 1 == len(hints):
         print("That was the last hint.")
+    return TRUE
+
+
+def export(exercises: list[Exercise], folder: str | None) -> int:
+    """Write the students' tree."""
+    from hv.lab.export import export as write
+
+    if folder is None:
+        raise CommandError("export needs a folder to write into", "hv lab export student-labs")
+    files = write(exercises, Path(folder))
+    print(f"{len(exercises)} labs, {len(files)} files are in {printable(folder)}: no solutions, no wrong answers, "
+          f"no hidden checks.\nStudents use them with: hv lab --labs {printable(folder)}")
     return TRUE
 
 

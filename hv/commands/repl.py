@@ -8,6 +8,7 @@ line, so that a session can be written down: `echo "step 5" | hv repl guests/tim
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -29,25 +30,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mem", metavar="MIB", type=int, help="memory in MiB")
     parser.add_argument("--device", action="store_true", help="assign the DMA engine (for the guests dma and attacker)")
     parser.add_argument("-c", "--command", metavar="LINE", action="append", help="do this line and leave; repeatable")
+    parser.add_argument("--json", action="store_true", help="answer each line with one line of JSON")
+    parser.add_argument("--root", action="store_true", help="FILE runs in the root partition itself")
     parser.add_argument("--plain", action="store_true", help="no colours, no completion")
 
 
 def main(args: argparse.Namespace) -> int:
     """Read, do, print. Without a terminal, 1 when a line could not be carried out."""
     from hv.commands import building
-    from hv.commands.run import describe
+    from hv.commands.run import describe, describe_root
 
-    description = describe(args)
+    description = describe_root(args) if args.root else describe(args)
     images = {vm.name: building.load_image(vm.image) for vm in description.vms}
-    machine, vms = building.build(description)
+    machine, vms = building.build_any(description)
     from hv.debug.session import PYTHON, Session
 
     session = Session(machine, vms, images)
     try:
         with building.ctrl_c(PYTHON) as interrupted:
             session.interrupted = interrupted.take
-            if args.command is not None or not sys.stdin.isatty():
-                return scripted(session, args.command if args.command is not None else sys.stdin, args.command is None)
+            if args.command is not None or args.json or not sys.stdin.isatty():
+                lines = args.command if args.command is not None else sys.stdin
+                return as_json(session, lines) if args.json else scripted(session, lines, args.command is None)
             name = printable(description.vms[0].image.name)
             print(f"{name} stands before its first instruction. `help` lists the commands.")
             answer(session, "disasm rip 3")
@@ -64,6 +68,30 @@ def scripted(session: Session, lines: Any, echo: bool) -> int:
             print(f"{session.prompt}{printable(line.strip())}")
         if not answer(session, line):
             code = CHECKS_FAILED
+        if session.finished:
+            break
+    return code
+
+
+def as_json(session: Session, lines: Any) -> int:
+    """Carry out *lines*, and answer each with an object in one line; 1 when one of them could not be carried out.
+
+    `{"line": ..., "answer": ...}`, or instead of the answer "error" and "hint".
+    """
+    from hv.debug.data import plain_data
+    from hv.debug.errors import DebugError
+
+    code = TRUE
+    for line in lines:
+        said: dict[str, Any] = {"line": line.strip()}
+        if not said["line"]:
+            continue
+        try:
+            said["answer"] = plain_data(session.value(line))
+        except DebugError as error:
+            said |= {"error": error.message, "hint": error.hint}
+            code = CHECKS_FAILED
+        print(json.dumps(said), flush=True)
         if session.finished:
             break
     return code

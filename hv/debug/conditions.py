@@ -157,7 +157,7 @@ class Condition:
     def _near(self, name: str, beside: str) -> str:
         among = [*members(beside), *(EVENT_CLASSES if beside in ("event", "") else ()), *self._symbols]
         found = closest(name, [*among, *self._fields, *self._live] if not name.isupper() else among)
-        return f"near: {', '.join(found)}" if found else "`help fields` lists the fields"
+        return f"near: {', '.join(found)}" if found else "`fields` lists the fields"
 
 
 def members(field: str) -> Mapping[str, Any]:

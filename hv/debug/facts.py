@@ -98,6 +98,13 @@ class Fact(NamedTuple):
             return event.__dict__[name]
         return self._where(name)
 
+    def get(self, name: str) -> Any:
+        """The value called *name*, or None."""
+        try:
+            return self.field(name)
+        except KeyError:
+            return None
+
     def _where(self, name: str) -> int:
         """`partition` and `vp` of an event that has no such fields of its own are where it happened."""
         return {"partition": self.record.partition, "vp": self.record.vp}[name]
@@ -130,6 +137,11 @@ class Recording(Recent):
         super().__call__(record)
         self.operands.append(self._operands(record) if isinstance(record.event, VmExit) else _NOTHING)
         self.seen += 1
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self.records.clear()
+        self.operands.clear()
 
     def _operands(self, record: Record) -> Mapping[str, Any]:
         partition = self._partitions.get(record.partition)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
+from hv.debug.facts import Fact
 from hv.printable import printable
 from hv.spec.exits import ExitReason
 from hv.trace.bus import Record
 
 MOST_LINES, LONGEST_LINE = 200, 2000
+
+
+class Found(NamedTuple):
+    """What was looked for: the *items*, and what is said when there is none."""
+
+    items: list[Any]
+    otherwise: str
 
 
 def render(value: Any) -> str:
@@ -28,10 +37,14 @@ def _lines(value: Any) -> Iterable[str]:
             return []
         case str():
             return value.split("\n")
+        case Counter():
+            return _table({name: str(count) for name, count in value.items()})
         case Mapping():
             return _table(value)
-        case Record():
-            return [record_line(value)]
+        case Found():
+            return [_one(item) for item in value.items] or [value.otherwise]
+        case Record() | Fact():
+            return [_one(value)]
         case _ if _inspectable(value):
             return _table(value.inspect())
         case list() | tuple():
@@ -71,6 +84,8 @@ def _one(value: Any) -> str:
             return value.hex(" ")
         case Record():
             return record_line(value)
+        case Fact():
+            return fact_line(value)
         case Mapping():
             return " ".join(f"{key}={_one(item)}" for key, item in value.items())
         case _ if _inspectable(value):
@@ -81,7 +96,7 @@ def _one(value: Any) -> str:
             shown = ((field.name, getattr(value, field.name)) for field in fields(value))
             return " ".join(f"{name}={_one(part)}" for name, part in shown if part != "")
         case _:
-            return _without_address(value)
+            return without_address(value)
 
 
 def outline(tree: Any) -> Any:
@@ -117,6 +132,13 @@ def record_line(record: Record) -> str:
     return f"{where}  {type(event).__name__} {_one(event)}".rstrip()
 
 
+def fact_line(fact: Fact) -> str:
+    """The same, and what the instruction was about."""
+    said = {"rip", "gpa", "gva"} if "guest_physical_address" in str(fact.record.event) else {"rip"}
+    operands = {name: value for name, value in fact.operands.items() if name not in said}
+    return f"{record_line(fact.record)} {_one(operands)}".rstrip()
+
+
 def _exit(event: Any) -> str:
     shown = event.inspect()
     name = shown.pop("reason")
@@ -127,7 +149,7 @@ def _inspectable(value: Any) -> bool:
     return callable(getattr(value, "inspect", None)) and not isinstance(value, type)
 
 
-def _without_address(value: Any) -> str:
+def without_address(value: Any) -> str:
     """repr, or for an object that has none of its own, its kind: an address would differ from run to run."""
     text = repr(value)
     return f"<{type(value).__name__}>" if " at 0x" in text else text

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hv.debug.conditions import Condition, Missing
 from hv.debug.errors import DebugError
@@ -27,6 +27,9 @@ from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.image.model import Image
 from hv.machine.faults import BusError, GuestFault, NestedFault
 from hv.printable import printable
+
+if TYPE_CHECKING:
+    from hv.replay.timeline import Timeline
 
 KEPT_EVENTS = 20_000
 PYTHON = "<repl>"           # the file name of what the user writes in Python
@@ -69,6 +72,13 @@ class Session:
         self.finished = False
         self.places = Places(images or {})
         self.variables: dict[str, Any] = {}
+        self.timeline: Timeline | None = None       # while the run is recorded
+
+    def runs_by_itself(self) -> None:
+        """The machine is about to run on as it stands; DebugError while it is recorded, which that would disturb."""
+        if self.timeline is not None:
+            raise DebugError("the run is recorded", "`forth`, `back` and `goto` move in it, `record` goes on at its "
+                             "end, `forget` ends the recording")
 
     # --- where one looks -------------------------------------------------------------------------------
 
@@ -139,15 +149,19 @@ class Session:
 
     def do(self, line: str) -> str:
         """Carry out *line*; the text to print. DebugError in one line when that cannot be done."""
+        return render(self.value(line))
+
+    def value(self, line: str) -> Any:
+        """Carry out *line*; what came of it, as it is. DebugError."""
         line = line.strip()
         if not line or line.startswith("#"):
-            return ""
+            return None
         try:
             answer = self._answer(line)
             if self.machine.closed:
                 self.finished = True        # nothing of it may be looked at any more
                 return "the machine is closed; so is the session"
-            return render(answer)
+            return answer
         except _TRANSLATED as error:
             raise DebugError(in_words(error)) from None
 
@@ -166,6 +180,8 @@ class Session:
         if line.startswith("!"):
             return True
         word, rest = first_word(line)
+        if word.isidentifier() and re.match(r"=[^=]", rest):
+            return True
         if word in NAMES or (word.endswith("()") and word[:-2] in NAMES
                               and not rest.partition("#")[0].strip()):
             return False
@@ -206,7 +222,7 @@ class Session:
         live = {"machine": machine, "session": self, "vm": vm, "vms": self.vms,
                 "partition": machine.hypervisor.partitions.get(vm.partition_id), "vp": vp,
                 "regs": vp.guest_regs if vp is not None else None, "trace": machine.trace,
-                "hypervisor": machine.hypervisor, "root": machine.root}
+                "hypervisor": machine.hypervisor, "root": getattr(machine, "root", None)}
         return {**live, **self.variables}
 
     def python(self, source: str) -> Any:

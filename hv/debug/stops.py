@@ -26,6 +26,7 @@ class Target(NamedTuple):
 
 def run(session: Session, until_tsc: int | None = None, target: Target | None = None) -> str:
     """Run on, until the VP looked at reaches *target*, or anything else stops it; why, in words."""
+    session.runs_by_itself()
     points = {*session.breakpoints} | ({target.point} if target is not None else set())
     here = (session.vm, session.vp_index)
     with Planted(session, points) as planted:

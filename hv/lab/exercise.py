@@ -72,7 +72,7 @@ class Description(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
     program: str = ""                   # the guest that runs, where the learner does not write it
     checks: Annotated[list[AnyCheck], msgspec.Meta(min_length=1)]
     hints: Annotated[list[str], msgspec.Meta(min_length=HINTS, max_length=HINTS)]
-    starter_says: str                   # words of the report that the untouched starter gets
+    starter_says: str = ""              # words of the report that the untouched starter gets; students have none
     wrong: list[WrongAnswer] = []
     limits: Limits = Limits()
     piece: PieceLimits = PieceLimits()

@@ -60,6 +60,8 @@ def _pages(exercise: Exercise) -> Proof:
 
 def _fails(exercise: Exercise, file: str, says: str) -> Proof:
     claim = f"{file} fails, and is told: {says}"
+    if not says:
+        return Proof(claim, "lab.toml does not say what it is told")
     verdict = check(exercise, exercise.folder / file)
     if verdict.passed:
         return Proof(claim, "it passes")

@@ -25,7 +25,7 @@ class Checkpoint:
         for engine in self._engines:
             engine.forget()
         self.number = pages.mark()
-        self._place = machine.trace.place
+        self._mark = machine.trace.mark
         self._memento = Memento([machine], outside=[machine.memory.view, machine.memory.words])
         self._images: list[tuple[ProcessorState, bytes]] = [
             image for engine in self._engines for image in engine.save_images()]
@@ -40,7 +40,7 @@ class Checkpoint:
         for state, image in self._images:
             state.restore_image(image)
         pages.put_back(self.number)
-        machine.trace.place = self._place
+        machine.trace.back_to(self._mark)
 
     def inspect(self) -> dict[str, Any]:
         """Plain data for the REPL."""

@@ -48,6 +48,7 @@ class Timeline:
         self._first_exit = machine.factory.exits
         self.checkpoints: list[Checkpoint] = []
         self.position = Position()
+        self.on_restore: Callable[[], None] = lambda: None     # what listeners heard so far is of another way
         self._live = True                   # the machine stands where the last checkpoint was made
         self._mark()
 
@@ -59,7 +60,7 @@ class Timeline:
         The position is the new end.
         """
         if not self._live:
-            self._restore(self.checkpoints[-1])
+            self.go_to_end()
         machine, ended = self.machine, False
         while not ended:
             due = self._work() + self.spacing
@@ -105,6 +106,7 @@ class Timeline:
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         checkpoint.restore(self.machine, self.pages)
+        self.on_restore()
         self._live = checkpoint is self.checkpoints[-1]
         self.position = Position(checkpoint.exits)
 
@@ -122,6 +124,10 @@ class Timeline:
             raise PositionError(f"there is no {position}: {walk.missed}")
         self.position = position
 
+    def go_to_end(self) -> None:
+        """The machine stands behind all that is known, and may run on."""
+        self._restore(self.checkpoints[-1])
+
     def forward(self, wanted: Wanted) -> Record | None:
         """Go on to the next event that is *wanted*; None, and the machine is at the end, when none comes."""
         here, start = self.position, self._before(self.position)
@@ -131,7 +137,7 @@ class Timeline:
             if walk.run(self._next(number)):
                 self.position = walk.at
                 return walk.record
-        self._restore(self.checkpoints[-1])
+        self.go_to_end()
         return None
 
     def backward(self, wanted: Wanted) -> Record | None:

@@ -38,6 +38,15 @@ class Trace:
         """From here on events belong to this VP of this partition."""
         self.place = partition, vp
 
+    @property
+    def mark(self) -> tuple[tuple[int, int], int]:
+        """Where it is: whom events belong to, and how many there were."""
+        return self.place, self._sequence
+
+    def back_to(self, mark: tuple[tuple[int, int], int]) -> None:
+        """Go on from a `mark` of before; who listens now still does."""
+        self.place, self._sequence = mark
+
     def listen(self, listener: Callable[[Record], None]) -> None:
         """Call *listener* with every record from now on."""
         self._listeners.append(listener)

@@ -83,8 +83,8 @@ def test_python_over_several_lines_is_known_by_its_beginning(session, text, inco
 def test_several_lines_of_python_are_one_program(session):
     assert session.do("def double(n):\n    return 2 * n\n") == ""
     assert session.do("double(21)") == "0x2a"
-    assert session.do("for vp_number in range(3):\n    last = double(vp_number)\n") == ""
-    assert session.do("last") == "4"
+    assert session.do("for vp_number in range(3):\n    newest = double(vp_number)\n") == ""
+    assert session.do("newest") == "4"
 
 
 @pytest.mark.parametrize(("line", "blanks"), [("for x in y:", 4), ("    if x:  ", 8), ("    a = 1", 4), ("", 0),

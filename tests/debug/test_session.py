@@ -154,6 +154,30 @@ def test_objects_are_inspected_by_path(timer):
     assert "has no parts" in refused(timer, "inspect vm/timer/state/x")
 
 
+def test_live_objects_are_inspected_by_their_own_path(timer):
+    assert timer.do("inspect vm.vps[0].apic") == timer.do("inspect vp.apic")
+    assert timer.do("inspect vm.vps[0].apic") == timer.do("inspect vms[0].partition.vps[0].apic")
+    assert "timer/mode" in timer.do("inspect vm.vps[0].apic")
+    assert timer.do("inspect hypervisor.partitions[2]") == timer.do("inspect partition.vps[0].partition")
+
+
+@pytest.mark.parametrize(("path", "said"), [
+    ("vm.vps[7].apic", "there is no `[7]` in vm.vps; near: 0"), ("vm.vpz", "there is no `vpz` in vm; near: vp, vps"),
+    ("nothing.at", "there is no `nothing` in the session"), ("vm.vps[0].apic()", "`()` is no part of a path"),
+    ("vm.__class__", "is no part of a path"), ("vp.regs.rip[0]", "there is no `[0]` in vp.regs.rip"), (".", "no part"),
+])
+def test_a_path_that_leads_nowhere_says_how_far_it_came(timer, path, said):
+    assert said in refused(timer, f"inspect {path}")
+
+
+def test_the_stack_shows_who_is_returned_to(timer):
+    timer.do("step 3")
+    lines = timer.do("stack 3").split("\n")
+    assert lines[0].endswith("000000000001000f  returns to start+0xf")
+    assert len(lines) == 3
+    assert "out of range" in refused(timer, "stack 0")
+
+
 def test_python_has_the_last_word(timer):
     assert timer.do("!1 + 1") == "2"
     assert timer.do("hex(regs.rip)") == "0x10000"

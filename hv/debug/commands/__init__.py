@@ -6,10 +6,11 @@ from hv.debug.commands import (
     interrupts,
     memory,
     partitions,
+    past,
     registers,
     running,
     stopping,
     story,
 )
 
-__all__ = ["control", "help", "interrupts", "memory", "partitions", "registers", "running", "stopping", "story"]
+__all__ = ["control", "help", "interrupts", "memory", "partitions", "past", "registers", "running", "stopping", "story"]

@@ -1,4 +1,4 @@
-"""apic, synic: what may interrupt the VP looked at."""
+"""apic, synic, timers, iommu: what may interrupt the VP looked at."""
 
 from __future__ import annotations
 
@@ -27,3 +27,27 @@ def synic(session: Session) -> dict[str, Any]:
     unused = {"masked": 1, "queued": 0}
     return {name: value for name, value in shown.items()
             if not name.startswith("sint") or any(value.get(key) != idle for key, idle in unused.items())}
+
+
+@command("timers")
+def timers(session: Session) -> dict[str, Any]:
+    """Show what counts for the VP: its APIC timer, each synthetic timer in use, and the reference time (100 ns).
+
+    Example: `timers`
+    """
+    vp = session.vp
+    shown = {"reference_time": vp.partition.reference_time, "apic_timer": vp.apic.timer.inspect()}
+    for name, timer in vp.timers.inspect().items():
+        if timer.get("enable") or timer.get("enabled") or timer.get("count") or timer.get("message_waits"):
+            shown[name] = timer
+    return shown
+
+
+@command("iommu")
+def iommu(session: Session) -> dict[str, Any]:
+    """Show the IOMMU: what is on, the devices and pages it has looked up, its interrupts, and its fault records.
+
+    Example: `iommu`
+    """
+    shown: dict[str, Any] = session.machine.iommu.inspect()
+    return shown

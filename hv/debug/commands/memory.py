@@ -1,4 +1,4 @@
-"""mem, pagewalk, ept, map: memory by its three kinds of address, and the two translations between them."""
+"""mem, stack, pagewalk, ept, map: memory by its three kinds of address, and the two translations between them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from hv.debug.errors import DebugError
 from hv.debug.looking import MOST_BYTES, dump, page_walk, read_gpa, read_gva, read_spa, readable
 from hv.debug.registry import command
 from hv.debug.session import Session
+from hv.debug.stack import MOST_SLOTS, slots
 from hv.machine.faults import Access
 from hv.machine.paging import PageFault
 from hv.vmx.translation.ept_walk import EptWalk
@@ -33,6 +34,24 @@ def mem(session: Session, space: str, address: int, n: int = 64) -> list[str]:
         case "spa":
             return dump(address, readable(lambda at, size: read_spa(vp.partition, at, size), address, n))
     raise DebugError(f"`{space}` is no kind of address", "gva (linear), gpa (guest-physical), spa (system-physical)")
+
+
+@command("stack", "k")
+def stack(session: Session, n: int = 16) -> list[str]:
+    """Show the top *n* elements of the VP's stack; an address behind a CALL is marked, with who is returned to.
+
+    Example: `stack 8`
+    """
+    if not 1 <= n <= MOST_SLOTS:
+        raise DebugError(f"{n} elements are out of range 1..{MOST_SLOTS}")
+    vp = session.vp
+    found = list(slots(vp, n))
+    if not found:
+        raise DebugError(f"no stack can be read at rsp {vp.regs.rsp:#x}", "`pagewalk rsp` says why")
+    width, base = vp.regs.bits // 4, 0 if vp.regs.bits == 64 else vp.regs.cs.base
+    return [f"{slot.gva:016x}  {slot.value:0{width}x}" + (
+        f"  returns to {session.places.name(session.vm.name, base + slot.value)}" if slot.returns else "")
+        for slot in found]
 
 
 @command("pagewalk", "pw")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hv.debug.completion import Word
+from hv.debug.conditions import closest
 from hv.debug.errors import DebugError
 from hv.debug.registry import command
 from hv.debug.render import outline
@@ -45,15 +47,18 @@ def _paths(session: Session, typed: str) -> Iterator[Word]:
 def inspect(session: Session, path: str = "") -> Any:
     """Show an object by its path: `inspect vm/timer/synic/sint2`, `inspect root`; without one, what there is.
 
+    A path with points or brackets is one of live objects, as Python would write it: `inspect vm.vps[0].apic`.
     Under vm/NAME are the partition's own data, vp/0, vp/1 ...; what is not found there is looked for in vp/0.
 
-    Example: `inspect`, `inspect vm/1/synic/sint2`, `inspect root`
+    Example: `inspect`, `inspect vm/1/synic/sint2`, `inspect vm.vps[0].apic`
     """
     return outline(reached(session, path))
 
 
 def reached(session: Session, path: str) -> Any:
     """The object at *path*; DebugError says what there is instead."""
+    if re.search(r"[.\[]", path) and "/" not in path:
+        return live(session, path)
     tree: Any = {"vm": {vm.name: Vm(vm) for vm in session.vms}, "root": session.machine.hypervisor.partitions}
     tree["root"] = next(partition for partition in tree["root"].values() if partition.is_root)
     seen = ""
@@ -61,6 +66,44 @@ def reached(session: Session, path: str) -> Any:
         tree = child(tree, part, session, seen)
         seen = f"{seen}/{part}".strip("/")
     return tree
+
+
+_PART = re.compile(r"\.?([A-Za-z]\w*)|\[(\d{1,9})\]|\[(['\"])(.*?)\3\]")
+
+
+def live(session: Session, path: str) -> Any:
+    """The object that Python would find at *path*, by names and indexes alone; DebugError says how far it came.
+
+    A VM passes on what only its partition has: `vm.vps`.
+    """
+    found: Any = session.namespace()
+    at = 0
+    while at < len(path):
+        match = _PART.match(path, at)
+        if match is None:
+            raise DebugError(f"`{path[at:]}` is no part of a path", "write vm.vps[0].apic, or vm/timer/apic")
+        seen, at = path[:at], match.end()
+        name, index, key = match[1], match[2], match[4]
+        try:
+            found = _attribute(found, name) if name else found[int(index) if index else key]
+        except (AttributeError, KeyError, IndexError, TypeError):
+            names = [part for part in _parts(found) if str(part)[:1] != "_"]
+            near = closest(name, map(str, names)) if name else list(map(str, names))[:8]
+            raise DebugError(f"there is no `{match[0].lstrip('.')}` in {seen or 'the session'}",
+                             f"near: {', '.join(near)}" if near else "`inspect` shows what there is") from None
+    return found
+
+
+def _parts(of: Any) -> list[Any]:
+    return list(of) if isinstance(of, Mapping) else [*dir(of), *dir(getattr(of, "partition", None))]
+
+
+def _attribute(of: Any, name: str) -> Any:
+    if isinstance(of, Mapping):
+        return of[name]
+    if not hasattr(of, name) and hasattr(of, "partition"):
+        return getattr(of.partition, name)
+    return getattr(of, name)
 
 
 class Vm:

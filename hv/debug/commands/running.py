@@ -29,6 +29,7 @@ def step(session: Session, n: int = 1) -> str:
     """
     if not 1 <= n <= MOST_STEPS:
         raise DebugError(f"{n} steps are out of range 1..{MOST_STEPS}", "`continue` runs on")
+    session.runs_by_itself()
     for done in range(n):
         if session.vm.ended is not None:
             raise DebugError(f"{ending(session.vm)}, after {done} steps", "`hv repl FILE` starts again")

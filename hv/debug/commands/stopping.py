@@ -62,7 +62,7 @@ def stop(session: Session, text: str = "") -> str | list[str]:
         raise DebugError(f"`{kind}` is nothing to stop at",
                          f"did you mean `{near[0]}`?" if near else f"there are {', '.join(KINDS)}")
     if kind == "event" and not value:
-        raise DebugError("stop event: which kind is missing", "`help fields` lists them")
+        raise DebugError("stop event: which kind is missing", "`fields` lists them")
     tests = [session.condition(source_of(session, kind, value))]
     if condition is not None:
         tests.append(session.condition(condition, live=True))
@@ -97,4 +97,4 @@ def _value(session: Session, kind: str, field: str, value: str) -> str:
 
 
 def _refuse(what: str, near: list[str]) -> str:
-    raise DebugError(what, f"near: {', '.join(near)}" if near else "`help fields` lists the fields")
+    raise DebugError(what, f"near: {', '.join(near)}" if near else "`fields` lists the fields")

@@ -1,0 +1,126 @@
+"""record, goto, back, forth, forget: the past of the machine, and the way through it."""
+
+from __future__ import annotations
+
+import re
+
+from hv.debug.commands.registers import where
+from hv.debug.completion import Word
+from hv.debug.errors import DebugError
+from hv.debug.facts import field_names
+from hv.debug.numbers import ticks
+from hv.debug.registry import command
+from hv.debug.render import record_line
+from hv.debug.session import Session
+from hv.debug.stops import ending
+from hv.replay.memento import NotSaved
+from hv.replay.position import Position, PositionError
+from hv.replay.timeline import Timeline
+from hv.trace.bus import Record
+
+_ENDS = {"begin": "where the recording began", "end": "where it stands now, and may go on by `record`"}
+
+
+@command("record", "rec")
+def record(session: Session, text: str = "") -> str:
+    """Run everything to its end, or for a time (`record 10ms`), or until Ctrl-C, so that one can go back to any moment.
+
+    The recording begins with the first `record` and goes on at its end with the next one. Breakpoints and stops are not
+    asked: `forth` and `back` find events in it, as often as one likes. `forget` ends it.
+
+    Example: `record`, `record 2ms`
+    """
+    if text and not re.fullmatch(r"[\d._]+(s|ms|us)", text):
+        raise DebugError(f"`{text}` is no time", "write 10ms, 500us or 1s; without it, everything runs to its end")
+    if session.timeline is None:
+        try:
+            session.timeline = Timeline(session.machine)
+        except (ValueError, NotSaved) as error:
+            raise DebugError(f"this machine cannot be recorded: {error}") from None
+        session.timeline.on_restore = session.recent.clear
+    timeline = session.timeline
+    end = timeline.record(session.machine.clock.tsc + ticks(text) if text else None, session.interrupted)
+    ended = ", ".join(ending(vm) for vm in session.vms if vm.ended is not None)
+    kept = timeline.pages.bytes_kept >> 10
+    return f"recorded up to {end}: {len(timeline.checkpoints)} checkpoints, {kept} KiB of pages\n{ended}".strip()
+
+
+def _places(session: Session, typed: str) -> list[Word]:
+    return [Word(name, meaning) for name, meaning in _ENDS.items()] if " " not in typed else []
+
+
+@command("goto", text=_places)
+def goto(session: Session, text: str) -> str:
+    """Let the machine stand at a place of the recording.
+
+    `E120` is VM exit 120 of all VPs together, before it is handled; `E120:7` the 7th instruction after it; `E120+3` the
+    3rd event after it; `begin` and `end` its two ends. What is changed there is forgotten when one goes on.
+
+    Example: `record`, `goto E5`, `goto E5:2`, `goto end`
+    """
+    timeline = _timeline(session)
+    try:
+        if text == "end":
+            timeline.go_to_end()
+        else:
+            timeline.go(Position() if text == "begin" else Position.parse(text))
+    except PositionError as error:
+        raise DebugError(str(error), f"the recording has {Position()} to {timeline.end}") from None
+    if session.recent.records:
+        session.look_where(session.recent.newest())
+    return f"{timeline.position}\n{where(session)}"
+
+
+def _fields(session: Session, typed: str) -> list[Word]:
+    return [Word(name, meaning) for name, meaning in field_names().items()]
+
+
+@command("back", text=_fields)
+def back(session: Session, text: str = "") -> str:
+    """Go back to the last VM exit before here, or to the last event for which a condition is true.
+
+    Example: `record`, `back`, `back reason == CPUID`, `back event == Hypercall and status != 0`
+    """
+    return _to_event(session, text, "back")
+
+
+@command("forth", text=_fields)
+def forth(session: Session, text: str = "") -> str:
+    """Go on to the next VM exit, or to the next event for which a condition is true.
+
+    Example: `record`, `goto begin`, `forth`, `forth event == PortIo`
+    """
+    return _to_event(session, text, "forth")
+
+
+@command("forget")
+def forget(session: Session) -> str:
+    """End the recording: the machine stands at its end, and runs on as any other.
+
+    Example: `record`, `forget`
+    """
+    timeline = _timeline(session)
+    timeline.go_to_end()
+    timeline.close()
+    session.timeline = None
+    return where(session)
+
+
+def _timeline(session: Session) -> Timeline:
+    if session.timeline is None:
+        raise DebugError("nothing is recorded", "`record` runs on and keeps the past")
+    return session.timeline
+
+
+def _to_event(session: Session, text: str, way: str) -> str:
+    timeline, test = _timeline(session), session.condition(text or "event == VmExit")
+
+    def wanted(record: Record) -> bool:
+        return test(session.recent.newest())        # which listens longer, so it has this record
+
+    found = timeline.forward(wanted) if way == "forth" else timeline.backward(wanted)
+    if found is None:
+        nothing = "comes: this is the end" if way == "forth" else "was: this is the beginning"
+        return f"nothing of that {nothing}, {timeline.position}\n{where(session)}"
+    session.look_where(session.recent.newest())
+    return f"{timeline.position}  {record_line(found)}\n{where(session)}"

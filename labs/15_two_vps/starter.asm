@@ -1,0 +1,73 @@
+; Two virtual processors.
+;
+; Start the second one, ask it two questions by interrupts, and wait for its answers.
+;
+; `hv lab check` says how far you are; `hv lab hint` helps; docs/guests.md has the language.
+
+.include "lib/machine.inc"
+
+VECTOR = 0x41
+
+.bits 64
+.org 0x10000
+.entry start
+
+start:                          ; VP 0
+    mov edi, VECTOR
+    mov eax, offset on_question
+    call idt_set                ; both VPs use this IDT
+    call idt_load
+    mov ebx, APIC               ; each VP finds its own APIC here
+    mov dword ptr [rbx + APIC_SVR], 0x1FF
+    mov rax, cr3
+    mov [rip + smp_cr3], eax    ; the page tables that VP 1 is to use
+
+    ; 1. INIT to VP 1, then SIPI: it begins at 0x8000, in lib/smp64.inc, and comes to `ap_main`
+
+    ; 2. wait until [here] is 1
+
+    mov dword ptr [question], 20
+    call ask
+    mov [heard], eax
+    mov dword ptr [question], 21
+    call ask
+    mov [heard + 4], eax
+    hlt                         ; with interrupts off: the end
+
+ask:                            ; VP 0: EAX = the answer of VP 1; RBX is the APIC
+    mov dword ptr [answer], 0
+    ; 3. interrupt VP 1 by VECTOR, and wait until [answer] is not 0
+
+    mov eax, [answer]
+    ret
+
+ap_main:                        ; VP 1, in 64-bit mode: its APIC is on, its IDT loaded, interrupts are off
+    ; 4. say so in [here], and let interrupts in
+
+.sleep:
+    hlt
+    jmp .sleep
+
+on_question:                    ; VP 1, each time it is interrupted
+    push rax
+    push rbx
+    push rcx
+    mov ecx, 200000             ; this is a difficult question
+.think:
+    dec ecx
+    jnz .think
+    ; 5. the answer is [question] * 2; end the interrupt
+
+    pop rcx
+    pop rbx
+    pop rax
+    iretq
+
+.include "lib/idt64.inc"
+.include "lib/smp64.inc"
+
+.org 0x200000
+here:     .long 0               ; written by VP 1
+question: .long 0               ; written by VP 0
+answer:   .long 0               ; written by VP 1
+heard:    .long 0, 0            ; written by VP 0

@@ -11,6 +11,7 @@ from hv.lab.errors import LabError
 from hv.lab.exercise import Exercise
 from hv.lab.grading import Submission, grade, submissions
 from hv.lab.receipt import Receipt, receipt
+from hv.lab.whole_class import unpacked
 
 
 def again(exercise: Exercise, then: Receipt, path: Path, key: bytes) -> Receipt:
@@ -20,9 +21,11 @@ def again(exercise: Exercise, then: Receipt, path: Path, key: bytes) -> Receipt:
         raise LabError(f"{path} holds {len(found)} submissions", "a receipt is about one: name it")
     own = exercise.variant(key, then.student) if then.student else exercise
     with tempfile.TemporaryDirectory(prefix="hvlab-") as folder:
-        place = Path(folder, then.file)
-        _copy(found[0].path, place)
-        return receipt(grade(own, Submission(then.file, place, then.student)).result, key)
+        (one,) = unpacked(found, own, Path(folder, "unpacked"))
+        named = Submission(then.file, Path(folder, "again", then.file), then.student, one.problem)
+        named.path.parent.mkdir()
+        _copy(one.path, named.path)
+        return receipt(grade(own, named).result, key)
 
 
 def _copy(path: Path, place: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 
 import pytest
 
@@ -122,6 +123,29 @@ def test_a_file_whose_name_is_no_text_has_a_receipt(at_home, capsys):
     graded(name.decode(errors="surrogateescape"))
     assert json.loads((at_home / "r.json").read_text())["file"] == "\\udcff.asm"
     assert verified(capsys, place=name.decode(errors="surrogateescape"))[0] == 0
+
+
+def test_an_archive_has_the_receipt_of_what_is_in_it(at_home, capsys):
+    with zipfile.ZipFile(at_home / "alice.zip", "w") as file:
+        file.writestr("work/first_exit.asm", SOLUTION)
+    (at_home / "first_exit.asm").write_text(SOLUTION)
+    graded("alice.zip")
+    graded("first_exit.asm", "other.json")
+    assert (at_home / "r.json").read_bytes() == (at_home / "other.json").read_bytes()
+    assert verified(capsys, place="alice.zip")[0] == 0
+    (at_home / "alice.zip").write_bytes(b"PK\x03\x04 broken")
+    graded("alice.zip")
+    assert verified(capsys, place="alice.zip")[0] == 0
+
+
+def test_several_processes_make_the_same_receipts(at_home):
+    (at_home / "class").mkdir()
+    for name, source in (("a.asm", SOLUTION), ("b.asm", SOLUTION.replace("hlt", "nop")), ("c.asm", SOLUTION)):
+        (at_home / "class" / name).write_text(source)
+    graded("class", "one/")
+    graded("class", "two/", "--jobs", "2")
+    for name in ("a.asm.json", "b.asm.json", "c.asm.json"):
+        assert (at_home / "one" / name).read_bytes() == (at_home / "two" / name).read_bytes()
 
 
 def test_a_variant_is_drawn_again(at_home, capsys):

@@ -4,6 +4,9 @@ PATH is a submission (a file, or a folder that holds the exercise's file) or a
 folder of submissions. The same submission gets the same result on every
 machine. docs/grading.md shows how each course system is fed.
 
+A whole class: hv grade FOLDER --jobs 4 --resume report.hvj
+grades with four processes, and goes on where it stopped when it is run again.
+
   --format text          what a person reads (this is the default)
   --format gradescope    results.json, with hidden checks marked
   --format prairielearn  results.json of an external grader
@@ -61,6 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", metavar="WORDS", help="draw variants from these words, not from a key")
     parser.add_argument("--student", metavar="ID", default="", help="whose submission it is, of one alone")
     parser.add_argument("--receipt", metavar="PLACE", help="write a receipt, signed with the course key")
+    parser.add_argument("--jobs", metavar="N", type=int, default=1, help="grade with N processes (default 1)")
+    parser.add_argument("--resume", metavar="FILE", type=Path, help="keep results in FILE, and take up those in it")
     parser.add_argument("--plain", action="store_true", help="no colours")
 
 
@@ -94,8 +99,9 @@ def chosen(args: argparse.Namespace) -> Format:
 
 def _grade(args: argparse.Namespace, format: Format) -> int:
     from hv.commands.course import exercise_of, receipts_of, seed_of
+    from hv.commands.grading_many import grade_many
     from hv.lab.formats.output import Output, refuse_several
-    from hv.lab.grading import grade, unfinished
+    from hv.lab.grading import unfinished
 
     exercise, seed, sign = exercise_of(args), seed_of(args), receipts_of(args)
     handed_in, alone = _handed_in(args, exercise, seed is not None)
@@ -107,11 +113,7 @@ def _grade(args: argparse.Namespace, format: Format) -> int:
         outputs[0].save([unfinished(exercise, submission).result for submission in handed_in])
     elif not args.dry_run:
         refuse_several(format, len(handed_in))
-    tell, results = _teller(args, format, alone), []
-    for submission in handed_in:
-        own = exercise if seed is None else exercise.variant(seed, submission.student)
-        results.append(grade(own, submission).result)
-        tell(results[-1])
+    results = grade_many(args, exercise, seed, handed_in, _teller(args, format, alone))
     for output in outputs:
         output.save(results)
     if args.output is None and not args.dry_run:

@@ -135,10 +135,26 @@ def grade(exercise: Exercise, submission: Submission, judge: Judge = runner.chec
     return Grade(submission, "graded", digest, first_problem(verdict), verdict)
 
 
+def grade_for(exercise: Exercise, seed: bytes | None, submission: Submission) -> Grade:
+    """Grade one submission; with a *seed* by the variant of its student."""
+    return grade(exercise if seed is None else exercise.variant(seed, submission.student), submission)
+
+
 def unfinished(exercise: Exercise, submission: Submission) -> Grade:
     """What stands in a result's place until there is one, and for ever when the grader is killed."""
     message = "grading did not come to its end; the mistake is not yours"
     return _ungraded(exercise, submission, "grader_error", "", message)
+
+
+def broken(exercise: Exercise, submission: Submission, words: str) -> Grade:
+    """The grade when whoever graded did not survive it; *words* say how it ended."""
+    return _ungraded(exercise, submission, "grader_error", content_hash(exercise, submission.path),
+                     printable(f"the grader failed, not you: {words}"))
+
+
+def content_hash(exercise: Exercise, path: Path) -> str:
+    """SHA-256 of a submission; empty when it cannot be read as one."""
+    return _examine(path, SUFFIXES[exercise.data.kind])[0]
 
 
 def _ungraded(exercise: Exercise, submission: Submission, status: str, digest: str, message: str) -> Grade:

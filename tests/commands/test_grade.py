@@ -138,3 +138,28 @@ def test_a_mistake_of_the_grader_is_code_4_and_the_others_are_graded(capsys, tmp
     assert code == 4
     assert "the grader failed, not you" in out
     assert "10/10  b.asm" in out
+
+
+def test_jobs_and_a_report_change_nothing_but_the_time(capsys, tmp_path):
+    alone = said(capsys, WRONG, "--format", "json")
+    for _ in ("graded", "taken from the report"):
+        assert said(capsys, WRONG, "--format", "json", "--jobs", "2", "--resume", tmp_path / "report") == alone
+
+
+def test_lines_come_in_order_whoever_is_first(capsys):
+    """And nothing but them: no bar where no terminal is."""
+    assert said(capsys, WRONG, "--jobs", "2") == said(capsys, WRONG)
+
+
+@pytest.mark.parametrize("jobs", [0, -1, 257])
+def test_a_senseless_number_of_jobs_is_refused(capsys, jobs):
+    code, out, err = said(capsys, WRONG, "--jobs", jobs)
+    assert (code, out) == (2, "")
+    assert f"--jobs is {jobs}; expected 1..256" in err
+
+
+def test_a_damaged_report_is_said_in_one_line(capsys, tmp_path):
+    report = tmp_path / "report"
+    report.write_bytes(b"hvlab journal 1\nnonsense\n")
+    code, _, err = said(capsys, WRONG / "no_hlt.asm", "--resume", report)
+    assert (code, err) == (1, "note: report:2 is damaged; it is graded again\n")

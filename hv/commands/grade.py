@@ -1,7 +1,7 @@
 """Grade an exercise: one file, or a folder of submissions.
 
-PATH is a submission (a file, or a folder that holds the exercise's file) or a
-folder of submissions. The same submission gets the same result on every
+PATH is a submission (a file, a folder that holds the exercise's file, or a zip
+or tar of it) or a folder of submissions. The same submission gets the same result on every
 machine. docs/grading.md shows how each course system is fed.
 
 A whole class: hv grade FOLDER --jobs 4 --resume report.hvj

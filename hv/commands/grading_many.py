@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from hv.commands.errors import CommandError
@@ -28,10 +30,12 @@ def grade_many(args: argparse.Namespace, exercise: Exercise, seed: bytes | None,
     With a *seed* each is graded by the variant of its student.
     """
     from hv.lab.journal import Journal
-    from hv.lab.whole_class import grade_all
+    from hv.lab.whole_class import grade_all, unpacked
 
     graders = chosen(args, exercise, seed, len(handed_in))
     with ExitStack() as open_now:
+        folder = Path(open_now.enter_context(TemporaryDirectory(prefix="hvlab-handed-in-")))
+        handed_in = unpacked(handed_in, exercise, folder)
         journal = open_now.enter_context(Journal(args.resume)) if args.resume is not None else None
         for note in journal.notes if journal is not None else ():
             print(f"note: {printable(note)}", file=sys.stderr)

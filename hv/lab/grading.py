@@ -25,6 +25,7 @@ from hv.lab.formats import native
 from hv.lab.report import first_problem
 from hv.lab.result import LONGEST_MESSAGE, Result, Status, one_check
 from hv.lab.runner import Verdict
+from hv.lab.sandbox.archive import is_archive, without_suffix
 from hv.lab.variants import words
 from hv.printable import printable
 
@@ -38,6 +39,7 @@ class Submission:
     name: str
     path: Path
     student: str = ""                   # for whom the exercise's values were drawn, if they were
+    problem: str = ""                   # why it cannot be graded
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,8 @@ def with_student(submission: Submission, exercise: Exercise, student: str, alone
         raise LabError(f"whose is {submission.path}? {exercise.name} has a variant for each student",
                        "say --student ID")
     in_folder = submission.path.name == exercise.data.file
-    return replace(submission, student=submission.path.parent.name if in_folder else submission.path.stem)
+    alone_in_it = without_suffix(submission.path) if is_archive(submission.path) else submission.path.stem
+    return replace(submission, student=submission.path.parent.name if in_folder else alone_in_it)
 
 
 def is_alone(path: Path, found: list[Submission], exercise: Exercise) -> bool:
@@ -122,7 +125,9 @@ def _below(path: Path, exercise: Exercise) -> list[tuple[str, Path]]:
 
 def grade(exercise: Exercise, submission: Submission, judge: Judge = runner.check) -> Grade:
     """Grade one submission. It never raises for what the submission holds."""
-    digest, problem = _examine(submission.path, SUFFIXES[exercise.data.kind])
+    digest, problem = "", submission.problem
+    if not problem:
+        digest, problem = _examine(submission.path, SUFFIXES[exercise.data.kind])
     if problem:
         return _ungraded(exercise, submission, "not_gradable", digest, problem)
     try:

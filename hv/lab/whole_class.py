@@ -11,12 +11,14 @@ import hmac
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 from hv.lab.exercise import Exercise
 from hv.lab.grading import Submission, broken, content_hash, grade_for
 from hv.lab.journal import Journal, key_of
 from hv.lab.result import Result, Status
+from hv.lab.sandbox import archive
 from hv.printable import printable
 
 Told = Callable[[int, Result], None]        # the number of a submission, and its result
@@ -42,6 +44,19 @@ class Here:
             yield number, grade_for(self.exercise, self.seed, submission).result
 
 
+def unpacked(submissions: list[Submission], exercise: Exercise, folder: Path) -> list[Submission]:
+    """The same, with each archive unpacked below the empty *folder*; what is wrong with one is its problem."""
+    return [_unpacked(one, exercise, folder / str(number)) if archive.is_archive(one.path) else one
+            for number, one in enumerate(submissions)]
+
+
+def _unpacked(submission: Submission, exercise: Exercise, folder: Path) -> Submission:
+    try:
+        return replace(submission, path=archive.find(archive.unpack(submission.path, folder), exercise.data.file))
+    except archive.ArchiveError as error:
+        return replace(submission, problem=f"{printable(submission.path.name)} cannot be unpacked: {error}")
+
+
 def grade_all(exercise: Exercise, submissions: list[Submission], graders: Graders, journal: Journal | None = None,
               told: Told = lambda number, result: None) -> list[Result]:
     """The result of each submission, in their order; *told* hears of each as soon as it is known."""
@@ -53,6 +68,9 @@ def grade_all(exercise: Exercise, submissions: list[Submission], graders: Grader
             results[number] = replace(result, submission=printable(submissions[number].name))
             told(number, results[number])
 
+    for number, submission in enumerate(submissions):
+        if submission.problem:
+            tell([number], grade_for(exercise, graders.seed, submission).result)
     known = journal.results if journal is not None else {}
     for key in [key for key in sames if key in known]:
         tell(sames.pop(key), known[key])
@@ -67,10 +85,12 @@ def grade_all(exercise: Exercise, submissions: list[Submission], graders: Grader
 
 
 def _sames(exercise: Exercise, submissions: list[Submission], seed: bytes | None) -> dict[str, list[int]]:
-    """Numbers of submissions by the key of their content. What cannot be read has a key of its own."""
+    """Numbers of submissions by the key of their content. What cannot be read has a key of its own, a problem none."""
     lab, found = exercise.sha256(), dict[str, list[int]]()
     tool = Result.__dataclass_fields__["tool"].default
     for number, submission in enumerate(submissions):
+        if submission.problem:
+            continue
         content = content_hash(exercise, submission.path) or f"unread: {submission.name}"
         key = key_of(str(tool), lab, submission.path.name, content, _variant(seed, submission.student))
         found.setdefault(key, []).append(number)

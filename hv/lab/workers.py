@@ -1,7 +1,7 @@
 """Processes that grade, kept warm: each has read the exercise once, and takes one submission after the other.
 
-A worker that dies or hangs costs its submission a second try in a fresh one, and then that submission alone is a
-mistake of ours; the others never notice. The learner's program is in an emulator inside the worker, and a learner's
+A worker that dies costs its submission a second try in a fresh one; when that dies too, or one hangs, this submission
+alone is a mistake of ours, and the others never notice. The learner's program is in an emulator inside the worker, and a learner's
 Python in a sandbox outside of it, so neither decides what a worker answers.
 """
 
@@ -32,6 +32,7 @@ from hv.printable import printable
 MOST = 256
 LATE_SECONDS = 600                      # the safety net of one submission; its own limits are in instructions
 _TRIES = 2
+_LATE = "seconds"                       # how words end that need no second try
 _LONGEST = 64 << 20
 
 
@@ -99,7 +100,7 @@ class Workers:
                         yield number, answer
                         continue
                     tries[number] += 1
-                    if tries[number] < _TRIES:
+                    if tries[number] < _TRIES and not answer.endswith(_LATE):
                         waiting.appendleft(number)
                     else:
                         yield number, answer
@@ -157,5 +158,5 @@ class Workers:
         self._all.remove(worker)
         code = worker.process.poll()
         code = worker.end() if code is None else (worker.end(), code)[1]
-        return f"its grader took more than {self.late_seconds:g} seconds" if late else \
+        return f"its grader took more than {self.late_seconds:g} {_LATE}" if late else \
             f"its grader ended (exit code {code})"

@@ -12,7 +12,8 @@ solution and the marks never imports the piece and never sends it more than the 
 * `process.py`: the process from outside; `inside.py`: from inside; `keeper.py`: its parent, which leaves nothing
   running behind it.
 * `confine.py`, `landlock.py`, `seccomp.py`, `bubble.py`: the protections, one by one.
-* `wire.py`: frames on a pipe; `limits.py`: what a piece may use.
+* `wire.py`: frames on a pipe; `limits.py`: what a piece may use. `archive.py` unpacks what
+  was handed in.
 
 The modules that run inside import the standard library and msgspec alone.
 """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hv.commands.metrics import Metric
 
 DEFAULT_ROUNDS, MOST_ROUNDS = 5, 1000
-_MORE_IS_BETTER = ("_ratio", "_per_s")
+_MORE_IS_BETTER = ("_ratio", "_per_s", "_per_core")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +47,7 @@ def main(args: argparse.Namespace) -> int:
 
 def choose(names: list[str] | None) -> list[Metric]:
     """The metrics called *names*, or all; CommandError for one that there is not."""
+    import hv.commands.metrics_grade
     import hv.commands.metrics_parallel
     import hv.commands.metrics_replay
     import hv.commands.metrics_smp

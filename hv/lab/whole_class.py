@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from hv.image.worker import kept_warm
 from hv.lab.exercise import Exercise
 from hv.lab.grading import Submission, broken, content_hash, grade_for
 from hv.lab.journal import Journal, key_of
@@ -40,8 +41,9 @@ class Here:
 
     def grade(self, submissions: list[Submission]) -> Iterator[tuple[int, Result | str]]:
         """One after the other."""
-        for number, submission in enumerate(submissions):
-            yield number, grade_for(self.exercise, self.seed, submission).result
+        with kept_warm():
+            for number, submission in enumerate(submissions):
+                yield number, grade_for(self.exercise, self.seed, submission).result
 
 
 def unpacked(submissions: list[Submission], exercise: Exercise, folder: Path) -> list[Submission]:

@@ -1,8 +1,8 @@
 """Processes that grade, kept warm: each has read the exercise once, and takes one submission after the other.
 
 A worker that dies costs its submission a second try in a fresh one; when that dies too, or one hangs, this submission
-alone is a mistake of ours, and the others never notice. The learner's program is in an emulator inside the worker, and a learner's
-Python in a sandbox outside of it, so neither decides what a worker answers.
+alone is a mistake of ours, and the others never notice. A learner's program is in an emulator inside the worker, a
+learner's Python in a sandbox outside of it, so neither decides what a worker answers.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import IO, Any, cast
 import msgspec
 
 import hv
+from hv.image.worker import kept_warm
 from hv.lab.errors import LabError
 from hv.lab.exercise import Exercise, read
 from hv.lab.grading import Submission, grade_for
@@ -41,7 +42,7 @@ def serve() -> None:
     requests, answers = os.dup(0), os.dup(1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)                       # a stray print must not look like an answer
-    with contextlib.suppress(EOFError, BrokenPipeError):
+    with contextlib.suppress(EOFError, BrokenPipeError), kept_warm():
         folder, seed = receive(requests)
         exercise = read(Path(os.fsdecode(folder)))
         while True:

@@ -65,7 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--student", metavar="ID", default="", help="whose submission it is, of one alone")
     parser.add_argument("--receipt", metavar="PLACE", help="write a receipt, signed with the course key")
     parser.add_argument("--jobs", metavar="N", type=int, default=1, help="grade with N processes (default 1)")
+    parser.add_argument("--cluster", metavar="ADDRESS", help="grade on the Dask cluster of this scheduler")
     parser.add_argument("--resume", metavar="FILE", type=Path, help="keep results in FILE, and take up those in it")
+    parser.add_argument("--require-sandbox", action="store_true",
+                        help="refuse to grade where a learner's Python could not be confined")
     parser.add_argument("--plain", action="store_true", help="no colours")
 
 

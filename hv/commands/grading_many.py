@@ -29,11 +29,20 @@ def grade_many(args: argparse.Namespace, exercise: Exercise, seed: bytes | None,
 
     With a *seed* each is graded by the variant of its student.
     """
+    from hv.lab.errors import LabError
     from hv.lab.journal import Journal
+    from hv.lab.sandbox.piece import protections, require
     from hv.lab.whole_class import grade_all, unpacked
 
-    graders = chosen(args, exercise, seed, len(handed_in))
+    if args.require_sandbox or exercise.data.kind == "python":
+        try:
+            require(protections())
+        except LabError as error:
+            if args.require_sandbox:
+                raise
+            print(f"note: {error.message}; --require-sandbox refuses to go on", file=sys.stderr)
     with ExitStack() as open_now:
+        graders = chosen(args, exercise, seed, len(handed_in), open_now)
         folder = Path(open_now.enter_context(TemporaryDirectory(prefix="hvlab-handed-in-")))
         handed_in = unpacked(handed_in, exercise, folder)
         journal = open_now.enter_context(Journal(args.resume)) if args.resume is not None else None
@@ -43,13 +52,20 @@ def grade_many(args: argparse.Namespace, exercise: Exercise, seed: bytes | None,
         return grade_all(exercise, handed_in, graders, journal, in_order(tell, advance))
 
 
-def chosen(args: argparse.Namespace, exercise: Exercise, seed: bytes | None, count: int) -> Graders:
+def chosen(args: argparse.Namespace, exercise: Exercise, seed: bytes | None, count: int,
+           open_now: ExitStack) -> Graders:
     """Who grades; CommandError for a number of jobs that makes no sense."""
     from hv.lab.whole_class import Here
     from hv.lab.workers import Workers
 
     if not 1 <= args.jobs <= MOST_JOBS:
         raise CommandError(f"--jobs is {args.jobs}; expected 1..{MOST_JOBS}", "one for each core is best")
+    if args.cluster is not None:
+        from hv.lab.cluster import Cluster
+
+        cluster = Cluster.at(args.cluster, exercise, seed)
+        open_now.callback(cluster.close)
+        return cluster
     jobs = min(args.jobs, count)
     return Workers(exercise, jobs, seed) if jobs > 1 else Here(exercise, seed)
 

@@ -15,8 +15,8 @@ behind, so what a learner sees is what is graded; there is nothing like it in Hy
 * `result.py` is what is told about a graded submission; `formats/` writes it down for each course system.
 * `variants.py` gives each student values of their own, drawn from the course key (`key.py`) and handed out by
   `handout.py`. `receipt.py` signs what happened (`evidence.py`), so that it can be run again and compared.
-* `whole_class.py` grades many: `workers.py` with processes of this machine, into a report (`journal.py`) that can be
-  taken up again. `sandbox/` runs a learner's Python.
+* `whole_class.py` grades many: `workers.py` with processes of this machine, `cluster.py` with those of others, into a
+  report (`journal.py`) that can be taken up again. `sandbox/` runs a learner's Python.
 
 May import everything; imported by `commands` only. Read `exercise.py` first, then `runner.py`.
 """

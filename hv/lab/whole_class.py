@@ -89,14 +89,18 @@ def grade_all(exercise: Exercise, submissions: list[Submission], graders: Grader
 def _sames(exercise: Exercise, submissions: list[Submission], seed: bytes | None) -> dict[str, list[int]]:
     """Numbers of submissions by the key of their content. What cannot be read has a key of its own, a problem none."""
     lab, found = exercise.sha256(), dict[str, list[int]]()
-    tool = Result.__dataclass_fields__["tool"].default
     for number, submission in enumerate(submissions):
         if submission.problem:
             continue
         content = content_hash(exercise, submission.path) or f"unread: {submission.name}"
-        key = key_of(str(tool), lab, submission.path.name, content, _variant(seed, submission.student))
-        found.setdefault(key, []).append(number)
+        found.setdefault(key_for(lab, seed, submission, content), []).append(number)
     return found
+
+
+def key_for(lab: str, seed: bytes | None, submission: Submission, content: str) -> str:
+    """The key of a grading; *lab* and *content* are the hashes of the exercise and of the submission."""
+    tool = str(Result.__dataclass_fields__["tool"].default)
+    return key_of(tool, lab, submission.path.name, content, _variant(seed, submission.student))
 
 
 def _variant(seed: bytes | None, student: str) -> str:

@@ -136,7 +136,8 @@ class Workers:
         except OSError as error:
             raise LabError(f"no worker can be started: {error.strerror}", "use fewer --jobs") from None
         worker = _Worker(process)
-        worker.ask([os.fsencode(self.exercise.folder.resolve()), self.seed])
+        whole = self.exercise.origin or self.exercise.folder        # with the parameters of its variants
+        worker.ask([os.fsencode(whole.resolve()), self.seed])
         self._all.append(worker)
         return worker
 

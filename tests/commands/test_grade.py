@@ -163,3 +163,19 @@ def test_a_damaged_report_is_said_in_one_line(capsys, tmp_path):
     report.write_bytes(b"hvlab journal 1\nnonsense\n")
     code, _, err = said(capsys, WRONG / "no_hlt.asm", "--resume", report)
     assert (code, err) == (1, "note: report:2 is damaged; it is graded again\n")
+
+
+@pytest.mark.parametrize(("on", "code"), [(["rlimits"], 2), (["rlimits", "landlock", "seccomp"], 0)])
+def test_a_host_that_cannot_confine_is_refused_when_that_is_asked_for(capsys, monkeypatch, on, code):
+    monkeypatch.setattr("hv.lab.sandbox.piece.protections", lambda: on)
+    found, out, err = said(capsys, first_exit().solution, "--require-sandbox")
+    assert found == code
+    assert ("this host cannot confine a learner's Python: no landlock and no seccomp" in err) is (code == 2)
+    assert bool(out) is (code == 0)
+
+
+def test_a_cluster_that_is_not_there_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr("hv.lab.cluster._CONNECT_SECONDS", 1)
+    code, out, err = said(capsys, WRONG, "--cluster", "tcp://127.0.0.1:1")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "no scheduler answers at" in err or "the extra `cluster` is not installed" in err

@@ -16,6 +16,7 @@ from hv.lab.journal import Journal
 from hv.lab.result import Status
 from hv.lab.whole_class import Here, grade_all
 from hv.lab.workers import Workers
+from tests.lab.classes import a_class_of_variants
 from tests.lab.exercises import LABS, SOLUTION, first_exit
 
 FIRST = first_exit()
@@ -189,3 +190,15 @@ def test_a_grading_killed_in_the_middle_loses_nothing_and_repeats_nothing(tmp_pa
     assert all(result.passed for result in results)
     with Journal(report) as journal:
         assert len(journal.results) == 30
+
+
+@pytest.mark.parametrize("graders", [Here, lambda exercise, seed: Workers(exercise, 2, seed)], ids=["here", "workers"])
+def test_each_is_graded_by_the_variant_of_its_student(tmp_path, graders):
+    exercise, handed_in = a_class_of_variants(tmp_path, b"seed")
+    with Journal(tmp_path / "report") as journal:
+        results = grade_all(exercise, handed_in, graders(exercise, b"seed"), journal)
+        assert len(journal.results) == 3
+        assert b"seed" not in (tmp_path / "report").read_bytes()
+        again = grade_all(exercise, handed_in, graders(exercise, b"other seed"), journal)
+    assert [(one.student, one.passed) for one in results] == [("ann", True), ("ben", True), ("cem", False)]
+    assert not any(one.passed for one in again)

@@ -174,8 +174,9 @@ class Timeline:
         return self.checkpoints[number + 1].tsc if number + 1 < len(self.checkpoints) else None
 
     def close(self) -> None:
-        """Nobody will ask for the past any more."""
+        """Nobody will ask for the past any more: the machine is as any other."""
         self.checkpoints.clear()
+        self.machine.factory.keeps_engines = False
 
     def inspect(self) -> dict[str, Any]:
         """Plain data for the REPL."""

@@ -260,3 +260,17 @@ def test_partitions_that_run_in_parallel_are_refused():
             Timeline(machine)
     finally:
         machine.close()
+
+
+def test_a_timeline_that_is_closed_keeps_nothing():
+    machine, timeline = recorded(STRAIGHT)
+    try:
+        timeline.close()
+        assert not timeline.checkpoints
+        machine.destroy_vm(machine.vms[0])
+        assert not machine.memory.engines
+        machine.create_vm("b", image_of(assemble(STRAIGHT, "test", folders=(guests_folder(),))), 4)
+        machine.run()
+        assert machine.vms[0].ended == "halt"
+    finally:
+        machine.close()

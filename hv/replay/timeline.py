@@ -116,13 +116,17 @@ class Timeline:
         """Let the machine stand at *position*; PositionError when the recorded run does not have it."""
         if position.exits > self.end.exits:
             raise PositionError(f"{position} is not recorded: the run is known up to {self.end}")
-        self._restore(self._before(position))
-        if position == self.position:
+        here, live = self.position, self._live
+        if position == Position():
+            self._restore(self.checkpoints[0])
             return
-        walk = _Walk(self, position)
-        if not walk.run(None):
-            raise PositionError(f"there is no {position}: {walk.missed}")
-        self.position = position
+        missed = self._walk_to(position).missed
+        if missed:
+            if live:
+                self.go_to_end()
+            else:
+                self.go(here)
+            raise PositionError(f"there is no {position}: {missed}")
 
     def go_to_end(self) -> None:
         """The machine stands behind all that is known, and may run on."""
@@ -130,11 +134,11 @@ class Timeline:
 
     def forward(self, wanted: Wanted) -> Record | None:
         """Go on to the next event that is *wanted*; None, and the machine is at the end, when none comes."""
-        here, start = self.position, self._before(self.position)
-        for number in range(self.checkpoints.index(start), len(self.checkpoints)):
+        here = self._here
+        for number in range(self._segment(here), len(self.checkpoints) - 1):
             self._restore(self.checkpoints[number])
             walk = _Walk(self, None, lambda record, at: at > here and wanted(record))
-            if walk.run(self._next(number)):
+            if walk.run(self.checkpoints[number + 1]):
                 self.position = walk.at
                 return walk.record
         self.go_to_end()
@@ -143,8 +147,8 @@ class Timeline:
     def backward(self, wanted: Wanted) -> Record | None:
         """Go back to the last event before here that is *wanted*; None, and the machine is at the beginning, if none
         was."""
-        here, start = self.position, self._before(self.position)
-        for number in range(self.checkpoints.index(start), -1, -1):
+        here = self._here
+        for number in range(self._segment(here), -1, -1):
             found: list[Position] = []
 
             def note(record: Record, at: Position, found: list[Position] = found) -> bool:
@@ -153,25 +157,30 @@ class Timeline:
                 return at >= here
 
             self._restore(self.checkpoints[number])
-            _Walk(self, None, note).run(self._next(number))
+            _Walk(self, None, note).run(self.checkpoints[number + 1])
             if found:
-                return self._go_to_event(found[-1])
+                return self._walk_to(found[-1]).record
         self._restore(self.checkpoints[0])
         return None
 
-    def _go_to_event(self, position: Position) -> Record | None:
-        self._restore(self._before(position))
+    def _walk_to(self, position: Position) -> _Walk:
+        """Let the machine stand at *position*, unless the walk has `missed` it."""
+        self._restore(self.checkpoints[max(0, self._segment(position))])
         walk = _Walk(self, position)
-        walk.run(None)
+        walk.run(self.checkpoints[-1])
         self.position = position
-        return walk.record
+        return walk
 
-    def _before(self, position: Position) -> Checkpoint:
-        """The last checkpoint from which *position* is still to come."""
-        return self.checkpoints[max(0, bisect_left([point.exits for point in self.checkpoints], position.exits) - 1)]
+    @property
+    def _here(self) -> Position:
+        """Where it stands among the events: the end is behind all of them."""
+        return Position(self.position.exits + 1) if self._live else self.position
 
-    def _next(self, number: int) -> int | None:
-        return self.checkpoints[number + 1].tsc if number + 1 < len(self.checkpoints) else None
+    def _segment(self, position: Position) -> int:
+        """Number of the last checkpoint from which *position* is still to come, and another one comes after; -1 while
+        there is only one."""
+        before = bisect_left([point.exits for point in self.checkpoints], position.exits) - 1
+        return min(max(0, before), len(self.checkpoints) - 2)
 
     def close(self) -> None:
         """Nobody will ask for the past any more: the machine is as any other."""
@@ -190,7 +199,7 @@ class _Walk:
     def __init__(self, timeline: Timeline, target: Position | None,
                  wanted: Callable[[Record, Position], bool] = lambda record, at: False) -> None:
         self._machine, self._target, self._wanted = timeline.machine, target, wanted
-        self._exits, self._events = timeline.position.exits, 0
+        self._exits, self._events, self._last = timeline.position.exits, 0, timeline.end.exits
         self._near = target.exits if target is not None else 0      # before that exit nothing can be of interest
         self._counts = False
         self.record: Record | None = None
@@ -201,26 +210,29 @@ class _Walk:
         """Of the event that was told last."""
         return Position(self._exits, 0, self._events)
 
-    def run(self, end_tsc: int | None) -> bool:
-        """Walk, to the checkpoint at *end_tsc* at the furthest; False when what is looked for did not come."""
+    def run(self, end: Checkpoint) -> bool:
+        """Walk, to *end* at the furthest; False when what is looked for did not come."""
         machine = self._machine
         machine.trace.listen(self._hear)
         try:
             if self._target is not None and self._target.instructions and not self._target.exits:
                 self._count(self._target.instructions)
-            machine.run(None, lambda: end_tsc is not None and machine.clock.tsc >= end_tsc)
+            machine.run(None, lambda: machine.clock.tsc >= end.tsc)
         except _Reached:
             return not self.missed
         finally:
             machine.trace.unlisten(self._hear)
             for engine in machine.memory.engines:
                 engine.on_countdown = lambda: None
-        self.missed = f"the run ends {self._exits - (self._target.exits if self._target else 0)} exits after it"
+        self.missed = "the recording ends before"
         return False
 
     def _hear(self, record: Record) -> None:
         if type(record.event) is VmExit:
             self._exits, self._events = self._exits + 1, 0
+            if self._exits > self._last:        # the turn goes on behind the end of the recording
+                self.missed = "the recording ends before"
+                raise _Reached
         elif self._exits < self._near:
             return                          # most events of a way to a known place
         else:

@@ -274,3 +274,59 @@ def test_a_timeline_that_is_closed_keeps_nothing():
         assert machine.vms[0].ended == "halt"
     finally:
         machine.close()
+
+
+ENDLESS = """
+    .include "lib/machine.inc"
+    .bits 64
+    .org 0x10000
+    .entry start
+start:
+    xor eax, eax
+    cpuid
+    mov ecx, 200
+work:
+    dec ecx
+    jnz work
+    jmp start
+"""
+
+
+@pytest.fixture
+def endless():
+    machine = Machine(memory_mib=24)
+    machine.create_vm("a", image_of(assemble(ENDLESS, "test", folders=(guests_folder(),))), 4)
+    timeline = Timeline(machine, 100)
+    timeline.record(machine.clock.tsc + 300_000)
+    yield machine, timeline
+    machine.close()
+
+
+def test_nothing_runs_on_behind_what_is_recorded(endless):
+    """The guest never ends: who looks for what never comes is at the end of the recording."""
+    machine, timeline = endless
+    end = machine.clock.tsc
+    timeline.go(Position(3))
+    assert timeline.forward(is_exit(ExitReason.HLT)) is None
+    assert (timeline.position, machine.clock.tsc) == (timeline.end, end)
+    assert timeline.forward(is_exit(ExitReason.CPUID)) is None
+    with pytest.raises(PositionError):
+        timeline.go(Position(timeline.end.exits, 0, 1000))
+
+
+def test_the_last_exit_is_behind_whoever_stands_at_the_end(endless):
+    _, timeline = endless
+    assert timeline.backward(is_exit(ExitReason.CPUID)) is not None
+    assert timeline.position == timeline.end
+    timeline.backward(is_exit(ExitReason.CPUID))
+    assert timeline.position.exits == timeline.end.exits - 1
+
+
+def test_who_asks_for_a_place_that_is_not_there_stays_where_he_is(endless):
+    machine, timeline = endless
+    for stand in (lambda: timeline.go(Position(5, 3)), timeline.go_to_end):
+        stand()
+        before = timeline.position, fingerprint(machine)
+        with pytest.raises(PositionError):
+            timeline.go(Position(4, 100_000))
+        assert (timeline.position, fingerprint(machine)) == before

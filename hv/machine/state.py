@@ -458,10 +458,6 @@ class ProcessorState:
             return True
         return bool(words[_ES_BASE] | words[_SS_BASE] | words[_DS_BASE])
 
-    def restore_image(self, image: bytes) -> None:
-        """All of the context is as it was when *image* was saved of it. Its engine has forgotten what it knew."""
-        at.view(self.context)[:] = image
-
     def forget(self) -> None:
         """The context is about to go: from now on reading or writing a register is a ValueError."""
         for view in (self.gpr, self._tables, self.words, self.dwords):

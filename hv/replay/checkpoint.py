@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 from hv.machine.engine import Engine
-from hv.machine.state import ProcessorState
 from hv.platform import Box
 from hv.replay.memento import Memento
 from hv.replay.pages import PageHistory
@@ -27,8 +26,7 @@ class Checkpoint:
         self.number = pages.mark()
         self._mark = machine.trace.mark
         self._memento = Memento([machine], outside=[machine.memory.view, machine.memory.words])
-        self._images: list[tuple[ProcessorState, bytes]] = [
-            image for engine in self._engines for image in engine.save_images()]
+        self._images = [(engine, engine.save_images()) for engine in self._engines]
 
     def restore(self, machine: Box, pages: PageHistory) -> None:
         """Put *machine* back, which is the one that was saved."""
@@ -37,8 +35,9 @@ class Checkpoint:
         self._memento.restore()
         for engine in self._engines:
             engine.forget()
-        for state, image in self._images:
-            state.restore_image(image)
+        for engine, images in self._images:
+            for state, image in images:
+                engine.load_image(state, image)
         pages.put_back(self.number)
         machine.trace.back_to(self._mark)
 

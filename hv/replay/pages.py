@@ -44,10 +44,6 @@ class PageHistory:
                 self._memory.write(page * PAGE_SIZE, then)
         self._present = wanted
 
-    def forget_after(self, number: int) -> None:
-        """The marks behind *number* never were."""
-        del self._marks[number + 1 :]
-
     def _at(self, number: int) -> dict[int, bytes]:
         pages: dict[int, bytes] = {}
         for mark in self._marks[: number + 1]:

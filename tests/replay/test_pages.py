@@ -54,15 +54,6 @@ def test_any_mark_can_be_put_back_from_anywhere(memory, seed):
         memory.write(chosen.randrange(64 * PAGE_SIZE), b"between")      # which no mark knows
 
 
-def test_marks_that_never_were_are_forgotten(memory):
-    history = PageHistory(memory)
-    history.mark()
-    memory.write(0, b"x")
-    history.mark()
-    history.forget_after(0)
-    assert history.mark() == 1
-
-
 def test_pages_that_nobody_touched_are_not_looked_at(memory):
     memory.write(3 * PAGE_SIZE, b"x")
     assert 3 in used_pages(memory)

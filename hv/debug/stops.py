@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from hv.debug.facts import Fact
 from hv.debug.render import record_line
 from hv.debug.session import Breakpoint, EventStop, Session
-from hv.debug.watching import Watch
+from hv.debug.watching import run_until
 from hv.machine.engine import Engine
 from hv.trace.bus import Record
 
@@ -50,10 +50,10 @@ def stretch(session: Session, planted: Planted, until_tsc: int | None) -> str:
     """
     machine, interrupted = session.machine, False
 
-    def paused(met: Callable[[], bool] = lambda: False) -> bool:
+    def paused() -> bool:
         nonlocal interrupted
         interrupted = interrupted or session.interrupted()
-        return interrupted or planted.met or met()
+        return interrupted or planted.met
 
     if session.stops:
         stopped = _watched(session, until_tsc, paused)
@@ -70,7 +70,7 @@ def stretch(session: Session, planted: Planted, until_tsc: int | None) -> str:
     return "time reached"
 
 
-def _watched(session: Session, until_tsc: int | None, paused: Callable[[Callable[[], bool]], bool]) -> str:
+def _watched(session: Session, until_tsc: int | None, paused: Callable[[], bool]) -> str:
     """Run with the stops of *session*; at which event one of them stopped, in words."""
     found: list[tuple[int, EventStop, Fact]] = []
 
@@ -79,8 +79,7 @@ def _watched(session: Session, until_tsc: int | None, paused: Callable[[Callable
         found.extend((number, stop, fact) for number, stop in enumerate(session.stops, 1) if stop.matches(fact))
         return bool(found)
 
-    with Watch(session.machine, wanted) as watch:
-        session.machine.run(until_tsc, lambda: paused(lambda: watch.met is not None))
+    run_until(session.machine, wanted, until_tsc, paused)
     if not found:
         return ""
     number, stop, fact = found[0]

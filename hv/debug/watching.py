@@ -31,7 +31,7 @@ def run_until(machine: Any, predicate: Predicate, until_tsc: int | None = None,
     """Run *machine* until an event of which *predicate* is true: its record. None when something else ended the run:
     the end of all guests, the clock at *until_tsc*, or *interrupted*."""
     with Watch(machine, predicate) as watch:
-        machine.run(until_tsc, lambda: watch.met is not None or interrupted())
+        machine.run(until_tsc, lambda: interrupted() or watch.met is not None)
     return watch.met
 
 

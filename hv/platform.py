@@ -10,7 +10,7 @@ Bringing a VM up goes through root's worker, and so through hypercalls; nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import hv.hypervisor.exits  # noqa: F401  registers the exit handlers
@@ -308,6 +308,17 @@ class Machine(Box):
         self.root.winhv.create_monitor_port(receiver.partition_id, port_id, sender.partition_id, gpa)
         self.root.winhv.connect_port(sender.partition_id, connection_id, receiver.partition_id, port_id,
                                      PortType.MONITOR, gpa)
+
+    def connect_as(self, described: Any, vms: Mapping[str, VirtualMachine]) -> None:
+        """Connect two of *vms* as a file describes it: *sender* and *receiver* by name, *id*, *kind* ("message", "event",
+        "monitor"), and what that kind needs, of *sint*, *base*, *flags* and *gpa*."""
+        one, sender, receiver = described, vms[described.sender], vms[described.receiver]
+        if one.kind == "event":
+            self.connect_events(sender, one.id, receiver, one.sint, one.base, one.flags)
+        elif one.kind == "monitor":
+            self.connect_monitor(sender, one.id, receiver, one.gpa)
+        else:
+            self.connect(sender, one.id, receiver, one.sint)
 
     def run(self, until_tsc: int | None = None, paused: Callable[[], bool] | None = None) -> None:
         """Run until every VM has ended, nobody can run any more, the clock reaches *until_tsc*, or *paused* says so.

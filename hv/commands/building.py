@@ -72,13 +72,7 @@ def build(description: MachineDescription, parallel: bool = False) -> tuple[Mach
     except (ImageError, MachineError) as error:
         raise CommandError(f"{vm.name}: {error.message}", error.hint) from None
     for connection in description.connections:
-        sender, receiver = by_name[connection.sender], by_name[connection.receiver]
-        if connection.kind == "event":
-            machine.connect_events(sender, connection.id, receiver, connection.sint, connection.base, connection.flags)
-        elif connection.kind == "monitor":
-            machine.connect_monitor(sender, connection.id, receiver, connection.gpa)
-        else:
-            machine.connect(sender, connection.id, receiver, connection.sint)
+        machine.connect_as(connection, by_name)
     return machine, list(by_name.values())
 
 

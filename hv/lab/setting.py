@@ -140,7 +140,8 @@ def build(setting: Setting, image: Image, memory_mib: int, folder: Path | None) 
     machine = Machine(MACHINE_MIB + sum(sizes.values()), apic_virtualization=virtual)
     try:
         vms = _make_vms(machine, setting, images, memory_mib)
-        _connect(machine, setting, vms)
+        for connection in setting.connection:
+            machine.connect_as(connection, vms)
     except BaseException:
         machine.close()
         raise
@@ -161,14 +162,3 @@ def _make_vms(machine: Machine, setting: Setting, images: dict[str, Image],
     for vm in [*first, learners, *(vm for vm in setting.vm if vm not in first)]:
         vms[vm.name] = machine.create_vm(vm.name, images[vm.name], vm.memory_mib, vm.vps, vm.device, vms.get(vm.other))
     return vms
-
-
-def _connect(machine: Machine, setting: Setting, vms: dict[str, VirtualMachine]) -> None:
-    for one in setting.connection:
-        sender, receiver = vms[one.sender], vms[one.receiver]
-        if one.kind == "event":
-            machine.connect_events(sender, one.id, receiver, one.sint, one.base, one.flags)
-        elif one.kind == "monitor":
-            machine.connect_monitor(sender, one.id, receiver, one.gpa)
-        else:
-            machine.connect(sender, one.id, receiver, one.sint)

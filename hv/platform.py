@@ -310,8 +310,8 @@ class Machine(Box):
                                      PortType.MONITOR, gpa)
 
     def connect_as(self, described: Any, vms: Mapping[str, VirtualMachine]) -> None:
-        """Connect two of *vms* as a file describes it: *sender* and *receiver* by name, *id*, *kind* ("message", "event",
-        "monitor"), and what that kind needs, of *sint*, *base*, *flags* and *gpa*."""
+        """Connect two of *vms* as a file describes it: *sender* and *receiver* by name, *id*, *kind* ("message",
+        "event", "monitor"), and what that kind needs, of *sint*, *base*, *flags* and *gpa*."""
         one, sender, receiver = described, vms[described.sender], vms[described.receiver]
         if one.kind == "event":
             self.connect_events(sender, one.id, receiver, one.sint, one.base, one.flags)

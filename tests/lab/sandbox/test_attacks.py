@@ -221,7 +221,8 @@ def test_doors_are_used_so_often_and_no_more(attacked):
 def test_a_door_that_was_not_given_is_refused(attacked):
     outcome = attacked(f"{FRAME}\ndef f(read):\n    frame(['ask', 'secret', []])\n    return read()",
                        doors={"read": lambda: 1})
-    assert outcome.ending in (Ending.RAISED, Ending.FORGED)
+    assert outcome.ending in (Ending.RAISED, Ending.FORGED, Ending.ENDED)   # or its own side falls over the two answers
+    assert outcome.value is None
 
 
 def test_threads_end_with_their_piece(attacked):

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from hv.debug.facts import Fact
 from hv.debug.render import record_line
 from hv.debug.session import Breakpoint, EventStop, Session
-from hv.debug.watching import run_until
 from hv.machine.engine import Engine
+from hv.replay.watching import run_until
 from hv.trace.bus import Record
 
 

@@ -359,7 +359,7 @@ class Engine:
                 self._forget_all_code()     # or the block would be found the next time, without a word
                 continue
             elif self._python_hooks is None or (late := self._python_hooks.deferred()) is None:
-                stopped = self._stopped_by_trap or self.breakpoints.hit is not None
+                stopped = self._stopped_by_trap or self.breakpoints.hit is not None or self.breakpoints.held
                 if instructions and (self._entered or self._shown) and not stopped:
                     attempts, wasted = attempts + 1, max(0, wasted + 1 - self._entered)
                     if attempts < _MOST_ATTEMPTS and _progress(state) == began:

@@ -16,10 +16,11 @@ from hv.replay.pages import PageHistory
 
 
 class Checkpoint:
-    """Where *machine* stands now. *tsc* is virtual time, *exits* counts the VM exits of all that has run until then."""
+    """Where *machine* stands now. *tsc* is virtual time, *exits* counts the VM exits of all that has run until then,
+    *acts* what was done to it."""
 
-    def __init__(self, machine: Box, pages: PageHistory, exits: int) -> None:
-        self.tsc, self.exits = machine.clock.tsc, exits
+    def __init__(self, machine: Box, pages: PageHistory, exits: int, acts: int) -> None:
+        self.tsc, self.exits, self.acts = machine.clock.tsc, exits, acts
         self._engines: list[Engine] = list(machine.memory.engines)
         for engine in self._engines:
             engine.forget()

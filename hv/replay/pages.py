@@ -20,20 +20,22 @@ class PageHistory:
 
     def __init__(self, memory: PhysicalMemory) -> None:
         self._memory = memory
-        self._marks: list[dict[int, bytes]] = []        # page -> its content, where it changed
+        self._marks: dict[int, dict[int, bytes]] = {}   # by number: page -> its content, where it changed
+        self._next = 0
         self._present: dict[int, bytes] = {}            # what RAM held when it was last marked or put back
 
     @property
     def bytes_kept(self) -> int:
         """What the marks hold together."""
-        return sum(len(mark) for mark in self._marks) * PAGE_SIZE
+        return sum(len(mark) for mark in self._marks.values()) * PAGE_SIZE
 
     def mark(self) -> int:
         """Note what changed since the last `mark` or `put_back`; the number of the mark."""
         changed = self._changed()
         self._present.update(changed)
-        self._marks.append(changed)
-        return len(self._marks) - 1
+        self._marks[self._next] = changed
+        self._next += 1
+        return self._next - 1
 
     def put_back(self, number: int) -> None:
         """Let RAM be what it was at mark *number*."""
@@ -44,10 +46,18 @@ class PageHistory:
                 self._memory.write(page * PAGE_SIZE, then)
         self._present = wanted
 
+    def drop(self, number: int) -> None:
+        """Mark *number* will not be put back any more: what it holds goes over to the next one."""
+        later = [each for each in self._marks if each > number]
+        gone = self._marks.pop(number)
+        if later:
+            self._marks[later[0]] = gone | self._marks[later[0]]
+
     def _at(self, number: int) -> dict[int, bytes]:
         pages: dict[int, bytes] = {}
-        for mark in self._marks[: number + 1]:
-            pages.update(mark)
+        for each, mark in self._marks.items():
+            if each <= number:
+                pages.update(mark)
         return pages
 
     def _changed(self) -> dict[int, bytes]:

@@ -1,11 +1,12 @@
 """The past of a machine, and any moment of it again.
 
 A run is recorded by checkpoints between its turns; nothing is added to an exit. To go to a place, the machine is put
-back to the last checkpoint before it and runs on, this time with a listener that counts exits and events and stops
-there. So forward and back are the same: nobody undoes anything.
+back to the last checkpoint before it and does the same acts again (`acts.py`), this time with a listener that counts
+exits and events and stops there (`walk.py`). So forward and back are the same: nobody undoes anything.
 
 What is shown at a place is the machine as it stands when everything was stopped at once, in the middle of an exit too.
-It is there to be looked at: whatever comes next begins at a checkpoint again.
+It is there to be looked at: whatever comes next begins at a checkpoint again. Who changes something there takes the run
+up from that place (`take_up`): it stops there for good, and what was recorded behind it is forgotten.
 """
 
 from __future__ import annotations
@@ -15,25 +16,20 @@ from collections.abc import Callable
 from typing import Any
 
 from hv.hypervisor.partitions.partition import Partition
-from hv.platform import Machine
+from hv.replay.acts import Act, Ran, Recorded
 from hv.replay.checkpoint import Checkpoint
 from hv.replay.pages import PageHistory
 from hv.replay.position import Position, PositionError
-from hv.root_machine import RootMachine
+from hv.replay.walk import Walk, forget
 from hv.trace.bus import Record
-from hv.vmx.exit import VmExit
 
-Recorded = Machine | RootMachine
 Wanted = Callable[[Record], bool]
 
 # When the next checkpoint is due: after as much work as takes some 50 ms to do again, while somebody listens.
 SPACING = 35_000                # units of a microsecond of the host, roughly
+MOST_CHECKPOINTS = 256          # of a longer run every other one is dropped, and they stand further apart
 _EXIT, _TICKS = 3, 4000         # an exit takes so many of them, one is so many ticks of work
 _LOOK = 40                      # so many ticks of virtual time for each unit, until that is asked again
-
-
-class _Reached(BaseException):      # no Exception: nobody on the way up shall take it for an error of its own
-    pass
 
 
 class Timeline:
@@ -46,6 +42,7 @@ class Timeline:
         machine.factory.keeps_engines = True
         self.pages = PageHistory(machine.memory)
         self._first_exit = machine.factory.exits
+        self.acts: list[Act] = []           # all that was done, from the first checkpoint on
         self.checkpoints: list[Checkpoint] = []
         self.position = Position()
         self.on_restore: Callable[[], None] = lambda: None     # what listeners heard so far is of another way
@@ -61,28 +58,37 @@ class Timeline:
         """
         if not self._live:
             self.go_to_end()
-        machine, ended = self.machine, False
-        while not ended:
-            due = self._work() + self.spacing
-            look = machine.clock.tsc + self.spacing * _LOOK
-            stopped = ""
-
-            def stops(due: int = due) -> bool:
-                nonlocal look, stopped
-                if stopped:
-                    return True
-                if paused():
-                    stopped = "paused"
-                elif machine.clock.tsc >= look:
-                    look = machine.clock.tsc + self.spacing * _LOOK
-                    stopped = "due" if self._work() >= due else ""
-                return bool(stopped)
-
-            machine.run(until_tsc, stops)
-            self._mark()
-            ended = stopped != "due"
-        self.position = Position(self.checkpoints[-1].exits)
+        while self._stretch(until_tsc, paused) == "due":
+            pass
         return self.position
+
+    def _stretch(self, until_tsc: int | None, paused: Callable[[], bool]) -> str:
+        """Run on and make a checkpoint: "due", or "paused", or nothing because the run ended or the time was over."""
+        machine, stopped, turns = self.machine, "", 0
+        due, look = self._work() + self.spacing, machine.clock.tsc + self.spacing * _LOOK
+
+        def stops() -> bool:
+            nonlocal look, stopped, turns
+            if stopped:
+                return True
+            if paused():
+                stopped = "paused"
+            elif machine.clock.tsc >= look:
+                look = machine.clock.tsc + self.spacing * _LOOK
+                stopped = "due" if self._work() >= due else ""
+            turns += not stopped
+            return bool(stopped)
+
+        self._live = False                      # an error on the way leaves the machine where nobody can go on
+        machine.run(until_tsc, stops)
+        self._did(Ran(turns, until_tsc))
+        return stopped
+
+    def _did(self, act: Act) -> None:
+        """*act* was done, at the end of all that was."""
+        self.acts.append(act)
+        self._mark()
+        self.position = self.end
 
     @property
     def end(self) -> Position:
@@ -101,8 +107,16 @@ class Timeline:
         return [partition for partition in self.machine.hypervisor.partitions.values() if partition.runs_code]
 
     def _mark(self) -> None:
-        self.checkpoints.append(Checkpoint(self.machine, self.pages, self._exits()))
+        self.checkpoints.append(Checkpoint(self.machine, self.pages, self._exits(), len(self.acts)))
         self._live = True
+        if len(self.checkpoints) > MOST_CHECKPOINTS:
+            self.spacing *= 2
+            self._drop(self.checkpoints[1:-1:2])
+
+    def _drop(self, gone: list[Checkpoint]) -> None:
+        for checkpoint in gone:
+            self.pages.drop(checkpoint.number)
+            self.checkpoints.remove(checkpoint)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         checkpoint.restore(self.machine, self.pages)
@@ -136,9 +150,8 @@ class Timeline:
         """Go on to the next event that is *wanted*; None, and the machine is at the end, when none comes."""
         here = self._here
         for number in range(self._segment(here), len(self.checkpoints) - 1):
-            self._restore(self.checkpoints[number])
-            walk = _Walk(self, None, lambda record, at: at > here and wanted(record))
-            if walk.run(self.checkpoints[number + 1]):
+            walk = self._walk(number, number + 1, None, lambda record, at: at > here and wanted(record))
+            if not walk.missed:
                 self.position = walk.at
                 return walk.record
         self.go_to_end()
@@ -156,19 +169,26 @@ class Timeline:
                     found.append(at)
                 return at >= here
 
-            self._restore(self.checkpoints[number])
-            _Walk(self, None, note).run(self.checkpoints[number + 1])
+            self._walk(number, number + 1, None, note)
             if found:
                 return self._walk_to(found[-1]).record
         self._restore(self.checkpoints[0])
         return None
 
-    def _walk_to(self, position: Position) -> _Walk:
+    def _walk_to(self, position: Position) -> Walk:
         """Let the machine stand at *position*, unless the walk has `missed` it."""
-        self._restore(self.checkpoints[max(0, self._segment(position))])
-        walk = _Walk(self, position)
-        walk.run(self.checkpoints[-1])
+        walk = self._walk(max(0, self._segment(position)), len(self.checkpoints) - 1, position)
         self.position = position
+        return walk
+
+    def _walk(self, first: int, end: int, target: Position | None,
+              wanted: Callable[[Record, Position], bool] = lambda record, at: False) -> Walk:
+        """From checkpoint number *first* to number *end*, at the furthest."""
+        begin = self.checkpoints[first]
+        self._restore(begin)
+        self._live = False
+        walk = Walk(self.machine, begin.exits, target, wanted)
+        walk.run(self.acts, begin.acts, self.checkpoints[end].acts)
         return walk
 
     @property
@@ -182,6 +202,45 @@ class Timeline:
         before = bisect_left([point.exits for point in self.checkpoints], position.exits) - 1
         return min(max(0, before), len(self.checkpoints) - 2)
 
+    # --- another future ------------------------------------------------------------------------------------
+
+    def take_up(self) -> int:
+        """Let the run go on from where the machine stands; how many exits are forgotten, which were recorded behind it.
+
+        Of an exit the handling comes to its end, and what it asks of the parent waits.
+        """
+        if self._live:
+            return 0
+        before, here = self.end.exits, self.position
+        if here == Position():
+            self._forget_behind(0)
+            self._redo(0)
+        else:
+            walk = self._walk_to(here)
+            self._forget_behind(walk.act)
+            self._redo(walk.act)
+            cut = walk.cut()
+            if cut is not None:
+                cut.do(self.machine)
+                self._did(cut)
+        self.position = here if here.instructions or not here.exits else Position(self.end.exits, 1)
+        return before - self.end.exits
+
+    def _forget_behind(self, act: int) -> None:
+        """What was done from number *act* on never was."""
+        self._drop([checkpoint for checkpoint in self.checkpoints if checkpoint.acts > act])
+
+    def _redo(self, act: int) -> None:
+        """Stand before number *act*, the end of all that was done."""
+        last = self.checkpoints[-1]
+        self._restore(last)
+        for each in self.acts[last.acts:act]:
+            each.do(self.machine)
+            forget(self.machine)
+        del self.acts[act:]
+        if len(self.acts) > last.acts:
+            self._mark()
+
     def close(self) -> None:
         """Nobody will ask for the past any more: the machine is as any other."""
         self.checkpoints.clear()
@@ -191,76 +250,3 @@ class Timeline:
         """Plain data for the REPL."""
         return {"position": str(self.position), "end": str(self.end), "bytes_kept": self.pages.bytes_kept,
                 "checkpoints": [point.inspect() for point in self.checkpoints]}
-
-
-class _Walk:
-    """One way from a checkpoint: to *target*, or to the first event for which *wanted* is true."""
-
-    def __init__(self, timeline: Timeline, target: Position | None,
-                 wanted: Callable[[Record, Position], bool] = lambda record, at: False) -> None:
-        self._machine, self._target, self._wanted = timeline.machine, target, wanted
-        self._exits, self._events, self._last = timeline.position.exits, 0, timeline.end.exits
-        self._near = target.exits if target is not None else 0      # before that exit nothing can be of interest
-        self._counts = False
-        self.record: Record | None = None
-        self.missed = ""
-
-    @property
-    def at(self) -> Position:
-        """Of the event that was told last."""
-        return Position(self._exits, 0, self._events)
-
-    def run(self, end: Checkpoint) -> bool:
-        """Walk, to *end* at the furthest; False when what is looked for did not come."""
-        machine = self._machine
-        machine.trace.listen(self._hear)
-        try:
-            if self._target is not None and self._target.instructions and not self._target.exits:
-                self._count(self._target.instructions)
-            machine.run(None, lambda: machine.clock.tsc >= end.tsc)
-        except _Reached:
-            return not self.missed
-        finally:
-            machine.trace.unlisten(self._hear)
-            for engine in machine.memory.engines:
-                engine.on_countdown = lambda: None
-        self.missed = "the recording ends before"
-        return False
-
-    def _hear(self, record: Record) -> None:
-        if type(record.event) is VmExit:
-            self._exits, self._events = self._exits + 1, 0
-            if self._exits > self._last:        # the turn goes on behind the end of the recording
-                self.missed = "the recording ends before"
-                raise _Reached
-        elif self._exits < self._near:
-            return                          # most events of a way to a known place
-        else:
-            self._events += 1
-        if self._exits < self._near:
-            return
-        self.record = record
-        target = self._target
-        if target is None:
-            if self._wanted(record, self.at):
-                raise _Reached
-        elif self._counts and self._exits != target.exits:
-            left = max(engine.countdown.left for engine in self._machine.memory.engines)
-            self.missed = f"exit {self._exits} comes after {target.instructions - left} instructions"
-            raise _Reached
-        elif self.at == target:
-            raise _Reached
-        elif target.instructions and self.at == (target.exits, 0, 0):
-            self._count(target.instructions)
-        elif self._exits > target.exits:
-            self.missed = "fewer events follow that exit"
-            raise _Reached
-
-    def _count(self, instructions: int) -> None:
-        self._counts = True
-        for engine in self._machine.memory.engines:
-            engine.on_countdown = self._counted
-            engine.countdown.begin(instructions)
-
-    def _counted(self) -> None:
-        raise _Reached

@@ -15,59 +15,7 @@ from hv.root_machine import RootMachine
 from hv.spec.exits import ExitReason
 from hv.trace import events
 from hv.vmx.exit import VmExit
-
-STRAIGHT = """
-    .include "lib/machine.inc"
-    .bits 64
-    .org 0x10000
-    .entry start
-start:
-    mov ecx, 3
-again:
-    xor eax, eax
-    cpuid
-    mov esi, 1
-    add esi, 2
-    mov ecx, 5
-    nop
-    hlt
-"""
-TWO_AT_WORK = """
-    .include "lib/machine.inc"
-    .bits 64
-    .org 0x10000
-    .entry start
-start:
-    call smp_start
-    call work
-    hlt
-ap_main:
-    call work
-    hlt
-work:
-    mov ebp, 120
-.more:
-    mov ecx, 40
-.spin:
-    lock inc dword ptr [0x220000]
-    pause
-    dec ecx
-    jnz .spin
-    xor eax, eax
-    cpuid
-    dec ebp
-    jnz .more
-    ret
-    .include "lib/smp64.inc"
-"""
-
-
-def recorded(source, vps=1, spacing=500):
-    machine = Machine(memory_mib=24)
-    machine.create_vm("a", image_of(assemble(source, "test", folders=(guests_folder(),))), 4, vps)
-    timeline = Timeline(machine, spacing)
-    timeline.record()
-    return machine, timeline
+from tests.replay.machines import STRAIGHT, TWO_AT_WORK, machine_with, recorded
 
 
 @pytest.fixture
@@ -91,8 +39,7 @@ def is_exit(reason):
 
 def test_a_run_that_is_recorded_comes_to_the_same_end():
     machine, timeline = recorded(TWO_AT_WORK, 2)
-    plain = Machine(memory_mib=24)
-    plain.create_vm("a", image_of(assemble(TWO_AT_WORK, "test", folders=(guests_folder(),))), 4, 2)
+    plain = machine_with(TWO_AT_WORK, 2)
     plain.run()
     try:
         assert len(timeline.checkpoints) >= 3
@@ -200,8 +147,7 @@ def test_an_event_between_two_exits_has_a_place_too(two):
 
 
 def test_a_run_goes_on_at_its_end_wherever_one_has_looked():
-    machine = Machine(memory_mib=24)
-    machine.create_vm("a", image_of(assemble(TWO_AT_WORK, "test", folders=(guests_folder(),))), 4, 2)
+    machine = machine_with(TWO_AT_WORK, 2)
     timeline = Timeline(machine, 500)
     half = timeline.record(paused=lambda: machine.factory.exits > 2000)
     timeline.go(Position(half.exits // 2))
@@ -294,8 +240,7 @@ work:
 
 @pytest.fixture
 def endless():
-    machine = Machine(memory_mib=24)
-    machine.create_vm("a", image_of(assemble(ENDLESS, "test", folders=(guests_folder(),))), 4)
+    machine = machine_with(ENDLESS)
     timeline = Timeline(machine, 100)
     timeline.record(machine.clock.tsc + 300_000)
     yield machine, timeline

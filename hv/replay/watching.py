@@ -44,6 +44,7 @@ class Watch:
     def __init__(self, machine: Any, predicate: Predicate) -> None:
         self._machine, self._predicate = machine, predicate
         self.met: Record | None = None
+        self.stopped = False
         self._error: Exception | None = None
         self._held: list[Engine] = []
         self._cut: VirtualProcessor | None = None
@@ -71,10 +72,10 @@ class Watch:
 
     def _unless_met(self, word: Callable[[Any], bool]) -> Callable[[Any], bool]:
         """The same question of the hypervisor's; once the event is met the answer is to leave the engine."""
-        return lambda vp: self.met is None and word(vp)
+        return lambda vp: not self.stopped and word(vp)
 
     def _hear(self, record: Record) -> None:
-        if self.met is not None:
+        if self.stopped:
             return
         try:
             met = self._predicate(record)
@@ -82,9 +83,11 @@ class Watch:
             met, self._error = True, error
         if met:
             self.met = record
-            self._stop()
+            self.stop()
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Stop the machine here and now, whatever was met."""
+        self.stopped = True
         machine = self._machine
         for engine in self._engines():
             engine.breakpoints.hold()

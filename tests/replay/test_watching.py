@@ -5,7 +5,7 @@ import pytest
 from hv.commands.building import build
 from hv.commands.description import ConnectionDescription, MachineDescription, VmDescription
 from hv.commands.files import find_guest
-from hv.debug.watching import Watch, run_until
+from hv.replay.watching import Watch, run_until
 from hv.spec.exits import ExitReason
 from hv.trace import events
 from hv.vmx.exit import VmExit

@@ -1,0 +1,91 @@
+"""What was done to a machine since its recording began, as data: who does the same again has the same run.
+
+Nothing of a run comes from outside but this. Engines forget what they have cached after each act (`timeline.py`), for
+what they have decides where blocks of code end, and with that the time.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from hv.platform import Machine
+from hv.replay.watching import Watch
+from hv.root_machine import RootMachine
+from hv.trace.bus import Record
+from hv.vmx.exit import VmExit
+
+Recorded = Machine | RootMachine
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2 ** 62)]
+
+
+class Ran(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ran", tag_field="act"):
+    """Everybody ran: for *turns* turns of the scheduler, and at the longest until the clock reached *until_tsc*."""
+
+    turns: Count
+    until_tsc: Count | None = None
+
+    def do(self, machine: Recorded) -> None:
+        """Do it again."""
+        turns = 0
+
+        def over() -> bool:
+            nonlocal turns
+            turns += 1
+            return turns > self.turns
+
+        machine.run(self.until_tsc, over)
+
+
+class Cut(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="cut", tag_field="act"):
+    """Everybody ran, until *exits* more VM exits had come, and then *events* more events, or *instructions* more were
+    executed. The VP that ran stands behind what it was about, of an exit behind its handling, and gives up its turn."""
+
+    exits: Count = 0
+    instructions: Count = 0
+    events: Count = 0
+
+    def do(self, machine: Recorded) -> None:
+        """Do it again."""
+        _Cutting(machine, self).run()
+
+
+Act = Ran | Cut
+
+
+class _Cutting:
+    """The way to the place where the machine is stopped."""
+
+    def __init__(self, machine: Recorded, cut: Cut) -> None:
+        self._machine, self._cut = machine, cut
+        self._exits = self._events = 0
+        self._watch = Watch(machine, self._is_there)
+
+    def run(self) -> None:
+        engines = self._machine.memory.engines
+        with self._watch as watch:
+            try:
+                if not self._cut.exits:
+                    self._count()
+                self._machine.run(None, lambda: watch.stopped)
+            finally:
+                for engine in engines:
+                    engine.on_countdown = lambda: None
+
+    def _is_there(self, record: Record) -> bool:
+        cut = self._cut
+        if type(record.event) is VmExit:
+            self._exits, self._events = self._exits + 1, 0
+            if self._exits == cut.exits:
+                self._count()
+        else:
+            self._events += 1
+        return not cut.instructions and (self._exits, self._events) == (cut.exits, cut.events)
+
+    def _count(self) -> None:
+        """What follows is counted, where that is wanted: the countdown stops before an instruction."""
+        if self._cut.instructions:
+            for engine in self._machine.memory.engines:
+                engine.on_countdown = self._watch.stop
+                engine.countdown.begin(self._cut.instructions + 1)

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 
 from unicorn import UC_HOOK_CODE, Uc
 from unicorn.unicorn_py3.unicorn import uclib
+from unicorn.x86_const import UC_X86_REG_RSP
 
 from hv.machine.state import ProcessorState
 
@@ -24,8 +25,10 @@ class Breakpoints:
     """
 
     def __init__(self, uc: Uc, running: Callable[[], ProcessorState | None],
-                 forget_all_code: Callable[[], None]) -> None:
-        self._uc, self._running, self._forget_all_code = uc, running, forget_all_code
+                 forget_all_code: Callable[[], None], guarded: Callable[[Callable[[], None]], object]) -> None:
+        self._uc, self._running, self._forget_all_code, self._guarded = uc, running, forget_all_code, guarded
+        # Asked instead of stopping, with who meets one, its address, and RSP; what it raises ends the run.
+        self.on_met: Callable[[ProcessorState, int, int], None] | None = None
         self._hooks: dict[int, int] = {}            # linear address -> the API's hook
         self.exist = False                          # there is one
         self.matter = False                         # a VP that is about to run is asked about
@@ -68,13 +71,20 @@ class Breakpoints:
 
     def close(self) -> None:
         """Let the engine go."""
-        del self._uc, self._running, self._forget_all_code
+        del self._uc, self._running, self._forget_all_code, self._guarded
 
     def _on_code(self, _uc: Any, gva: int, _size: int, _user: Any) -> None:
-        if self._passing not in (gva, _ALL):
-            running = self._running()
-            assert running is not None, "code runs"
+        on_met = self.on_met
+        if on_met is not None:
+            self._guarded(lambda: on_met(self._who(), gva, self._uc.reg_read(UC_X86_REG_RSP)))
+        elif self._passing not in (gva, _ALL):
+            running = self._who()
             self.hit = self._stopped_at[running] = gva
             uclib.uc_emu_stop(self._uc._uch)
         elif self._passing == gva:
             self._passing = None
+
+    def _who(self) -> ProcessorState:
+        running = self._running()
+        assert running is not None, "code runs"
+        return running

@@ -7,7 +7,7 @@ blocks stay what they are, and only code that is translated while there is a cou
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from unicorn import UC_HOOK_CODE
@@ -23,7 +23,7 @@ class Countdown:
 
     def __init__(self, handle: Any, stop: int | None, forget_all_code: Callable[[], None]) -> None:
         self._handle, self._forget_all_code = handle, forget_all_code
-        self._frame = stubs.Countdown(0, stop)
+        self._frame = self._own = stubs.Countdown(0, stop)
         self._hook: ctypes.c_size_t | None = None
         self._in_python = _INSTRUCTION(self._count)
         self.counts = False
@@ -40,14 +40,23 @@ class Countdown:
 
     def begin(self, instructions: int) -> None:
         """Stop before the one that is number *instructions* (from 1) of those to come. At an exit, or between runs."""
+        self._own.left = instructions
+        self._begin(self._own)
+
+    def join(self, other: Countdown) -> None:
+        """Count down together with *other*, which has begun."""
+        self._begin(other._frame)
+
+    def _begin(self, frame: stubs.Countdown) -> None:
         self.end()
+        self._frame = frame
         native = stubs.routines().count if stubs.available() else ctypes.cast(self._in_python, ctypes.c_void_p).value
         hook = ctypes.c_size_t()
         status = uclib.uc_hook_add(self._handle, ctypes.byref(hook), UC_HOOK_CODE, ctypes.c_void_p(native),
                                    ctypes.byref(self._frame), ctypes.c_uint64(1), ctypes.c_uint64(0))
         if status:
             raise RuntimeError(f"the engine refuses the hook of the instructions (error {status})")
-        self._frame.left, self._hook, self.counts = instructions, hook, True
+        self._hook, self.counts = hook, True
         self._forget_all_code()             # what was translated calls nobody
 
     def end(self) -> None:
@@ -61,3 +70,14 @@ class Countdown:
         self._frame.left -= 1
         if not self._frame.left:
             uclib.uc_emu_stop(self._handle)
+
+
+def begin_together(countdowns: Iterable[Countdown], instructions: int) -> None:
+    """Stop whoever is about to execute the instruction of that number of all those to come, on any of the engines."""
+    first: Countdown | None = None
+    for countdown in countdowns:
+        if first is None:
+            first = countdown
+            first.begin(instructions)
+        else:
+            countdown.join(first)

@@ -107,7 +107,7 @@ class Engine:
         self._refused_fetch = self._misplaced = False
         self._entered, self._shown = 0, False       # since the start: pages to stay, page tables for a moment
         self._alone_at = -1                         # RIP of the instruction that `run_alone` lets run
-        self.breakpoints = Breakpoints(self._uc, lambda: self.current, self._forget_all_code)
+        self.breakpoints = Breakpoints(self._uc, lambda: self.current, self._forget_all_code, self._guarded)
         self.countdown = Countdown(self._handle, _native("uc_emu_stop"), self._forget_all_code)
         self.on_countdown: Callable[[], None] = lambda: None    # it is over; may raise
         self._counted = False                       # the last run was limited to a number of instructions
@@ -306,7 +306,7 @@ class Engine:
         self._uc.mmio_map(spa, size, lambda _uc, offset, width, _: self._guarded(lambda: read(offset, width)), None,
                           lambda _uc, offset, width, value, _: self._guarded(lambda: write(offset, width, value)), None)
 
-    def _guarded(self, action: Callable[[], int | None]) -> int:
+    def _guarded(self, action: Callable[[], Any]) -> int:
         """Run *action* inside an engine callback: an exception stops the run and is raised from `run`."""
         try:
             return action() or 0

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import msgspec
 
+from hv.machine.countdown import begin_together
 from hv.platform import Machine
 from hv.replay.watching import Watch
 from hv.root_machine import RootMachine
@@ -85,7 +86,8 @@ class _Cutting:
 
     def _count(self) -> None:
         """What follows is counted, where that is wanted: the countdown stops before an instruction."""
+        engines = self._machine.memory.engines
         if self._cut.instructions:
-            for engine in self._machine.memory.engines:
+            for engine in engines:
                 engine.on_countdown = self._watch.stop
-                engine.countdown.begin(self._cut.instructions + 1)
+            begin_together((engine.countdown for engine in engines), self._cut.instructions + 1)

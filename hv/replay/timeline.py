@@ -1,252 +1,203 @@
-"""The past of a machine, and any moment of it again.
+"""Ways through the past of a machine: to the next event, instruction or breakpoint, and to the one before.
 
-A run is recorded by checkpoints between its turns; nothing is added to an exit. To go to a place, the machine is put
-back to the last checkpoint before it and does the same acts again (`acts.py`), this time with a listener that counts
-exits and events and stops there (`walk.py`). So forward and back are the same: nobody undoes anything.
-
-What is shown at a place is the machine as it stands when everything was stopped at once, in the middle of an exit too.
-It is there to be looked at: whatever comes next begins at a checkpoint again. Who changes something there takes the run
-up from that place (`take_up`): it stops there for good, and what was recorded behind it is forgotten.
+All of them find the position of a place first, and then go there (`recording.py`), so it is the same state whichever
+way one comes. Instructions are counted only where that matters: behind the exit where a way begins or ends.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
 
-from hv.hypervisor.partitions.partition import Partition
-from hv.replay.acts import Act, Ran, Recorded
-from hv.replay.checkpoint import Checkpoint
-from hv.replay.pages import PageHistory
-from hv.replay.position import Position, PositionError
-from hv.replay.walk import Walk, forget
+from hv.replay.acts import Recorded
+from hv.replay.position import Position
+from hv.replay.recording import SPACING, Recording
+from hv.replay.walk import MANY, Moment, Point, Walk
 from hv.trace.bus import Record
 
 Wanted = Callable[[Record], bool]
 
-# When the next checkpoint is due: after as much work as takes some 50 ms to do again, while somebody listens.
-SPACING = 35_000                # units of a microsecond of the host, roughly
-MOST_CHECKPOINTS = 256          # of a longer run every other one is dropped, and they stand further apart
-_EXIT, _TICKS = 3, 4000         # an exit takes so many of them, one is so many ticks of work
-_LOOK = 40                      # so many ticks of virtual time for each unit, until that is asked again
+
+class Interrupted(Exception):
+    """Somebody did not want to wait any longer; the machine stands where it stood."""
 
 
-class Timeline:
-    """The timeline of *machine* from now on; it must not run by itself any more. ValueError for a parallel one."""
+class Timeline(Recording):
+    """A recording and the ways through it. *interrupted* is asked now and then on a long one."""
 
     def __init__(self, machine: Recorded, spacing: int = SPACING) -> None:
-        if machine.parallel:
-            raise ValueError("partitions that run in parallel never run the same way twice: record without --parallel")
-        self.machine, self.spacing = machine, spacing
-        machine.factory.keeps_engines = True
-        self.pages = PageHistory(machine.memory)
-        self._first_exit = machine.factory.exits
-        self.acts: list[Act] = []           # all that was done, from the first checkpoint on
-        self.checkpoints: list[Checkpoint] = []
-        self.position = Position()
-        self.on_restore: Callable[[], None] = lambda: None     # what listeners heard so far is of another way
-        self._live = True                   # the machine stands where the last checkpoint was made
-        self._mark()
+        super().__init__(machine, spacing)
+        self.interrupted: Callable[[], bool] = lambda: False
 
-    # --- recording ---------------------------------------------------------------------------------------
+    # --- events and breakpoints ----------------------------------------------------------------------------
 
-    def record(self, until_tsc: int | None = None, paused: Callable[[], bool] = lambda: False) -> Position:
-        """Run on from the end of what is known, until the run ends, the clock reaches *until_tsc* or *paused*.
+    def forward(self, wanted: Wanted, points: Collection[Point] = (), record: bool = False) -> Moment | None:
+        """Go on to the next event that is *wanted*, or to where one of *points* is about to be executed.
 
-        The position is the new end.
+        None, and the machine is at the end, when neither comes. With *record* the end of what is known is not the end:
+        the run goes on. Interrupted.
         """
-        if not self._live:
+        old = len(self.acts) if self._live else None    # acts from there on are behind the end where it stands
+        here = self._here(points)
+        if old is not None and not (record and self._records_on(here)):
             self.go_to_end()
-        while self._stretch(until_tsc, paused) == "due":
-            pass
-        return self.position
+            return None
 
-    def _stretch(self, until_tsc: int | None, paused: Callable[[], bool]) -> str:
-        """Run on and make a checkpoint: "due", or "paused", or nothing because the run ended or the time was over."""
-        machine, stopped, turns = self.machine, "", 0
-        due, look = self._work() + self.spacing, machine.clock.tsc + self.spacing * _LOOK
+        def behind(moment: Moment) -> bool:
+            new = old is not None and moment.record is not None and moment.act >= old
+            return (new or _is_behind(moment, here)) and _is_one(moment, wanted)
 
-        def stops() -> bool:
-            nonlocal look, stopped, turns
-            if stopped:
-                return True
-            if paused():
-                stopped = "paused"
-            elif machine.clock.tsc >= look:
-                look = machine.clock.tsc + self.spacing * _LOOK
-                stopped = "due" if self._work() >= due else ""
-            turns += not stopped
-            return bool(stopped)
-
-        self._live = False                      # an error on the way leaves the machine where nobody can go on
-        machine.run(until_tsc, stops)
-        self._did(Ran(turns, until_tsc))
-        return stopped
-
-    def _did(self, act: Act) -> None:
-        """*act* was done, at the end of all that was."""
-        self.acts.append(act)
-        self._mark()
-        self.position = self.end
-
-    @property
-    def end(self) -> Position:
-        """The last exit that is known."""
-        return Position(self.checkpoints[-1].exits)
-
-    def _exits(self) -> int:
-        return self.machine.factory.exits - self._first_exit
-
-    def _work(self) -> int:
-        """Microseconds of the host, roughly, that it took to come here."""
-        ran = sum(vp.ran for partition in self._children() for vp in partition.vps.values())
-        return self._exits() * _EXIT + ran // _TICKS
-
-    def _children(self) -> list[Partition]:
-        return [partition for partition in self.machine.hypervisor.partitions.values() if partition.runs_code]
-
-    def _mark(self) -> None:
-        self.checkpoints.append(Checkpoint(self.machine, self.pages, self._exits(), len(self.acts)))
-        self._live = True
-        if len(self.checkpoints) > MOST_CHECKPOINTS:
-            self.spacing *= 2
-            self._drop(self.checkpoints[1:-1:2])
-
-    def _drop(self, gone: list[Checkpoint]) -> None:
-        for checkpoint in gone:
-            self.pages.drop(checkpoint.number)
-            self.checkpoints.remove(checkpoint)
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        checkpoint.restore(self.machine, self.pages)
-        self.on_restore()
-        self._live = checkpoint is self.checkpoints[-1]
-        self.position = Position(checkpoint.exits)
-
-    # --- going to a place --------------------------------------------------------------------------------
-
-    def go(self, position: Position) -> None:
-        """Let the machine stand at *position*; PositionError when the recorded run does not have it."""
-        if position.exits > self.end.exits:
-            raise PositionError(f"{position} is not recorded: the run is known up to {self.end}")
-        here, live = self.position, self._live
-        if position == Position():
-            self._restore(self.checkpoints[0])
-            return
-        missed = self._walk_to(position).missed
-        if missed:
-            if live:
-                self.go_to_end()
-            else:
-                self.go(here)
-            raise PositionError(f"there is no {position}: {missed}")
-
-    def go_to_end(self) -> None:
-        """The machine stands behind all that is known, and may run on."""
-        self._restore(self.checkpoints[-1])
-
-    def forward(self, wanted: Wanted) -> Record | None:
-        """Go on to the next event that is *wanted*; None, and the machine is at the end, when none comes."""
-        here = self._here
-        for number in range(self._segment(here), len(self.checkpoints) - 1):
-            walk = self._walk(number, number + 1, None, lambda record, at: at > here and wanted(record))
+        if here.instructions:
+            walk = self._count_behind(here.exits, behind, points)
             if not walk.missed:
-                self.position = walk.at
-                return walk.record
+                return self._stand_at(walk)
+        number = self._segment(here)
+        while number < len(self.checkpoints) - 1 or (record and self._records_on(here)):
+            self._may_go_on(here)
+            walk = self._walk(number, number + 1, wanted=behind, points=points)
+            if not walk.missed:
+                if walk.met.point is not None:
+                    walk = self._count_behind(walk.met.exits, behind, points)
+                return self._stand_at(walk)
+            number += 1
         self.go_to_end()
         return None
 
-    def backward(self, wanted: Wanted) -> Record | None:
-        """Go back to the last event before here that is *wanted*; None, and the machine is at the beginning, if none
-        was."""
-        here = self._here
-        for number in range(self._segment(here), -1, -1):
-            found: list[Position] = []
+    def backward(self, wanted: Wanted, points: Collection[Point] = ()) -> Moment | None:
+        """Go back to the last event before here that is *wanted*, or to where one of *points* was about to be executed.
 
-            def note(record: Record, at: Position, found: list[Position] = found) -> bool:
-                if at < here and wanted(record):
-                    found.append(at)
-                return at >= here
-
-            self._walk(number, number + 1, None, note)
-            if found:
-                return self._walk_to(found[-1]).record
-        self._restore(self.checkpoints[0])
-        return None
-
-    def _walk_to(self, position: Position) -> Walk:
-        """Let the machine stand at *position*, unless the walk has `missed` it."""
-        walk = self._walk(max(0, self._segment(position)), len(self.checkpoints) - 1, position)
-        self.position = position
-        return walk
-
-    def _walk(self, first: int, end: int, target: Position | None,
-              wanted: Callable[[Record, Position], bool] = lambda record, at: False) -> Walk:
-        """From checkpoint number *first* to number *end*, at the furthest."""
-        begin = self.checkpoints[first]
-        self._restore(begin)
-        self._live = False
-        walk = Walk(self.machine, begin.exits, target, wanted)
-        walk.run(self.acts, begin.acts, self.checkpoints[end].acts)
-        return walk
-
-    @property
-    def _here(self) -> Position:
-        """Where it stands among the events: the end is behind all of them."""
-        return Position(self.position.exits + 1) if self._live else self.position
-
-    def _segment(self, position: Position) -> int:
-        """Number of the last checkpoint from which *position* is still to come, and another one comes after; -1 while
-        there is only one."""
-        before = bisect_left([point.exits for point in self.checkpoints], position.exits) - 1
-        return min(max(0, before), len(self.checkpoints) - 2)
-
-    # --- another future ------------------------------------------------------------------------------------
-
-    def take_up(self) -> int:
-        """Let the run go on from where the machine stands; how many exits are forgotten, which were recorded behind it.
-
-        Of an exit the handling comes to its end, and what it asks of the parent waits.
+        None, and the machine is at the beginning, if neither was. Interrupted.
         """
-        if self._live:
-            return 0
-        before, here = self.end.exits, self.position
+        here, found = self._here(points), list[Moment]()
+
+        def note(moment: Moment) -> bool:
+            if _is_before(moment, here) and _is_one(moment, wanted):
+                found[:] = [moment]
+            return moment.exits > here.exits
+
+        def note_earlier(moment: Moment) -> bool:
+            return (moment.exits >= here.exits and here.instructions > 0) or note(moment)
+
+        if here.instructions:
+            self._count_behind(here.exits, note, points)
+        for number in range(self._segment(here), -1, -1):
+            if found:
+                break
+            self._may_go_on(here)
+            self._walk(number, number + 1, wanted=note_earlier, points=points)
+            if found and found[0].point is not None:
+                self._count_behind(found[0].exits, note, points)
+        if not found:
+            self._restore(self.checkpoints[0])
+            return None
+        return self._stand_at(self._walk_to(found[0].position), found[0])
+
+    def _stand_at(self, walk: Walk, moment: Moment | None = None) -> Moment:
+        """The machine stands at what *walk* came to."""
+        moment = moment or walk.met
+        if moment.point is not None or moment.executed:     # counting starts blocks anew: the way without it
+            walk = self._walk_to(moment.position)
+            assert not walk.missed, f"the way to {moment.position} is another one than it was: {walk.missed}"
+        self.position = moment.position
+        return moment
+
+    def _count_behind(self, exits: int, wanted: Callable[[Moment], bool], points: Collection[Point]) -> Walk:
+        """The way through what follows an exit, up to the next one, with its instructions counted."""
+        return self._walk(self._segment(Position(exits)), len(self.checkpoints) - 1, wanted=wanted, points=points,
+                          count_from=exits, last=exits + 1)
+
+    def _here(self, points: Collection[Point]) -> Position:
+        """Where it stands: the end is behind all that was told; among instructions only if that matters."""
+        if not self._live:
+            return self.position
+        return self._exact_end() if points else Position(self.end.exits + 1)
+
+    def _exact_end(self) -> Position:
+        end = self.end
+        return Position(end.exits, self._count_behind(end.exits, lambda moment: False, ()).executed + 1)
+
+    # --- instructions --------------------------------------------------------------------------------------
+
+    def step(self, record: bool = False) -> bool:
+        """Go on by one instruction of whoever runs; one that exits is one, with all that is done about it.
+
+        False, and the machine is at the end, if none comes; with *record* the run goes on there.
+        """
+        here, live = self.position, self._live
+        if live:
+            here = self._exact_end()
+        target = self._behind_event(here) if here.events else Position(here.exits, here.instructions + 1)
+        if live and not (record and self._records_on(here)):
+            self.go_to_end()
+            return False
+        while (walk := self._walk_to(target)).missed:
+            if not walk.ran_out:
+                target = Position(target.exits + 1, 1)
+            elif not (record and self._records_on(here)):
+                self.go_to_end()
+                return False
+        return True
+
+    def step_back(self) -> bool:
+        """Go back by one instruction; in front of the first one behind an exit comes that exit, before it is handled.
+
+        False at the beginning.
+        """
+        here = self._exact_end() if self._live else self.position
+        if here.events:
+            here = self._behind_event(here)
         if here == Position():
-            self._forget_behind(0)
-            self._redo(0)
+            return False
+        if not here.instructions:
+            executed = self._walk_to(Position(here.exits - 1, MANY)).executed
+            here = Position(here.exits - 1, executed + 1)
+        self.go(Position(here.exits, here.instructions - 1))
+        return True
+
+    def _behind_event(self, here: Position) -> Position:
+        """The instruction that follows the event at *here*."""
+        walk = self._count_behind(here.exits, lambda moment: moment.record is not None
+                                  and moment.events == here.events, ())
+        return Position(here.exits, walk.executed + 1)
+
+    # --- the way goes on -----------------------------------------------------------------------------------
+
+    def _records_on(self, here: Position) -> bool:
+        """Record another stretch at the end; False when nothing happens any more."""
+        self._may_go_on(here)
+        if not self._live:
+            self.go_to_end()
+        before = self.machine.clock.tsc
+        if self._stretch(None, self.interrupted) == "paused":
+            self._give_up(here)
+        return self.machine.clock.tsc > before
+
+    def _may_go_on(self, here: Position) -> None:
+        if self.interrupted():
+            self._give_up(here)
+
+    def _give_up(self, here: Position) -> None:
+        if here.exits > self.end.exits:
+            self.go_to_end()
         else:
-            walk = self._walk_to(here)
-            self._forget_behind(walk.act)
-            self._redo(walk.act)
-            cut = walk.cut()
-            if cut is not None:
-                cut.do(self.machine)
-                self._did(cut)
-        self.position = here if here.instructions or not here.exits else Position(self.end.exits, 1)
-        return before - self.end.exits
+            self.go(here)
+        raise Interrupted
 
-    def _forget_behind(self, act: int) -> None:
-        """What was done from number *act* on never was."""
-        self._drop([checkpoint for checkpoint in self.checkpoints if checkpoint.acts > act])
 
-    def _redo(self, act: int) -> None:
-        """Stand before number *act*, the end of all that was done."""
-        last = self.checkpoints[-1]
-        self._restore(last)
-        for each in self.acts[last.acts:act]:
-            each.do(self.machine)
-            forget(self.machine)
-        del self.acts[act:]
-        if len(self.acts) > last.acts:
-            self._mark()
+def _is_one(moment: Moment, wanted: Wanted) -> bool:
+    return moment.record is None or wanted(moment.record)
 
-    def close(self) -> None:
-        """Nobody will ask for the past any more: the machine is as any other."""
-        self.checkpoints.clear()
-        self.machine.factory.keeps_engines = False
 
-    def inspect(self) -> dict[str, Any]:
-        """Plain data for the REPL."""
-        return {"position": str(self.position), "end": str(self.end), "bytes_kept": self.pages.bytes_kept,
-                "checkpoints": [point.inspect() for point in self.checkpoints]}
+def _is_behind(moment: Moment, here: Position) -> bool:
+    if moment.exits != here.exits:
+        return moment.exits > here.exits
+    if here.instructions:
+        return moment.executed >= here.instructions
+    return moment.events > here.events or (moment.point is not None and moment.events == here.events)
+
+
+def _is_before(moment: Moment, here: Position) -> bool:
+    if moment.exits != here.exits:
+        return moment.exits < here.exits
+    if here.instructions:
+        return moment.executed < here.instructions - (moment.point is not None)
+    return moment.events < here.events

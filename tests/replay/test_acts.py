@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from hv.replay import timeline as timeline_module
+from hv.replay import recording
 from hv.replay.acts import Cut, Ran
 from hv.replay.fingerprint import describe, fingerprint
 from hv.replay.position import Position, PositionError
@@ -156,11 +156,11 @@ def test_checkpoints_that_are_dropped_change_nothing():
 
 
 def test_a_long_run_keeps_fewer_checkpoints(monkeypatch):
-    monkeypatch.setattr(timeline_module, "MOST_CHECKPOINTS", 6)
+    monkeypatch.setattr(recording, "MOST_CHECKPOINTS", 6)
     machine, timeline = in_pieces()
     try:
         assert len(timeline.checkpoints) <= 6 < len(timeline.acts)
-        assert timeline.spacing > timeline_module.SPACING
+        assert timeline.spacing > recording.SPACING
         assert done_again(timeline.acts) == ends(timeline)
         timeline.go(Position(timeline.end.exits // 2))
         timeline.take_up()

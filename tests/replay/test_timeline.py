@@ -117,11 +117,11 @@ def test_forward_and_back_find_the_same_events(two):
     there = []
     for _ in range(8):
         record = timeline.forward(is_exit(ExitReason.CPUID))
-        there.append((timeline.position, record.tsc, fingerprint(machine)))
+        there.append((timeline.position, record.record.tsc, fingerprint(machine)))
     back = [there[-1]]
     for _ in range(7):
         record = timeline.backward(is_exit(ExitReason.CPUID))
-        back.append((timeline.position, record.tsc, fingerprint(machine)))
+        back.append((timeline.position, record.record.tsc, fingerprint(machine)))
     assert back == there[::-1]
     assert len(set(there)) == 8
 
@@ -143,7 +143,7 @@ def test_an_event_between_two_exits_has_a_place_too(two):
     timeline.go(Position(5))
     timeline.go(Position.parse(str(there)))
     assert (timeline.position, fingerprint(machine)) == (there, state)
-    assert isinstance(record.event, events.VpSwitch)
+    assert isinstance(record.record.event, events.VpSwitch)
 
 
 def test_a_run_goes_on_at_its_end_wherever_one_has_looked():

@@ -119,8 +119,8 @@ def _to_event(session: Session, text: str, way: str) -> str:
         return test(session.recent.newest())        # which listens longer, so it has this record
 
     found = timeline.forward(wanted) if way == "forth" else timeline.backward(wanted)
-    if found is None:
+    if found is None or found.record is None:
         nothing = "comes: this is the end" if way == "forth" else "was: this is the beginning"
         return f"nothing of that {nothing}, {timeline.position}\n{where(session)}"
     session.look_where(session.recent.newest())
-    return f"{timeline.position}  {record_line(found)}\n{where(session)}"
+    return f"{timeline.position}  {record_line(found.record)}\n{where(session)}"

@@ -74,12 +74,6 @@ class Session:
         self.variables: dict[str, Any] = {}
         self.timeline: Timeline | None = None       # while the run is recorded
 
-    def runs_by_itself(self) -> None:
-        """The machine is about to run on as it stands; DebugError while it is recorded, which that would disturb."""
-        if self.timeline is not None:
-            raise DebugError("the run is recorded", "`forth`, `back` and `goto` move in it, `record` goes on at its "
-                             "end, `forget` ends the recording")
-
     # --- where one looks -------------------------------------------------------------------------------
 
     @property

@@ -7,26 +7,22 @@ asked about each event (`watching.py`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
+from hv.debug import recorded
 from hv.debug.facts import Fact
 from hv.debug.render import record_line
 from hv.debug.session import Breakpoint, EventStop, Session
+from hv.debug.targets import Target, ending
 from hv.machine.engine import Engine
 from hv.replay.watching import run_until
 from hv.trace.bus import Record
 
 
-class Target(NamedTuple):
-    """Where the VP looked at is to come; *there* may ask for more, such as the depth of its stack."""
-
-    point: Breakpoint
-    there: Callable[[], bool] = lambda: True
-
-
 def run(session: Session, until_tsc: int | None = None, target: Target | None = None) -> str:
     """Run on, until the VP looked at reaches *target*, or anything else stops it; why, in words."""
-    session.runs_by_itself()
+    if session.timeline is not None:
+        return recorded.run(session, until_tsc, target)
     points = {*session.breakpoints} | ({target.point} if target is not None else set())
     here = (session.vm, session.vp_index)
     with Planted(session, points) as planted:
@@ -36,7 +32,7 @@ def run(session: Session, until_tsc: int | None = None, target: Target | None = 
                 return why
             vm, index, gva = planted.take()
             if target is not None and target.point == Breakpoint(vm.name, gva) and (vm, index) == here \
-                    and target.there():
+                    and session.vp.regs.rsp >= target.least_rsp:
                 return f"reached {gva:#x}"
             if Breakpoint(vm.name, gva) in session.breakpoints:
                 session.vm, session.vp_index = vm, index
@@ -85,17 +81,6 @@ def _watched(session: Session, until_tsc: int | None, paused: Callable[[], bool]
     number, stop, fact = found[0]
     session.look_where(fact)
     return f"stop {number}, {stop.words}: {record_line(fact.record)}"
-
-
-def ending(vm: Any) -> str:
-    """How *vm* ended, in words."""
-    return f"{vm.name} {vm.ended}" + (f" ({vm.why})" if vm.why else "")
-
-
-def runnable(vm: Any, index: int) -> bool:
-    """The VP may execute something now."""
-    vp = vm.partition.vps.get(index)
-    return vp is not None and bool(vp.runnable)
 
 
 class Planted:

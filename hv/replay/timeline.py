@@ -30,15 +30,16 @@ class Timeline(Recording):
 
     # --- events and breakpoints ----------------------------------------------------------------------------
 
-    def forward(self, wanted: Wanted, points: Collection[Point] = (), record: bool = False) -> Moment | None:
+    def forward(self, wanted: Wanted, points: Collection[Point] = (), record: bool = False,
+                until_tsc: int | None = None) -> Moment | None:
         """Go on to the next event that is *wanted*, or to where one of *points* is about to be executed.
 
         None, and the machine is at the end, when neither comes. With *record* the end of what is known is not the end:
-        the run goes on. Interrupted.
+        the run goes on, to *until_tsc* at the furthest. Interrupted.
         """
         old = len(self.acts) if self._live else None    # acts from there on are behind the end where it stands
         here = self._here(points)
-        if old is not None and not (record and self._records_on(here)):
+        if old is not None and not (record and self._records_on(here, until_tsc)):
             self.go_to_end()
             return None
 
@@ -51,7 +52,7 @@ class Timeline(Recording):
             if not walk.missed:
                 return self._stand_at(walk)
         number = self._segment(here)
-        while number < len(self.checkpoints) - 1 or (record and self._records_on(here)):
+        while number < len(self.checkpoints) - 1 or (record and self._records_on(here, until_tsc)):
             self._may_go_on(here)
             walk = self._walk(number, number + 1, wanted=behind, points=points)
             if not walk.missed:
@@ -117,41 +118,50 @@ class Timeline(Recording):
 
     # --- instructions --------------------------------------------------------------------------------------
 
-    def step(self, record: bool = False) -> bool:
-        """Go on by one instruction of whoever runs; one that exits is one, with all that is done about it.
+    def step(self, n: int = 1, record: bool = False) -> bool:
+        """Go on by *n* instructions of whoever runs; one that exits is one, with all that is done about it.
 
-        False, and the machine is at the end, if none comes; with *record* the run goes on there.
+        False, and the machine is at the end, if fewer come; with *record* the run goes on there. Interrupted.
         """
         here, live = self.position, self._live
         if live:
             here = self._exact_end()
-        target = self._behind_event(here) if here.events else Position(here.exits, here.instructions + 1)
+        target = Position(here.exits, here.instructions + n)
+        if here == Position():
+            target = Position(0, 1 + n)         # the first one is about to be executed
+        elif here.events:
+            target = Position(here.exits, self._behind_event(here).instructions + n - 1)
         if live and not (record and self._records_on(here)):
             self.go_to_end()
             return False
         while (walk := self._walk_to(target)).missed:
+            self._may_go_on(here)
             if not walk.ran_out:
-                target = Position(target.exits + 1, 1)
+                target = Position(target.exits + 1, target.instructions - walk.executed)
             elif not (record and self._records_on(here)):
                 self.go_to_end()
                 return False
         return True
 
-    def step_back(self) -> bool:
-        """Go back by one instruction; in front of the first one behind an exit comes that exit, before it is handled.
+    def step_back(self, n: int = 1) -> bool:
+        """Go back by *n* instructions; before the first one behind an exit comes that exit, before it is handled.
 
-        False at the beginning.
+        False, and the machine is at the beginning, if there were fewer. Interrupted.
         """
-        here = self._exact_end() if self._live else self.position
+        here = start = self._exact_end() if self._live else self.position
         if here.events:
             here = self._behind_event(here)
-        if here == Position():
-            return False
-        if not here.instructions:
+        left = n
+        while left > here.instructions and here.exits:
+            self._may_go_on(start)
+            left -= here.instructions + 1
             executed = self._walk_to(Position(here.exits - 1, MANY)).executed
-            here = Position(here.exits - 1, executed + 1)
-        self.go(Position(here.exits, here.instructions - 1))
-        return True
+            here = Position(here.exits - 1, executed)
+        if here.exits or here.instructions - left > 1:
+            self.go(Position(here.exits, here.instructions - left))
+            return True
+        self.go(Position())
+        return left < here.instructions
 
     def _behind_event(self, here: Position) -> Position:
         """The instruction that follows the event at *here*."""
@@ -161,13 +171,13 @@ class Timeline(Recording):
 
     # --- the way goes on -----------------------------------------------------------------------------------
 
-    def _records_on(self, here: Position) -> bool:
+    def _records_on(self, here: Position, until_tsc: int | None = None) -> bool:
         """Record another stretch at the end; False when nothing happens any more."""
         self._may_go_on(here)
         if not self._live:
             self.go_to_end()
         before = self.machine.clock.tsc
-        if self._stretch(None, self.interrupted) == "paused":
+        if self._stretch(until_tsc, self.interrupted) == "paused":
             self._give_up(here)
         return self.machine.clock.tsc > before
 

@@ -73,17 +73,82 @@ def test_a_run_is_recorded_piece_by_piece(session):
     assert "hello shutdown" in session.do("record")
 
 
-def test_a_recorded_machine_does_not_run_by_itself(session):
+@pytest.fixture
+def timer():
+    session = session_over(("timer", "timer", 1))
+    yield session
+    session.machine.close()
+
+
+def test_breakpoints_are_met_forwards_and_backwards(timer):
+    """In what is recorded first, and then on behind its end; no meeting is lost or new on the way back."""
+    timer.do("record 10us")
+    timer.do("goto begin")
+    timer.do("break on_timer")
+    there = []
+    while "breakpoint at" in (said := timer.do("continue")):
+        there.append((position(said), timer.do("regs"), timer.prompt))
+    assert "every VM has ended: timer shutdown" in said
+    assert len(there) >= 3
+    back = []
+    while "breakpoint at" in (said := timer.do("rcontinue")):
+        back.append((position(said), timer.do("regs"), timer.prompt))
+    assert back[::-1] == there
+    assert "this is the beginning" in said
+
+
+def test_stops_are_met_in_the_past_too(timer):
+    timer.do("stop exit HLT if rip > 0")
+    timer.do("record")
+    timer.do("goto begin")
+    first = timer.do("continue")
+    assert re.match(r"E\d+  stop 1, exit HLT if rip > 0: #", first)
+    second = timer.do("continue")
+    assert position(second) > position(first)
+    assert timer.do("rcontinue") == first
+
+
+def test_steps_go_both_ways(timer):
+    timer.do("record")
+    timer.do("goto begin")
+    there = [timer.do("step") for _ in range(4)]
+    assert timer.do("rstep").split("\n")[1:] == there[2].split("\n")
+    assert timer.do("rstep 2").split("\n")[1:] == there[0].split("\n")
+    assert timer.do("step 3") == there[3]
+    timer.do("goto end")
+    assert "every VM has ended" in refused(timer, "step")
+    assert "this is the beginning" in refused(timer, "rstep 100000")
+
+
+@pytest.mark.parametrize("line", ["next", "finish", "until on_timer", "until 30us"])
+def test_recorded_or_not_one_comes_to_the_same_place(line):
+    """Each way to run comes to the same instruction in a recorded machine as in another."""
+    found = []
+    for recorded in (False, True):
+        session = session_over(("timer", "timer", 1))
+        try:
+            if recorded:
+                session.do("record")
+                session.do("goto begin")
+            session.do("step 3")
+            said = session.do(line)
+            found.append((session.vp.regs.rip, said.split("\n")[-1] if "30us" not in line else ""))
+        finally:
+            session.machine.close()
+    assert found[0][1] == found[1][1]
+    assert "30us" in line or found[0] == found[1]
+
+
+def test_a_recording_that_was_forgotten_leaves_a_machine_like_others(session):
     session.do("record 20us")
-    for line in ("continue", "step", "next", "until 1ms"):
-        assert "`forget` ends the recording" in refused(session, line)
     session.do("forget")
     assert "hello shutdown" in session.do("continue")
 
 
 @pytest.mark.parametrize(("line", "why"), [
     ("goto E5", "`record` runs on"), ("back", "`record` runs on"), ("forth", "`record` runs on"),
-    ("forget", "`record` runs on"), ("record 5", "write 10ms")])
+    ("forget", "`record` runs on"), ("rstep", "`record` runs on"), ("rcontinue", "`record` runs on"),
+    ("record 5", "write 10ms")])
 def test_without_a_recording_there_is_no_past(session, line, why):
     assert why in refused(session, line)
 

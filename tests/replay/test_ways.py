@@ -222,3 +222,29 @@ def test_who_does_not_wait_stays_where_he_is(two):
             assert (timeline.position, fingerprint(machine)) == (Position(10, 1), before)
     finally:
         timeline.interrupted = lambda: False
+
+
+def test_many_steps_are_as_many_single_ones(calls):
+    _, timeline = calls
+    there = [Position()]
+    while timeline.step():
+        there.append(timeline.position)
+    chosen = random.Random(7)
+    for _ in range(12):
+        begin = chosen.randrange(len(there))
+        n = chosen.randrange(1, len(there) - begin + 1) if begin < len(there) - 1 else 1
+        timeline.go(there[begin])
+        assert timeline.step(n) is (begin + n < len(there))
+        if begin + n < len(there):
+            assert timeline.position == there[begin + n]
+    back = []
+    timeline.go_to_end()
+    while timeline.step_back():
+        back.append(timeline.position)
+    for n in (1, 2, 5, 17, len(back)):
+        timeline.go_to_end()
+        assert timeline.step_back(n) is True
+        assert timeline.position == back[n - 1]
+    timeline.go_to_end()
+    assert timeline.step_back(len(back) + 1) is False
+    assert timeline.position == Position()

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 
+from hv.debug import recorded
 from hv.debug.commands.registers import where
+from hv.debug.commands.running import MOST_STEPS
 from hv.debug.completion import Word
 from hv.debug.errors import DebugError
 from hv.debug.facts import field_names
 from hv.debug.numbers import ticks
+from hv.debug.recorded import timeline_of
 from hv.debug.registry import command
 from hv.debug.render import record_line
 from hv.debug.session import Session
-from hv.debug.stops import ending
+from hv.debug.targets import ending
 from hv.replay.memento import NotSaved
 from hv.replay.position import Position, PositionError
-from hv.replay.timeline import Timeline
+from hv.replay.timeline import Interrupted, Timeline
 from hv.trace.bus import Record
 
 _ENDS = {"begin": "where the recording began", "end": "where it stands now, and may go on by `record`"}
@@ -26,7 +29,7 @@ def record(session: Session, text: str = "") -> str:
     """Run everything to its end, or for a time (`record 10ms`), or until Ctrl-C, so that one can go back to any moment.
 
     The recording begins with the first `record` and goes on at its end with the next one. Breakpoints and stops are not
-    asked: `forth` and `back` find events in it, as often as one likes. `forget` ends it.
+    asked; `continue`, `step` and the other ways to run meet them, in what is recorded first. `forget` ends it.
 
     Example: `record`, `record 2ms`
     """
@@ -38,6 +41,7 @@ def record(session: Session, text: str = "") -> str:
         except (ValueError, NotSaved) as error:
             raise DebugError(f"this machine cannot be recorded: {error}") from None
         session.timeline.on_restore = session.recent.clear
+        session.timeline.interrupted = session.interrupted
     timeline = session.timeline
     end = timeline.record(session.machine.clock.tsc + ticks(text) if text else None, session.interrupted)
     ended = ", ".join(ending(vm) for vm in session.vms if vm.ended is not None)
@@ -58,7 +62,7 @@ def goto(session: Session, text: str) -> str:
 
     Example: `record`, `goto E5`, `goto E5:2`, `goto end`
     """
-    timeline = _timeline(session)
+    timeline = timeline_of(session)
     try:
         if text == "end":
             timeline.go_to_end()
@@ -93,32 +97,50 @@ def forth(session: Session, text: str = "") -> str:
     return _to_event(session, text, "forth")
 
 
+@command("rstep", "rs", "rsi")
+def rstep(session: Session, n: int = 1) -> str:
+    """Go *n* instructions back, of whoever ran. In front of the first one behind a VM exit comes that exit.
+
+    Example: `record`, `rstep 3`
+    """
+    if not 1 <= n <= MOST_STEPS:
+        raise DebugError(f"{n} steps are out of range 1..{MOST_STEPS}", "`goto` goes anywhere")
+    recorded.step(session, n, back=True)
+    return f"{timeline_of(session).position}\n{where(session)}"
+
+
+@command("rcontinue", "rc")
+def rcontinue(session: Session) -> str:
+    """Go back to the last breakpoint or stop that was met before here, or to the beginning of the recording.
+
+    Example: `record`, `break start+5`, `rcontinue`
+    """
+    return f"{recorded.run(session, back=True)}\n{where(session)}"
+
+
 @command("forget")
 def forget(session: Session) -> str:
     """End the recording: the machine stands at its end, and runs on as any other.
 
     Example: `record`, `forget`
     """
-    timeline = _timeline(session)
+    timeline = timeline_of(session)
     timeline.go_to_end()
     timeline.close()
     session.timeline = None
     return where(session)
 
 
-def _timeline(session: Session) -> Timeline:
-    if session.timeline is None:
-        raise DebugError("nothing is recorded", "`record` runs on and keeps the past")
-    return session.timeline
-
-
 def _to_event(session: Session, text: str, way: str) -> str:
-    timeline, test = _timeline(session), session.condition(text or "event == VmExit")
+    timeline, test = timeline_of(session), session.condition(text or "event == VmExit")
 
     def wanted(record: Record) -> bool:
         return test(session.recent.newest())        # which listens longer, so it has this record
 
-    found = timeline.forward(wanted) if way == "forth" else timeline.backward(wanted)
+    try:
+        found = timeline.forward(wanted) if way == "forth" else timeline.backward(wanted)
+    except Interrupted:
+        raise DebugError("interrupted", "the machine stands where it stood") from None
     if found is None or found.record is None:
         nothing = "comes: this is the end" if way == "forth" else "was: this is the beginning"
         return f"nothing of that {nothing}, {timeline.position}\n{where(session)}"

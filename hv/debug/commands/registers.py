@@ -9,7 +9,7 @@ from hv.debug.errors import DebugError
 from hv.debug.looking import instructions
 from hv.debug.registry import command
 from hv.debug.session import Session
-from hv.debug.stops import runnable
+from hv.debug.targets import runnable
 from hv.machine.faults import GuestFault, NestedFault
 from hv.spec.x86 import Rflags
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TypeVar
 
+from hv.debug import recorded
 from hv.debug.commands.registers import where
 from hv.debug.completion import Word, numbers
 from hv.debug.errors import DebugError
@@ -13,7 +14,8 @@ from hv.debug.numbers import ticks
 from hv.debug.registry import command, first_word
 from hv.debug.session import Breakpoint, Session
 from hv.debug.stack import caller
-from hv.debug.stops import Target, ending, run, runnable
+from hv.debug.stops import run
+from hv.debug.targets import Target, ending, runnable
 
 MOST_STEPS = 100_000
 P = TypeVar("P")
@@ -21,7 +23,7 @@ P = TypeVar("P")
 
 @command("step", "s", "si")
 def step(session: Session, n: int = 1) -> str:
-    """Run *n* instructions of the VP looked at; the others stand still.
+    """Run *n* instructions of the VP looked at; the others stand still. While recorded: of whoever runs.
 
     An instruction that exits is one step, with all that the hypervisor and the parent do about it.
 
@@ -29,7 +31,9 @@ def step(session: Session, n: int = 1) -> str:
     """
     if not 1 <= n <= MOST_STEPS:
         raise DebugError(f"{n} steps are out of range 1..{MOST_STEPS}", "`continue` runs on")
-    session.runs_by_itself()
+    if session.timeline is not None:
+        recorded.step(session, n)
+        return where(session)
     for done in range(n):
         if session.vm.ended is not None:
             raise DebugError(f"{ending(session.vm)}, after {done} steps", "`hv repl FILE` starts again")
@@ -60,7 +64,7 @@ def next_(session: Session, n: int = 1) -> str:
                 return f"interrupted\n{said}"
             continue
         why = run(session, None, returning(session, gva + len(code), session.vp.regs.rsp))
-        if not why.startswith("reached"):
+        if "reached" not in why:
             return f"{why}\n{where(session)}"
     return where(session)
 
@@ -84,8 +88,7 @@ def finish(session: Session) -> str:
 
 def returning(session: Session, gva: int, rsp: int) -> Target:
     """The VP comes to *gva* with a stack no deeper than *rsp*: not in a deeper call of the same routine."""
-    vp = session.vp
-    return Target(Breakpoint(session.vm.name, gva), lambda: vp.regs.rsp >= rsp)
+    return Target(Breakpoint(session.vm.name, gva), rsp)
 
 
 @command("continue", "c", "go")

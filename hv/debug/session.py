@@ -27,6 +27,7 @@ from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.image.model import Image
 from hv.machine.faults import BusError, GuestFault, NestedFault
 from hv.printable import printable
+from hv.replay.changes import AnyChange, ChangeRefused
 
 if TYPE_CHECKING:
     from hv.replay.timeline import Timeline
@@ -79,6 +80,13 @@ class Session:
         if self.timeline is not None:
             raise DebugError("the run is recorded", "`forth`, `back` and `goto` move in it, `record` goes on at its "
                              "end, `forget` ends the recording")
+
+    def change(self, change: AnyChange) -> None:
+        """Carry out *change*; DebugError in one line when the machine does not take it, and nothing was changed."""
+        try:
+            change.apply(self.machine)
+        except ChangeRefused as error:
+            raise DebugError(str(error)) from None
 
     # --- where one looks -------------------------------------------------------------------------------
 

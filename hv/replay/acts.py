@@ -12,6 +12,7 @@ import msgspec
 
 from hv.machine.countdown import begin_together
 from hv.platform import Machine
+from hv.replay.changes import AnyChange
 from hv.replay.watching import Watch
 from hv.root_machine import RootMachine
 from hv.trace.bus import Record
@@ -52,7 +53,17 @@ class Cut(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="cut", ta
         _Cutting(machine, self).run()
 
 
-Act = Ran | Cut
+class Changed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="changed", tag_field="act"):
+    """Somebody changed something from outside."""
+
+    change: AnyChange
+
+    def do(self, machine: Recorded) -> None:
+        """Do it again."""
+        self.change.apply(machine)
+
+
+Act = Ran | Cut | Changed
 
 
 class _Cutting:

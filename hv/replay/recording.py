@@ -16,7 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 from hv.hypervisor.partitions.partition import Partition
-from hv.replay.acts import Act, Ran, Recorded
+from hv.replay.acts import Act, Changed, Ran, Recorded
+from hv.replay.changes import AnyChange
 from hv.replay.checkpoint import Checkpoint
 from hv.replay.pages import PageHistory
 from hv.replay.position import Position, PositionError
@@ -53,8 +54,7 @@ class Recording:
 
         The position is the new end.
         """
-        if not self._live:
-            self.go_to_end()
+        self.go_to_end()
         while self._stretch(until_tsc, paused) == "due":
             pass
         return self.position
@@ -86,6 +86,11 @@ class Recording:
         self.acts.append(act)
         self._mark()
         self.position = self.end
+
+    @property
+    def live(self) -> bool:
+        """The machine stands at the end of what is known, and may be changed."""
+        return self._live
 
     @property
     def end(self) -> Position:
@@ -131,13 +136,15 @@ class Recording:
         if position == Position():
             self._restore(self.checkpoints[0])
             return
-        missed = self._walk_to(position).missed
-        if missed:
+        walk = self._walk_to(position)
+        if walk.ran_out and position.exits == self.end.exits and position.instructions == walk.executed + 1:
+            self.go_to_end()
+        elif walk.missed:
             if live:
                 self.go_to_end()
             else:
                 self.go(here)
-            raise PositionError(f"there is no {position}: {missed}")
+            raise PositionError(f"there is no {position}: {walk.missed}")
 
     def go_to_end(self) -> None:
         """The machine stands behind all that is known, and may run on."""
@@ -188,6 +195,12 @@ class Recording:
                 self._did(cut)
         self.position = here if here.instructions or not here.exits else Position(self.end.exits, 1)
         return before - self.end.exits
+
+    def change(self, change: AnyChange) -> None:
+        """Carry out *change* at the end, where the machine stands; ChangeRefused, and nothing was changed."""
+        self.go_to_end()        # without what somebody changed there in another way
+        change.apply(self.machine)
+        self._did(Changed(change))
 
     def _forget_behind(self, act: int) -> None:
         """What was done from number *act* on never was."""

@@ -174,8 +174,7 @@ class Timeline(Recording):
     def _records_on(self, here: Position, until_tsc: int | None = None) -> bool:
         """Record another stretch at the end; False when nothing happens any more."""
         self._may_go_on(here)
-        if not self._live:
-            self.go_to_end()
+        self.go_to_end()
         before = self.machine.clock.tsc
         if self._stretch(until_tsc, self.interrupted) == "paused":
             self._give_up(here)

@@ -159,3 +159,25 @@ def test_without_a_recording_there_is_no_past(session, line, why):
 def test_a_place_that_is_not_there_is_told(session, line, why):
     session.do("record")
     assert why in refused(session, line)
+
+
+def test_who_changes_something_in_the_past_says_so_first(session):
+    session.do("record")
+    session.do("goto E5:2")
+    assert "`branch` lets the run go on from here" in refused(session, "set rbx 5")
+    assert re.match(r"E5:2  the run goes on from here; exits forgotten: 42\n", session.do("branch"))
+    session.do("set rbx 5")
+    assert session.vp.regs.rbx == 5
+    session.do("goto E5:1")
+    assert session.vp.regs.rbx != 5
+    session.do("goto E5:2")
+    assert session.vp.regs.rbx == 5
+    session.do("record 20us")
+    session.do("goto E5:2")
+    assert session.vp.regs.rbx == 5
+    assert "is in the past" in refused(session, "set rbx 6")
+    session.do("goto end")
+    session.do("set rbx 6")
+    session.do("goto E5:1")
+    session.do("goto end")
+    assert session.vp.regs.rbx == 6

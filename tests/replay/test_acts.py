@@ -6,6 +6,7 @@ import pytest
 
 from hv.replay import recording
 from hv.replay.acts import Cut, Ran
+from hv.replay.changes import ChangeRefused, SetMemory, SetRegister
 from hv.replay.fingerprint import describe, fingerprint
 from hv.replay.position import Position, PositionError
 from hv.replay.timeline import Timeline
@@ -169,3 +170,34 @@ def test_a_long_run_keeps_fewer_checkpoints(monkeypatch):
         assert done_again(timeline.acts) == ends(timeline)
     finally:
         machine.close()
+
+
+def test_a_change_is_an_act_of_the_recording(two):
+    """It is done again on every way over it, and on another machine."""
+    partition = two.machine.vms[0].partition_id
+    two.go(Position(200, 2))
+    two.take_up()
+    two.change(SetMemory(partition, 0x220000, (1_000_000).to_bytes(4, "little")))
+    two.record()
+    end = ends(two)
+    for place, least, most in ((Position(100), 1, 9600), (Position(202), 1_000_000, 1_009_600)):
+        two.go(place)
+        assert least <= int.from_bytes(two.machine.vms[0].worker.read(0x220000, 4), "little") <= most
+    assert ends(two) == end == done_again(two.acts)
+
+
+def test_a_change_that_is_refused_is_no_act(two):
+    two.go_to_end()
+    before, state = list(two.acts), fingerprint(two.machine)
+    with pytest.raises(ChangeRefused):
+        two.change(SetRegister(two.machine.vms[0].partition_id, 0, "CR0", 1 << 40))
+    assert (two.acts, fingerprint(two.machine)) == (before, state)
+
+
+def test_what_somebody_changed_past_the_recording_is_dropped(two):
+    """Only changes that are data can be done again."""
+    two.go(Position(200, 2))
+    two.take_up()
+    two.machine.vms[0].partition.vps[0].regs.rax = 0x1234
+    two.record()
+    assert done_again(two.acts) == ends(two)

@@ -58,7 +58,7 @@ def goto(session: Session, text: str) -> str:
     """Let the machine stand at a place of the recording.
 
     `E120` is VM exit 120 of all VPs together, before it is handled; `E120:7` the 7th instruction after it; `E120+3` the
-    3rd event after it; `begin` and `end` its two ends. What is changed there is forgotten when one goes on.
+    3rd event after it; `begin` and `end` its two ends. Who wants to change something there says `branch` first.
 
     Example: `record`, `goto E5`, `goto E5:2`, `goto end`
     """
@@ -116,6 +116,19 @@ def rcontinue(session: Session) -> str:
     Example: `record`, `break start+5`, `rcontinue`
     """
     return f"{recorded.run(session, back=True)}\n{where(session)}"
+
+
+@command("branch")
+def branch(session: Session) -> str:
+    """Let the run go on from this place, and forget what is recorded behind it: here things may be changed.
+
+    Of a VM exit the handling comes to its end first, and what it asks of the parent waits.
+
+    Example: `record`, `goto E5:2`, `branch`, `set rax 1`, `continue`
+    """
+    timeline = timeline_of(session)
+    forgotten = timeline.take_up()
+    return f"{timeline.position}  the run goes on from here; exits forgotten: {forgotten}\n{where(session)}"
 
 
 @command("forget")

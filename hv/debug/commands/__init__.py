@@ -11,6 +11,8 @@ from hv.debug.commands import (
     running,
     stopping,
     story,
+    why,
 )
 
-__all__ = ["control", "help", "interrupts", "memory", "partitions", "past", "registers", "running", "stopping", "story"]
+__all__ = ["control", "help", "interrupts", "memory", "partitions", "past", "registers", "running", "stopping", "story",
+           "why"]

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Read, do, print. Without a terminal, 1 when a line could not be carried out."""
-    from hv.commands import building
+    from hv.commands import building, report
     from hv.commands.run import describe, describe_root
 
     description = describe_root(args) if args.root else describe(args)
@@ -45,7 +45,7 @@ def main(args: argparse.Namespace) -> int:
     machine, vms = building.build_any(description)
     from hv.debug.session import PYTHON, Session
 
-    session = Session(machine, vms, images)
+    session = Session(machine, vms, images, report.heard())
     try:
         with building.ctrl_c(PYTHON) as interrupted:
             session.interrupted = interrupted.take

@@ -30,6 +30,11 @@ def watch(trace: Trace) -> Recent:
     return recent
 
 
+def heard() -> list[Record]:
+    """The last events of the machine that is watched."""
+    return [record for recent in _watched for record in recent.records]
+
+
 def write(error: BaseException, arguments: list[str], folder: Path | None = None) -> Path:
     """Write the report of *error* into *folder* (default: the current one) under the first free number; its path.
 
@@ -54,7 +59,7 @@ def content(error: BaseException, arguments: list[str]) -> dict[str, Any]:
         "error": f"{type(error).__name__}: {error}",
         "traceback": traceback.format_exception(error),
         "versions": versions(),
-        "events": [described(record) for recent in _watched for record in recent.records],
+        "events": [described(record) for record in heard()],
     }
 
 

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from hv.debug.facts import Fact
+from hv.debug.why.chain import Answer
 from hv.printable import printable
 from hv.spec.exits import ExitReason
 from hv.trace.bus import Record
@@ -47,6 +48,8 @@ def _lines(value: Any) -> Iterable[str]:
             return []
         case str():
             return value.split("\n")
+        case Answer():
+            return value.lines()
         case Counter():
             return _table({name: str(count) for name, count in value.items()})
         case Mapping():

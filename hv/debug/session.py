@@ -10,7 +10,8 @@ import codeop
 import importlib
 import keyword
 import re
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from hv.image.model import Image
 from hv.machine.faults import BusError, GuestFault, NestedFault
 from hv.printable import printable
 from hv.replay.changes import AnyChange, ChangeRefused
+from hv.trace.bus import Record
 
 if TYPE_CHECKING:
     from hv.replay.timeline import Timeline
@@ -59,12 +61,15 @@ class EventStop:
 
 
 class Session:
-    """*machine* and its *vms*; *images* by VM name give the symbols. *interrupted* says whether to stop running."""
+    """*machine* and its *vms*; *images* by VM name give the symbols. *interrupted* says whether to stop running;
+    *before* is what was heard of the machine until now, while its VMs were made."""
 
-    def __init__(self, machine: Any, vms: list[Any], images: dict[str, Image] | None = None) -> None:
+    def __init__(self, machine: Any, vms: list[Any], images: dict[str, Image] | None = None,
+                 before: Iterable[Record] = ()) -> None:
         importlib.import_module("hv.debug.commands")    # registers them; they import this module
         self.machine, self.vms = machine, vms
         self.recent = Recording(machine, KEPT_EVENTS, {vm.partition_id: vm.name for vm in vms})
+        self.before = deque(before, KEPT_EVENTS)    # events that a recording does not have
         machine.trace.listen(self.recent)
         self.vm, self.vp_index = vms[0], 0
         self.breakpoints: list[Breakpoint] = []

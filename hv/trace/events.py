@@ -322,6 +322,17 @@ class EventDelivered(Event):
     flag: int
 
 
+class InterceptInstalled(Event):
+    """The parent wants to hear of *access* to *first* ... *last* of *kind* (HvInterceptType) in *partition*; 0: not any
+    more."""
+
+    partition: int
+    kind: int
+    first: int
+    last: int
+    access: int
+
+
 class InterceptSent(Event):
     """The parent is asked: VP *vp* of partition *child* waits."""
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from hv.commands import report
 from hv.commands.building import build, load_image
 from hv.commands.description import MachineDescription, VmDescription
 from hv.commands.files import find_guest
@@ -13,7 +14,7 @@ def session_over(*vms, connections=()):
     description = MachineDescription([VmDescription(name, find_guest(guest), vps=vps) for name, guest, vps in vms],
                                      list(connections), 64)
     machine, made = build(description)
-    return Session(machine, made, {vm.name: load_image(vm.image) for vm in description.vms})
+    return Session(machine, made, {vm.name: load_image(vm.image) for vm in description.vms}, report.heard())
 
 
 def refused(session, line):

@@ -12,8 +12,9 @@ from hv.debug.commands import (
     running,
     stopping,
     story,
+    why,
     writing,
 )
 
 __all__ = ["changing", "control", "help", "interrupts", "memory", "partitions", "past", "registers", "running",
-           "stopping", "story", "writing"]
+           "stopping", "story", "why", "writing"]

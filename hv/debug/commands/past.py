@@ -42,6 +42,7 @@ def record(session: Session, text: str = "") -> str:
             raise DebugError(f"this machine cannot be recorded: {error}") from None
         session.timeline.on_restore = session.recent.clear
         session.timeline.interrupted = session.interrupted
+        session.before.extend(session.recent.records)
     timeline = session.timeline
     end = timeline.record(session.machine.clock.tsc + ticks(text) if text else None, session.interrupted)
     ended = ", ".join(ending(vm) for vm in session.vms if vm.ended is not None)

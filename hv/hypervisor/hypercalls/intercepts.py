@@ -19,6 +19,7 @@ from hv.spec.intercepts import (
     RegisterInterceptResultInput,
 )
 from hv.spec.partition import ANY_VP
+from hv.trace.events import InterceptInstalled
 
 T = HvInterceptType
 _READ, _WRITE = int(HvInterceptAccess.READ), int(HvInterceptAccess.WRITE)
@@ -49,7 +50,9 @@ def install_intercept(call: Call, input: InstallInterceptInput) -> None:
         require(first <= last, f"port range {first:#x}..{last:#x} is empty")
         partition.intercepts.install_ports(first, last, access)
     else:
+        first = last = parameter
         partition.intercepts.install(kind, parameter, access)
+    call.emit(InterceptInstalled(partition.id, kind, first, last, access))
     for vp in partition.vps.values():
         if kind is T.EXCEPTION:
             vp.show_exceptions()

@@ -8,6 +8,7 @@ from hv.hypervisor.hypercalls.registry import Call
 from hv.spec.hv_status import HvStatus
 from hv.spec.intercepts import HvInterceptType, InstallInterceptInput
 from hv.spec.vmcs import VmcsField
+from hv.trace.events import InterceptInstalled
 from tests.hypervisor.exit_fakes import new_vp
 from tests.hypervisor.fakes import Machine
 
@@ -113,3 +114,13 @@ def test_a_vp_made_later_knows_what_was_installed():
     bench.install(T.EXCEPTION, 6, 4)
     bench.machine.hypervisor.create_vp(bench.child, 2)
     assert bench.bitmaps == {0: 1 << 6, 1: 1 << 6, 2: 1 << 6}
+
+
+def test_what_is_installed_is_told():
+    bench = Bench()
+    heard = []
+    bench.machine.hypervisor.trace.listen(lambda record: heard.append(record.event))
+    bench.install(T.IO_PORT_RANGE, 0x60 | 0x64 << 16, 3)
+    bench.install(T.MSR, 0x1234, 0)
+    assert heard == [InterceptInstalled(bench.child.id, T.IO_PORT_RANGE, 0x60, 0x64, 3),
+                     InterceptInstalled(bench.child.id, T.MSR, 0x1234, 0x1234, 0)]

@@ -9,12 +9,14 @@ from hv.debug.errors import DebugError
 from hv.debug.numbers import REGISTERS, address
 from hv.debug.places import Places
 from hv.replay.position import Position, PositionError
+from hv.replay.walk import Point
 from hv.step.moment import Moment, Who
 from hv.step.moves import Moves
 from hv.step.reel import END, Reel
 from hv.step.sources import Sources
 from hv.step.stages import Exits, Microscope
 from hv.step.story import Story
+from hv.trace.bus import Record
 
 FORWARD, BACK = 1, -1
 STEPS = ("instruction", "exit", "event", "stage")
@@ -116,9 +118,10 @@ class Model:
         self.here, self._stage, self.said = position, stage, ""
 
     def go_to(self, text: str) -> None:
-        """Go to a place (`E120:7`, `begin`, `end`), or on to the next event for which *text* as a condition is true.
+        """Go to a place (`E120:7`, `begin`, `end`), on to where a symbol or an address is about to be executed, or to
+        the next event for which *text* as a condition is true.
 
-        `back` before the condition looks for the last one. DebugError when there is none.
+        `back` before one of the two looks for the last time. DebugError when there is none.
         """
         words = text.strip()
         if words in ("begin", "end"):
@@ -137,6 +140,10 @@ class Model:
     def _find(self, words: str) -> None:
         """Go to the next event, or with `back` the last one, for which the condition *words* is true."""
         way, source = (BACK, words[5:]) if words.startswith("back ") else (FORWARD, words)
+        gva = self._address(source)
+        if gva is not None:
+            self.go(self._passed(gva, source.strip(), way))
+            return
         test = Condition(source, self.places.symbols(self.moment.who.vm))
         index = len(self.story.happenings) if self.here == END else self.story.index(self.here)
         events = self.story.following(index) if way > 0 else self.story.preceding(index)
@@ -145,6 +152,29 @@ class Model:
             raise DebugError(f"no event {'behind' if way > 0 else 'before'} {self.name} matches",
                              "`back CONDITION` looks the other way" if way > 0 else "")
         self.go(found.position)
+
+    def _address(self, text: str) -> int | None:
+        """The address that *text* means, if it is none but symbols, numbers and sums."""
+        try:
+            return address(text, self.places.symbols(self.moment.who.vm))
+        except DebugError:
+            return None
+
+    def _passed(self, gva: int, words: str, way: int) -> Position:
+        """Where the instruction at *gva* is about to be executed next, or was last."""
+        who, timeline = self.moment.who, self.story.timeline
+        vp = self.reel.vp(who)
+        if vp is not None:
+            if self.here == END:
+                timeline.go_to_end()
+            else:
+                timeline.go(self.here)
+            points = [Point(vp.vcpu.engine, gva)]
+            met = timeline.forward(_never, points) if way > 0 else timeline.backward(_never, points)
+            if met is not None:
+                return met.position
+        raise DebugError(f"{who.vm} does not come to {words} {'behind' if way > 0 else 'before'} {self.name}",
+                         "`back SYMBOL` looks the other way" if way > 0 else "")
 
     # --- choosing ------------------------------------------------------------------------------------
 
@@ -185,6 +215,10 @@ class Model:
     def looks_at(self) -> str:
         """Who is looked at, in words."""
         return f"{self.moment.who}" if self.chosen is None else f"{self.chosen} (chosen)"
+
+
+def _never(record: Record) -> bool:
+    return False
 
 
 def _stage_at(microscope: Microscope, here: Position) -> int:

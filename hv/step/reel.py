@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.replay.position import Position, PositionError
+from hv.replay.walk import Moment as Heard
 from hv.step.moment import Moment, Who, take
 from hv.step.story import Story
-from hv.trace.bus import Record
 
 MOST_MOMENTS = 400              # kept: some 30 KiB each
 _MANY = 1 << 60                 # instructions: more than there will ever be
@@ -105,32 +105,17 @@ class Reel:
         found = self._stretches.get(exits)
         return found if found is not None else self.measure(exits)
 
-    def measure(self, exits: int, hear: Callable[[Record, Position], None] = lambda record, at: None) -> Stretch:
-        """The same by running again, with *hear* as a listener from the checkpoint before on to the next exit."""
-        engines = self.story.machine.memory.engines
+    def measure(self, exits: int, hear: Callable[[Heard], object] = lambda heard: None) -> Stretch:
+        """The same by running again, with *hear* as a listener to the exit and each event behind it."""
         before: list[int] = []
-        found: list[int] = []
 
-        def begin() -> None:
-            for engine in engines:
-                engine.countdown.begin(_MANY)
+        def heard(moment: Heard) -> None:
+            hear(moment)
+            if moment.events:
+                before.append(moment.executed)
 
-        def done() -> int:
-            return _MANY - int(min(engine.countdown.left for engine in engines))
-
-        def heard(record: Record, at: Position) -> bool:
-            if at.exits > exits:
-                found.append(done())
-                return True
-            hear(record, at)
-            if at == (exits, 0, 0):
-                begin()
-            elif at.exits == exits:
-                before.append(done())
-            return False
-
-        self.timeline.replay(Position(exits), heard, begin if not exits else lambda: None)
-        self._stretches[exits] = Stretch(found[0] if found else done(), tuple(before))
+        instructions = self.timeline.hear_behind(exits, heard)
+        self._stretches[exits] = Stretch(instructions, tuple(before))
         return self._stretches[exits]
 
     def has(self, position: Position) -> bool:

@@ -22,12 +22,12 @@ from hv.hypervisor.run import EXIT_HANDLERS, overheard, unexpected
 from hv.hypervisor.verdicts import Verdict
 from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.replay.position import Position, PositionError
+from hv.replay.walk import Moment as Heard
 from hv.spec.exits import ExitReason
 from hv.spec.vmcs import FieldEncoding, FieldKind, VmcsField
 from hv.step.moment import Moment, Who
 from hv.step.reel import Reel
 from hv.step.story import Happening
-from hv.trace.bus import Record
 from hv.trace.events import Fault, Injected
 from hv.vmx.exit import VmExit
 
@@ -206,12 +206,12 @@ class _Look:
         with overheard(self._decided):
             self.stretch = reel.measure(number, self._hear)
 
-    def _hear(self, record: Record, at: Position) -> None:
-        if at == (self.number, 0, 0):
+    def _hear(self, heard: Heard) -> None:
+        if not heard.events:
             vp = self._reel.vp(self.who)
             self.before = None if vp is None else _state(vp)
             self._here = True
-        self._events = at.events
+        self._events = heard.events
 
     def _decided(self, vp: VirtualProcessor, exit: VmExit, verdict: Verdict) -> None:
         if self._here and self.verdict is None:

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from hv.debug.facts import Fact, operands_of
-from hv.debug.stops import ending
+from hv.debug.targets import ending
 from hv.image.model import Image
 from hv.replay.position import Position
 from hv.replay.timeline import Timeline

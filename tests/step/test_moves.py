@@ -103,11 +103,22 @@ def test_stages_go_through_the_exit_and_on_to_the_next():
 
 @pytest.mark.parametrize(("words", "place"), [
     ("E5", "E5"), ("e5:3", "E5:3"), ("E20+4", "E20+4"), ("begin", "E0"), ("end", "end"),
-    ("reason == HLT", "E5"), ("event == Injected", "E5+2"), ("event == PortIo and value == 0xa", "E43+1")])
+    ("reason == HLT", "E5"), ("event == Injected", "E5+2"), ("event == PortIo and value == 0xa", "E43+1"),
+    ("on_timer", "E5:1"), ("start.done+7", "E15:10"), ("0x10072", "E5:1")])
 def test_one_goes_to_a_place_or_to_the_next_event_of_a_kind(words, place):
     model = model_of("timer")
     model.go_to(words)
     assert model.name == place
+
+
+def test_a_symbol_is_looked_for_in_both_directions():
+    model = model_of("timer")
+    for words, place in (("on_timer", "E5:1"), ("on_timer", "E6:1"), ("end", "end"), ("back on_timer", "E14:1"),
+                         ("back on_timer", "E13:1")):
+        model.go_to(words)
+        assert model.name == place
+    with pytest.raises(DebugError, match="timer does not come to start behind E13:1"):
+        model.go_to("start")
 
 
 def test_back_looks_for_the_last_event_of_a_kind():

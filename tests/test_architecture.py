@@ -26,13 +26,14 @@ MAY_IMPORT = {
     "root": {"spec", "trace", "vmbus", "image"},      # and the hypercall door, handed in to winhv.py
     "child": {"spec", "vmbus"},
     "platform": EVERYTHING, "root_machine": EVERYTHING,
-    "replay": EVERYTHING, "debug": EVERYTHING, "lab": EVERYTHING, "commands": EVERYTHING, "cli": EVERYTHING,
-    "__main__": EVERYTHING,
+    "replay": EVERYTHING, "debug": EVERYTHING, "step": EVERYTHING, "lab": EVERYTHING,
+    "commands": EVERYTHING, "cli": EVERYTHING, "__main__": EVERYTHING,
 }
 ONLY_HERE = {
     "unicorn": ("machine/engine.py", "machine/guest_mode.py", "machine/breakpoints.py", "machine/context.py",
                 "machine/hooks.py", "machine/countdown.py", "commands/baseline.py"),
     "keystone": ("image/",),
+    "textual": ("step/app/",),
 }
 
 

@@ -14,30 +14,36 @@ from hv.printable import printable
 if TYPE_CHECKING:
     from hv.lab.exercise import Exercise
     from hv.lab.progress import Progress
-    from hv.lab.runner import Verdict
+    from hv.lab.runner import FinishedRun, Verdict
 
 LOOK_SECONDS = 0.1              # between two looks at the file
 
 
 def trace(exercise: Exercise, place: Path, progress: Progress) -> int:
     """Run the program of the lab, or the learner's own, and tell what was recorded."""
-    from hv.image.errors import ImageError
-    from hv.lab.runner import rehearse
     from hv.lab.telling import told
 
-    if exercise.data.kind == "predict" and not progress.of(exercise.name).done:
-        raise CommandError(f"{exercise.name} asks what will happen: the trace would tell",
-                           f"answer in {exercise.data.file}, then `hv lab check`; afterwards the trace is open")
-    try:
-        run = rehearse(exercise, place)
-    except ImageError as error:
-        raise CommandError(error.message, error.hint) from None
+    run = rehearsed(exercise, place, progress)
     try:
         run.go()
         print("\n".join(told(run)))
     finally:
         run.close()
     return TRUE
+
+
+def rehearsed(exercise: Exercise, place: Path, progress: Progress) -> FinishedRun:
+    """The run of the program of the lab, or of the learner's own, before it begins; CommandError. To be closed."""
+    from hv.image.errors import ImageError
+    from hv.lab.runner import rehearse
+
+    if exercise.data.kind == "predict" and not progress.of(exercise.name).done:
+        raise CommandError(f"{exercise.name} asks what will happen: the trace would tell",
+                           f"answer in {exercise.data.file}, then `hv lab check`; afterwards the trace is open")
+    try:
+        return rehearse(exercise, place)
+    except ImageError as error:
+        raise CommandError(error.message, error.hint) from None
 
 
 def watch(exercise: Exercise, place: Path, progress: Progress, plain: bool, checks: int | None = None) -> int:

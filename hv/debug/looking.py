@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 from hv.debug.errors import DebugError
@@ -83,14 +84,19 @@ def instructions(vp: Any, gva: int, count: int) -> Iterator[tuple[int, bytes, st
 
 def text_of(code: bytes, bits: int, gva: int) -> tuple[str, int]:
     """The instruction at the start of *code*, and its length; `.byte` for what is none."""
-    import capstone
-
-    mode = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}[bits]
-    found = next(capstone.Cs(capstone.CS_ARCH_X86, mode).disasm_lite(code, gva, 1), None)
+    found = next(_disassembler(bits).disasm_lite(code, gva, 1), None)
     if found is None:
         return f".byte {code[0]:#04x}", 1
     _, length, mnemonic, operands = found
     return f"{mnemonic} {operands}".strip(), length
+
+
+@cache
+def _disassembler(bits: int) -> Any:
+    import capstone
+
+    mode = {16: capstone.CS_MODE_16, 32: capstone.CS_MODE_32, 64: capstone.CS_MODE_64}[bits]
+    return capstone.Cs(capstone.CS_ARCH_X86, mode)
 
 
 __all__ = ["dump", "instructions", "load", "page_walk", "read_gpa", "read_gva", "read_spa", "readable"]

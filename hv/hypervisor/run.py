@@ -7,7 +7,8 @@ each reason are in `exits/`, one file per family.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hv.hypervisor.errors import CallIntercepted
@@ -58,6 +59,32 @@ def unexpected(vp: VirtualProcessor, exit: VmExit) -> Verdict:
 
 
 _BY_REASON: list[Handler] = [unexpected] * 128      # the same by number, for the exit path
+
+
+@contextmanager
+def overheard(listener: Callable[[VirtualProcessor, VmExit, Verdict], None]) -> Iterator[None]:
+    """Inside, *listener* gets what each handler decided, before that is obeyed. For who looks on while a run is
+    repeated: all handlers are replaced, so nobody else pays for it."""
+    def told(handler: Handler) -> Handler:
+        def handle(vp: VirtualProcessor, exit: VmExit) -> Verdict:
+            try:
+                verdict = handler(vp, exit)
+            except GuestFault as fault:
+                listener(vp, exit, Inject(fault.vector, fault.error_code, fault.address))
+                raise
+            except (NestedFault, CallIntercepted):
+                listener(vp, exit, ASK_PARENT)
+                raise
+            listener(vp, exit, verdict)
+            return verdict
+        return handle
+
+    before = _BY_REASON[:]
+    _BY_REASON[:] = [told(handler) for handler in before]
+    try:
+        yield
+    finally:
+        _BY_REASON[:] = before
 
 
 def obey(vp: VirtualProcessor, exit: VmExit) -> bool:
@@ -151,4 +178,4 @@ def inject_exception(vp: VirtualProcessor, vector: int, error_code: int | None, 
     return vp.vcpu.inject(Event(vector, EventKind.EXCEPTION, error_code, address=address))
 
 
-__all__ = ["ADVANCE", "EXIT_HANDLERS", "RETRY", "obey", "on_exit", "unexpected"]
+__all__ = ["ADVANCE", "EXIT_HANDLERS", "RETRY", "obey", "on_exit", "overheard", "unexpected"]

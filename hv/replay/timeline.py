@@ -101,6 +101,18 @@ class Timeline(Recording):
         self.position = moment.position
         return moment
 
+    def hear_behind(self, exits: int, hear: Callable[[Moment], object]) -> int:
+        """Run again what follows exit *exits*: *hear* gets it and each event behind it, with the instructions before.
+
+        How many instructions there are until the next exit. The machine stands there, to be looked at.
+        """
+        def heard(moment: Moment) -> bool:
+            if moment.exits == exits:
+                hear(moment)
+            return False
+
+        return self._count_behind(exits, heard, ()).executed
+
     def _count_behind(self, exits: int, wanted: Callable[[Moment], bool], points: Collection[Point]) -> Walk:
         """The way through what follows an exit, up to the next one, with its instructions counted."""
         return self._walk(self._segment(Position(exits)), len(self.checkpoints) - 1, wanted=wanted, points=points,

@@ -275,3 +275,19 @@ def test_who_asks_for_a_place_that_is_not_there_stays_where_he_is(endless):
         with pytest.raises(PositionError):
             timeline.go(Position(4, 100_000))
         assert (timeline.position, fingerprint(machine)) == before
+
+
+@pytest.mark.parametrize("vms", [1, 2])
+def test_what_follows_an_exit_is_heard_with_the_instructions_before_each_event(vms):
+    machine = Machine(memory_mib=64)
+    image = image_of(assemble(STRAIGHT, "straight.asm", folders=(guests_folder(),)))
+    for name in ("one", "two")[:vms]:
+        machine.create_vm(name, image, 16)
+    timeline = Timeline(machine)
+    timeline.record()
+    heard = []
+    assert timeline.hear_behind(0, heard.append) == 3       # mov, xor, cpuid
+    assert timeline.hear_behind(1, heard.append) == 5       # mov, add, mov, nop, hlt
+    assert [str(moment.position) for moment in heard] == ["E0+1", "E1", "E1+1"]
+    assert [moment.executed for moment in heard] == [0, 0, 0]
+    machine.close()

@@ -205,7 +205,8 @@ def watch(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> i
 
 def trace(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> int:
     """What the machine records."""
-    place = _existing(exercise, args) if exercise.data.kind == "guest" else working_file(exercise, args)
+    own = exercise.data.kind == "guest" or exercise.data.piece.answers
+    place = _existing(exercise, args) if own else working_file(exercise, args)
     return lab_work.trace(exercise, place, progress)
 
 

@@ -106,7 +106,7 @@ def obey(vp: VirtualProcessor, exit: VmExit) -> bool:
         return not vp.event_pending or vp.deliver_pending()
     if verdict is YIELD:
         return _give_way(vp, exit)
-    return _obey_other(vp, exit, verdict)
+    return carry_out(vp, exit, verdict)
 
 
 def _give_way(vp: VirtualProcessor, exit: VmExit) -> bool:
@@ -119,8 +119,8 @@ def _give_way(vp: VirtualProcessor, exit: VmExit) -> bool:
     return not hypervisor.turn_over and hypervisor.on_yield(vp)
 
 
-def _obey_other(vp: VirtualProcessor, exit: VmExit, verdict: Verdict) -> bool:
-    """The verdicts that are not the common one."""
+def carry_out(vp: VirtualProcessor, exit: VmExit, verdict: Verdict) -> bool:
+    """Any verdict; the common one has a shorter way in `obey`. True to enter the guest again."""
     if verdict is RETRY:
         return vp.deliver_pending()
     if verdict is SENT:
@@ -178,4 +178,4 @@ def inject_exception(vp: VirtualProcessor, vector: int, error_code: int | None, 
     return vp.vcpu.inject(Event(vector, EventKind.EXCEPTION, error_code, address=address))
 
 
-__all__ = ["ADVANCE", "EXIT_HANDLERS", "RETRY", "obey", "on_exit", "overheard", "unexpected"]
+__all__ = ["ADVANCE", "EXIT_HANDLERS", "RETRY", "carry_out", "obey", "on_exit", "overheard", "unexpected"]

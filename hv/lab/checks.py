@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from hv.debug.numbers import REGISTERS
+from hv.lab.answering import PieceCheck
 from hv.lab.comparing import (
     Times,
     among,
@@ -271,7 +272,7 @@ class WorkCheck(Check, frozen=True, tag="work"):
 
 
 AnyCheck = (MemoryCheck | ExitCheck | EventCheck | OrderCheck | RegisterCheck | SerialCheck | EndedCheck | WorkCheck
-            | AnswerCheck | WalkCheck)
+            | AnswerCheck | WalkCheck | PieceCheck)
 
 
 def judge_all(checks: Iterable[Check], run: Run) -> list[Finding]:

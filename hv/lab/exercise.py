@@ -23,19 +23,22 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from hv.lab.answering import PieceCheck
 from hv.lab.checks import ANY, AnyCheck, Check, MemoryCheck, RegisterCheck, SerialCheck
 from hv.lab.errors import LabError
 from hv.lab.questions import AnswerCheck
 from hv.lab.setting import Setting
 from hv.lab.variants import Keep, Parameter, Value, drawn, filled, first, parameters
 from hv.lab.walks import WalkCheck
+from hv.spec.exits import ExitReason
+from hv.spec.hypercalls.codes import HypercallCode
 
 HINTS = 3                       # of growing help
 SUFFIXES = {"guest": (".asm", ".s"), "predict": (".toml",), "diagnose": (".toml",),
             "python": (".py",)}
+Kinds = tuple[type[Check], ...]
 # The checks that look at what the learner handed in, by kind of lab. A guest is what happened, so all others do.
-OWN_CHECKS: dict[str, tuple[type[Check], ...]] = {"predict": (AnswerCheck,), "diagnose": (AnswerCheck,),
-                                            "python": (WalkCheck,)}
+ONLY_CHECKS: dict[str, Kinds] = {"predict": (AnswerCheck,), "diagnose": (AnswerCheck,), "python": (WalkCheck,)}
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 
 
@@ -48,11 +51,30 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     events: Positive = 1000             # how many are kept of each VM; the rest is counted
 
 
-class PieceLimits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What one call of a learner's Python may do."""
+class PieceSetting(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What a learner's Python answers, and what it may do.
 
-    steps: Positive = 20_000            # lines that it runs
-    asks: Positive = 1000               # uses of a door, such as read_u64
+    *exits* and *hypercalls* name the functions that answer in the machine (`handlers.py`); without them it is a `walk`.
+    """
+
+    steps: Positive = 20_000            # lines that one call runs
+    asks: Positive = 1000               # uses of a door in one call, such as read_u64
+    calls: Positive = 1000              # calls in a run of the machine
+    exits: dict[str, str] = {}          # functions by exit reason
+    hypercalls: dict[str, str] = {}     # functions by hypercall
+
+    def __post_init__(self) -> None:
+        wrong = [f"`{name}` is no exit reason" for name in self.exits if name not in ExitReason.__members__]
+        wrong += [f"`{name}` is no hypercall" for name in self.hypercalls if name not in HypercallCode.__members__]
+        functions = [*self.exits.values(), *self.hypercalls.values()]
+        wrong += [f"`{name}` is no name of a function" for name in functions if not name.isidentifier()]
+        if wrong:
+            raise ValueError(wrong[0])
+
+    @property
+    def answers(self) -> bool:
+        """It answers in the machine, while that runs."""
+        return bool(self.exits or self.hypercalls)
 
 
 class WrongAnswer(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -75,7 +97,7 @@ class Description(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
     starter_says: str = ""              # words of the report that the untouched starter gets; students have none
     wrong: list[WrongAnswer] = []
     limits: Limits = Limits()
-    piece: PieceLimits = PieceLimits()
+    piece: PieceSetting = PieceSetting()
     machine: Setting = Setting()
 
     def __post_init__(self) -> None:
@@ -96,11 +118,19 @@ def _check_target(lab: Description, check: Check) -> None:
         if vm not in lab.machine.names:
             names = ", ".join(sorted(lab.machine.names))
             raise ValueError(f"check `{check.name}` looks at VM `{vm}`; expected {names}")
-    own = OWN_CHECKS.get(lab.kind, ())
-    if isinstance(check, own) if lab.kind != "guest" else not isinstance(check, AnswerCheck | WalkCheck):
+    only, never = _kinds_of_check(lab)
+    if isinstance(check, only) and not isinstance(check, never):
         return
-    kinds = " or ".join(str(kind.__struct_config__.tag) for kind in own) or "neither answer nor walk"
-    raise ValueError(f"check `{check.name}`: the checks of a lab of kind {lab.kind} are of kind {kinds}")
+    words = " or ".join(str(kind.__struct_config__.tag) for kind in only) if only != (Check,) else \
+        "neither " + " nor ".join(str(kind.__struct_config__.tag) for kind in never)
+    raise ValueError(f"check `{check.name}`: the checks of a lab of kind {lab.kind} are of kind {words}")
+
+
+def _kinds_of_check(lab: Description) -> tuple[Kinds, Kinds]:
+    """The checks that *lab* may have: some kinds only, and others not."""
+    if lab.kind == "python" and lab.piece.answers:      # what its guest met is what counts
+        return (Check,), (AnswerCheck, WalkCheck)
+    return ONLY_CHECKS.get(lab.kind, (Check,)), () if lab.kind in ONLY_CHECKS else (AnswerCheck, WalkCheck, PieceCheck)
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,9 @@ class Run(Protocol):
     fault: tuple[str, int, str]         # the injected bug, the number of the exit where it first acted, and the line
     piece: Any                          # the learner's Python, where the exercise asks for it
 
+    @property
+    def failure(self) -> Any: ...                               # the `Failure` of a handler that did not answer
+
     def left_out(self, vm: str) -> int: ...                     # events that happened after that, and were not kept
     def ended(self, vm: str) -> tuple[str, str, str]: ...       # how, why, and the source line where
     def serial(self, vm: str) -> str: ...

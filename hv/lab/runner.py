@@ -21,6 +21,7 @@ from hv.lab.checks import ANY, LEARNER, Check, Finding, Happening, judge_all
 from hv.lab.evidence import trace_hash
 from hv.lab.exercise import Exercise, Limits
 from hv.lab.faults import FAULTS
+from hv.lab.handlers import Failure, Handlers
 from hv.lab.pieces import open_piece
 from hv.lab.setting import Setting, build, given, program
 from hv.lab.words import SHOWN, is_exit, is_roots
@@ -66,6 +67,7 @@ class FinishedRun:
         self.limits = limits
         self.answers = answers or {}
         self.piece: Any = None
+        self.handlers: Handlers | None = None
         self.fault = setting.fault if setting else "", 0, ""
         self.wanted = SHOWN.union(wanted)
         self.happened: list[Happening] = []
@@ -97,8 +99,12 @@ class FinishedRun:
             self._over = self.machine.clock.tsc
             self.machine.trace.unlisten(self._on_record)
 
+    def exit_count(self) -> int:
+        """How many VM exits there were, of all VMs."""
+        return self._exits.total()
+
     def _too_many_exits(self) -> bool:
-        return self._exits.total() > self.limits.exits
+        return self.exit_count() > self.limits.exits
 
     def _on_record(self, record: Record) -> None:
         name = self._names.get(record.partition)
@@ -126,6 +132,11 @@ class FinishedRun:
         if not position:
             place = next((one.place for one in reversed(self.happened) if one.place), "")
             self.fault = name, self._exits.total(), place
+
+    @property
+    def failure(self) -> Failure | None:
+        """Where the learner's handlers did not answer."""
+        return self.handlers.failure if self.handlers is not None else None
 
     def left_out(self, vm: str) -> int:
         """Events of *vm* beyond the limit."""
@@ -198,6 +209,8 @@ def rehearse(exercise: Exercise, path: Path) -> FinishedRun:
     """The run of the exercise's program, or of the learner's own, without anything that is judged; as `prepare`."""
     if exercise.data.kind == "guest":
         return _guest(exercise, path, True)
+    if exercise.data.piece.answers:
+        return _python(exercise, path, True)
     return _run(exercise, given(exercise.folder, exercise.data.program), {})
 
 
@@ -221,6 +234,10 @@ def _python(exercise: Exercise, path: Path, own_includes: bool) -> FinishedRun:
         piece.close()
         raise
     run.piece = piece
+    setting = exercise.data.piece
+    if setting.answers:
+        run.handlers = Handlers(piece, setting.exits, setting.hypercalls, setting.calls, run.exit_count)
+        run.handlers.install(run.vms[LEARNER])
     return run
 
 

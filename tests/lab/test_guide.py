@@ -8,7 +8,7 @@ from pathlib import Path
 import hv
 from hv.commands.lab import ACTIONS
 from hv.lab.checks import AnyCheck
-from hv.lab.exercise import Description, Limits, PieceLimits
+from hv.lab.exercise import Description, Limits, PieceSetting
 from hv.lab.faults import FAULTS
 from hv.lab.questions import AnyTruth
 from hv.lab.setting import Connection, OtherVm, Setting
@@ -34,7 +34,7 @@ def test_every_bug_is_named():
 
 
 def test_every_field_of_the_head_and_the_machine_is_there():
-    fields = [name for one in (Description, Limits, PieceLimits, Setting, OtherVm, Connection)
+    fields = [name for one in (Description, Limits, PieceSetting, Setting, OtherVm, Connection)
               for name in one.__struct_encode_fields__]
     assert [name for name in fields if not re.search(rf"\b{name}\b", GUIDE)] == []
 

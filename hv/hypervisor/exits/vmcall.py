@@ -25,7 +25,7 @@ def handle_vmcall(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     """TLFS "Hypercall Interface": from CPL 0 of protected mode, with the hypercall page established; else #UD."""
     regs, site = vp.regs, vp.call_site
     if site is None or site[0] != regs.location or site[1] != vp.partition.hypercall_msr.raw:
-        site = vp.call_site = _checked_call_site(vp)
+        site = vp.call_site = checked_call_site(vp)
     gpr, wide = regs.gpr, site[2]
     if wide:
         control, input_gpa, output_gpa = gpr[_RCX], gpr[_RDX], gpr[_R8]
@@ -51,7 +51,7 @@ def _set_control(gpr: memoryview, wide: bool, control: int) -> None:
         gpr[_RDX], gpr[_RAX] = control >> 32, control & _LOW
 
 
-def _checked_call_site(vp: VirtualProcessor) -> CallSite:
+def checked_call_site(vp: VirtualProcessor) -> CallSite:
     """TLFS "Establishing the Hypercall Interface": a call by any other means than the hypercall page may be #UD.
 
     # Simplified: looked up again only when RIP, CR3, the mode or the MSR are others than at the last call.

@@ -3,7 +3,7 @@
 Started by `piece.py` with an isolated interpreter (`-I -S`), so nothing of the caller's is here but the arguments of
 calls. What the piece can reach of this module it may break: it harms its own answer only. Messages are lists:
 
-    in    ["load", source, name], ["call", function, arguments, doors], ["answer", value], ["no", words]
+    in    ["load", source, name], ["call", function, arguments, doors, kit], ["answer", value], ["no", words]
     out   ["ready", protections], ["loaded"], ["returned", value], ["ask", door, arguments],
           ["raised", type, words, line], ["wrong", words, line], ["steps", line], ["memory", line]
 """
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from types import CodeType, FrameType, TracebackType
 from typing import Any
 
+from hv.lab.sandbox import kit
 from hv.lab.sandbox.confine import confine
 from hv.lab.sandbox.limits import Limits
 from hv.lab.sandbox.wire import WireError, frame, receive, send
@@ -39,9 +40,17 @@ def main(settings: str) -> None:
     os.chdir(chosen["scratch"])
     for path in chosen["forget"]:       # the way to msgspec and to us
         sys.path.remove(path)
+    _forget_ours()
     on = confine(limits, chosen["scratch"], parent)
     send(answers, frame(["ready", on], limits.answer_bytes))
     _Server(requests, answers, limits).serve()
+
+
+def _forget_ours() -> None:
+    """What is imported here is nothing that a piece finds by its name; `hypervisor` is."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("hv", "msgspec")]:
+        del sys.modules[name]
+    sys.modules["hypervisor"] = kit.module()
 
 
 class _Server:
@@ -86,13 +95,13 @@ class _Server:
         answer = self.guarded(lambda: exec(code, self.names))
         return ["loaded"] if answer[0] == "returned" else answer
 
-    def call(self, function: str, arguments: list[Any], doors: list[str]) -> list[Any]:
-        """Call the piece's *function*."""
+    def call(self, function: str, arguments: list[Any], doors: list[str], dress: str) -> list[Any]:
+        """Call the piece's *function*, by the kit *dress*."""
         called = self.names.get(function)
         if not callable(called):
             return ["wrong", f"there is no function `{function}`", 0]
         ways = {door: self.door(door) for door in doors}
-        return self.guarded(lambda: called(*arguments, **ways))
+        return self.guarded(lambda: kit.KITS[dress](called)(*arguments, **ways))
 
     def guarded(self, work: Callable[[], Any]) -> list[Any]:
         """What came of *work*, whatever it did."""
@@ -126,18 +135,33 @@ class _Server:
         return ask
 
     def counter(self) -> Any:
-        """A trace function that counts lines of the piece, and ends the process behind the last one it may run."""
+        """A trace function that counts lines of the piece, and ends the process behind the last one it may run.
+
+        A loop that is one instruction (`while True: pass`) begins no line again, so an instruction that follows itself
+        counts as one too.
+        """
         left, name, end = self.limits.steps, self.name, self.too_long
 
-        def on_line(where: FrameType, event: str, _: Any) -> Any:
-            nonlocal left
-            if event == "line":
-                left -= 1
-                if left < 0:
-                    end(where.f_lineno)
+        def on_call(where: FrameType, event: str, _: Any) -> Any:
+            if where.f_code.co_filename != name:
+                return None
+            where.f_trace_opcodes = True
+            last = -1                   # the instruction before, in this frame
+
+            def on_line(where: FrameType, event: str, _: Any) -> Any:
+                nonlocal left, last
+                if event == "opcode" and where.f_lasti != last:
+                    last = where.f_lasti
+                elif event in ("line", "opcode"):
+                    last = -1 if event == "line" else last
+                    left -= 1
+                    if left < 0:
+                        end(where.f_lineno)
+                return on_line
+
             return on_line
 
-        return lambda where, event, _: on_line if where.f_code.co_filename == name else None
+        return on_call
 
     def too_long(self, line: int) -> None:
         """The last word of a piece that runs on; no `except` of its own can stop it."""

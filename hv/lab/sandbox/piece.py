@@ -41,10 +41,13 @@ class Piece:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def call(self, function: str, *arguments: Any, doors: Doors | None = None) -> Outcome:
-        """Call the piece's *function*; LabError when *arguments* are no plain data, or no process can be had."""
+    def call(self, function: str, *arguments: Any, doors: Doors | None = None, kit: str = "") -> Outcome:
+        """Call the piece's *function*; LabError when *arguments* are no plain data, or no process can be had.
+
+        *kit* says what the function makes of them: `exit`, `hypercall` (see kit.py), or what they are.
+        """
         try:
-            request = frame(["call", function, list(arguments), list(doors or ())], LONGEST_REQUEST)
+            request = frame(["call", function, list(arguments), list(doors or ()), kit], LONGEST_REQUEST)
         except WireError as error:
             raise LabError(f"the arguments of {function} cannot be sent: {error}") from None
         loaded = self.load()

@@ -40,6 +40,10 @@ def attacked(request):
 
 ENDINGS = {
     "endless-loop": ("def f():\n    n = 0\n    while True:\n        n += 1", Ending.STEPS, "piece.py:4: still running"),
+    "loop-on-a-line": ("def f():\n    while True: pass", Ending.STEPS, "piece.py:2: still running after 20000 lines"),
+    "loop-of-a-number": ("def f():\n    while 1: 1", Ending.STEPS, "piece.py:2: still running"),
+    "loop-of-a-generator": ("def f():\n    return sum(1 for _ in iter(int, 1))", Ending.STEPS, "piece.py:2: still"),
+    "recursion": ("def f(): return f()", Ending.RAISED, "raised RecursionError"),
     "loop-that-catches-all": ("def f():\n    while True:\n        try:\n            g()\n        except OSError:\n"
                               "            pass\ndef g(): raise OSError", Ending.STEPS, "still running"),
     "loop-at-import": ("n = 0\nwhile True:\n    n += 1\n", Ending.STEPS, "piece.py:3"),
@@ -176,7 +180,7 @@ FORGERIES = {
     "far-too-long": "os.write(fd, b'\\xff\\xff\\xff\\x7f')",
     "flood": "\n    while True: os.write(fd, b'x' * 4096)",
 }
-FRAME = """import os, stat
+FRAME = """import os, stat, sys
 def pipes():
     found = []
     for n in range(3, 32):
@@ -186,8 +190,10 @@ def pipes():
     return found
 fd = pipes()[-1]
 def frame(message):
-    wire = __import__('sys').modules['hv.lab.sandbox.wire']
-    os.write(fd, wire.frame(message, 1 << 20))
+    caller = sys._getframe()            # our modules have no names here, and their functions can be found all the same
+    while 'frame' not in caller.f_globals or caller.f_globals['frame'] is frame:
+        caller = caller.f_back
+    os.write(fd, caller.f_globals['frame'](message, 1 << 20))
 """
 
 
@@ -199,11 +205,14 @@ def test_an_answer_written_past_the_protocol_is_at_most_an_answer(attacked, atta
 
 
 def test_a_patched_interpreter_harms_its_own_answer_only(attacked):
-    source = """import sys, builtins, gc
-for name, module in list(sys.modules.items()):
-    if name.startswith('hv') and name != 'hv.lab.sandbox.wire':
-        for key in list(vars(module)):
-            if not key.startswith('__'): setattr(module, key, lambda *a, **k: 'patched')
+    source = """import sys, builtins
+caller = sys._getframe()
+while caller:                           # every module of ours that a piece can find
+    names = caller.f_globals
+    for key in list(names):
+        if names.get('__name__', '').startswith('hv') and not key.startswith('__'):
+            names[key] = lambda *a, **k: 'patched'
+    caller = caller.f_back
 builtins.open = builtins.len = builtins.str = lambda *a: 'patched'
 def f(): return 10
 """
@@ -211,6 +220,13 @@ def f(): return 10
     from hv.lab.grading import grade
     assert callable(grade)
     assert len("abc") == 3
+
+
+@pytest.mark.parametrize("name", ["hv", "hv.lab", "hv.lab.sandbox.wire", "hv.lab.sandbox.inside", "msgspec", "unicorn"])
+def test_nothing_of_ours_can_be_imported(attacked, name):
+    outcome = attacked(f"def f():\n    import {name}")
+    assert (outcome.ending, outcome.line) == (Ending.RAISED, 2)
+    assert f"ModuleNotFoundError: No module named '{name.partition('.')[0]}'" in outcome.message
 
 
 def test_doors_are_used_so_often_and_no_more(attacked):

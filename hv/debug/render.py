@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -14,6 +14,16 @@ from hv.spec.exits import ExitReason
 from hv.trace.bus import Record
 
 MOST_LINES, LONGEST_LINE = 200, 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """*what* was *before*, and is *now*; *notes* are lines that say what comes of it."""
+
+    what: str
+    before: Any
+    now: Any
+    notes: tuple[str, ...] = ()
 
 
 class Found(NamedTuple):
@@ -45,6 +55,8 @@ def _lines(value: Any) -> Iterable[str]:
             return [_one(item) for item in value.items] or [value.otherwise]
         case Record() | Fact():
             return [_one(value)]
+        case Changed():
+            return [changed_line(value), *value.notes]
         case _ if _inspectable(value):
             return _table(value.inspect())
         case list() | tuple():
@@ -97,6 +109,12 @@ def _one(value: Any) -> str:
             return " ".join(f"{name}={_one(part)}" for name, part in shown if part != "")
         case _:
             return without_address(value)
+
+
+def changed_line(changed: Changed) -> str:
+    """`rax  0x10 -> 5`."""
+    before, now = _one(changed.before), _one(changed.now)
+    return f"{changed.what}  {before} -> {now}" if before != now else f"{changed.what}  {now}, as before"
 
 
 def outline(tree: Any) -> Any:

@@ -1,6 +1,7 @@
 """The commands of the REPL, one file for each kind of question. Importing this registers them all."""
 
 from hv.debug.commands import (
+    changing,
     control,
     help,
     interrupts,
@@ -11,6 +12,8 @@ from hv.debug.commands import (
     running,
     stopping,
     story,
+    writing,
 )
 
-__all__ = ["control", "help", "interrupts", "memory", "partitions", "past", "registers", "running", "stopping", "story"]
+__all__ = ["changing", "control", "help", "interrupts", "memory", "partitions", "past", "registers", "running",
+           "stopping", "story", "writing"]

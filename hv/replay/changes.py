@@ -1,0 +1,167 @@
+"""What is changed in a machine from outside, as data: it can be stored, and done again on another one.
+
+A change says all that it needs, in numbers and names of the manuals: who (a partition's id, a VP's index), what, and
+the new value. Nothing in it is evaluated later. It is carried out between two instructions of a machine that stands
+still, the way a parent does it where a parent can, so a value that the processor could not hold is refused.
+
+    change = SetRegister(partition=2, vp=0, name="RAX", value=5)
+    from_json(to_json(change)).apply(machine)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.partitions.partition import Partition, PartitionState
+from hv.hypervisor.registers.table import VALUE_SIZE, set_register
+from hv.hypervisor.vps.vp import VirtualProcessor
+from hv.machine.faults import Access, GuestFault
+from hv.machine.ram import pages_of
+from hv.platform import Box
+from hv.spec.hv_registers import HvRegisterName
+from hv.spec.x86 import PAGE_SHIFT, PAGE_SIZE
+
+
+class ChangeRefused(ValueError):
+    """The machine does not take the change, and nothing was changed; the message is one line."""
+
+
+class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="change"):
+    """One change; ChangeRefused when it says something that no machine could take."""
+
+    def apply(self, machine: Box) -> None:
+        """Carry it out on *machine*, which stands still; ChangeRefused, and nothing was changed."""
+        raise NotImplementedError
+
+
+class SetRegister(Change, frozen=True, tag="register"):
+    """Register *name* (of HvRegisterName) of a VP is *value*: its 16 bytes as a number, the lowest byte first."""
+
+    partition: int
+    vp: int
+    name: str
+    value: int
+
+    def __post_init__(self) -> None:
+        if self.name not in HvRegisterName.__members__:
+            raise ChangeRefused(f"`{self.name}` is no register")
+        _fits(self.value, 8 * VALUE_SIZE)
+
+    def apply(self, machine: Box) -> None:
+        """As HvCallSetVpRegisters of its parent does; TLFS "HvCallSetVpRegisters"."""
+        vp = vp_of(machine, self.partition, self.vp)
+        with in_words(f"{self.name} {self.value:#x}"):
+            set_register(vp, HvRegisterName[self.name], self.value.to_bytes(VALUE_SIZE, "little"))
+        vp.registers_written()
+
+
+class SetMemory(Change, frozen=True, tag="memory"):
+    """*data* stands at guest-physical *gpa* of a partition, whatever rights its EPT gives its own code there."""
+
+    partition: int
+    gpa: int
+    data: bytes
+
+    def __post_init__(self) -> None:
+        _fits(self.gpa, 64)
+
+    def apply(self, machine: Box) -> None:
+        """Overlays are written, not what they hide. Code that was translated from there is dropped."""
+        done = 0
+        for spa, length, _ in spans(partition_of(machine, self.partition), self.gpa, len(self.data)):
+            machine.memory.write(spa, self.data[done : done + length])
+            done += length
+
+
+class SetPhysicalMemory(Change, frozen=True, tag="physical memory"):
+    """*data* stands at system-physical *spa*, whoever's page that is."""
+
+    spa: int
+    data: bytes
+
+    def __post_init__(self) -> None:
+        _fits(self.spa, 64)
+
+    def apply(self, machine: Box) -> None:
+        """Nobody is told: what a processor or the IOMMU has cached of tables there stays cached."""
+        if self.spa + len(self.data) > machine.memory.size:
+            raise ChangeRefused(f"system-physical {self.spa:#x} is no RAM, which ends at {machine.memory.size:#x}")
+        machine.memory.write(self.spa, self.data)
+
+
+AnyChange = SetRegister | SetMemory | SetPhysicalMemory
+_DECODER: msgspec.json.Decoder[AnyChange] = msgspec.json.Decoder(AnyChange)
+
+
+def to_json(change: AnyChange) -> bytes:
+    """The change as one line of JSON, the same bytes on every machine."""
+    return msgspec.json.encode(change)
+
+
+def from_json(line: bytes | str) -> AnyChange:
+    """The change that `to_json` wrote; ChangeRefused says what is wrong with *line*."""
+    try:
+        return _DECODER.decode(line)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise ChangeRefused(f"this is no change: {error}".replace("\n", " ")) from None
+
+
+# --- what the kinds of change have in common -----------------------------------------------------------------
+
+
+def partition_of(machine: Box, number: int) -> Partition:
+    """The partition of that id; ChangeRefused."""
+    found = machine.hypervisor.partitions.get(number)
+    if found is None:
+        raise ChangeRefused(f"there is no partition {number}")
+    return found
+
+
+def vp_of(machine: Box, number: int, index: int) -> VirtualProcessor:
+    """VP *index* of a partition whose program is machine code; ChangeRefused."""
+    partition = partition_of(machine, number)
+    vp = partition.vps.get(index)
+    if vp is None:
+        raise ChangeRefused(f"partition {number} has no vp {index}")
+    if not isinstance(vp, VirtualProcessor):
+        raise ChangeRefused(f"partition {number} runs no machine code: its vp has no registers that act")
+    with in_words():
+        partition.require_state(PartitionState.ACTIVE)      # the registers go with the engine
+    return vp
+
+
+def spans(partition: Partition, gpa: int, size: int) -> list[tuple[int, int, Access]]:
+    """(spa, length, rights) of the parts of *size* bytes at *gpa*, overlays included, whatever the rights are.
+
+    ChangeRefused where there is no RAM.
+    """
+    found = []
+    for at, length in pages_of(gpa, size):
+        mapping = partition.space.visible(at >> PAGE_SHIFT)
+        if mapping is None or mapping.spa >= partition.memory.size:
+            what = "is not mapped" if mapping is None else "is a device's register"
+            raise ChangeRefused(f"guest-physical {at:#x} of partition {partition.id} {what}")
+        found.append((mapping.spa | at % PAGE_SIZE, length, mapping.rights))
+    return found
+
+
+@contextmanager
+def in_words(what: str = "this") -> Iterator[None]:
+    """Where the hypervisor or the processor refuses *what*, it is a ChangeRefused."""
+    try:
+        yield
+    except (HypercallError, GuestFault) as error:
+        fault = error if isinstance(error, GuestFault) else error.__cause__
+        if isinstance(fault, GuestFault):
+            raise ChangeRefused(f"{what}: the guest's own write of it would be exception {fault.vector}") from None
+        raise ChangeRefused(str(error)) from None
+
+
+def _fits(value: int, width: int) -> None:
+    if not 0 <= value < 1 << width:
+        found = f"{value:#x}" if value.bit_length() <= 2 * width else f"a number of {value.bit_length()} bits"
+        raise ChangeRefused(f"{found} is out of range 0..2^{width}-1")

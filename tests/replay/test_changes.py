@@ -1,0 +1,120 @@
+"""Changes are data: the same after a way through JSON, and done on any machine as on the first."""
+
+import pytest
+
+from hv.image.assembler import assemble
+from hv.image.load import image_of
+from hv.machine.faults import Access
+from hv.platform import Machine
+from hv.replay.changes import (
+    ChangeRefused,
+    SetMemory,
+    SetPhysicalMemory,
+    SetRegister,
+    from_json,
+    to_json,
+)
+from hv.replay.fingerprint import fingerprint
+from hv.spec.x86 import PAGE_SIZE
+
+IMAGE = image_of(assemble("""
+    .bits 64
+    .org 0x10000
+    .entry start
+start:
+    add rax, 1
+    mov [rsp - 8], rax
+    hlt
+""", "change.asm"))
+
+
+@pytest.fixture
+def vm():
+    machine = Machine(32)
+    yield machine.create_vm("a", IMAGE, memory_mib=1)
+    machine.close()
+
+
+@pytest.mark.parametrize("change", [
+    SetRegister(2, 0, "RAX", 5), SetRegister(2, 0, "XMM0", (1 << 128) - 1), SetMemory(2, 0xFFF, b"\x90\xff"),
+    SetPhysicalMemory(0x1000, b""),
+])
+def test_a_change_is_the_same_after_json(change):
+    line = to_json(change)
+    assert b"\n" not in line
+    assert from_json(line) == change
+    assert to_json(from_json(line)) == line
+
+
+@pytest.mark.parametrize("line", [
+    b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"change":"register"}', b'{"change":"nothing"}',
+    b'{"change":"register","partition":2,"vp":0,"name":"RAX","value":-1}',
+    b'{"change":"register","partition":2,"vp":0,"name":"RAX","value":' + b"9" * 400 + b"}",
+    b'{"change":"register","partition":2,"vp":0,"name":"RAX","value":1,"more":1}',
+    b'{"change":"register","partition":2,"vp":0,"name":"FOO","value":1}',
+    b'{"change":"memory","partition":2,"gpa":0,"data":"!"}',
+    b'{"change":"memory","partition":2,"gpa":18446744073709551616,"data":"AA=="}',
+    b'{"change":"physical memory","spa":-1,"data":"AA=="}',
+])
+def test_what_is_no_change_is_refused_in_one_line(line):
+    with pytest.raises(ChangeRefused) as caught:
+        from_json(line)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 200
+
+
+def test_the_guest_goes_on_with_a_register_as_it_was_set(vm):
+    SetRegister(vm.partition_id, 0, "RAX", 0x41).apply(vm.machine)
+    vm.machine.step(vm)
+    assert vm.partition.vps[0].regs.rax == 0x42
+
+
+def test_translated_code_that_is_written_over_is_dropped(vm):
+    """The guest has run its first instruction; another one stands there the next time."""
+    regs = vm.partition.vps[0].regs
+    start = regs.rip
+    vm.machine.step(vm)
+    SetMemory(vm.partition_id, start, b"\x48\x83\xc0\x07").apply(vm.machine)        # add rax, 7
+    SetRegister(vm.partition_id, 0, "RIP", start).apply(vm.machine)
+    vm.machine.step(vm)
+    assert regs.rax == 8
+
+
+def test_memory_is_written_across_pages_whatever_the_rights(vm):
+    space, page = vm.partition.space, 0x50
+    space.map(page, space.mapping(page).spa >> 12, Access.READ)
+    SetMemory(vm.partition_id, page * PAGE_SIZE - 2, b"abcd").apply(vm.machine)
+    assert space.read(page * PAGE_SIZE - 2, 4) == b"abcd"
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (SetRegister(9, 0, "RAX", 5), "there is no partition 9"),
+    (SetRegister(2, 7, "RAX", 5), "partition 2 has no vp 7"),
+    (SetRegister(1, 0, "RAX", 5), "runs no machine code"),
+    (SetRegister(2, 0, "CR3", 1 << 60), "CR3 0x1000000000000000 has reserved bits"),
+    (SetRegister(2, 0, "LSTAR", 1 << 60), "would be exception 13"),
+    (SetRegister(2, 0, "VP_INDEX", 1), "cannot be set"),
+    (SetMemory(2, 0xFFFFF, b"ab"), "guest-physical 0x100000 of partition 2 is not mapped"),
+    (SetMemory(2, 0xFFFF_FFFF_FFFF_FFFF, b"ab"), "is not mapped"),
+    (SetPhysicalMemory((32 << 20) - 1, b"ab"), "is no RAM, which ends at 0x2000000"),
+])
+def test_what_the_machine_does_not_take_changes_nothing(vm, change, words):
+    memory = vm.machine.memory
+    before = memory.read(0, memory.size)
+    with pytest.raises(ChangeRefused, match=words):
+        change.apply(vm.machine)
+    assert memory.read(0, memory.size) == before
+
+
+def test_the_same_changes_give_the_same_machine(vm):
+    """A guest that was changed runs on another machine as on the first, from the changes' JSON alone."""
+    other = Machine(32)
+    other.create_vm("a", IMAGE, memory_mib=1)
+    changes = [SetRegister(vm.partition_id, 0, "RAX", 9), SetMemory(vm.partition_id, 0x50000, b"hello")]
+    for change in changes:
+        change.apply(vm.machine)
+        from_json(to_json(change)).apply(other)
+    vm.machine.run()
+    other.run()
+    assert fingerprint(vm.machine) == fingerprint(other)
+    other.close()

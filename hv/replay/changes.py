@@ -16,6 +16,8 @@ from contextlib import contextmanager
 import msgspec
 
 from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.msrs.processor import WRITERS
+from hv.hypervisor.msrs.registry import OURS, write_unchecked
 from hv.hypervisor.partitions.partition import Partition, PartitionState
 from hv.hypervisor.registers.table import VALUE_SIZE, set_register
 from hv.hypervisor.vps.vp import VirtualProcessor
@@ -23,7 +25,9 @@ from hv.machine.faults import Access, GuestFault
 from hv.machine.ram import pages_of
 from hv.platform import Box
 from hv.spec.hv_registers import HvRegisterName
+from hv.spec.vmcs import VmcsField
 from hv.spec.x86 import PAGE_SHIFT, PAGE_SIZE
+from hv.vmx.root_operation.operation import VmFail
 
 
 class ChangeRefused(ValueError):
@@ -57,6 +61,55 @@ class SetRegister(Change, frozen=True, tag="register"):
         with in_words(f"{self.name} {self.value:#x}"):
             set_register(vp, HvRegisterName[self.name], self.value.to_bytes(VALUE_SIZE, "little"))
         vp.registers_written()
+
+
+class SetMsr(Change, frozen=True, tag="msr"):
+    """A VP executes WRMSR of *value* to MSR *index*, whatever privileges its partition has."""
+
+    partition: int
+    vp: int
+    index: int
+    value: int
+
+    def __post_init__(self) -> None:
+        _fits(self.index, 32)
+        _fits(self.value, 64)
+
+    def apply(self, machine: Box) -> None:
+        """With the rules of WRMSR: what would be #GP there is refused."""
+        vp = vp_of(machine, self.partition, self.vp)
+        what = f"{self.value:#x} to MSR {self.index:#x}"
+        with in_words(what):
+            if self.index in OURS:
+                write_unchecked(vp, self.index, self.value)
+            elif self.index in WRITERS:
+                WRITERS[self.index](vp, self.index, self.value)
+            else:
+                raise ChangeRefused(f"MSR {self.index:#x} is not there, or is only read")
+        vp.registers_written()
+
+
+class SetVmcsField(Change, frozen=True, tag="vmcs"):
+    """*field* (of VmcsField) of the VMCS of a VP is *value*: VMWRITE. Whether it fits is asked by the next VM entry."""
+
+    partition: int
+    vp: int
+    field: str
+    value: int
+
+    def __post_init__(self) -> None:
+        if self.field not in VmcsField.__members__:
+            raise ChangeRefused(f"`{self.field}` is no VMCS field")
+        _fits(self.value, VmcsField[self.field].mask.bit_length())
+
+    def apply(self, machine: Box) -> None:
+        """ChangeRefused for a field that this processor does not have."""
+        vp = vp_of(machine, self.partition, self.vp)
+        try:
+            vp.vmcs.write(VmcsField[self.field], self.value)
+        except VmFail as error:
+            raise ChangeRefused(f"VMWRITE of {self.field} fails: {error}") from None
+        vp.kick()
 
 
 class SetMemory(Change, frozen=True, tag="memory"):
@@ -93,7 +146,7 @@ class SetPhysicalMemory(Change, frozen=True, tag="physical memory"):
         machine.memory.write(self.spa, self.data)
 
 
-AnyChange = SetRegister | SetMemory | SetPhysicalMemory
+AnyChange = SetRegister | SetMsr | SetVmcsField | SetMemory | SetPhysicalMemory
 _DECODER: msgspec.json.Decoder[AnyChange] = msgspec.json.Decoder(AnyChange)
 
 

@@ -124,3 +124,61 @@ def test_a_page_of_the_hypervisor_is_told(timer):
 def test_the_answer_is_data_too(timer):
     assert plain_data(timer.value("set rax 5")) == {"what": "rax", "before": 0, "now": 5, "notes": []}
     assert plain_data(timer.value("write gpa 0x50000 u8 5"))["now"] == "05"
+
+
+@pytest.mark.parametrize(("line", "said"), [
+    ("rdmsr IA32_EFER", "IA32_EFER  0xd00"),
+    ("rdmsr 0xc0000080", "IA32_EFER  0xd00"),
+    ("wrmsr IA32_LSTAR start + 1", "IA32_LSTAR  0 -> 0x10001"),
+    ("wrmsr HV_X64_MSR_SINT2 0x50", "HV_X64_MSR_SINT2  0x10000 -> 0x50"),
+    ("wrmsr simp 0x20001", "HV_X64_MSR_SIMP  0 -> 0x20001"),
+    ("wrmsr HV_X64_MSR_EOM 0", "HV_X64_MSR_EOM  0, as before"),
+    ("wrmsr HV_X64_MSR_EOI 0", "HV_X64_MSR_EOI  (only written) -> 0"),
+    ("vmwrite guest_rip start + 4", "GUEST_RIP  0x10000 -> 0x10004"),
+    ("vmwrite EXCEPTION_BITMAP 1 << 14", "EXCEPTION_BITMAP  0 -> 0x4000"),
+    ("vmwrite EXIT_REASON 10", "EXIT_REASON  0 -> 0xa"),
+])
+def test_msrs_and_vmcs_fields_are_written(timer, line, said):
+    assert timer.do(line) == said
+
+
+def test_an_msr_is_shown_with_its_bits(timer):
+    assert timer.value("rdmsr HV_X64_MSR_SINT2") == {
+        "HV_X64_MSR_SINT2": 0x10000, "vector": 0, "masked": 1, "auto_eoi": 0, "polling": 0, "as_intercept": 0,
+        "proxy": 0, "reserved_15_8": 0, "reserved_63_21": 0}
+
+
+@pytest.mark.parametrize(("line", "words"), [
+    ("rdmsr HV_X64_MSR_SIMQ", "near: HV_X64_MSR_SIMP"),
+    ("rdmsr HV_X64_MSR_SIRBP", "cannot be read; event rings"),
+    ("rdmsr HV_X64_MSR_EOI", "cannot be read; a guest's RDMSR of it is #GP"),
+    ("rdmsr 0x100000000", "is out of range 0..2^32-1"),
+    ("wrmsr 0x12345 1", "MSR 0x12345 is not there, or is only read"),
+    ("wrmsr IA32_EFER 2", "0x2 to MSR 0xc0000080: the guest's own write of it would be exception 13"),
+    ("wrmsr HV_X64_MSR_VP_INDEX 1", "would be exception 13"),
+    ("wrmsr HV_X64_MSR_SINT2 5", "would be exception 13"),
+    ("vmwrite GUEST_RIX 1", "`GUEST_RIX` is no VMCS field; near: GUEST_RIP"),
+    ("vmwrite GUEST_ES_SELECTOR 0x12345", "does not fit GUEST_ES_SELECTOR, which has 16 bits"),
+    ("vmwrite GUEST_IA32_FRED_CONFIG 1", "fails: VMREAD or VMWRITE of a field this processor does not have"),
+])
+def test_what_an_msr_or_the_vmcs_does_not_take_is_refused(timer, line, words):
+    assert words in refused(timer, line)
+
+
+def test_a_synthetic_msr_does_what_it_does_for_the_guest(timer):
+    """TLFS "SIMP": the message page lies where it says, from then on."""
+    timer.do("wrmsr HV_X64_MSR_SIMP 0x20001")
+    assert timer.vp.partition.space.overlay_at(0x20).name == "SIMP of vp 0"
+
+
+def test_a_vmcs_that_cannot_be_entered_ends_the_vm_as_vm_entry_does(timer):
+    assert "the next VM entry fails: VMfail 7: eptp-page-walk-length" in timer.do("vmwrite EPT_POINTER 0x1000")
+    assert "VM entry failed" in timer.do("continue")
+
+
+def test_a_field_takes_effect_at_the_next_entry(timer):
+    """SDM "Exception Bitmap": #UD exits once its bit is 1."""
+    timer.do("write gva start bytes 0f 0b")
+    timer.do("vmwrite EXCEPTION_BITMAP 1 << 6")
+    timer.do("step")
+    assert "EXCEPTION_OR_NMI" in timer.do("exits 3")

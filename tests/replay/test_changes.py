@@ -9,8 +9,10 @@ from hv.platform import Machine
 from hv.replay.changes import (
     ChangeRefused,
     SetMemory,
+    SetMsr,
     SetPhysicalMemory,
     SetRegister,
+    SetVmcsField,
     from_json,
     to_json,
 )
@@ -37,7 +39,7 @@ def vm():
 
 @pytest.mark.parametrize("change", [
     SetRegister(2, 0, "RAX", 5), SetRegister(2, 0, "XMM0", (1 << 128) - 1), SetMemory(2, 0xFFF, b"\x90\xff"),
-    SetPhysicalMemory(0x1000, b""),
+    SetPhysicalMemory(0x1000, b""), SetMsr(2, 0, 0xC000_0082, (1 << 64) - 1), SetVmcsField(2, 0, "GUEST_RIP", 5),
 ])
 def test_a_change_is_the_same_after_json(change):
     line = to_json(change)
@@ -55,6 +57,9 @@ def test_a_change_is_the_same_after_json(change):
     b'{"change":"memory","partition":2,"gpa":0,"data":"!"}',
     b'{"change":"memory","partition":2,"gpa":18446744073709551616,"data":"AA=="}',
     b'{"change":"physical memory","spa":-1,"data":"AA=="}',
+    b'{"change":"msr","partition":2,"vp":0,"index":4294967296,"value":1}',
+    b'{"change":"vmcs","partition":2,"vp":0,"field":"GUEST_ES_SELECTOR","value":65536}',
+    b'{"change":"vmcs","partition":2,"vp":0,"field":"GUEST","value":1}',
 ])
 def test_what_is_no_change_is_refused_in_one_line(line):
     with pytest.raises(ChangeRefused) as caught:
@@ -94,6 +99,9 @@ def test_memory_is_written_across_pages_whatever_the_rights(vm):
     (SetRegister(2, 0, "CR3", 1 << 60), "CR3 0x1000000000000000 has reserved bits"),
     (SetRegister(2, 0, "LSTAR", 1 << 60), "would be exception 13"),
     (SetRegister(2, 0, "VP_INDEX", 1), "cannot be set"),
+    (SetMsr(2, 0, 0x4000_0002, 1), "0x1 to MSR 0x40000002: the guest's own write of it would be exception 13"),
+    (SetMsr(2, 0, 0x1234, 1), "MSR 0x1234 is not there"),
+    (SetVmcsField(2, 0, "GUEST_IA32_FRED_CONFIG", 1), "a field this processor does not have"),
     (SetMemory(2, 0xFFFFF, b"ab"), "guest-physical 0x100000 of partition 2 is not mapped"),
     (SetMemory(2, 0xFFFF_FFFF_FFFF_FFFF, b"ab"), "is not mapped"),
     (SetPhysicalMemory((32 << 20) - 1, b"ab"), "is no RAM, which ends at 0x2000000"),

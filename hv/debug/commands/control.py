@@ -93,8 +93,8 @@ def chosen(which: str) -> list[VmcsField]:
     if not which:
         return list(VmcsField)
     if "=" in which:
-        raise DebugError("vmcs writes nothing", f"`vmentry {which.upper()}` tells what VM entry would make of it; "
-                         "vp.vcpu.vmcs.write(ENCODING, VALUE) writes a field")
+        raise DebugError("vmcs writes nothing", f"`vmentry {which.upper()}` tells what VM entry would make of it, "
+                         "`vmwrite FIELD VALUE` writes a field")
     if which.lower() == "events":
         return list(EVENTS)
     if which.lower() in GROUPS:

@@ -5,7 +5,9 @@ from hv.debug.commands import (
     control,
     help,
     interrupts,
+    masking,
     memory,
+    parent,
     partitions,
     past,
     registers,
@@ -15,5 +17,5 @@ from hv.debug.commands import (
     writing,
 )
 
-__all__ = ["changing", "control", "help", "interrupts", "memory", "partitions", "past", "registers", "running",
-           "stopping", "story", "writing"]
+__all__ = ["changing", "control", "help", "interrupts", "masking", "memory", "parent", "partitions", "past",
+           "registers", "running", "stopping", "story", "writing"]

@@ -54,6 +54,12 @@ class IommuDriver(Protocol):
     def unmap_interrupt(self, source_id: int, vector: int) -> None:
         """Undo `map_interrupt`."""
 
+    def lets_through(self, source_id: int, vector: int) -> bool:
+        """The device's interrupt gets through."""
+
+    def let_through(self, source_id: int, vector: int, wanted: bool) -> None:
+        """Whether it does; while it does not, each one is a fault."""
+
     def create(self, partition: Any, number: int) -> None:
         """A domain of the partition's own making."""
 

@@ -193,6 +193,17 @@ class IommuDriver:
         self.interrupts.free(route.index)
         self._forget_interrupt(route.index)
 
+    def lets_through(self, route: MsiRoute) -> bool:
+        """The entry of the interrupt is present."""
+        return bool(self.interrupts.read(route.index).present)
+
+    def let_through(self, route: MsiRoute, wanted: bool) -> None:
+        """While its entry is not present, the device's message faults; the entry stays its own."""
+        entry = self.interrupts.read(route.index)
+        entry.present = int(wanted)
+        self.interrupts.write(route.index, entry)
+        self._forget_interrupt(route.index)
+
     def _forget_interrupt(self, index: int) -> None:
         self._invalidate(InterruptDescriptor(type=DescriptorType.INTERRUPT, selective=1, index=index))
 

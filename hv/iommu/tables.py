@@ -215,6 +215,11 @@ class InterruptTable:
         assert index in self._used, f"interrupt remapping entry {index} is not allocated"
         self.pages.write(self.spa + index * ENTRY_SIZE, entry.raw)
 
+    def read(self, index: int) -> Irte:
+        """An allocated entry."""
+        assert index in self._used, f"interrupt remapping entry {index} is not allocated"
+        return Irte(self.pages.read(self.spa + index * ENTRY_SIZE))
+
     def free(self, index: int) -> None:
         """Clear an entry; its place may be used again."""
         self.write(index, Irte())

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 import msgspec
 
 from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.hypercalls.direct import call_directly
+from hv.hypervisor.hypercalls.registry import Call
 from hv.hypervisor.msrs.processor import WRITERS
 from hv.hypervisor.msrs.registry import OURS, write_unchecked
 from hv.hypervisor.partitions.partition import Partition, PartitionState
@@ -25,6 +27,7 @@ from hv.machine.faults import Access, GuestFault
 from hv.machine.ram import pages_of
 from hv.platform import Box
 from hv.spec.hv_registers import HvRegisterName
+from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.vmcs import VmcsField
 from hv.spec.x86 import PAGE_SHIFT, PAGE_SIZE
 from hv.vmx.root_operation.operation import VmFail
@@ -112,6 +115,30 @@ class SetVmcsField(Change, frozen=True, tag="vmcs"):
         vp.kick()
 
 
+class ParentCall(Change, frozen=True, tag="hypercall"):
+    """VP 0 of partition *caller* makes the hypercall *code* (of HypercallCode), with *input* and a list of *elements*.
+
+    How a parent does what is no register: interrupts, properties, rights of pages.
+    """
+
+    caller: int
+    code: str
+    input: bytes
+    elements: bytes = b""
+
+    def __post_init__(self) -> None:
+        if self.code not in HypercallCode.__members__:
+            raise ChangeRefused(f"`{self.code}` is no hypercall")
+
+    def apply(self, machine: Box) -> None:
+        """With the privileges of the caller. Of a list, the elements before the refused one are done."""
+        vp = partition_of(machine, self.caller).vps.get(0)
+        if vp is None:
+            raise ChangeRefused(f"partition {self.caller} has no vp 0 that could call")
+        with in_words(self.code):
+            call_directly(Call(machine.hypervisor, vp), HypercallCode[self.code], self.input, self.elements)
+
+
 class SetMemory(Change, frozen=True, tag="memory"):
     """*data* stands at guest-physical *gpa* of a partition, whatever rights its EPT gives its own code there."""
 
@@ -146,7 +173,22 @@ class SetPhysicalMemory(Change, frozen=True, tag="physical memory"):
         machine.memory.write(self.spa, self.data)
 
 
-AnyChange = SetRegister | SetMsr | SetVmcsField | SetMemory | SetPhysicalMemory
+class LetThrough(Change, frozen=True, tag="interrupt entry"):
+    """The remapping entry of the device interrupt that has physical *vector* is *present*, or blocks it."""
+
+    vector: int
+    present: bool
+
+    def apply(self, machine: Box) -> None:
+        """ChangeRefused when no device has that vector."""
+        hypervisor = machine.hypervisor
+        route = hypervisor.interrupts.at(self.vector)
+        if route is None or hypervisor.iommu is None:
+            raise ChangeRefused(f"no device has physical vector {self.vector:#x}")
+        hypervisor.iommu.let_through(route.source_id, self.vector, self.present)
+
+
+AnyChange = SetRegister | SetMsr | SetVmcsField | ParentCall | LetThrough | SetMemory | SetPhysicalMemory
 _DECODER: msgspec.json.Decoder[AnyChange] = msgspec.json.Decoder(AnyChange)
 
 

@@ -8,6 +8,8 @@ from hv.machine.faults import Access
 from hv.platform import Machine
 from hv.replay.changes import (
     ChangeRefused,
+    LetThrough,
+    ParentCall,
     SetMemory,
     SetMsr,
     SetPhysicalMemory,
@@ -40,6 +42,7 @@ def vm():
 @pytest.mark.parametrize("change", [
     SetRegister(2, 0, "RAX", 5), SetRegister(2, 0, "XMM0", (1 << 128) - 1), SetMemory(2, 0xFFF, b"\x90\xff"),
     SetPhysicalMemory(0x1000, b""), SetMsr(2, 0, 0xC000_0082, (1 << 64) - 1), SetVmcsField(2, 0, "GUEST_RIP", 5),
+    ParentCall(1, "SET_PARTITION_PROPERTY", b"abc", b"d"), LetThrough(0x30, False),
 ])
 def test_a_change_is_the_same_after_json(change):
     line = to_json(change)
@@ -57,6 +60,7 @@ def test_a_change_is_the_same_after_json(change):
     b'{"change":"memory","partition":2,"gpa":0,"data":"!"}',
     b'{"change":"memory","partition":2,"gpa":18446744073709551616,"data":"AA=="}',
     b'{"change":"physical memory","spa":-1,"data":"AA=="}',
+    b'{"change":"hypercall","caller":1,"code":"NOTHING","input":""}',
     b'{"change":"msr","partition":2,"vp":0,"index":4294967296,"value":1}',
     b'{"change":"vmcs","partition":2,"vp":0,"field":"GUEST_ES_SELECTOR","value":65536}',
     b'{"change":"vmcs","partition":2,"vp":0,"field":"GUEST","value":1}',
@@ -102,6 +106,10 @@ def test_memory_is_written_across_pages_whatever_the_rights(vm):
     (SetMsr(2, 0, 0x4000_0002, 1), "0x1 to MSR 0x40000002: the guest's own write of it would be exception 13"),
     (SetMsr(2, 0, 0x1234, 1), "MSR 0x1234 is not there"),
     (SetVmcsField(2, 0, "GUEST_IA32_FRED_CONFIG", 1), "a field this processor does not have"),
+    (ParentCall(9, "SET_PARTITION_PROPERTY", b""), "there is no partition 9"),
+    (ParentCall(1, "SET_PARTITION_PROPERTY", b""), "has 24 bytes of input, not 0"),
+    (ParentCall(1, "SET_PARTITION_PROPERTY", bytes(24)), "INVALID_PARTITION_ID: no partition 0x0"),
+    (LetThrough(0x30, True), "no device has physical vector 0x30"),
     (SetMemory(2, 0xFFFFF, b"ab"), "guest-physical 0x100000 of partition 2 is not mapped"),
     (SetMemory(2, 0xFFFF_FFFF_FFFF_FFFF, b"ab"), "is not mapped"),
     (SetPhysicalMemory((32 << 20) - 1, b"ab"), "is no RAM, which ends at 0x2000000"),

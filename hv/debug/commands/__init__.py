@@ -5,7 +5,9 @@ from hv.debug.commands import (
     control,
     help,
     interrupts,
+    masking,
     memory,
+    parent,
     partitions,
     past,
     registers,
@@ -16,5 +18,5 @@ from hv.debug.commands import (
     writing,
 )
 
-__all__ = ["changing", "control", "help", "interrupts", "memory", "partitions", "past", "registers", "running",
-           "stopping", "story", "why", "writing"]
+__all__ = ["changing", "control", "help", "interrupts", "masking", "memory", "parent", "partitions", "past",
+           "registers", "running", "stopping", "story", "why", "writing"]

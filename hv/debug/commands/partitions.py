@@ -59,8 +59,12 @@ def reached(session: Session, path: str) -> Any:
     """The object at *path*; DebugError says what there is instead."""
     if re.search(r"[.\[]", path) and "/" not in path:
         return live(session, path)
-    tree: Any = {"vm": {vm.name: Vm(vm) for vm in session.vms}, "root": session.machine.hypervisor.partitions}
-    tree["root"] = next(partition for partition in tree["root"].values() if partition.is_root)
+    machine = session.machine
+    hypervisor = machine.hypervisor
+    tree: Any = {"vm": {vm.name: Vm(vm) for vm in session.vms}, "root": hypervisor.root,
+                 "partition": {str(number): partition for number, partition in sorted(hypervisor.partitions.items())},
+                 "iommu": machine.iommu, "routes": hypervisor.interrupts,
+                 "device": {f"{device.rid:#x}": device for device in machine.devices}}
     seen = ""
     for part in path.strip("/").split("/") if path.strip("/") else []:
         tree = child(tree, part, session, seen)

@@ -171,3 +171,11 @@ class DeviceDomains:
     def unmap_interrupt(self, source_id: int, vector: int) -> None:
         """Undo `map_interrupt`."""
         self.driver.unmap_interrupt(self._interrupts.pop((source_id, vector)))
+
+    def lets_through(self, source_id: int, vector: int) -> bool:
+        """The device's interrupt gets through the IOMMU."""
+        return self.driver.lets_through(self._interrupts[source_id, vector])
+
+    def let_through(self, source_id: int, vector: int, wanted: bool) -> None:
+        """Whether it does; while it does not, each one is a fault."""
+        self.driver.let_through(self._interrupts[source_id, vector], wanted)

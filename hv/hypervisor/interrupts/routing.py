@@ -80,6 +80,10 @@ class InterruptRouting:
         self._routes[vector] = Route(vector, source_id, partition, tuple(vps), guest_vector, level)
         return self._routes[vector]
 
+    def at(self, vector: int) -> Route | None:
+        """The route of a physical vector."""
+        return self._routes.get(vector)
+
     def find(self, source_id: int, message: tuple[int, int]) -> Route | None:
         """The route of a device's MSI (address, data)."""
         return next((route for route in self.of_device(source_id) if route.message == message), None)

@@ -41,6 +41,7 @@ COMMANDS = (
     Command("run", "hv.commands.run", "run a guest, or a described machine", "hv run guests/hello.asm"),
     Command("repl", "hv.commands.repl", "debug a guest: step, registers, memory, exits", "hv repl guests/timer.asm"),
     Command("step", "hv.commands.step", "step through a guest on a screen, forward and back", "hv step timer"),
+    Command("replay", "hv.commands.replay", "run a recorded run again, byte for byte", "hv replay run.hvreplay"),
     Command("lab", "hv.commands.lab", "step-through labs", "hv lab list"),
     Command("grade", "hv.commands.grade", "grade exercises", "hv grade labs/01_first_exit/solution"),
     Command("explain", "hv.commands.explain", "hypercalls, MSRs, statuses, VM entry", "hv explain hypercall 0x5c"),

@@ -30,16 +30,24 @@ def load_image(place: Path) -> Image:
         raise CommandError(error.message, error.hint) from None
 
 
-def build_any(description: MachineDescription, parallel: bool = False) -> tuple[
+def images_of(description: MachineDescription) -> list[Image]:
+    """The programs of its VMs; CommandError."""
+    return [load_image(vm.image) for vm in description.vms]
+
+
+def build_any(description: MachineDescription, parallel: bool = False, images: list[Image] | None = None) -> tuple[
         Machine | RootMachine, list[VirtualMachine] | list[RootGuest]]:
-    """`build`, or the machine whose root partition runs the one image of the description."""
-    return build_root(description, parallel) if description.root else build(description, parallel)
+    """`build`, or the machine whose root partition runs the one image of the description.
+
+    *images* are the programs, where they are not to be loaded from their files.
+    """
+    return build_root(description, parallel, images) if description.root else build(description, parallel, images)
 
 
-def build_root(description: MachineDescription, parallel: bool = False) -> tuple[RootMachine, list[RootGuest]]:
+def build_root(description: MachineDescription, parallel: bool = False,
+               images: list[Image] | None = None) -> tuple[RootMachine, list[RootGuest]]:
     """The machine with its root, ready to run; the last events are kept for a report."""
-    (root,) = description.vms
-    image = load_image(root.image)
+    (root,), (image,) = description.vms, images or images_of(description)
     from hv.platform import MachineError
     from hv.root_machine import RootMachine
 
@@ -51,9 +59,10 @@ def build_root(description: MachineDescription, parallel: bool = False) -> tuple
     return machine, machine.vms
 
 
-def build(description: MachineDescription, parallel: bool = False) -> tuple[Machine, list[VirtualMachine]]:
+def build(description: MachineDescription, parallel: bool = False,
+          images: list[Image] | None = None) -> tuple[Machine, list[VirtualMachine]]:
     """The machine and its VMs, in the order of the description; the last events are kept for a report."""
-    images = [load_image(vm.image) for vm in description.vms]
+    images = images or images_of(description)
     for vm, image in zip(description.vms, images, strict=True):
         if image.end > vm.memory_mib << 20:
             needed = -(-image.end >> 20)

@@ -141,10 +141,21 @@ def _content(place: Path) -> bytes:
     return content
 
 
-def described(data: Mapping[str, Any], place: Path) -> MachineDescription:
-    """The machine of parsed *data*; *place* is the file it came from."""
+def as_table(description: MachineDescription) -> dict[str, Any]:
+    """The description as parsed TOML, which `described` reads; of images their names only."""
+    vms = [{"name": vm.name, "image": vm.image.name, "memory_mib": vm.memory_mib, "vps": vm.vps, "device": vm.device,
+            "other": vm.other} for vm in description.vms]
+    connections = [{"from": one.sender, "to": one.receiver, "id": one.id, "kind": one.kind, **{
+        key: getattr(one, key) for key in sorted(_OF_KIND[one.kind])}} for one in description.connections]
+    return {"memory_mib": description.memory_mib, "vm": vms, "connection": connections}
+
+
+def described(data: Mapping[str, Any], place: Path, beside: bool = True) -> MachineDescription:
+    """The machine of parsed *data*; *place* is the file it came from. Images are files, unless they are not *beside*
+    it: then only their names matter."""
     check_keys(place.name, data, _TOP, required=("vm",))
-    vms = [_vm(f"{place.name}: vm {n}", table, place.parent) for n, table in enumerate(_tables(place, data, "vm"), 1)]
+    folder = place.parent if beside else None
+    vms = [_vm(f"{place.name}: vm {n}", table, folder) for n, table in enumerate(_tables(place, data, "vm"), 1)]
     if not vms:
         raise CommandError(f"{place.name} describes no vm", "write at least one [[vm]] with name and image")
     names = [vm.name for vm in vms]
@@ -169,6 +180,15 @@ def described(data: Mapping[str, Any], place: Path) -> MachineDescription:
     memory_mib = data.get("memory_mib", max(DEFAULT_MACHINE_MIB, needed))
     in_range(f"{place.name}: memory_mib", memory_mib, needed, LARGEST_MACHINE_MIB)
     return MachineDescription(vms, connections, memory_mib)
+
+
+def described_root(data: Mapping[str, Any], place: Path, beside: bool = True) -> MachineDescription:
+    """`described`, of a machine whose root partition runs its one image."""
+    description = described({**data, "memory_mib": LARGEST_MACHINE_MIB}, place, beside)
+    if len(description.vms) != 1 or description.connections:
+        raise CommandError(f"{place.name} describes {len(description.vms)} VMs; expected the root partition alone")
+    (vm,) = description.vms
+    return root(vm.image, vm.name, vm.memory_mib, vm.vps)
 
 
 def _check_monitor_pages(place: Path, connections: list[ConnectionDescription]) -> None:
@@ -207,7 +227,7 @@ def _tables(place: Path, data: Mapping[str, Any], key: str) -> list[dict[str, An
     return tables
 
 
-def _vm(where: str, table: dict[str, Any], folder: Path) -> VmDescription:
+def _vm(where: str, table: dict[str, Any], folder: Path | None) -> VmDescription:
     check_keys(where, table, _VM, required=("name", "image"))
     in_range(f"{where}: memory_mib", table.get("memory_mib", DEFAULT_VM_MIB), 1, LARGEST_VM_MIB)
     in_range(f"{where}: vps", table.get("vps", 1), 1, MOST_VPS)
@@ -215,6 +235,8 @@ def _vm(where: str, table: dict[str, Any], folder: Path) -> VmDescription:
     if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
         raise CommandError(f"{where}: `name` is {name!r}; expected 1..{LONGEST_NAME} printable characters",
                            "give it a name of its own")
+    if folder is None:
+        return VmDescription(**{**table, "image": Path(table["image"])})
     try:
         image = _beside(folder, table["image"]) or find_guest(table["image"])
     except CommandError as error:

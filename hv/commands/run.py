@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help=".asm, .elf, .bin, .toml, or the name of one of our guests")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON, and nothing else")
     parser.add_argument("--trace", metavar="OUT", type=Path, help="write a timeline that Perfetto opens")
+    parser.add_argument("--record", metavar="OUT", type=Path, help="write a replay file, for hv replay and hv repl")
     parser.add_argument("--root", action="store_true", help="run FILE in the root partition itself")
     parser.add_argument("--smp", metavar="N", type=int, help="virtual processors (default 1)")
     parser.add_argument("--mem", metavar="MIB", type=int,
@@ -104,15 +105,23 @@ def main(args: argparse.Namespace) -> int:
     budget, until = ticks(args.budget), None if args.until is None else ticks(args.until)
     description = describe_root(args) if args.root else describe(args)
     _check_writable(args.trace)
-    from hv.commands import building, outcome
+    if args.record is not None and args.parallel:
+        raise CommandError("--record with --parallel: no run of it is like another", "leave one of them out")
+    from hv.commands import building, outcome, replay
 
-    machine, vms = building.build_any(description, args.parallel)
+    replay.check_writable(args.record)
+    images = building.images_of(description)
+    machine, vms = building.build_any(description, args.parallel, images)
     if args.parallel and not args.json:
         print(PARALLEL, file=sys.stderr)
     printer = SerialPrinter([] if args.json else vms)
     timeline = _timeline(machine, vms, args.trace)
+    end = machine.clock.tsc + budget if until is None else until
     try:
-        building.run(machine, machine.clock.tsc + budget if until is None else until)
+        if args.record is None:
+            building.run(machine, end)
+        else:
+            replay.record(machine, end, replay.kept_machine(description, images), args.record)
         still = [vm.name for vm in vms if vm.ended is None]
         if not args.until:
             machine.end_budget()
@@ -123,7 +132,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(outcome.of_machine(machine, vms), indent=1))
     else:
-        _print_summary(outcome.summary(machine, vms), vms, args.plain)
+        print_summary(outcome.summary(machine, vms), vms, args.plain)
     code = TRUE if args.until and all(vm.ended is None for vm in vms) else outcome.exit_code(vms)
     machine.close()
     if still and not args.until:
@@ -178,7 +187,8 @@ def _write(timeline: Any, place: Path) -> None:
                            "make room, or name another file") from None
 
 
-def _print_summary(lines: list[str], vms: list[Any], plain: bool) -> None:
+def print_summary(lines: list[str], vms: list[Any], plain: bool) -> None:
+    """How the run ended, on standard error."""
     sys.stdout.flush()
     lines = [printable(line, LONGEST_LINE) for line in lines]
     if any(vm.serial and not vm.serial.endswith("\n") for vm in vms[:1]) and len(vms) == 1:

@@ -79,6 +79,12 @@ class Session:
         self.places = Places(images or {})
         self.variables: dict[str, Any] = {}
         self.timeline: Timeline | None = None       # while the run is recorded
+        self.made_from: Callable[[], Any] | None = None     # what a replay file says of the machine
+
+    def keeps(self, timeline: Timeline) -> None:
+        """The run is recorded from now on."""
+        self.timeline = timeline
+        timeline.on_restore, timeline.interrupted = self.recent.clear, lambda: self.interrupted()
 
     def change(self, change: AnyChange) -> None:
         """Carry out *change*; DebugError in one line when the machine does not take it, and nothing was changed."""

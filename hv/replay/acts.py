@@ -6,6 +6,7 @@ what they have decides where blocks of code end, and with that the time.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
@@ -19,7 +20,12 @@ from hv.trace.bus import Record
 from hv.vmx.exit import VmExit
 
 Recorded = Machine | RootMachine
+Ask = Callable[[], None]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2 ** 62)]
+
+
+def _nobody() -> None:
+    pass
 
 
 class Ran(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ran", tag_field="act"):
@@ -28,12 +34,13 @@ class Ran(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ran", ta
     turns: Count
     until_tsc: Count | None = None
 
-    def do(self, machine: Recorded) -> None:
-        """Do it again."""
+    def do(self, machine: Recorded, ask: Ask = _nobody) -> None:
+        """Do it again. *ask* is called between turns, and may raise."""
         turns = 0
 
         def over() -> bool:
             nonlocal turns
+            ask()
             turns += 1
             return turns > self.turns
 
@@ -41,16 +48,19 @@ class Ran(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="ran", ta
 
 
 class Cut(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="cut", tag_field="act"):
-    """Everybody ran, until *exits* more VM exits had come, and then *events* more events, or *instructions* more were
-    executed. The VP that ran stands behind what it was about, of an exit behind its handling, and gives up its turn."""
+    """Everybody ran, until *exits* more VM exits had come, and then *events* more events, or until instruction number
+    *instructions* (from 1) behind that was about to be executed.
+
+    The VP that ran stands behind what it was about, of an exit behind its handling, and gives up its turn.
+    """
 
     exits: Count = 0
     instructions: Count = 0
     events: Count = 0
 
-    def do(self, machine: Recorded) -> None:
-        """Do it again."""
-        _Cutting(machine, self).run()
+    def do(self, machine: Recorded, ask: Ask = _nobody) -> None:
+        """Do it again; ValueError when that place does not come."""
+        _Cutting(machine, self, ask).run()
 
 
 class Changed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="changed", tag_field="act"):
@@ -58,8 +68,8 @@ class Changed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="chan
 
     change: AnyChange
 
-    def do(self, machine: Recorded) -> None:
-        """Do it again."""
+    def do(self, machine: Recorded, ask: Ask = _nobody) -> None:
+        """Do it again; ChangeRefused."""
         self.change.apply(machine)
 
 
@@ -69,8 +79,8 @@ Act = Ran | Cut | Changed
 class _Cutting:
     """The way to the place where the machine is stopped."""
 
-    def __init__(self, machine: Recorded, cut: Cut) -> None:
-        self._machine, self._cut = machine, cut
+    def __init__(self, machine: Recorded, cut: Cut, ask: Ask) -> None:
+        self._machine, self._cut, self._ask = machine, cut, ask
         self._exits = self._events = 0
         self._watch = Watch(machine, self._is_there)
 
@@ -80,10 +90,16 @@ class _Cutting:
             try:
                 if not self._cut.exits:
                     self._count()
-                self._machine.run(None, lambda: watch.stopped)
+                self._machine.run(None, self._is_over)
             finally:
                 for engine in engines:
                     engine.on_countdown = lambda: None
+        if not watch.stopped:
+            raise ValueError(f"the run ends before {self._cut}")
+
+    def _is_over(self) -> bool:
+        self._ask()
+        return self._watch.stopped
 
     def _is_there(self, record: Record) -> bool:
         cut = self._cut
@@ -101,4 +117,4 @@ class _Cutting:
         if self._cut.instructions:
             for engine in engines:
                 engine.on_countdown = self._watch.stop
-            begin_together((engine.countdown for engine in engines), self._cut.instructions + 1)
+            begin_together((engine.countdown for engine in engines), self._cut.instructions)

@@ -59,6 +59,14 @@ class Recording:
             pass
         return self.position
 
+    def play(self, act: Act, ask: Callable[[], None] = lambda: None) -> None:
+        """Do *act* at the end, as it was done elsewhere. *ask* is called between turns, and may raise. ChangeRefused,
+        and ValueError when the run ends before the place where it was stopped."""
+        self.go_to_end()
+        self._live = False
+        act.do(self.machine, ask)
+        self._did(act)
+
     def _stretch(self, until_tsc: int | None, paused: Callable[[], bool]) -> str:
         """Run on and make a checkpoint: "due", or "paused", or nothing because the run ended or the time was over."""
         machine, stopped, turns = self.machine, "", 0

@@ -120,8 +120,8 @@ class Walk:
         target, begun = self._target, self._begun
         assert target is not None, "a way to a place"
         if target.exits > begun.exits:
-            return Cut(target.exits - begun.exits, max(0, target.instructions - 1), target.events)
-        cut = Cut(0, begun.instructions - 1, 0) if target.instructions else Cut(0, 0, target.events - begun.events)
+            return Cut(target.exits - begun.exits, target.instructions, target.events)
+        cut = Cut(0, begun.instructions, 0) if target.instructions else Cut(0, 0, target.events - begun.events)
         return cut if cut.instructions or cut.events else None
 
     # --- acts ----------------------------------------------------------------------------------------------
@@ -142,9 +142,9 @@ class Walk:
         if self._exits + cut.exits != self._counts_at:
             return cut
         wanted = self._instructions if cut.exits else self._left
-        if wanted <= cut.instructions:
+        if wanted < cut.instructions:
             return _ON
-        self._held_back, self._offset = wanted, wanted - cut.instructions - 1
+        self._held_back, self._offset = wanted, wanted - cut.instructions
         return cut
 
     # --- moments -------------------------------------------------------------------------------------------

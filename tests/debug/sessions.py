@@ -3,9 +3,10 @@
 import pytest
 
 from hv.commands import report
-from hv.commands.building import build, load_image
+from hv.commands.building import build, images_of
 from hv.commands.description import MachineDescription, VmDescription
 from hv.commands.files import find_guest
+from hv.commands.replay import kept_machine
 from hv.debug.errors import DebugError
 from hv.debug.session import Session
 
@@ -14,7 +15,11 @@ def session_over(*vms, connections=()):
     description = MachineDescription([VmDescription(name, find_guest(guest), vps=vps) for name, guest, vps in vms],
                                      list(connections), 64)
     machine, made = build(description)
-    return Session(machine, made, {vm.name: load_image(vm.image) for vm in description.vms}, report.heard())
+    images = images_of(description)
+    names = [vm.name for vm in description.vms]
+    session = Session(machine, made, dict(zip(names, images, strict=True)), report.heard())
+    session.made_from = lambda: kept_machine(description, images)
+    return session
 
 
 def refused(session, line):

@@ -15,8 +15,9 @@ SHELL = [line.strip() for line in GUIDE.splitlines() if re.match(r"    hv repl \
 
 
 @pytest.mark.parametrize(("guest", "block"), BLOCKS, ids=[block.split()[0] for _, block in BLOCKS])
-def test_a_block_of_the_guide_works(guest, block):
+def test_a_block_of_the_guide_works(guest, block, tmp_path, monkeypatch):
     session = session_over((guest, guest, 1))
+    monkeypatch.chdir(tmp_path)         # where it writes files
     for line in block.splitlines():
         session.do(line.rstrip())
     session.machine.close()

@@ -100,13 +100,13 @@ def test_where_it_was_taken_up_the_instructions_are_counted_on():
         before = [seen(count) for count in range(1, 7)]
         timeline.go(Position(0, 5))
         timeline.take_up()
-        assert timeline.acts == [Cut(0, 4, 0)]
+        assert timeline.acts == [Cut(0, 5, 0)]
         assert (vp.regs.rip, vp.regs.rsp) == before[4]
         timeline.record()
         assert [seen(count) for count in range(1, 7)] == before
         timeline.go(Position(0, 6))
         timeline.take_up()
-        assert timeline.acts == [Cut(0, 4, 0), Cut(0, 1, 0)]
+        assert timeline.acts == [Cut(0, 5, 0), Cut(0, 2, 0)]
         timeline.record()
         assert [seen(count) for count in range(1, 7)] == before
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from hv.debug import recorded
 from hv.debug.commands.registers import where
@@ -16,6 +17,7 @@ from hv.debug.registry import command
 from hv.debug.render import record_line
 from hv.debug.session import Session
 from hv.debug.targets import ending
+from hv.replay.file import kept
 from hv.replay.memento import NotSaved
 from hv.replay.position import Position, PositionError
 from hv.replay.timeline import Interrupted, Timeline
@@ -35,19 +37,21 @@ def record(session: Session, text: str = "") -> str:
     """
     if text and not re.fullmatch(r"[\d._]+(s|ms|us)", text):
         raise DebugError(f"`{text}` is no time", "write 10ms, 500us or 1s; without it, everything runs to its end")
-    if session.timeline is None:
-        try:
-            session.timeline = Timeline(session.machine)
-        except (ValueError, NotSaved) as error:
-            raise DebugError(f"this machine cannot be recorded: {error}") from None
-        session.timeline.on_restore = session.recent.clear
-        session.timeline.interrupted = session.interrupted
-        session.before.extend(session.recent.records)
-    timeline = session.timeline
+    timeline = session.timeline or _begin(session)
     end = timeline.record(session.machine.clock.tsc + ticks(text) if text else None, session.interrupted)
     ended = ", ".join(ending(vm) for vm in session.vms if vm.ended is not None)
     kept = timeline.pages.bytes_kept >> 10
     return f"recorded up to {end}: {len(timeline.checkpoints)} checkpoints, {kept} KiB of pages\n{ended}".strip()
+
+
+def _begin(session: Session) -> Timeline:
+    try:
+        timeline = Timeline(session.machine)
+    except (ValueError, NotSaved) as error:
+        raise DebugError(f"this machine cannot be recorded: {error}") from None
+    session.keeps(timeline)
+    session.before.extend(session.recent.records)
+    return timeline
 
 
 def _places(session: Session, typed: str) -> list[Word]:
@@ -130,6 +134,28 @@ def branch(session: Session) -> str:
     timeline = timeline_of(session)
     forgotten = timeline.take_up()
     return f"{timeline.position}  the run goes on from here; exits forgotten: {forgotten}\n{where(session)}"
+
+
+@command("save")
+def save(session: Session, text: str) -> str:
+    """Write the recording to a new file, with the programs and all that was changed: a replay file.
+
+    `hv replay FILE` runs it again, on another machine too, and says whether it comes to the same end; `hv repl --replay
+    FILE` goes anywhere in it. The machine stands at its end afterwards.
+
+    Example: `record`, `save run.hvreplay`
+    """
+    timeline, place = timeline_of(session), Path(text)
+    if session.made_from is None:
+        raise DebugError("nobody knows what this machine was made from", "`hv repl FILE` makes one that can be saved")
+    if place.exists():
+        raise DebugError(f"{text} is there already", "name a new file")
+    replay = kept(timeline, session.made_from())
+    try:
+        replay.write(place)
+    except (OSError, ValueError) as error:
+        raise DebugError(f"{text} cannot be written: {getattr(error, 'strerror', None) or error}") from None
+    return f"{len(replay.acts)} acts, up to {timeline.end}, are in {text}"
 
 
 @command("forget")

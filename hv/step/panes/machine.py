@@ -45,10 +45,10 @@ def _vp(vp: VpState, runs: bool, before: VpState) -> Line:
     """`=> vp 0  runs      irr 30  isr -`."""
     does = "has the processor" if runs else vp.does
     line: Line = [("here" if runs else "", "=>" if runs else "  "), ("", f" vp {vp.number:<2} "),
-                  ("new" if before.does != vp.does else "good" if runs else "", f"{does:<21}")]
+                  ("new" if before.does != vp.does else "good" if runs else "", f"{does:<18}")]
     for name, now, then in (("irr", vp.irr, before.irr), ("isr", vp.isr, before.isr)):
         style = "new" if now != then else "" if now else "dim"
-        line += [("dim", f"{name} "), (style, f"{_vectors(now):<9}"), ("", " ")]
+        line += [("dim", f"{name} "), (style, f"{_vectors(now):<7}"), ("", " ")]
     return line if vp.enabled else [*line, ("dim", "apic off")]
 
 

@@ -119,7 +119,7 @@ def handler_of(reason: ExitReason) -> Handler:
     code = function.__code__
     place = Path(code.co_filename).relative_to(Path(hv.__file__).parent).as_posix()
     says = " ".join((inspect.getdoc(function) or "").split())
-    return Handler(f"{place}:{code.co_firstlineno}", function.__name__, says)
+    return Handler(place, function.__name__, says)
 
 
 class Exits:

@@ -46,7 +46,7 @@ def test_a_session_leaves_the_terminal_as_it_was(leave):
 
 
 def test_a_new_size_is_taken_at_once():
-    terminal = Terminal("step", "timer")
+    terminal = Terminal("step", "timer", COLUMNS="", LINES="")
     terminal.shows("1 Code")                        # tabs: 100 columns are a small screen
     for lines, columns, words in ((45, 170, "─ Machine"), (12, 50, "This terminal is 50 x 12")):
         terminal.screen.resize(lines, columns)
@@ -57,7 +57,7 @@ def test_a_new_size_is_taken_at_once():
 
 
 def test_a_recording_is_ended_by_ctrl_c_and_shown_as_far_as_it_came(endless):       # noqa: F811
-    terminal = Terminal("step", endless, "--budget", "100s")
+    terminal = Terminal("step", endless, "--budget", "100s", COLUMNS="", LINES="")
     terminal.shows("recording")
     terminal.child.send("\x03")
     terminal.shows("▸ The exit")
@@ -80,6 +80,6 @@ def test_without_colours_nothing_is_coloured():
 
 
 def test_a_dumb_terminal_gets_text():
-    terminal = Terminal("step", "timer", "--pane", "code", TERM="dumb")
+    terminal = Terminal("step", "timer", "--pane", "code", TERM="dumb", COLUMNS="", LINES="")
     assert terminal.ends() == 0
     assert "== E0  timer.0" in terminal.text()

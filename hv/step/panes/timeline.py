@@ -41,7 +41,7 @@ def rows(model: Model, width: int, height: int, scrolled: int = 0) -> list[Row]:
             found.append(_row(model, happenings[number], happenings[number].position == here, width))
         if own and number == index and here not in (Position(), END):
             count = model.reel.stretch(here.exits).instructions
-            found.append(_own(model, here, f"instruction {here.instructions} of {count} until the next exit", True))
+            found.append(_own(model, here, f"instruction {here.instructions} of {count}", True))
     if first + height > len(happenings):
         found.append(_own(model, END, f"the end: {model.story.ending}", here == END))
     return [Row(row.position, cut(row.line, width)) for row in found[:height]]

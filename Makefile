@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench fidelity reference fuzz clean
+.PHONY: demo test lint bench fidelity reference pictures fuzz clean
 
 demo: .venv/.installed
 	$(BIN)/hv demo
@@ -23,6 +23,9 @@ fidelity: .venv/.tested
 
 reference: .venv/.tested
 	$(BIN)/python -m tests.reference
+
+pictures: .venv/.tested
+	$(BIN)/python -m tests.pictures
 
 # make fuzz SEED=7 SECONDS=300
 SEED ?= 0

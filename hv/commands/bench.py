@@ -51,6 +51,7 @@ def choose(names: list[str] | None) -> list[Metric]:
     import hv.commands.metrics_parallel
     import hv.commands.metrics_replay
     import hv.commands.metrics_smp
+    import hv.commands.metrics_step
     import hv.commands.metrics_synic
     import hv.commands.metrics_timers  # noqa: F401  they register their metrics
     from hv.commands.metrics import METRICS

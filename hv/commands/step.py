@@ -11,6 +11,8 @@ E12:7 (the seventh instruction behind it), begin, end, or a condition: `--at "re
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +24,7 @@ from hv.commands.screen import is_plain, shown_time
 
 if TYPE_CHECKING:
     from hv.commands.stepped import Subject
+    from hv.step.board import Look
     from hv.step.model import Model
     from hv.step.story import Progress, Story
 
@@ -44,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", metavar="TIME",
                         help="record so much virtual time at most (default 200ms, of a lab its own limit)")
     parser.add_argument("--plain", action="store_true", help="print frames as text")
+    parser.add_argument("--light", action="store_true", help="begin with a light ground")
+    parser.add_argument("--picture", metavar="FILE", type=Path, help="write the screen into FILE.svg, and leave")
+    parser.add_argument("--size", metavar="WxH", default="120x40", help="of the picture (default 120x40)")
     parser.add_argument("--smp", metavar="N", type=int, help="virtual processors (default 1)")
     parser.add_argument("--mem", metavar="MIB", type=int, help="memory in MiB")
     parser.add_argument("--device", action="store_true", help="assign the DMA engine (for the guests dma and attacker)")
@@ -58,9 +64,61 @@ def main(args: argparse.Namespace) -> int:
         raise CommandError(f"--steps is {args.steps}; expected 0..{MOST_STEPS}")
     from hv.commands.stepped import subject
 
+    if args.picture is not None:
+        size = picture_size(args)
     with subject(args) as found:
         model = opened(args, found)
-        return printed(args, model)
+        if args.picture is not None:
+            return pictured(args, model, size)
+        return printed(args, model) if is_text(args.plain) else shown(args, model)
+
+
+def is_text(asked: bool) -> bool:
+    """Frames of text: when asked for, and where no screen can be. NO_COLOR leaves the screen, without colours."""
+    return asked or os.environ.get("TERM") == "dumb" or not (sys.stdin.isatty() and sys.stdout.isatty())
+
+
+def shown(args: argparse.Namespace, model: Model) -> int:
+    """The screen, until somebody leaves it."""
+    from hv.step.app.screen import StepApp
+
+    app = StepApp(model, "light" if args.light else "dark", look(args))
+    app.run()
+    if app.failure is not None:
+        raise app.failure
+    return TRUE
+
+
+def look(args: argparse.Namespace) -> Look:
+    """Which pane is chosen at first."""
+    from hv.step.board import Look
+
+    return Look(args.pane[0]) if args.pane else Look()
+
+
+def picture_size(args: argparse.Namespace) -> tuple[int, int]:
+    """Columns and lines of the picture; CommandError."""
+    found = re.fullmatch(r"(\d{1,3})x(\d{1,3})", args.size)
+    if found is None or not (60 <= int(found[1]) <= 400 and 16 <= int(found[2]) <= 200):
+        raise CommandError(f"--size is {args.size}; expected 60x16 to 400x200, such as 120x40")
+    if args.picture.suffix != ".svg":
+        raise CommandError(f"--picture is {args.picture}; expected a name that ends in .svg")
+    return int(found[1]), int(found[2])
+
+
+def pictured(args: argparse.Namespace, model: Model, size: tuple[int, int]) -> int:
+    """The screen as a picture, behind --steps steps."""
+    from hv.step.app.picture import picture
+    from hv.step.model import FORWARD
+
+    for _ in range(args.steps):
+        model.move(FORWARD, args.by)
+    text = picture(model, size, "light" if args.light else "dark", look(args), f"hv step {args.file}")
+    try:
+        args.picture.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise CommandError(f"{args.picture} cannot be written: {error.strerror}", "name another file") from None
+    return TRUE
 
 
 def opened(args: argparse.Namespace, found: Subject) -> Model:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ class Subject:
     images: dict[str, Image]
     ticks: int
     folders: list[Path]
+    close: Callable[[], None]
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def subject(args: argparse.Namespace) -> Iterator[Subject]:
     try:
         yield found
     finally:
-        found.machine.close()
+        found.close()
 
 
 def _guest(args: argparse.Namespace) -> Subject:
@@ -50,7 +51,7 @@ def _guest(args: argparse.Namespace) -> Subject:
     images = {vm.name: building.load_image(vm.image) for vm in description.vms}
     machine, vms = building.build_any(description)
     folders = [vm.image.parent for vm in description.vms]
-    return Subject(machine, list(vms), images, ticks(args.budget or BUDGET), _with_guests(folders))
+    return Subject(machine, list(vms), images, ticks(args.budget or BUDGET), _with_guests(folders), machine.close)
 
 
 def _with_guests(folders: list[Path]) -> list[Path]:
@@ -69,13 +70,16 @@ def _lab(args: argparse.Namespace) -> Subject | None:
     place = Path(args.file) if Path(args.file).name == exercise.data.file else args.dir / exercise.data.file
     if exercise.data.kind == "guest" and not os.path.exists(place):
         raise CommandError(f"{place} does not exist", f"`hv lab start {exercise.name}` puts a starter there")
+    if exercise.data.piece.answers:
+        raise CommandError(f"in {exercise.name} your functions answer the machine, and their past cannot be run again",
+                           f"`hv lab trace {exercise.name}` tells what happened")
     try:
         run = lab_work.rehearsed(exercise, place, Progress())
     except MachineError as error:
         raise CommandError(error.message, error.hint) from None
     limit = ticks(args.budget) if args.budget else exercise.data.limits.ticks
     return Subject(run.machine, list(run.vms.values()), run.images, limit,
-                   _with_guests([place.parent, exercise.folder]))
+                   _with_guests([place.parent, exercise.folder]), run.close)
 
 
 def _exercise(name: str, folder: Path | None) -> Exercise | None:

@@ -4,7 +4,7 @@
     2 saved     what the processor wrote into the VMCS
     3 handler   the hypervisor's function for that reason, and what it told and changed
     4 verdict   what it decided; the loop that obeys is `hypervisor/run.py`
-    5 parent    what followed while others were asked, if somebody was
+    5 others    what somebody else does meanwhile: the parent that was asked, a VP that was woken
     6 injected  the event that the guest gets
     7 entry     where somebody runs on
 """
@@ -31,7 +31,7 @@ from hv.step.story import Happening
 from hv.trace.events import Fault, Injected
 from hv.vmx.exit import VmExit
 
-NAMES = ("exit", "saved", "handler", "verdict", "parent", "injected", "entry")
+NAMES = ("exit", "saved", "handler", "verdict", "others", "injected", "entry")
 MOST_KEPT = 200
 _GENERAL = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14",
             "r15", "rip", "rflags", "cr0", "cr2", "cr3", "cr4", "efer")
@@ -119,7 +119,7 @@ def handler_of(reason: ExitReason) -> Handler:
     code = function.__code__
     place = Path(code.co_filename).relative_to(Path(hv.__file__).parent).as_posix()
     says = " ".join((inspect.getdoc(function) or "").split())
-    return Handler(f"{place}:{code.co_firstlineno}", function.__name__, says)
+    return Handler(place, function.__name__, says)
 
 
 class Exits:
@@ -176,15 +176,15 @@ class Exits:
         own, later = early[: look.told], early[look.told :]
         injected = [one for one in later if isinstance(one.fact.record.event, Injected | Fault)
                     and one.fact.record.partition == happening.fact.record.partition]
-        parent = [one for one in later if one not in injected]
+        others = [one for one in later if one not in injected]
         decided = own[-1].position if own else at
         stages = [Stage("exit", at),
                   Stage("saved", at, tuple(change for change in changes(before, look.before, False)
                                            if _RANKS[change.what][0] <= SAVED)),
                   Stage("handler", decided, changes(look.before, look.after, True), tuple(own)),
                   Stage("verdict", decided)]
-        if parent:
-            stages.append(Stage("parent", parent[-1].position, (), tuple(parent)))
+        if others:
+            stages.append(Stage("others", others[-1].position, (), tuple(others)))
         if injected:
             stages.append(Stage("injected", injected[-1].position, (), tuple(injected)))
         if entry is not None:

@@ -16,7 +16,7 @@ from hv.trace.bus import Record
 from hv.vmx.exit import VmExit
 
 MOST_EVENTS = 100_000           # then the recording ends: half a kilobyte each
-SPACING = 12_000                # microseconds of work between checkpoints: a step back may take no longer than a blink
+SPACING = 300                   # microseconds of work between checkpoints: a step may take no longer than a blink
 
 _place = attrgetter("position")
 

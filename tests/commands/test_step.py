@@ -70,6 +70,12 @@ def test_a_lab_that_asks_what_will_happen_does_not_tell(tmp_path, capsys, monkey
     assert "the trace would tell" in err
 
 
+def test_a_lab_whose_machine_the_learner_answers_is_not_stepped_through(capsys):
+    code, _, err = said(capsys, "19", "--plain")
+    assert code == 2
+    assert "`hv lab trace 19_exit_handler` tells what happened" in err
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
     (["nobody"], "nobody does not exist"), (["timer", "--at", "E999"], "the recording has E0 to E44"),
     (["timer", "--at", "reason =="], "column"), (["timer", "--vp", "3"], "there is no VP `3`"),

@@ -6,9 +6,10 @@ from hv.step.model import Model
 from hv.step.moment import Instruction, Moment
 from hv.step.text import Line
 
-_MARK, _ADDRESS, _TEXT = 3, 10, 34      # columns
-_NARROW = 76                            # from here on the source has a column of its own
-_BYTES, _WIDE = 25, 118                 # and from here on the bytes
+_BEFORE = 13                            # columns of the mark and the address
+_SHORTEST, _LONGEST = 16, 36            # of an instruction
+_SOURCE = 22                            # which are enough for the text of a line of the source
+_BYTES, _WIDE = 25, 118                 # of the bytes, and from which width on they are shown
 
 
 def lines(model: Model, width: int, height: int) -> list[Line]:
@@ -19,11 +20,13 @@ def lines(model: Model, width: int, height: int) -> list[Line]:
     if not moment.code:
         return [[("bad", f"no code can be read at {moment.rip:#x}: {moment.no_code}")]]
     shown, here = list[Line](), 0
+    share = (width - _BEFORE) * 9 // 20
+    room = min(_LONGEST, share, max(_SHORTEST, *(len(one.text) for one in moment.code)) + 1)
     for one in moment.code:
         shown += _label(model, moment, one, width)
         if one.gva == moment.rip:
             here = len(shown)
-        shown.append(_line(model, moment, one, width))
+        shown.append(_line(model, moment, one, width, room))
     first = max(0, min(here - height // 3, len(shown) - height))
     return shown[first : first + height]
 
@@ -36,7 +39,7 @@ def _label(model: Model, moment: Moment, one: Instruction, width: int) -> list[L
     return [[("name", f"{name}:"), ("dim", f"  {place}" if place else "")]]
 
 
-def _line(model: Model, moment: Moment, one: Instruction, width: int) -> Line:
+def _line(model: Model, moment: Moment, one: Instruction, width: int, room: int) -> Line:
     here = one.gva == moment.rip
     style = "here" if here else ""
     line: Line = [(style, "=> " if here else "   "), (style if here else "at", f"{one.gva:08x}"), (style, "  ")]
@@ -44,14 +47,14 @@ def _line(model: Model, moment: Moment, one: Instruction, width: int) -> Line:
         line.append((style if here else "dim", f"{one.code.hex(' '):<{_BYTES}}"))
     place = model.places.source(moment.who.vm, one.gva)
     source = model.sources.line(place).strip()
-    if width < _NARROW or not source:
-        return [*line, (style, f"{one.text:<{_TEXT}}"), *([("dim", f" {place}")] if place else [])]
-    number = place.rpartition(":")[2]
-    text = one.text if len(one.text) < _TEXT else one.text[: _TEXT - 2] + "…"
-    return [*line, (style, f"{text:<{_TEXT}}"), ("dim", f"{number:>4} "), *_source(source)]
+    text = one.text if len(one.text) < room else one.text[: room - 2] + "…"
+    line.append((style, f"{text:<{room}}"))
+    if width - _BEFORE - room < _SOURCE or not source:
+        return [*line, ("dim", place)]
+    return [*line, ("dim", f"{place.rpartition(':')[2]:>4} "), *_source(source)]
 
 
 def _source(text: str) -> Line:
     """A line of assembly: what it says, and its comment."""
     code, mark, comment = text.partition(";")
-    return [("", code), ("dim", mark + comment)]
+    return [("", code.rstrip()), ("dim", f"  {mark}{comment}" if mark else "")]

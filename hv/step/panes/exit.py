@@ -19,7 +19,7 @@ _MOST = 7                       # changes or events of a stage, where the screen
 _TITLES = {
     "exit": "the processor stops the guest", "saved": "it saves what it was doing into the VMCS",
     "handler": "the hypervisor's function for this reason", "verdict": "what it decided",
-    "parent": "what others do meanwhile", "injected": "the event that the guest gets",
+    "others": "what others do meanwhile", "injected": "the event that the guest gets",
     "entry": "the processor runs on",
 }
 

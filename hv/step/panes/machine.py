@@ -18,8 +18,8 @@ def lines(model: Model, width: int, height: int) -> list[Line]:
                                          for vp in one.vps}
     shown: list[Line] = []
     for partition in moment.world.partitions:
-        rows = [_vp(vp, (partition.name, vp.number) == moment.runs, earlier.get((partition.number, vp.number), vp))
-                for vp in partition.vps[:_MOST_VPS]]
+        rows = [_vp(wide - 4, vp, (partition.name, vp.number) == moment.runs,
+                    earlier.get((partition.number, vp.number), vp)) for vp in partition.vps[:_MOST_VPS]]
         if len(partition.vps) > _MOST_VPS:
             rows.append([("dim", f"  and {len(partition.vps) - _MOST_VPS} more")])
         if partition.devices:
@@ -41,14 +41,14 @@ def _boxed(title: Line, rows: list[Line], width: int) -> list[Line]:
             [("dim", "└" + "─" * (width - 2) + "┘")]]
 
 
-def _vp(vp: VpState, runs: bool, before: VpState) -> Line:
-    """`=> vp 0  runs      irr 30  isr -`."""
-    does = "has the processor" if runs else vp.does
+def _vp(width: int, vp: VpState, runs: bool, before: VpState) -> Line:
+    """`=> vp 0  runs now   irr 30  isr -`."""
+    does, room = "runs now" if runs else vp.does, max(8, min(20, width - 30))
     line: Line = [("here" if runs else "", "=>" if runs else "  "), ("", f" vp {vp.number:<2} "),
-                  ("new" if before.does != vp.does else "good" if runs else "", f"{does:<21}")]
+                  ("new" if before.does != vp.does else "good" if runs else "", f"{does[:room]:<{room}} ")]
     for name, now, then in (("irr", vp.irr, before.irr), ("isr", vp.isr, before.isr)):
         style = "new" if now != then else "" if now else "dim"
-        line += [("dim", f"{name} "), (style, f"{_vectors(now):<9}"), ("", " ")]
+        line += [("dim", f"{name} "), (style, f"{_vectors(now):<5}"), ("", " ")]
     return line if vp.enabled else [*line, ("dim", "apic off")]
 
 
@@ -62,8 +62,8 @@ def _below(world: World) -> list[Line]:
     lines: list[Line] = []
     for route in world.routes:
         vps = ", ".join(f"{names.get(route.partition, route.partition)}.{vp}" for vp in route.vps)
-        lines.append([("dim", "device "), ("", device_name(route.source_id)), ("dim", "  ->  physical vector "),
-                      ("", f"{route.vector:02x}"), ("dim", "  ->  vector "), ("", f"{route.guest_vector:02x}"),
+        lines.append([("", device_name(route.source_id)), ("dim", "  ->  physical vector "),
+                      ("", f"{route.vector:02x}"), ("dim", "  ->  "), ("", f"{route.guest_vector:02x}"),
                       ("dim", " of "), ("name", vps)])
     if not lines:
         lines.append([("dim", "no device's interrupt is routed to a partition")])

@@ -29,7 +29,7 @@ def lines(model: Model, width: int, height: int) -> list[Line]:
 def _changed(model: Model, moment: Moment, before: Moment | None, height: int) -> list[Line]:
     """Old -> new of each register that differs, rip by its name."""
     if before is None:
-        return [[("dim", f"{moment.bits} bit, cpl {moment.registers['cpl']}")]]
+        return []
     found = [name for name, value in moment.registers.items() if before.registers[name] != value]
     since = "the beginning" if model.before is None else model.name_of(before.position)
     lines: list[Line] = [[("dim", f"since {since}: " + ("nothing changed here" if not found else ""))]]
@@ -50,10 +50,9 @@ def _shown(model: Model, moment: Moment, name: str) -> str:
 
 
 def _general(moment: Moment, before: Moment | None, width: int) -> list[Line]:
-    columns = 4 if width >= 4 * _CELL else 2 if width >= 2 * _CELL - 2 else 1
-    rows = len(_GENERAL) // columns
-    return [[piece for column in range(columns) for piece in _cell(moment, before, _GENERAL[column * rows + row])]
-            for row in range(rows)]
+    columns = max(1, min(4, (width + 2) // _CELL))
+    rows = -(-len(_GENERAL) // columns)
+    return [[piece for name in _GENERAL[row::rows] for piece in _cell(moment, before, name)] for row in range(rows)]
 
 
 def _cell(moment: Moment, before: Moment | None, name: str) -> Line:
@@ -68,8 +67,9 @@ def _others(moment: Moment, before: Moment | None) -> list[Line]:
     """rip and rflags, then the control registers."""
     value = moment.registers["rflags"]
     new = before is not None and before.registers["rflags"] != value
-    return [[*_cell(moment, before, "rip"), ("new" if new else "dim", f"{'*' if new else ' '}rflags "),
-             ("new" if new else "", f"{value:05x} "), ("new" if new else "name", flags(value))],
+    return [[*_cell(moment, before, "rip"), ("name", f" {moment.bits} bit, cpl {moment.registers['cpl']}")],
+            [("new" if new else "dim", f"{'*' if new else ' '}rflags "), ("new" if new else "", f"{value:x}  "),
+             ("new" if new else "name", flags(value))],
             _row(moment, before, _CONTROL[:3]), _row(moment, before, _CONTROL[3:])]
 
 

@@ -11,6 +11,7 @@ from hv.debug.render import number
 from hv.spec.exits import ExitReason, InterruptionType
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.step.text import Line
+from hv.step.world import device_name
 from hv.vmx.exit import VmExit
 
 _BESIDE = frozenset({"why"})            # fields that are told without their names
@@ -40,6 +41,8 @@ def _part(name: str, value: Any) -> str:
 def _value(name: str, value: Any) -> str:
     if isinstance(value, str) and not isinstance(value, Enum):
         return repr(value)
+    if name == "source_id":
+        return device_name(value)
     if name == "kind":
         return InterruptionType(value).name
     if isinstance(value, tuple | list):

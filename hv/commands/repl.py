@@ -106,16 +106,21 @@ def as_json(session: Session, lines: Any) -> int:
     """
     from hv.debug.data import plain_data
     from hv.debug.errors import DebugError
+    from hv.debug.render import render
 
     code = TRUE
     for line in lines:
         said: dict[str, Any] = {"line": line.strip()}
         if not said["line"]:
             continue
+        prompt = session.prompt
         try:
-            said["answer"] = plain_data(session.value(line))
+            value = session.value(line)
+            said["answer"] = plain_data(value)
+            session.transcript.note(prompt, line, render(value))
         except DebugError as error:
             said |= {"error": error.message, "hint": error.hint}
+            session.transcript.note(prompt, line, f"error: {one_line(str(error))}", refused=True)
             code = CHECKS_FAILED
         print(json.dumps(said), flush=True)
         if session.finished:

@@ -23,11 +23,12 @@ from hv.debug.numbers import REGISTERS, address, number
 from hv.debug.places import Places
 from hv.debug.registry import NAMES, find, first_word
 from hv.debug.render import outline, render
+from hv.debug.transcript import Transcript
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.image.model import Image
 from hv.machine.faults import BusError, GuestFault, NestedFault
-from hv.printable import printable
+from hv.printable import one_line, printable
 from hv.replay.changes import AnyChange, ChangeRefused
 from hv.trace.bus import Record
 
@@ -78,6 +79,7 @@ class Session:
         self.finished = False
         self.places = Places(images or {})
         self.variables: dict[str, Any] = {}
+        self.transcript = Transcript()              # of what `do` was asked, and answered
         self.timeline: Timeline | None = None       # while the run is recorded
         self.made_from: Callable[[], Any] | None = None     # what a replay file says of the machine
 
@@ -169,7 +171,14 @@ class Session:
 
     def do(self, line: str) -> str:
         """Carry out *line*; the text to print. DebugError in one line when that cannot be done."""
-        return render(self.value(line))
+        prompt = self.prompt
+        try:
+            text = render(self.value(line))
+        except DebugError as error:
+            self.transcript.note(prompt, line, f"error: {one_line(str(error))}", refused=True)
+            raise
+        self.transcript.note(prompt, line, text)
+        return text
 
     def value(self, line: str) -> Any:
         """Carry out *line*; what came of it, as it is. DebugError."""

@@ -11,9 +11,9 @@ from hv.debug.errors import DebugError
 from hv.debug.session import Session
 
 
-def session_over(*vms, connections=()):
-    description = MachineDescription([VmDescription(name, find_guest(guest), vps=vps) for name, guest, vps in vms],
-                                     list(connections), 64)
+def session_over(*vms, connections=(), device=False):
+    described = [VmDescription(name, find_guest(guest), vps=vps, device=device) for name, guest, vps in vms]
+    description = MachineDescription(described, list(connections), 64)
     machine, made = build(description)
     images = images_of(description)
     names = [vm.name for vm in description.vms]

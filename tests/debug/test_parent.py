@@ -2,11 +2,7 @@
 
 import pytest
 
-from hv.commands.building import build, load_image
-from hv.commands.description import MachineDescription, VmDescription
-from hv.commands.files import find_guest
-from hv.debug.session import Session
-from tests.debug.sessions import refused
+from tests.debug.sessions import refused, session_over
 
 
 @pytest.mark.parametrize(("line", "said"), [
@@ -100,10 +96,9 @@ def test_privileges_are_told_by_name(timer):
 
 @pytest.fixture
 def with_device():
-    description = MachineDescription([VmDescription("dma", find_guest("dma"), device=True)], [], 64)
-    machine, vms = build(description)
-    yield Session(machine, vms, {"dma": load_image(find_guest("dma"))})
-    machine.close()
+    session = session_over(("dma", "dma", 1), device=True)
+    yield session
+    session.machine.close()
 
 
 def test_a_devices_interrupt_is_blocked_by_the_iommu_and_let_through_again(with_device):

@@ -1,8 +1,9 @@
 """The commands of the REPL, one file for each kind of question. Importing this registers them all."""
 
-from hv.debug.commands import (
+from hv.debug.commands import (  # noqa: F401
     changing,
     control,
+    exporting,
     help,
     interrupts,
     masking,
@@ -17,6 +18,3 @@ from hv.debug.commands import (
     why,
     writing,
 )
-
-__all__ = ["changing", "control", "help", "interrupts", "masking", "memory", "parent", "partitions", "past",
-           "registers", "running", "stopping", "story", "why", "writing"]

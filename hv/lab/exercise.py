@@ -62,6 +62,7 @@ class PieceSetting(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     calls: Positive = 1000              # calls in a run of the machine
     exits: dict[str, str] = {}          # functions by exit reason
     hypercalls: dict[str, str] = {}     # functions by hypercall
+    apic_ids: list[int] = []            # what a hypercall is told that its VPs have; without it, what they have
 
     def __post_init__(self) -> None:
         wrong = [f"`{name}` is no exit reason" for name in self.exits if name not in ExitReason.__members__]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hv.hypervisor.exits.vmcall import checked_call_site
 from hv.hypervisor.run import carry_out
@@ -29,6 +29,9 @@ from hv.spec.hypercalls.control import HypercallControl, HypercallResult
 from hv.spec.x86 import ENTRY_DELIVERS_ERROR_CODE, PAGE_SIZE
 from hv.trace.events import Cpuid, Hypercall, MsrRead, MsrWrite
 from hv.vmx.exit import VmExit
+
+if TYPE_CHECKING:
+    from hv.lab.exercise import PieceSetting
 
 _FIXED = ("rip", "rflags", "cr0", "cr3", "cr4")
 _FIELDS = ("qualification", "instruction_length", "guest_physical_address", "guest_linear_address",
@@ -53,11 +56,11 @@ class Refused(Exception):
 class Handlers:
     """The piece's functions in the machine of a run. *position* says how many VM exits there were."""
 
-    def __init__(self, piece: Piece, exits: dict[str, str], hypercalls: dict[str, str], calls: int,
-                 position: Callable[[], int]) -> None:
-        self.piece, self.calls, self.position = piece, calls, position
-        self.exits = {ExitReason[name]: function for name, function in exits.items()}
-        self.hypercalls = {int(HypercallCode[name]): function for name, function in hypercalls.items()}
+    def __init__(self, piece: Piece, setting: PieceSetting, position: Callable[[], int]) -> None:
+        self.piece, self.calls, self.position = piece, setting.calls, position
+        self.apic_ids = setting.apic_ids
+        self.exits = {ExitReason[name]: function for name, function in setting.exits.items()}
+        self.hypercalls = {int(HypercallCode[name]): function for name, function in setting.hypercalls.items()}
         self.answered = 0
         self.failure: Failure | None = None
 
@@ -123,7 +126,7 @@ class Handlers:
         function, name = self.hypercalls[control & _CODE], HypercallCode(control & _CODE).name
         fields = {"control": control, "input_gpa": input_gpa, "output_gpa": output_gpa, "vp_index": vp.index,
                   "partition_id": vp.partition.id, "privileges": int(vp.partition.privileges),
-                  "apic_ids": [one.apic.apic_id for _, one in sorted(vp.partition.vps.items())]}
+                  "partitions": sorted(vp.hypervisor.partitions), "apic_ids": self.apic_ids or _apic_ids(vp)}
         doors = {"read": partial(_read, vp), "write": partial(_write, vp, output_gpa)}
         try:
             result = self._ask(function, fields, kit="hypercall", doors=doors)
@@ -186,6 +189,11 @@ def _tell(vp: Any, exit: VmExit, before: dict[str, int]) -> None:
         vp.trace.emit(MsrRead(index, regs.edx << 32 | regs.eax))
     elif exit.reason is ExitReason.WRMSR:
         vp.trace.emit(MsrWrite(index, (before["rdx"] & _LOW) << 32 | before["rax"] & _LOW))
+
+
+def _apic_ids(vp: Any) -> list[int]:
+    """In the order of the VPs' indexes."""
+    return [one.apic.apic_id for _, one in sorted(vp.partition.vps.items())]
 
 
 # --- doors -----------------------------------------------------------------------------------------------

@@ -236,7 +236,7 @@ def _python(exercise: Exercise, path: Path, own_includes: bool) -> FinishedRun:
     run.piece = piece
     setting = exercise.data.piece
     if setting.answers:
-        run.handlers = Handlers(piece, setting.exits, setting.hypercalls, setting.calls, run.exit_count)
+        run.handlers = Handlers(piece, setting, run.exit_count)
         run.handlers.install(run.vms[LEARNER])
     return run
 

@@ -2,9 +2,10 @@
 
 import pytest
 
+from hv.cli import main
 from hv.lab import runner
 from hv.lab.errors import LabError
-from hv.lab.exercise import Limits, read
+from hv.lab.exercise import Limits, read, read_all
 from hv.lab.faults import FAULTS
 from hv.lab.runner import FinishedRun, program, rehearse
 from hv.lab.setting import Setting
@@ -105,6 +106,10 @@ def test_a_bug_belongs_to_a_lab_of_its_kind(tmp_path, text, kind, says):
         a_lab(tmp_path, text, kind=kind, file="a.toml" if kind == "diagnose" else "a.asm")
 
 
+def test_every_bug_is_the_matter_of_a_lab():
+    assert {one.data.machine.fault for one in read_all(LABS)} - {""} == FAULTS.keys()
+
+
 def test_a_run_is_told_with_numbers_of_its_exits():
     exercise = read(LABS / "18_lost_interrupts")
     run = rehearse(exercise, exercise.starter)
@@ -116,8 +121,9 @@ def test_a_run_is_told_with_numbers_of_its_exits():
     assert lines[-1] == "ended: budget (the budget of virtual time is used up, five_ticks.asm:33)"
 
 
-def test_the_page_shows_what_the_machine_records():
-    exercise = read(LABS / "18_lost_interrupts")
+@pytest.mark.parametrize("exercise", [one for one in read_all(LABS) if one.data.kind == "diagnose"],
+                         ids=lambda one: one.name)
+def test_the_page_shows_what_the_machine_records(exercise):
     run = rehearse(exercise, exercise.starter)
     run.go()
     lines = told(run)
@@ -137,3 +143,27 @@ def test_of_several_vms_each_line_says_whose_it_is(tmp_path):
     run.close()
     assert any(" lab " in line and "exit CPUID" in line for line in lines)
     assert lines[-2:] == ["lab ended: halt", "b ended: halt (receiver.asm:31)"]
+
+
+# The way that hints and pages describe, on a sound machine.
+WAYS = {
+    "21_silent_call": ("record|goto E7|back|disasm 0x62000 1|goto E5|disasm 0x62000 1",
+                       ["recorded up to E8", "00062000  0f 01 c1", "moving.asm:32", "vmcall", "moving.asm:30",
+                        "mov eax, 0x21"]),
+    "22_wild_return": ("record|goto E2|disasm rip 2|step|step|stack 2|back",
+                       ["recorded up to E3", "0f a2", "41 89 1c 24", "mov dword ptr [r12], ebx",
+                        "returns to start+0x19", "letters.asm:24"]),
+}
+
+
+@pytest.mark.parametrize(("lab", "lines", "shown"), [(lab, *way) for lab, way in WAYS.items()], ids=WAYS)
+def test_the_repl_leads_back_on_a_sound_machine(lab, lines, shown, capsys):
+    exercise = read(LABS / lab)
+    for line in lines.split("|"):
+        assert line.partition(" ")[0] in exercise.text("README.md") + " ".join(exercise.data.hints)
+    commands = [word for line in lines.split("|") for word in ("-c", line)]
+    assert main(["repl", str(exercise.folder / exercise.data.program), "--plain", *commands]) == 0
+    out = capsys.readouterr().out
+    for words in shown:
+        assert words in out
+        out = out[out.index(words) :]

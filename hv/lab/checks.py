@@ -7,89 +7,23 @@ happened and answers a `Finding`.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
-from hv.debug.numbers import REGISTERS
 from hv.lab.answering import PieceCheck
-from hv.lab.comparing import (
-    Times,
-    among,
-    assignments,
-    byte_lines,
-    compared,
-    event_lines,
-    last_events,
-    whose,
-)
+from hv.lab.comparing import Times, among, compared, event_lines, last_events, whose
+from hv.lab.contents import MemoryCheck, RegisterCheck
 from hv.lab.finding import ANY, LEARNER, Check, Finding, Happening, Line, Mark, Mistake, Run
+from hv.lab.mappings import MapsCheck
 from hv.lab.pattern import Fields, Pattern
 from hv.lab.questions import AnswerCheck
 from hv.lab.walks import WalkCheck
-from hv.lab.words import number, quoted
+from hv.lab.words import quoted
 
 __all__ = ["ANY", "LEARNER", "AnyCheck", "Check", "Finding", "Happening", "Line", "Mark", "Mistake", "Run", "judge_all"]
 
-Size = Literal[1, 2, 4, 8]
 Number = Annotated[int, msgspec.Meta(ge=0)]
-
-
-_from_hex = bytes.fromhex       # the check below has a field of that name
-
-
-class MemoryCheck(Check, frozen=True, tag="memory"):
-    """After the run, memory holds *text*, *bytes* (hexadecimal) or *value* (of *size* bytes) at *symbol*, or at *gpa*.
-
-    *offset* bytes behind it, if given. *vm* is whose memory and whose label.
-    """
-
-    symbol: str = ""
-    gpa: Number | None = None
-    offset: int = 0
-    text: str = ""
-    bytes: str = ""
-    value: Number | None = None
-    size: Size = 8
-    vm: str = LEARNER
-
-    def __post_init__(self) -> None:
-        try:
-            empty = not self.wanted
-        except ValueError:
-            raise ValueError(f"bytes of check `{self.name}` are no hexadecimal digits") from None
-        except OverflowError:
-            raise ValueError(f"value of check `{self.name}` is larger than {self.size} bytes") from None
-        if empty:
-            raise ValueError(f"check `{self.name}` needs text or bytes, or a value")
-        if bool(self.symbol) == (self.gpa is not None):
-            raise ValueError(f"check `{self.name}` needs a symbol, or a gpa")
-
-    @property
-    def wanted(self) -> Any:
-        """The bytes that must be there."""
-        if self.value is not None:
-            return self.value.to_bytes(self.size, "little")
-        return self.text.encode() if self.text else _from_hex(self.bytes)
-
-    @property
-    def where(self) -> str:
-        """`signature` + 8."""
-        place = f"`{self.symbol}`" if self.gpa is None else f"{self.gpa:#x}"
-        return (f"{place} + {number(self.offset)}" if self.offset else place) + whose(self.vm)
-
-    def look(self, run: Run) -> Finding:
-        wanted, gpa = self.wanted, run.symbol(self.vm, self.symbol) if self.gpa is None else self.gpa
-        expected = f"{self._words(wanted)} at {self.where}"
-        if gpa is None:
-            absent = f"no label `{self.symbol}` in the program"
-            return Finding(False, expected, absent, [(Mark.MISSING, f"{self.symbol}:")])
-        found = run.read(self.vm, gpa + self.offset, len(wanted))
-        return Finding(found == wanted, expected, self._words(found) if any(found) else "nothing but zeros",
-                       list(byte_lines(gpa + self.offset, wanted, found)))
-
-    def _words(self, data: Any) -> str:
-        return quoted(data) if self.value is None else number(int.from_bytes(data, "little"))
 
 
 class HappenedCheck(Check, frozen=True):
@@ -134,7 +68,8 @@ class HappenedCheck(Check, frozen=True):
 
     def look(self, run: Run) -> Finding:
         what = "exit" if self.pattern.exit else "event"
-        return among(run, self.vm, self.pattern.words, self.pattern.found(run), what, self.times)
+        nearest_first = sorted(self.pattern.found(run), key=self.pattern.nearness, reverse=True)
+        return among(run, self.vm, self.pattern.words, nearest_first, what, self.times)
 
 
 class ExitCheck(HappenedCheck, frozen=True, kw_only=True, tag="exit"):
@@ -198,30 +133,15 @@ class OrderCheck(Check, frozen=True, tag="order"):
         return Finding(False, expected, found, event_lines(run, vm, marks, step.words, last), unsure=bool(left_out))
 
 
-class RegisterCheck(Check, frozen=True, tag="register"):
-    """When the run ended, the registers of VP *vp* had these *values*."""
-
-    values: dict[str, int]
-    vm: str = LEARNER
-    vp: Number = 0
-
-    def __post_init__(self) -> None:
-        for name in self.values:
-            if name not in REGISTERS:
-                raise ValueError(f"`{name}` of check `{self.name}` is no register; expected {', '.join(REGISTERS)}")
-
-    def look(self, run: Run) -> Finding:
-        found = {name: run.register(self.vm, self.vp, name) for name in self.values}
-        return Finding(found == self.values, assignments(self.values) + whose(self.vm, self.vp), assignments(found),
-                       list(compared([assignments({n: v}) for n, v in self.values.items()],
-                                     [assignments({n: v}) for n, v in found.items()])))
-
-
 class SerialCheck(Check, frozen=True, tag="serial"):
     """The serial port printed exactly *text*."""
 
     text: str
     vm: str = LEARNER
+
+    @property
+    def about(self) -> str:
+        return f"on the serial port{whose(self.vm)}"
 
     def look(self, run: Run) -> Finding:
         serial = run.serial(self.vm)
@@ -271,8 +191,8 @@ class WorkCheck(Check, frozen=True, tag="work"):
         return Finding(passed, " and ".join(wanted), " and ".join(found), lines)
 
 
-AnyCheck = (MemoryCheck | ExitCheck | EventCheck | OrderCheck | RegisterCheck | SerialCheck | EndedCheck | WorkCheck
-            | AnswerCheck | WalkCheck | PieceCheck)
+AnyCheck = (MemoryCheck | ExitCheck | EventCheck | OrderCheck | RegisterCheck | MapsCheck | SerialCheck | EndedCheck
+            | WorkCheck | AnswerCheck | WalkCheck | PieceCheck)
 
 
 def judge_all(checks: Iterable[Check], run: Run) -> list[Finding]:

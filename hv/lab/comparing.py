@@ -111,6 +111,11 @@ def _byte_line(gpa: int, data: bytes) -> str:
     return f"{gpa:#x}  {data.hex(' '):<11}  {quoted(data)}"
 
 
+def number_lines(right: bool, found: str, wanted: str) -> list[Line]:
+    """A number, and where it is wrong what it should be."""
+    return [(Mark.GOOD, found)] if right else [(Mark.BAD, found), (Mark.MISSING, wanted)]
+
+
 def compared(wanted: Sequence[str], found: Sequence[str]) -> Iterable[Line]:
     """Two texts, line by line."""
     for kind, i, j, k, n in SequenceMatcher(None, wanted, found, autojunk=False).get_opcodes():

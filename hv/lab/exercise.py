@@ -24,7 +24,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from hv.lab.answering import PieceCheck
-from hv.lab.checks import ANY, AnyCheck, Check, MemoryCheck, RegisterCheck, SerialCheck
+from hv.lab.checks import ANY, AnyCheck, Check, SerialCheck
+from hv.lab.contents import MemoryCheck, RegisterCheck
 from hv.lab.errors import LabError
 from hv.lab.questions import AnswerCheck
 from hv.lab.setting import Setting
@@ -259,6 +260,9 @@ def _check_needs(exercise: Exercise, place: str) -> None:
         if check.partial and not isinstance(check, MemoryCheck | RegisterCheck | SerialCheck):
             raise LabError(f"{place}: check `{check.name}` cannot be partial",
                            "checks of memory, registers and serial output have parts")
+        if check.secret and not check.about:
+            raise LabError(f"{place}: check `{check.name}` cannot be secret",
+                           "checks of memory, registers, page tables and serial output can")
         before[check.name] = check
     if all(check.hidden for check in before.values()):
         raise LabError(f"{place}: every check is hidden", "leave one for the student to see")

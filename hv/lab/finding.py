@@ -71,8 +71,9 @@ class Run(Protocol):
     def ended(self, vm: str) -> tuple[str, str, str]: ...       # how, why, and the source line where
     def serial(self, vm: str) -> str: ...
     def symbol(self, vm: str, name: str) -> int | None: ...
-    def read(self, vm: str, gpa: int, size: int) -> bytes: ...
+    def read(self, vm: str, gpa: int, size: int) -> bytes: ...  # as its guest would; fewer where memory ends
     def register(self, vm: str, vp: int, name: str) -> int: ...
+    def vp(self, vm: str, index: int) -> Any: ...               # the virtual processor itself; None when it is gone
     def ept(self, vm: str) -> tuple[Any, int]: ...              # physical memory, and the EPT pointer
     def work(self, vm: str) -> tuple[int, int]: ...             # its VM exits, and the ticks that the run took
 
@@ -88,7 +89,8 @@ class Check(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     """What all kinds have. *needs* names an earlier check: until it passes this one is not judged.
 
     A *hidden* check is judged when work is graded, and left out of what students get. A *partial* one gives points for
-    each part that is right: of memory four bytes, of registers one, of serial output a line.
+    each part that is right: of memory four bytes, of registers one, of serial output a line. Of a *secret* one nobody
+    is told what was expected: only where, and what was found.
     """
 
     name: str
@@ -96,11 +98,21 @@ class Check(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
     needs: str = ""
     hidden: bool = False
     partial: bool = False
+    secret: bool = False
     mistakes: list[Mistake] = []
 
     def look(self, run: Run) -> Finding:
         """Compare, without a word for the learner yet."""
         raise NotImplementedError
+
+    @property
+    def about(self) -> str:
+        """What it looks at, in words that tell nothing of what it expects; empty where a check cannot be secret."""
+        return ""
+
+    def _untold(self, seen: Finding) -> Finding:
+        lines = [(mark, "(not told)" if mark is Mark.MISSING else text) for mark, text in seen.lines]
+        return replace(seen, expected=f"what the task asks for {self.about}", lines=lines)
 
     def vms(self) -> set[str]:
         """The VMs it looks at, by name."""
@@ -112,7 +124,7 @@ class Check(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tru
 
     def judge(self, run: Run) -> Finding:
         """Compare, and say in one line what is wrong."""
-        seen = self.look(run)
+        seen = self._untold(self.look(run)) if self.secret else self.look(run)
         if seen.passed:
             return seen
         message = f"expected {seen.expected}, found {seen.found}"

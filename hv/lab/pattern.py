@@ -1,7 +1,7 @@
 """Which events are meant: a class or an exit reason, and what their fields hold.
 
-A field is given as it is, by the manual's name where numbers have names (`msr`, `status`, `code`, `message_type`), or
-as `@label`: the address of a label of that VM's program.
+A field is given as it is, by the manual's name where numbers have names (`msr`, `status`, `code`, `message_type`), as
+`@label`, the address of a label of that VM's program, or as one of several numbers (`wanted.py`).
 """
 
 from __future__ import annotations
@@ -12,24 +12,20 @@ from typing import Any
 import msgspec
 
 from hv.lab.finding import ANY, LEARNER, Happening, Run
+from hv.lab.wanted import Some
 from hv.lab.words import NAMED_FIELDS, event_name, field_words, is_exit
 from hv.spec.exits import ExitReason
 from hv.trace import events
 from hv.trace.event import Event
 from hv.vmx.exit import VmExit
 
+# What tells one event of a class from another, before anything else does.
+_TELLING = frozenset({"msr", "port", "gpa", "leaf", "code", "connection", "sint", "vector", "timer"})
 _EXIT_FIELDS = frozenset({"qualification", "instruction_length", "guest_physical_address", "guest_linear_address",
                           "interruption_info", "interruption_error_code", "idt_vectoring_info"})
 
 
-class Bits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """Some bits of a field: those of *mask* are those of *value*."""
-
-    mask: int
-    value: int
-
-
-Value = int | str | bool | list[int] | Bits
+Value = int | str | bool | list[int] | Some
 Fields = dict[str, Value]
 
 
@@ -75,6 +71,13 @@ class Pattern(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
         return any(all(_is(run, one, name, value) for name, value in self.fields.items())
                    for one in (happening, answer) if one is not None)
 
+    def nearness(self, candidate: tuple[Happening, bool, Happening | None]) -> int:
+        """How much of what tells one from another (its MSR, its port, ...) is as wanted."""
+        happening, _, answer = candidate
+        wanted = {name: value for name, value in self.fields.items() if name in _TELLING}
+        return max(sum(_is_known(one.event, name, value) for name, value in wanted.items())
+                   for one in (happening, answer) if one is not None)
+
     def found(self, run: Run) -> list[tuple[Happening, bool, Happening | None]]:
         """Each event of the kind, whether it fits, and what answers it."""
         answers = answered(run.happened) if self.exit else {}
@@ -96,21 +99,27 @@ def answered(happened: list[Happening]) -> dict[int, Happening]:
 
 
 def _is(run: Run, happening: Happening, name: str, wanted: Value) -> bool:
-    found: Any = getattr(happening.event, name, None)
-    if isinstance(wanted, Bits):
-        return isinstance(found, int) and found & wanted.mask == wanted.value
+    if isinstance(wanted, str) and wanted.startswith("@"):
+        found: Any = getattr(happening.event, name, None)
+        return isinstance(found, int) and found == run.symbol(happening.vm, wanted[1:])
+    return _is_known(happening.event, name, wanted)
+
+
+def _is_known(event: Any, name: str, wanted: Value) -> bool:
+    """As `_is`, of what is no label."""
+    found: Any = getattr(event, name, None)
+    if isinstance(wanted, Some):
+        return isinstance(found, int) and wanted.holds(found)
     if isinstance(wanted, list):
         return bool(found == tuple(wanted))
     if isinstance(wanted, str) and isinstance(found, int):
-        if wanted.startswith("@"):
-            return found == run.symbol(happening.vm, wanted[1:])
         return bool(found == NAMED_FIELDS[name][wanted])
     return bool(found == wanted)
 
 
 def _shown(value: Value) -> Any:
-    if isinstance(value, Bits):
-        return f"{value.value:#x} in bits {value.mask:#x}"
+    if isinstance(value, Some):
+        return value.words
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -13,6 +13,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from hv.hypervisor.partitions.partition import PartitionState
 from hv.image.errors import ImageError
 from hv.image.library import guests_folder
 from hv.image.model import Image
@@ -26,8 +27,10 @@ from hv.lab.pieces import open_piece
 from hv.lab.setting import Setting, build, given, program
 from hv.lab.words import SHOWN, is_exit, is_roots
 from hv.machine.engine import EngineError
-from hv.platform import MachineError
+from hv.machine.ram import pages_of
+from hv.platform import MachineError, VirtualMachine
 from hv.printable import printable
+from hv.spec.x86 import PAGE_SIZE
 from hv.trace.bus import Record
 
 
@@ -158,9 +161,27 @@ class FinishedRun:
         return self.images[vm].symbols.get(name)
 
     def read(self, vm: str, gpa: int, size: int) -> bytes:
-        """Bytes of its memory; fewer where it ends."""
-        worker = self.vms[vm].worker
+        """Bytes as its guest sees them, pages of the hypervisor over its own included; fewer where memory ends."""
+        found = b""
+        for at, length in pages_of(gpa, size) if gpa >= 0 else ():
+            part = self._read_page(self.vms[vm], at, length)
+            found += part
+            if len(part) < length:
+                break
+        return found
+
+    def _read_page(self, vm: VirtualMachine, gpa: int, size: int) -> bytes:
+        """Some bytes of one page; fewer where memory ends."""
+        partition, worker = vm.partition, vm.worker
+        over = partition.space.overlay_at(gpa >> 12) if partition.state is PartitionState.ACTIVE else None
+        if over is not None:
+            return partition.memory.read(over.spa | gpa & PAGE_SIZE - 1, size)
         return worker.read(gpa, max(0, min(size, worker.memory_bytes - gpa)))
+
+    def vp(self, vm: str, index: int) -> Any:
+        """One of its VPs; None when it is gone."""
+        partition = self.vms[vm].partition
+        return partition.vps.get(index) if partition.state is PartitionState.ACTIVE else None
 
     def register(self, vm: str, vp: int, name: str) -> int:
         """A register of one of its VPs."""

@@ -17,7 +17,7 @@ from hv.vmx.exit import VmExit
 
 # What a learner's own instructions cause; the rest of the machine's events would drown them.
 SHOWN = frozenset({"Cpuid", "MsrRead", "MsrWrite", "CrWrite", "PortIo", "MmioAccess", "Fault", "Injected",
-                    "GuestCrashed", "Hypercall", "MessagePosted", "MessageDelivered", "EventSignaled",
+                    "GuestCrashed", "Hypercall", "MessagePosted", "MessagePending", "MessageDelivered", "EventSignaled",
                     "EventDelivered", "SyntheticTimerExpired", "VpStarted", "ClusterIpi", "TranslationsFlushed",
                     "InterruptRequested", "InterruptRouted", "DmaFault", "InterruptRemapFault"})
 # Fields whose numbers have names, which labs may use too.

@@ -46,6 +46,7 @@ class FakeRun:
     symbols: dict[str, int] = field(default_factory=dict)
     memory: bytes = bytes(64)
     registers: dict[str, int] = field(default_factory=dict)
+    vps: dict[int, Any] = field(default_factory=dict)
 
     def left_out(self, vm: str) -> int:
         return self.more
@@ -64,6 +65,9 @@ class FakeRun:
 
     def register(self, vm: str, vp: int, name: str) -> int:
         return self.registers[name]
+
+    def vp(self, vm: str, index: int) -> Any:
+        return self.vps.get(index)
 
     def work(self, vm: str) -> tuple[int, int]:
         return self.worked

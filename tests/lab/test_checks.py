@@ -4,8 +4,9 @@ import msgspec
 import pytest
 
 from hv.lab.checks import Happening, Mark, judge_all
+from hv.lab.words import event_words
 from hv.spec.exits import ExitReason
-from hv.trace.events import Cpuid, DmaFault, GuestEnded, MsrWrite
+from hv.trace.events import Cpuid, DmaFault, GuestEnded, MessagePending, MsrWrite
 from hv.vmx.exit import VmExit
 from tests.lab.exercises import FakeRun, a_check
 
@@ -317,3 +318,15 @@ def test_too_much_work_is_told_in_numbers():
     assert marks(finding) == ["BAD", "MISSING", "GOOD"]
     with pytest.raises(msgspec.ValidationError, match="needs exits or ticks"):
         a_check(kind="work")
+
+
+def test_the_nearest_of_what_was_found_comes_first():
+    """Of many writes of MSRs the one of the wanted MSR is the wrong answer to talk about."""
+    happened = [Happening("", MsrWrite(n, 5)) for n in (1, 2, 3, 0x40000070, 4)]
+    check = a_check(kind="event", event="MsrWrite", fields={"msr": "HV_EOI", "value": 0})
+    assert check.judge(FakeRun(happened=happened)).found.startswith("MsrWrite msr=0x40000070 value=5; MsrWrite msr=1 ")
+
+
+def test_a_message_that_waits_is_shown():
+    """TLFS "Message Delivery": a full slot and no EOM is what a learner forgets."""
+    assert event_words(MessagePending(2, 1)) == "MessagePending sint=2 message_type=1"

@@ -10,8 +10,8 @@ from hv.commands.lab import ACTIONS
 from hv.lab.checks import AnyCheck
 from hv.lab.exercise import Description, Limits, PieceSetting
 from hv.lab.faults import FAULTS
-from hv.lab.questions import AnyTruth
 from hv.lab.setting import Connection, OtherVm, Setting
+from hv.lab.truths import AnyTruth
 
 GUIDE = (Path(hv.__file__).parent.parent / "docs/labs.md").read_text()
 

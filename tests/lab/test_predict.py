@@ -39,6 +39,8 @@ TRUTHS = {
     "reason": ('{ of = "field", exit = "any", field = "reason", nth = 2 }', '"rdmsr"', '"CPUID"'),
     "place": ('{ of = "place", exit = "RDMSR" }', "7", "6"),
     "memory": ('{ of = "memory", symbol = "word", size = 4 }', "0x7263694d", "0"),
+    "vmcs": ('{ of = "vmcs", field = "GUEST_CS_SELECTOR" }', "8", "16"),
+    "vmcs-bit": ('{ of = "vmcs", field = "PRIMARY_PROC_CONTROLS", bit = "HLT_EXITING" }', '"Yes"', '"no"'),
     "register": ('{ of = "register", register = "rbp" }', "77", '"seventy"'),
     "ended": ('{ of = "ended" }', '"HALT"', '"triple fault"'),
     "serial": ('{ of = "serial" }', '"nothing"', '"x"'),

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "image": {"spec"},
     "root": {"spec", "trace", "vmbus", "image"},      # and the hypercall door, handed in to winhv.py
     "child": {"spec", "vmbus"},
-    "platform": EVERYTHING, "root_machine": EVERYTHING,
+    "platform": EVERYTHING, "root_machine": EVERYTHING, "bare_machine": EVERYTHING,
     "replay": EVERYTHING, "debug": EVERYTHING, "step": EVERYTHING, "lab": EVERYTHING,
     "commands": EVERYTHING, "cli": EVERYTHING, "__main__": EVERYTHING,
 }

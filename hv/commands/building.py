@@ -18,6 +18,7 @@ from hv.image.model import Image
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hv.bare_machine import BareMachine
     from hv.platform import Machine, VirtualMachine
     from hv.root_machine import RootGuest, RootMachine
 
@@ -114,7 +115,7 @@ def ctrl_c(own_file: str = "") -> Iterator[Interrupted]:
         signal.signal(signal.SIGINT, before)
 
 
-def run(machine: Machine | RootMachine, until_tsc: int) -> None:
+def run(machine: Machine | RootMachine | BareMachine, until_tsc: int) -> None:
     """Run until every VM ended, nobody can run any more, or the clock reaches *until_tsc*.
 
     KeyboardInterrupt when Ctrl-C was pressed, between two exits.

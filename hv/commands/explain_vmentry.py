@@ -4,7 +4,8 @@ FILE is a VMCS as JSON, an object of field names and values: {"GUEST_CR0": "0x80
 it from standard input. Fields that are left out are those of a small valid 64-bit guest, and reported as assumed.
 Capability MSRs may stand there too ("IA32_VMX_CR0_FIXED0", ...), and "MAXPHYADDR".
 A guest (.asm, .elf, .bin, .toml, or the name of one of ours) is run to its end, or to where its entry fails, and the
-VMCS of its VP 0 is looked at.
+VMCS of its VP 0 is looked at. With --bare it has the processor to itself, as in the labs where you write a hypervisor:
+its own VMCS is looked at, at the last VM entry that failed, or at its end.
 
 Exit code: 0 the guest is entered, 1 a rule fails, 2 the input is bad.
 """
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--legacy-host", action="store_true", help="VMLAUNCH is executed outside IA-32e mode")
     parser.add_argument("--rules", action="store_true", help="list every rule, and leave")
     parser.add_argument("--budget", metavar="TIME", default="200ms", help="how long a guest runs (default 200ms)")
+    parser.add_argument("--bare", action="store_true", help="the guest is itself the hypervisor of the machine")
     parser.add_argument("--smp", metavar="N", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--mem", metavar="MIB", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--device", action="store_true", help=argparse.SUPPRESS)
@@ -156,6 +158,8 @@ def of_guest(args: argparse.Namespace, changes: list[tuple[str, Any]]) -> Explan
         raise CommandError("--processor and --legacy-host are for a VMCS in a file",
                            "a guest runs on the processor modelled here")
     budget = ticks(args.budget)
+    if args.bare:
+        return of_hypervisor(args, changes, budget)
     machine, vms = building.build(describe(args))
     try:
         vcpu, at_the_end = vms[0].partition.vps[0].vcpu, []
@@ -163,6 +167,29 @@ def of_guest(args: argparse.Namespace, changes: list[tuple[str, Any]]) -> Explan
         vms[0].partition.on_teardown.insert(0, lambda partition: at_the_end.append(vcpu.entry()))
         building.run(machine, machine.clock.tsc + budget)
         entry = at_the_end[0] if at_the_end else vcpu.entry()
+        return explain(read(changes, over=entry).entry if changes else entry)
+    finally:
+        machine.close()
+
+
+def of_hypervisor(args: argparse.Namespace, changes: list[tuple[str, Any]], budget: int) -> Explanation:
+    """Run a program that has the processor, and look at the VMCS which it made."""
+    from hv.bare_machine import BareMachine
+    from hv.commands import building
+    from hv.commands.files import find_guest
+    from hv.image.errors import ImageError
+    from hv.vmx.checks.explain import explain
+    from hv.vmx.checks.reading import read
+
+    try:
+        machine = BareMachine(building.load_image(find_guest(args.file)))
+    except ImageError as error:
+        raise CommandError(error.message, error.hint) from None
+    try:
+        building.run(machine, machine.clock.tsc + budget)
+        if not machine.refused and machine.operation.current is None:
+            raise CommandError(f"{args.file} has no current VMCS", "it enters VMX operation by VMXON, then VMPTRLD")
+        entry = machine.refused[-1] if machine.refused else machine.entry()
         return explain(read(changes, over=entry).entry if changes else entry)
     finally:
         machine.close()

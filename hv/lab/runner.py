@@ -84,7 +84,7 @@ class FinishedRun:
                         for name, vm in self.vms.items()}
         self._began = self._over = self.machine.clock.tsc
         if self.fault[0]:
-            FAULTS[self.fault[0]](self.vms[LEARNER], self._fault_acts)
+            FAULTS[self.fault[0]](self._virtual(LEARNER), self._fault_acts)
 
     def go(self) -> None:
         """Run the programs to their end, or to the end of their budget."""
@@ -188,9 +188,14 @@ class FinishedRun:
         value: Any = getattr(self._states[vm][vp], name)
         return int(value)
 
+    def _virtual(self, vm: str) -> VirtualMachine:
+        one = self.vms[vm]
+        assert isinstance(one, VirtualMachine), "on a bare machine there is no hypervisor of ours"
+        return one
+
     def ept(self, vm: str) -> tuple[Any, int]:
         """The machine's memory, and the EPT pointer of *vm*."""
-        tables = self.vms[vm].partition.space.tables
+        tables = self._virtual(vm).partition.space.tables
         assert tables is not None, "a child has tables of its own"
         return self.machine.memory, tables.eptp.raw
 

@@ -5,6 +5,7 @@
     device = true                       # assign it a DMA engine
     fault = "missing-eoi"               # a bug of the hypervisor towards the learner's VM (`faults.py`)
     apic_virtualization = false         # every access to an APIC is a VM exit, each EOI too; default true
+    bare = true                         # no hypervisor: the learner's program has the processor (hv/bare_machine.py)
     other = "receiver"                  # named in its information block
 
     [[machine.vm]]
@@ -32,6 +33,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from hv.bare_machine import BareMachine, BareProgram
 from hv.image.assembler import assemble
 from hv.image.errors import ImageError
 from hv.image.library import guests_folder
@@ -80,10 +82,13 @@ class Setting(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     other: str = ""
     apic_virtualization: bool = True
     fault: str = ""
+    bare: bool = False
     vm: list[OtherVm] = []
     connection: list[Connection] = []
 
     def __post_init__(self) -> None:
+        if self.bare and (self.vps > 1 or self.device or self.vm or self.fault or not self.apic_virtualization):
+            raise ValueError("a bare machine has one processor, no device and no other VM: `bare` stands alone")
         if self.fault and self.fault not in FAULTS:
             raise ValueError(f"`{self.fault}` is no fault; expected {', '.join(sorted(FAULTS))}")
         names = [LEARNER, *(vm.name for vm in self.vm)]
@@ -129,8 +134,12 @@ def given(folder: Path, name: str) -> Image:
 
 
 def build(setting: Setting, image: Image, memory_mib: int, folder: Path | None) -> tuple[
-        Machine, dict[str, VirtualMachine], dict[str, Image]]:
+        Machine | BareMachine, dict[str, VirtualMachine] | dict[str, BareProgram], dict[str, Image]]:
     """The machine, its VMs and their programs by name; ImageError, MachineError."""
+    if setting.bare:
+        _check_size(image, memory_mib)
+        bare = BareMachine(image, memory_mib, LEARNER)
+        return bare, {LEARNER: bare.guest}, {LEARNER: image}
     images = {LEARNER: image}
     images |= {vm.name: given(folder or Path(), vm.program) for vm in setting.vm}
     sizes = {LEARNER: memory_mib, **{vm.name: vm.memory_mib for vm in setting.vm}}

@@ -19,7 +19,8 @@ from hv.vmx.exit import VmExit
 SHOWN = frozenset({"Cpuid", "MsrRead", "MsrWrite", "CrWrite", "PortIo", "MmioAccess", "Fault", "Injected",
                     "GuestCrashed", "Hypercall", "MessagePosted", "MessagePending", "MessageDelivered", "EventSignaled",
                     "EventDelivered", "SyntheticTimerExpired", "VpStarted", "ClusterIpi", "TranslationsFlushed",
-                    "InterruptRequested", "InterruptRouted", "DmaFault", "InterruptRemapFault"})
+                    "InterruptRequested", "InterruptRouted", "DmaFault", "InterruptRemapFault",
+                    "VmEntry", "VmEntryRefused", "VmxFailed"})
 # Fields whose numbers have names, which labs may use too.
 NAMED_FIELDS: dict[str, type[Numbering]] = {"msr": Msr, "status": HvStatus, "code": HypercallCode,
                                             "message_type": HvMessageType}

@@ -19,6 +19,24 @@ class VmEntry(Event):
     rip: int
 
 
+class VmEntryRefused(Event):
+    """VMLAUNCH or VMRESUME of a program that is a hypervisor itself breaks *rule*; *outcome* is VMfail or a VM exit.
+
+    *found* is for people: what stands in the VMCS.
+    """
+
+    rule: str
+    outcome: str
+    found: str
+
+
+class VmxFailed(Event):
+    """A VMX instruction of such a program failed with VM-instruction error *error*; 0 is VMfailInvalid."""
+
+    instruction: str
+    error: int
+
+
 class SwitchReason(StrEnum):
     """Why the VP that ran before does not run on."""
 

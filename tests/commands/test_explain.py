@@ -12,6 +12,7 @@ from hv.spec.vmcs import VmcsField
 from hv.vmx.checks import RULES
 from hv.vmx.checks.explain import explain
 from hv.vmx.checks.reading import _ELSEWHERE, LARGEST_BYTES, BadVmcs, explain_values, read
+from tests.lab.exercises import LABS
 from tests.vmx.checks.guest_rows import ROWS
 from tests.vmx.checks.rows import memory
 
@@ -435,3 +436,29 @@ def test_a_control_whose_rules_are_not_here_does_not_pass_silently(ask):
     whole = json.loads(ask(trace, "--processor", "complete", "--json", "--verbose")[1])
     assert whole["without_rules"] == ["LOAD_RTIT_CTL"]
     assert ask(trace)[0] == 1
+
+
+# --- a program that is a hypervisor itself ----------------------------------------------------------------------
+
+HYPERVISOR = LABS / "16_vm_entry"
+
+
+def test_a_hypervisor_is_told_what_its_own_vmcs_lacks(capsys):
+    """Not only the first rule, which is all that the processor says."""
+    assert cli.main(["explain", "vmentry", "--bare", str(HYPERVISOR / "starter.asm")]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("VM entry fails: VMfail 7")
+    assert [line.split()[1] for line in out.splitlines() if line[:1].isdigit()] == [
+        "pin-based-controls", "host-cr4-fixed-bits", "host-tr-selector-not-null", "guest-tr-type",
+        "guest-rflags-bit-1", "vmcs-link-pointer-revision"]
+
+
+def test_a_hypervisor_that_enters_its_guest_is_told_so(capsys):
+    assert cli.main(["explain", "vmentry", "--bare", str(HYPERVISOR / "solution/vm_entry.asm")]) == 0
+    assert cli.main(["explain", "vmentry", "--bare", str(HYPERVISOR / "solution/vm_entry.asm"),
+                     "--set", "GUEST_RFLAGS=0"]) == 1
+
+
+def test_a_program_that_is_no_hypervisor_has_no_vmcs(capsys):
+    assert cli.main(["explain", "vmentry", "--bare", "hello"]) == 2
+    assert "no current VMCS" in capsys.readouterr().err

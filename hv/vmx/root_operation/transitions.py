@@ -6,10 +6,12 @@ and an exit to it moves no register. Here all of it is moved, in the manual's or
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hv.spec.exits import ExitReason, InterruptionInfo, InterruptionType
 from hv.spec.vmcs import VmcsField, VmxAbort
 from hv.spec.x86 import Vector
-from hv.vmx.checks import Entry, entry_result
+from hv.vmx.checks import Entry, EntryResult, entry_result
 from hv.vmx.exit import VmExit
 from hv.vmx.root_operation.loading import (
     LOADED_BY_RULE,
@@ -44,13 +46,15 @@ class VmxTransitions:
         vcpu.attach(self._nothing)
         vcpu.on_exit, vcpu.vmx = self.leave, operation
         self.msrs = LogicalProcessorMsrs(vcpu.state, operation, vcpu.clock)
+        self.entry_result = EntryResult()       # what the checks of the last VM entry found
+        self.on_entry_failure: Callable[[VmExit], None] = lambda exit: None     # before the host state is loaded
 
     def enter(self, launch: bool, blocked_by_mov_ss: bool) -> None:
         """VMLAUNCH or VMRESUME. VmFail, and nothing has changed; a failed entry is a VM exit."""
         operation, vcpu = self.operation, self.vcpu
         vmcs = (operation.vmlaunch if launch else operation.vmresume)(blocked_by_mov_ss)
-        checked = entry_result(Entry(vmcs.snapshot(), operation.processor, operation.memory, vcpu.state.in_long_mode,
-                                     vmcs.address))
+        checked = self.entry_result = entry_result(
+            Entry(vmcs.snapshot(), operation.processor, operation.memory, vcpu.state.in_long_mode, vmcs.address))
         if checked.error is not None:
             raise VmFail(checked.error)
         if checked.entered:
@@ -59,6 +63,7 @@ class VmxTransitions:
             refused = VmExit(ExitReason.ENTRY_FAILURE_GUEST_STATE, int(checked.qualification))
         if refused is not None:
             vmcs.record_entry_failure(refused)
+            self.on_entry_failure(refused)
             self._load_host(vmcs)
             return
         vmcs.entered()

@@ -18,6 +18,7 @@ from hv.lab.finding import ANY, LEARNER, Check, Finding, Happening, Line, Mark, 
 from hv.lab.mappings import MapsCheck
 from hv.lab.pattern import Fields, Pattern
 from hv.lab.questions import AnswerCheck
+from hv.lab.recorded import RecordedCheck
 from hv.lab.walks import WalkCheck
 from hv.lab.words import quoted
 
@@ -192,7 +193,7 @@ class WorkCheck(Check, frozen=True, tag="work"):
 
 
 AnyCheck = (MemoryCheck | ExitCheck | EventCheck | OrderCheck | RegisterCheck | MapsCheck | SerialCheck | EndedCheck
-            | WorkCheck | AnswerCheck | WalkCheck | PieceCheck)
+            | RecordedCheck | WorkCheck | AnswerCheck | WalkCheck | PieceCheck)
 
 
 def judge_all(checks: Iterable[Check], run: Run) -> list[Finding]:

@@ -7,7 +7,7 @@
 
 .include "lib/machine.inc"      ; HV_SIMP, HV_SINT2, HV_SCONTROL, HV_EOM, SIMP_PAGE and so on
 
-VECTOR   = 0x40
+VECTOR   = {{vector.number:#x}}
 COUNT0   = 0x400000B1           ; when timer 0 expires, in units of 100 ns; its configuration is COUNT0 - 1
 COUNT1   = 0x400000B3           ; timer 1; its configuration is COUNT1 - 1
 SLOT     = SIMP_PAGE + 2 * 256  ; SINT2's of sixteen
@@ -36,7 +36,7 @@ start:
 
     call now                    ; RAX = the reference counter, in units of 100 ns
     lea r12, [rax + 1000]       ; 100 us from now
-    lea r13, [rax + 1500]
+    lea r13, [r12 + {{apart}}]
     mov ecx, COUNT0
     mov rax, r12
     call write_msr
@@ -64,7 +64,7 @@ start:
 .done:
     mov rax, [log + 16 + 8]
     sub rax, [log + 8]
-    mov [apart], rax            ; 500: that is how far apart the two moments were
+    mov [apart], rax            ; {{apart}}: that is how far apart the two moments were
     hlt                         ; with interrupts off: the end
 
 on_message:                     ; the SINT has auto-EOI: no EOI here

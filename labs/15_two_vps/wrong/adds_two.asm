@@ -6,7 +6,7 @@
 
 .include "lib/machine.inc"
 
-VECTOR = 0x41
+VECTOR = {{vector.number:#x}}
 
 .bits 64
 .org 0x10000
@@ -29,10 +29,10 @@ start:                          ; VP 0
     pause                       ; whoever has something to do goes first
     cmp dword ptr [here], 1
     jne .arriving
-    mov dword ptr [question], 20
+    mov dword ptr [question], {{first.number}}
     call ask
     mov [heard], eax
-    mov dword ptr [question], 21
+    mov dword ptr [question], {{second.number}}
     call ask
     mov [heard + 4], eax
     hlt                         ; with interrupts off: the end

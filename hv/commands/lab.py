@@ -28,9 +28,8 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hv.commands import lab_work
+from hv.commands import lab_choice, lab_work
 from hv.commands.errors import CHECKS_FAILED, TRUE, CommandError
-from hv.commands.files import labs_folder
 from hv.commands.lab_work import bar
 from hv.commands.screen import console, is_plain
 from hv.printable import printable
@@ -49,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="01_first_exit, or 1, or first_exit.asm; of `export` a folder")
     parser.add_argument("--dir", metavar="DIR", type=Path, default=Path(),
                         help="the folder you work in (default: this one)")
-    parser.add_argument("--labs", metavar="DIR", type=Path, help="another folder of labs, such as an exported one")
+    lab_choice.add_arguments(parser)
     parser.add_argument("--plain", action="store_true", help="no colours")
 
 
@@ -57,15 +56,14 @@ def main(args: argparse.Namespace) -> int:
     """Do one of the actions; 1 when the check, or a proof, failed."""
     _check_action(args.action)
     from hv.lab.errors import LabError
-    from hv.lab.exercise import read_all
     from hv.lab.progress import Progress
 
     try:
-        exercises, progress = read_all(labs_folder() if args.labs is None else args.labs), Progress()
+        exercises, progress = lab_choice.labs_of(args), Progress()
         if args.action == "verify":
             return verify(_asked(exercises, args.lab))
         if args.action == "export":
-            return export(exercises, args.lab)
+            return export(exercises, args)
         if args.action == "list":
             code = show_list(exercises, progress)
         else:
@@ -153,27 +151,12 @@ def start(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> i
     if before is not None and before != starter:
         raise CommandError(f"{place} is already there, with your changes; it is left as it is",
                            f"go on with `hv lab check {exercise.name}`, or move the file away to begin anew")
-    given = _put_program(exercise, place)
+    given = lab_work.put_program(exercise, place)
     print(f"{exercise.name}: {exercise.data.title}\n")
     _page(exercise.section("The task"), args.plain)
     print(f"\n  edit   {printable(str(place))}{given}\n  check  hv lab check{_where(args)}\n"
           f"  stuck  hv lab hint{_where(args)}\n  more   hv lab next {exercise.name}   (the idea, and what to read)")
     return TRUE
-
-
-def _put_program(exercise: Exercise, place: Path) -> str:
-    """Put a copy of the program that the lab gives, to be read, beside the learner's file. Answers a line about it."""
-    name = exercise.data.program
-    source = exercise.folder / name
-    if not name or not source.is_file():
-        return ""
-    copy = place.with_name(name)
-    try:
-        if not copy.exists():
-            copy.write_bytes(source.read_bytes())
-    except OSError as error:
-        raise CommandError(f"{copy} cannot be written: {error.strerror}", "name another folder with --dir") from None
-    return f"\n  read   {printable(str(copy))}"
 
 
 def check(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> int:
@@ -183,7 +166,7 @@ def check(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> i
 
     seen = exercise.for_student()
     verdict = runner.check(seen, place)
-    print(f"{exercise.name}: {exercise.data.title}  ({printable(str(place))})\n")
+    print(f"{exercise.name}{lab_choice.whose_labs(args)}: {exercise.data.title}  ({printable(str(place))})\n")
     print(report.report(verdict, not is_plain(args.plain)))
     print(f"\n{report.summary(verdict)}.{_more_checks(len(exercise.data.checks) - len(seen.data.checks))}")
     if not verdict.passed:
@@ -248,15 +231,16 @@ def hint(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> in
     return TRUE
 
 
-def export(exercises: list[Exercise], folder: str | None) -> int:
+def export(exercises: list[Exercise], args: argparse.Namespace) -> int:
     """Write the students' tree."""
     from hv.lab.export import export as write
 
-    if folder is None:
+    if args.lab is None:
         raise CommandError("export needs a folder to write into", "hv lab export student-labs")
-    files = write(exercises, Path(folder))
-    print(f"{len(exercises)} labs, {len(files)} files are in {printable(folder)}: no solutions, no wrong answers, "
-          f"no hidden checks.\nStudents use them with: hv lab --labs {printable(folder)}")
+    files = write(exercises, Path(args.lab), args.student)
+    folder = printable(args.lab)
+    print(f"{len(exercises)} labs{lab_choice.whose_labs(args)}, {len(files)} files are in {folder}: no solutions, "
+          f"no wrong answers, no hidden checks.\nStudents use them in that folder, or with: hv lab --labs {folder}")
     return TRUE
 
 

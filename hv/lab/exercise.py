@@ -47,7 +47,7 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """What a run may use. An exit costs 1000 ticks, so *ticks* bounds the exits too."""
 
     ticks: Positive = 20_000_000        # of the 2 GHz counter, from when it begins to run: 10 ms of virtual time
-    exits: Positive = 1_000_000         # of all VMs together; looked at when a processor's turn ends
+    exits: Positive = 1_000_000         # of all VMs together; the one after that is the last
     memory_mib: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16     # of the learner's VM
     events: Positive = 1000             # how many are kept of each VM; the rest is counted
 

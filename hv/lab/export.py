@@ -16,14 +16,18 @@ from typing import Any
 from hv.lab.errors import LabError
 from hv.lab.exercise import Exercise, read
 from hv.lab.toml import dumps
+from hv.lab.tree import mark
 
 PAGES = ("README.md", "why.md")
 ALONGSIDE = (".inc", ".png", ".svg")    # what programs include, and what pages show
 STAFF = ("wrong", "starter_says")       # keys of lab.toml
 
 
-def export(exercises: list[Exercise], folder: Path) -> list[Path]:
-    """Make *folder*, which is not there or empty, with the students' labs; LabError. Answers the files, in order."""
+def export(exercises: list[Exercise], folder: Path, student: str = "") -> list[Path]:
+    """Make *folder*, which is not there or empty, with the students' labs; LabError. Answers the files, in order.
+
+    *student* is whose values *exercises* have, if they are somebody's. Equal labs give equal bytes.
+    """
     try:
         if folder.exists() and any(folder.iterdir()):
             raise LabError(f"{folder} is not empty", "name a new folder: an older export could hold what is hidden now")
@@ -34,6 +38,7 @@ def export(exercises: list[Exercise], folder: Path) -> list[Path]:
     try:
         for exercise in exercises:
             _export_one(exercise, made / exercise.name)
+        mark(made, student)
         made.chmod(0o755)
         if folder.exists():
             folder.rmdir()              # it is empty

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -30,6 +31,7 @@ from hv.machine.engine import EngineError
 from hv.machine.ram import pages_of
 from hv.platform import MachineError, VirtualMachine
 from hv.printable import printable
+from hv.replay.watching import Watch
 from hv.spec.x86 import PAGE_SIZE
 from hv.trace.bus import Record
 
@@ -78,6 +80,7 @@ class FinishedRun:
         self._left_out: Counter[str] = Counter()
         self._exits: Counter[str] = Counter()
         self._gave_up = ""
+        self._cut = ExitStack()         # what stands in the way of the machine, once it has used up its exits
         self.machine, self.vms, self.images = build(setting or Setting(), image, limits.memory_mib, folder)
         self._names = {vm.partition_id: name for name, vm in self.vms.items()}
         self._states = {name: {index: vp.guest_regs for index, vp in vm.partition.vps.items()}
@@ -100,6 +103,7 @@ class FinishedRun:
             self._gave_up = f"the CPU engine gave up: {error}"
         finally:
             self._over = self.machine.clock.tsc
+            self._cut.close()
             self.machine.trace.unlisten(self._on_record)
 
     def exit_count(self) -> int:
@@ -109,6 +113,11 @@ class FinishedRun:
     def _too_many_exits(self) -> bool:
         return self.exit_count() > self.limits.exits
 
+    def _stop_here(self) -> None:
+        """No guest executes another instruction. This is only done when it is wanted, so runs do not pay for it."""
+        watch = self._cut.enter_context(Watch(self.machine, lambda _: False))
+        watch.stop()
+
     def _on_record(self, record: Record) -> None:
         name = self._names.get(record.partition)
         if name is None or self.vms[name].ended is not None:
@@ -116,6 +125,8 @@ class FinishedRun:
         exit = is_exit(record.event)
         if exit:
             self._exits[name] += 1
+            if self.exit_count() == self.limits.exits + 1:
+                self._stop_here()
         elif type(record.event).__name__ not in self.wanted or is_roots(record.event):
             return
         if self._kept[name] >= self.limits.events:

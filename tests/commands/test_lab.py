@@ -24,7 +24,7 @@ def said(capsys, *arguments):
 def test_the_whole_way_of_the_first_lab(capsys, tmp_path, monkeypatch):
     (tmp_path / "labs").mkdir()
     (tmp_path / "labs/01_first_exit").symlink_to(LABS / "01_first_exit")        # a course of this lab alone
-    monkeypatch.setattr("hv.commands.lab.labs_folder", lambda: tmp_path / "labs")
+    monkeypatch.setattr("hv.commands.lab_choice.labs_folder", lambda: tmp_path / "labs")
     assert "Next: hv lab start 01_first_exit" in said(capsys)[1]
     code, out, _ = said(capsys, "start")
     assert code == 0
@@ -126,7 +126,7 @@ def test_verify_says_what_speaks_against_a_lab(capsys, tmp_path, monkeypatch):
 
     shutil.copytree(LABS, tmp_path / "labs")
     (tmp_path / "labs/01_first_exit/starter.asm").write_text(SOLUTION)
-    monkeypatch.setattr("hv.commands.lab.labs_folder", lambda: tmp_path / "labs")
+    monkeypatch.setattr("hv.commands.lab_choice.labs_folder", lambda: tmp_path / "labs")
     code, out, _ = said(capsys, "verify")
     assert code == 1
     assert "but: it passes" in out

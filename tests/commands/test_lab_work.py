@@ -52,7 +52,7 @@ def test_the_trace_does_not_answer_a_prediction_before_it_is_made(capsys, tmp_pa
 
     truth = '{ of = "count", exit = "any" }'
     lab_folder(tmp_path / "labs", question(truth), kind="predict", file="a.toml", p__asm=PROGRAM)
-    monkeypatch.setattr("hv.commands.lab.labs_folder", lambda: tmp_path / "labs")
+    monkeypatch.setattr("hv.commands.lab_choice.labs_folder", lambda: tmp_path / "labs")
     code, out, err = said(capsys, "trace")
     assert (code, out) == (2, "")
     assert "the trace would tell" in err

@@ -56,7 +56,7 @@ def test_hidden_checks_and_staff_files_stay_at_home(tmp_path):
                      shared__inc="; mine\n")
     (exercise.folder / "link.inc").symlink_to(exercise.folder / "notes.md")
     files = export([exercise], tmp_path / "students")
-    assert [path.name for path in files] == ["README.md", "lab.toml", "shared.inc", "starter.asm"]
+    assert [path.name for path in files] == ["README.md", "lab.toml", "shared.inc", "starter.asm", "course.toml"]
     assert "secret" not in (tmp_path / "students/01_it/lab.toml").read_text()
 
 

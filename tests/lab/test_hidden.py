@@ -90,7 +90,7 @@ def test_a_dry_run_shows_no_word_of_them(tmp_path, name, capsys, monkeypatch):
 
 def test_the_learners_own_check_leaves_them_out(tmp_path, capsys, monkeypatch):
     folder = a_lab(tmp_path / "labs", LAB, why__md="Why", README__md="\n## The task\nDo").folder
-    monkeypatch.setattr("hv.commands.lab.labs_folder", lambda: folder.parent)
+    monkeypatch.setattr("hv.commands.lab_choice.labs_folder", lambda: folder.parent)
     (tmp_path / "a.asm").write_text(BAD)
     assert main(["lab", "check", "1", "--dir", str(tmp_path)]) == 0
     out = capsys.readouterr().out

@@ -130,6 +130,36 @@ def test_a_lab_limits_exits(tmp_path):
     assert verdict.findings[0].found == "budget (more than 50 VM exits)"
 
 
+@pytest.mark.parametrize(("exits", "passes"), [(51, True), (50, False)])
+def test_the_limit_of_exits_is_exact(tmp_path, exits, passes):
+    """The exit that is one too many is handled, and no guest goes on behind it."""
+    checks = f'[[checks]]\nname = "work"\nkind = "work"\nexits = {exits}\n[limits]\nexits = 50\n'
+    verdict = verdict_on(a_lab(tmp_path, checks), "start:\n cpuid\n jmp start\n")
+    assert verdict.passed is passes, report(verdict)
+
+
+@pytest.mark.parametrize("instruction", ["hlt", "pause", "wrmsr"])
+def test_no_other_processor_goes_on_behind_the_last_exit(tmp_path, instruction):
+    """Two VMs that take turns stop together."""
+    checks = """
+[machine]
+[[machine.vm]]
+name = "other"
+program = "other.asm"
+[limits]
+exits = 40
+[[checks]]
+name = "work"
+kind = "work"
+exits = 41
+vm = "any"
+"""
+    loop = f"start:\n mov ecx, 0x40000070\n mov eax, 0\n mov edx, 0\n{instruction}\n cpuid\n jmp start\n"
+    exercise = a_lab(tmp_path, checks, other__asm=loop.replace("hlt", "pause"))
+    verdict = verdict_on(exercise, loop)
+    assert verdict.passed, report(verdict)
+
+
 def test_a_given_program_that_is_missing_is_told_by_its_name(tmp_path):
     exercise = a_lab(tmp_path, f'[[machine.vm]]\nname = "b"\nprogram = "nosuch.asm"\n{HALTS}')
     assert "nosuch.asm" in verdict_on(exercise, "start: hlt\n").refused

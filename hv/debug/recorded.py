@@ -58,7 +58,7 @@ def step(session: Session, n: int, back: bool = False) -> None:
 def look_at_current(session: Session) -> None:
     """Look at the VP that runs where the machine stands."""
     current = session.machine.scheduler.current
-    for vm in session.vms:
+    for vm in session.guests:
         if isinstance(current, VirtualProcessor) and vm.partition_id == current.partition.id:
             session.vm, session.vp_index = vm, current.index
 

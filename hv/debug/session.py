@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from hv.debug.children import children
 from hv.debug.conditions import Condition, Missing
 from hv.debug.errors import DebugError
 from hv.debug.facts import Fact, Recording
@@ -105,6 +106,11 @@ class Session:
     # --- where one looks -------------------------------------------------------------------------------
 
     @property
+    def guests(self) -> list[Any]:
+        """All that run machine code: the VMs, and the children that a root of machine code has made."""
+        return [*self.vms, *children(self.machine, self.vms)]
+
+    @property
     def found_vp(self) -> VirtualProcessor | None:
         """The VP looked at, if it is still there."""
         partition = self.machine.hypervisor.partitions.get(self.vm.partition_id)
@@ -132,10 +138,10 @@ class Session:
 
     def vm_called(self, name: str) -> Any:
         """A VM by name, or by number counted from 1; DebugError."""
-        for position, vm in enumerate(self.vms, 1):
+        for position, vm in enumerate(self.guests, 1):
             if name in (vm.name, str(position)):
                 return vm
-        raise DebugError(f"`{name}` is no VM", f"there are {', '.join(vm.name for vm in self.vms)}")
+        raise DebugError(f"`{name}` is no VM", f"there are {', '.join(vm.name for vm in self.guests)}")
 
     def look_at(self, text: str) -> None:
         """Look at another VP: `1`, or `receiver.0`; DebugError."""
@@ -148,7 +154,7 @@ class Session:
 
     def look_where(self, fact: Fact) -> None:
         """Look at the VP in which *fact* happened; where it is none of a VM, one looks on at the same."""
-        for vm in self.vms:
+        for vm in self.guests:
             if vm.partition_id == fact.record.partition and fact.record.vp in vm.partition.vps:
                 self.vm, self.vp_index = vm, fact.record.vp
 

@@ -88,7 +88,7 @@ class Planted:
 
     def __init__(self, session: Session, points: set[Breakpoint]) -> None:
         self.engines: list[tuple[Any, Engine]] = []
-        for vm in session.vms:
+        for vm in session.guests:
             vps = vm.partition.vps
             if vps:
                 self.engines.append((vm, vps[min(vps)].vcpu.engine))

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from hv.debug import stops
-from hv.debug.commands.control import chosen, shown
+from hv.debug.commands.control import GROUPS, chosen, shown
 from hv.debug.commands.memory import ept_lines, rights_text
 from hv.debug.commands.registers import condition, flags
 from hv.debug.session import in_words
@@ -13,7 +13,7 @@ from hv.hypervisor.errors import HypercallError
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.spec.ept import EptEntry
 from hv.spec.hv_status import HvStatus
-from hv.spec.vmcs import VmcsField
+from hv.spec.vmcs import FieldEncoding, FieldKind, VmcsField
 from hv.vmx.translation.ept_walk import EptWalk, EptWalkEntry
 from tests.debug.sessions import refused, session_over
 
@@ -283,3 +283,17 @@ def test_a_vp_whose_controls_are_wrong_stops_and_says_which_rule(timer):
     vp = timer.vp
     timer.do("continue")
     assert vp.stopped_because.startswith("VM entry failed: VMfail 8: host-cr0-fixed-bits: bit 0 (PE), bit 5 (NE)")
+
+
+@pytest.mark.parametrize(("group", "has", "count"), [
+    ("guest", "GUEST_CR0", FieldKind.GUEST_STATE), ("host", "HOST_CR0", FieldKind.HOST_STATE),
+    ("execution", "EXCEPTION_BITMAP", None), ("exit-controls", "VM_EXIT_CONTROLS", None),
+    ("entry", "VM_ENTRY_CONTROLS", None), ("exit", "EXIT_REASON", FieldKind.READ_ONLY_DATA),
+])
+def test_the_groups_are_those_of_the_manual(group, has, count):
+    """SDM "Organization of VMCS Data": each field is in one of six."""
+    assert VmcsField[has] in GROUPS[group]
+    if count is not None:
+        assert len(GROUPS[group]) == sum(FieldEncoding(field).kind == count for field in VmcsField)
+    six = [field for name in ("guest", "host", "execution", "exit-controls", "entry", "exit") for field in GROUPS[name]]
+    assert sorted(six) == sorted(VmcsField)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from hv.debug.completion import Word
 from hv.debug.entry_text import plain, told
@@ -14,9 +14,32 @@ from hv.vmx.checks.explain import explain
 from hv.vmx.checks.reading import BadVmcs, read
 from hv.vmx.checks.words import decoded
 
-GROUPS = {
-    "controls": FieldKind.CONTROL, "exit": FieldKind.READ_ONLY_DATA, "guest": FieldKind.GUEST_STATE,
-    "host": FieldKind.HOST_STATE,
+
+def _of_kind(kind: FieldKind, within: Callable[[str], bool] = lambda name: True) -> tuple[VmcsField, ...]:
+    return tuple(field for field in VmcsField if FieldEncoding(field).kind == kind and within(field.name))
+
+
+def _is_exit(name: str) -> bool:
+    return name.startswith("VM_EXIT") or name == "SECONDARY_VM_EXIT_CONTROLS"
+
+
+def _is_entry(name: str) -> bool:
+    return name.startswith("VM_ENTRY") or name == "INJECTED_EVENT_DATA"
+
+
+# SDM "Organization of VMCS Data": six logical groups; "controls" are three of them together.
+GROUPS: dict[str, tuple[VmcsField, ...]] = {
+    "guest": _of_kind(FieldKind.GUEST_STATE), "host": _of_kind(FieldKind.HOST_STATE),
+    "controls": _of_kind(FieldKind.CONTROL),
+    "execution": _of_kind(FieldKind.CONTROL, lambda name: not _is_exit(name) and not _is_entry(name)),
+    "exit-controls": _of_kind(FieldKind.CONTROL, _is_exit), "entry": _of_kind(FieldKind.CONTROL, _is_entry),
+    "exit": _of_kind(FieldKind.READ_ONLY_DATA),
+}
+_MEANINGS = {
+    "guest": "guest-state area", "host": "host-state area", "controls": "all controls",
+    "execution": "VM-execution control fields", "exit-controls": "VM-exit control fields",
+    "entry": "VM-entry control fields", "exit": "VM-exit information fields",
+    "events": "what may come at the next instruction, and what blocks it",
 }
 
 
@@ -30,8 +53,8 @@ EVENTS = (
 
 
 def _groups_and_fields(session: Session, typed: str) -> Iterator[Word]:
-    for group in (*GROUPS, "events"):
-        yield Word(group, "a group of fields")
+    for group, meaning in _MEANINGS.items():
+        yield Word(group, meaning)
     for field in VmcsField:
         yield Word(field.name.lower(), f"{int(field):#06x}")
 
@@ -43,12 +66,13 @@ def _assignments(session: Session, typed: str) -> Iterator[Word]:
 
 @command("vmcs", which=_groups_and_fields)
 def vmcs(session: Session, which: str = "") -> dict[str, str] | str:
-    """Show VMCS fields with their bits by name: all, a group (controls, exit, guest, host, events), or part of a name.
+    """Show VMCS fields with their bits by name: all, a group of the manual's, or those that have a part of a name.
 
-    Of many fields only those that are not 0 are shown. `events` is what may come at the next instruction, and what
-    blocks it.
+    The groups are guest, host (the state areas), execution, exit-controls, entry (the controls; all three: controls),
+    exit (the VM-exit information). `events` is what may come at the next instruction, and what blocks it. Of many
+    fields only those that are not 0 are shown.
 
-    Example: `vmcs guest_cr4`, `vmcs controls`, `vmcs events`
+    Example: `vmcs guest_cr4`, `vmcs execution`, `vmcs exit`, `vmcs events`
     """
     fields = chosen(which)
     structure = session.vp.vcpu.vmcs
@@ -98,7 +122,7 @@ def chosen(which: str) -> list[VmcsField]:
     if which.lower() == "events":
         return list(EVENTS)
     if which.lower() in GROUPS:
-        return [field for field in VmcsField if FieldEncoding(field).kind == GROUPS[which.lower()]]
+        return list(GROUPS[which.lower()])
     exact = [field for field in VmcsField if field.name == which.upper()]
     found = exact or [field for field in VmcsField if which.upper() in field.name]
     if not found:

@@ -93,7 +93,7 @@ def _time(tsc: int) -> str:
 
 def _names(session: Session) -> dict[int, str]:
     root = session.machine.hypervisor.root
-    return {root.id: "root", **{vm.partition_id: printable(vm.name) for vm in session.vms}}
+    return {root.id: "root", **{vm.partition_id: printable(vm.name) for vm in session.guests}}
 
 
 def _spoken(session: Session, n: int) -> list[Spoken]:

@@ -20,7 +20,7 @@ def partitions(session: Session) -> list[str]:
 
     Example: `partitions`
     """
-    names = {vm.partition_id: vm.name for vm in session.vms}
+    names = {vm.partition_id: vm.name for vm in session.guests}
     lines = []
     for number, partition in sorted(session.machine.hypervisor.partitions.items()):
         name = "root" if partition.is_root else names.get(number, "?")
@@ -61,7 +61,7 @@ def reached(session: Session, path: str) -> Any:
         return live(session, path)
     machine = session.machine
     hypervisor = machine.hypervisor
-    tree: Any = {"vm": {vm.name: Vm(vm) for vm in session.vms}, "root": hypervisor.root,
+    tree: Any = {"vm": {vm.name: Vm(vm) for vm in session.guests}, "root": hypervisor.root,
                  "partition": {str(number): partition for number, partition in sorted(hypervisor.partitions.items())},
                  "iommu": machine.iommu, "routes": hypervisor.interrupts,
                  "device": {f"{device.rid:#x}": device for device in machine.devices}}

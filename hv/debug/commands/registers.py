@@ -21,7 +21,7 @@ def _register_files(session: Session, typed: str) -> list[Word]:
 
 
 def _vps(session: Session, typed: str) -> Iterator[Word]:
-    for vm in session.vms:
+    for vm in session.guests:
         partition = session.machine.hypervisor.partitions.get(vm.partition_id)
         for index, vp in sorted(partition.vps.items()) if partition is not None else ():
             yield Word(f"{vm.name}.{index}", condition(vm, vp))
@@ -92,7 +92,7 @@ def disasm(session: Session, address: int | None = None, n: int = 8) -> list[str
 
 def where(session: Session) -> str:
     """Where the VP looked at is: one line, with the instruction it runs next."""
-    if session.vp_index not in session.vm.partition.vps:
+    if session.found_vp is None:
         return f"{session.vm.name} has no vp {session.vp_index} any more"
     try:
         line = disasm(session, None, 1)[-1]
@@ -111,7 +111,7 @@ def vp(session: Session, which: str = "") -> list[str]:
         session.look_at(which)
         return [where(session)]
     lines = []
-    for vm in session.vms:
+    for vm in session.guests:
         for index, found in sorted(vm.partition.vps.items()):
             mark = "*" if (vm, index) == (session.vm, session.vp_index) else " "
             lines.append(f"{mark} {vm.name}.{index}  {condition(vm, found)}")

@@ -57,7 +57,7 @@ class Model:
     def microscope(self) -> Microscope | None:
         """The exit that one is at, or that was last; None before the first."""
         number = self.story.last.exits if self.here == END else self.here.exits
-        return self.exits.at(number) if number else None
+        return self.exits.at(number, self.chosen, self.look) if number else None
 
     @property
     def stage(self) -> int:
@@ -102,7 +102,7 @@ class Model:
                 self.go(microscope.stages[stage].position, stage)
                 return True
         number = self.here.exits + way if self.here != END else self.moves.last_exit + (1 if way > 0 else 0)
-        found = self.exits.at(number) if 0 < number <= self.moves.last_exit else None
+        found = self.exits.at(number, self.chosen, self.look) if 0 < number <= self.moves.last_exit else None
         if found is None:
             return self.move(way, "exit")
         stage = 0 if way > 0 else len(found.stages) - 1
@@ -116,6 +116,8 @@ class Model:
         if position != self.here or stage is None or self.before is None:
             self.before = self.here
         self.here, self._stage, self.said = position, stage, ""
+        if position != END and position == Position(position.exits) != Position():
+            self.exits.at(position.exits, self.chosen, self.look)   # whose way passes here: the moment comes with it
 
     def go_to(self, text: str) -> None:
         """Go to a place (`E120:7`, `begin`, `end`), on to where a symbol or an address is about to be executed, or to

@@ -21,7 +21,7 @@ def near(model: Model) -> list[Callable[[], object]]:
     for way in (FORWARD, BACK):
         number = model.here.exits + way
         if model.here != END and not model.exits.knows(number) and 0 < number <= model.moves.last_exit:
-            found.append(partial(model.exits.at, number))
+            found.append(partial(model.exits.at, number, model.chosen, model.look))
     for way in (FORWARD, BACK):
         found += [partial(_look, model, model.here, way, by) for by in _STEPS]
     return found

@@ -58,14 +58,16 @@ class Reel:
             else:
                 self.timeline.go(position)
             found = self.take(position, who, look)
-            self._keep(key, found)
+            self._moments[key] = found
         self._moments.move_to_end(key)
-        return found
-
-    def _keep(self, key: Key, moment: Moment) -> None:
-        self._moments[key] = moment
         while len(self._moments) > MOST_MOMENTS:
             self._moments.popitem(last=False)
+        return found
+
+    def passes(self, position: Position, who: Who | None, look: str) -> None:
+        """The machine is at *position* on its way: the moment is taken down, if it is not at hand."""
+        if not self.knows(position, who, look):
+            self._moments[position, who, look] = self.take(position, who, look)
 
     def take(self, position: Position, who: Who | None, look: str) -> Moment:
         """The machine as it stands."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -133,10 +134,13 @@ class Exits:
         """It is at hand."""
         return number in self._kept
 
-    def at(self, number: int) -> Microscope | None:
-        """VM exit *number*; None when there is no such exit, or its VP is gone."""
+    def at(self, number: int, chosen: Who | None = None, look: str = "rsp") -> Microscope | None:
+        """VM exit *number*; None when there is no such exit, or its VP is gone.
+
+        On the way there the moment of the exit is taken down too, for *chosen* and *look* as in `Reel.moment`.
+        """
         if number not in self._kept:
-            found = self._looked_at(number)
+            found = self._looked_at(number, chosen, look)
             if found is None:
                 return None
             self._kept[number] = found
@@ -144,25 +148,25 @@ class Exits:
                 self._kept.popitem(last=False)
         return self._kept[number]
 
-    def _looked_at(self, number: int) -> Microscope | None:
+    def _looked_at(self, number: int, chosen: Who | None, at: str) -> Microscope | None:
         happening = self._reel.story.exit(number)
         if happening is None:
             return None
         record = happening.fact.record
         who = Who(self._reel.story.names.get(record.partition, ""), record.vp)
-        before = self._state(self._behind(number - 1, who), who)
-        look = _Look(self._reel, number, who)
-        entry = self._reel.moment(Position(number, 1)) if look.stretch.instructions else None
+        before = self._state(self._behind(number - 1, chosen, at), who)
+        look = _Look(self._reel, number, who, lambda: self._reel.passes(Position(number), chosen, at))
+        entry = self._reel.moment(Position(number, 1), chosen, at) if look.stretch.instructions else None
         return Microscope(number, who, happening, handler_of(record.event.reason), look.verdict,
                           tuple(self._stages(look, happening, before, entry)), entry)
 
-    def _behind(self, number: int, who: Who) -> Moment:
+    def _behind(self, number: int, chosen: Who | None, at: str) -> Moment:
         """The moment when somebody ran on behind exit *number*, or if nobody did, the last event before the next."""
         try:
-            return self._reel.moment(Position(number, 1), who)
+            return self._reel.moment(Position(number, 1), chosen, at)
         except PositionError:
             events = self._reel.story.after(number)
-            return self._reel.moment(events[-1].position if events else Position(number), who)
+            return self._reel.moment(events[-1].position if events else Position(number), chosen, at)
 
     def _state(self, moment: Moment, who: Who) -> _State | None:
         """What *who* has at *moment*, which may be another one's."""
@@ -196,8 +200,8 @@ class Exits:
 class _Look:
     """One way over exit *number*: what *who* had before its handler and behind it, and what the handler decided."""
 
-    def __init__(self, reel: Reel, number: int, who: Who) -> None:
-        self._reel, self.number, self.who = reel, number, who
+    def __init__(self, reel: Reel, number: int, who: Who, passes: Callable[[], None]) -> None:
+        self._reel, self.number, self.who, self._passes = reel, number, who, passes
         self.before: _State | None = None
         self.after: _State | None = None
         self.verdict: Verdict | None = None
@@ -211,6 +215,7 @@ class _Look:
             vp = self._reel.vp(self.who)
             self.before = None if vp is None else _state(vp)
             self._here = True
+            self._passes()
         self._events = heard.events
 
     def _decided(self, vp: VirtualProcessor, exit: VmExit, verdict: Verdict) -> None:

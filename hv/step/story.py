@@ -13,10 +13,12 @@ from hv.image.model import Image
 from hv.replay.position import Position
 from hv.replay.timeline import Timeline
 from hv.trace.bus import Record
+from hv.trace.events import InterceptSent
 from hv.vmx.exit import VmExit
 
 MOST_EVENTS = 100_000           # then the recording ends: half a kilobyte each
-SPACING = 300                   # microseconds of work between checkpoints: a step may take no longer than a blink
+SPACING = 2000                  # microseconds of work between checkpoints: a step may take no longer than a blink
+_ASKED = 100                    # so many of them when the parent is asked: root's own program is Python
 
 _place = attrgetter("position")
 
@@ -35,6 +37,15 @@ class Happening(NamedTuple):
         return isinstance(self.fact.record.event, VmExit)
 
 
+class _Recorded(Timeline):
+    """With checkpoints also where few exits take long: those that the parent answers, *asked* of them so far."""
+
+    asked = 0
+
+    def _work(self) -> int:
+        return super()._work() + self.asked * _ASKED
+
+
 class Story:
     """A recorded run of *machine* and its *vms*; *images* by VM name give symbols and lines.
 
@@ -48,7 +59,7 @@ class Story:
         self.happenings: list[Happening] = []
         self.ending, self.unfinished = "", False
         self._exits = self._events = 0
-        self.timeline = Timeline(machine, SPACING)
+        self.timeline = _Recorded(machine, SPACING)
         self.began = machine.clock.tsc
 
     def record(self, ticks: int, interrupted: Callable[[], bool] = lambda: False,
@@ -77,6 +88,7 @@ class Story:
                 operands = operands_of(event, partition.vps[record.vp].regs)
         else:
             self._events += 1
+            self.timeline.asked += type(event) is InterceptSent
         fact = Fact(record, operands, self.names.get(record.partition, ""))
         self.happenings.append(Happening(Position(self._exits, 0, self._events), fact))
 

@@ -55,7 +55,7 @@ class Moves:
         if here == END:
             return self._backward_from(self.last_exit)
         begun = here.instructions - 1 if here.instructions else self._begun(here)
-        if begun > 0:
+        if begun > (here.exits == 0):           # at the beginning the first one is about to be executed
             return Position(here.exits, begun)
         if not here.exits:
             return Position() if here != Position() else None
@@ -64,7 +64,7 @@ class Moves:
     def _forward(self, here: Position) -> Position | None:
         if here == END:
             return None
-        begun = here.instructions or self._begun(here)
+        begun = here.instructions or (self._begun(here) if here != Position() else 1)
         if begun < self._reel.stretch(here.exits).instructions:
             return Position(here.exits, begun + 1)
         for exits in range(here.exits + 1, min(self.last_exit, here.exits + MOST_EMPTY) + 1):

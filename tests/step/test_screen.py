@@ -55,7 +55,7 @@ def seen(app):
 
 
 @pytest.mark.parametrize(("keys", "place"), [
-    ("s", "E0:1"), ("s s", "E0:2"), ("right", "E0:1"), ("s s S", "E0:1"), ("s s left", "E0:1"), ("e", "E1"),
+    ("s", "E0:2"), ("s s", "E0:3"), ("right", "E0:2"), ("s s S", "E0:2"), ("s s left", "E0:2"), ("e", "E1"),
     ("e e e E", "E2"), ("e v", "E1+1"), ("e v V", "E1"), ("end", "end"), ("end E", "E44"), ("end home", "E0"),
     ("e e e e e m m", "E5+1"), ("e e e e e m m M", "E5")])
 def test_a_key_is_a_step(keys, place):

@@ -14,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from hv.bare_machine import BareProgram
 from hv.hypervisor.partitions.partition import PartitionState
 from hv.image.errors import ImageError
 from hv.image.library import guests_folder
@@ -87,7 +88,7 @@ class FinishedRun:
                         for name, vm in self.vms.items()}
         self._began = self._over = self.machine.clock.tsc
         if self.fault[0]:
-            FAULTS[self.fault[0]](self._virtual(LEARNER), self._fault_acts)
+            FAULTS[self.fault[0]](self.virtual(LEARNER), self._fault_acts)
 
     def go(self) -> None:
         """Run the programs to their end, or to the end of their budget."""
@@ -181,8 +182,10 @@ class FinishedRun:
                 break
         return found
 
-    def _read_page(self, vm: VirtualMachine, gpa: int, size: int) -> bytes:
+    def _read_page(self, vm: VirtualMachine | BareProgram, gpa: int, size: int) -> bytes:
         """Some bytes of one page; fewer where memory ends."""
+        if isinstance(vm, BareProgram):
+            return vm.read(gpa, size)
         partition, worker = vm.partition, vm.worker
         over = partition.space.overlay_at(gpa >> 12) if partition.state is PartitionState.ACTIVE else None
         if over is not None:
@@ -191,22 +194,24 @@ class FinishedRun:
 
     def vp(self, vm: str, index: int) -> Any:
         """One of its VPs; None when it is gone."""
-        partition = self.vms[vm].partition
-        return partition.vps.get(index) if partition.state is PartitionState.ACTIVE else None
+        one = self.vms[vm]
+        gone = isinstance(one, VirtualMachine) and one.partition.state is not PartitionState.ACTIVE
+        return None if gone else one.partition.vps.get(index)
 
     def register(self, vm: str, vp: int, name: str) -> int:
         """A register of one of its VPs."""
         value: Any = getattr(self._states[vm][vp], name)
         return int(value)
 
-    def _virtual(self, vm: str) -> VirtualMachine:
+    def virtual(self, vm: str) -> VirtualMachine:
+        """A VM under our hypervisor; only a lab on a bare machine has none."""
         one = self.vms[vm]
         assert isinstance(one, VirtualMachine), "on a bare machine there is no hypervisor of ours"
         return one
 
     def ept(self, vm: str) -> tuple[Any, int]:
         """The machine's memory, and the EPT pointer of *vm*."""
-        tables = self._virtual(vm).partition.space.tables
+        tables = self.virtual(vm).partition.space.tables
         assert tables is not None, "a child has tables of its own"
         return self.machine.memory, tables.eptp.raw
 
@@ -274,7 +279,7 @@ def _python(exercise: Exercise, path: Path, own_includes: bool) -> FinishedRun:
     setting = exercise.data.piece
     if setting.answers:
         run.handlers = Handlers(piece, setting, run.exit_count)
-        run.handlers.install(run.vms[LEARNER])
+        run.handlers.install(run.virtual(LEARNER))
     return run
 
 

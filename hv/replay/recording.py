@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hv.hypervisor.partitions.partition import Partition
-from hv.replay.acts import Act, Changed, Ran, Recorded
+from hv.replay.acts import Act, Changed, Cut, Ran, Recorded
 from hv.replay.changes import AnyChange
 from hv.replay.checkpoint import Checkpoint
 from hv.replay.pages import PageHistory
@@ -144,15 +144,13 @@ class Recording:
         if position == Position():
             self._restore(self.checkpoints[0])
             return
-        walk = self._walk_to(position)
-        if walk.ran_out and position.exits == self.end.exits and position.instructions == walk.executed + 1:
-            self.go_to_end()
-        elif walk.missed:
+        missed = self._walk_to(position).missed
+        if missed:
             if live:
                 self.go_to_end()
             else:
                 self.go(here)
-            raise PositionError(f"there is no {position}: {walk.missed}")
+            raise PositionError(f"there is no {position}: {missed}")
 
     def go_to_end(self) -> None:
         """The machine stands behind all that is known, and may run on."""
@@ -161,8 +159,17 @@ class Recording:
     def _walk_to(self, position: Position) -> Walk:
         """Let the machine stand at *position*, unless the walk has `missed` it."""
         walk = self._walk(max(0, self._segment(position)), len(self.checkpoints) - 1, position)
+        if walk.ran_out and position.exits == self.end.exits and position.instructions == walk.executed + 1 \
+                and self._ends_at_instruction():
+            self.go_to_end()
+            walk.missed, walk.ran_out = "", False
         self.position = position
         return walk
+
+    def _ends_at_instruction(self) -> bool:
+        """The run was stopped before an instruction, and nobody has run since."""
+        last = next((act for act in reversed(self.acts) if not isinstance(act, Changed)), None)
+        return isinstance(last, Cut) and last.instructions > 0
 
     def _walk(self, first: int, end: int, target: Position | None = None,
               wanted: Callable[[Moment], bool] | None = None, **rest: Any) -> Walk:
@@ -195,6 +202,8 @@ class Recording:
             self._redo(0)
         else:
             walk = self._walk_to(here)
+            if self._live:
+                return 0
             self._forget_behind(walk.act)
             self._redo(walk.act)
             cut = walk.cut()

@@ -1,6 +1,6 @@
 """A machine without a hypervisor: the program has the processor, and may become one by VMXON.
 
-    machine = BareMachine(load("guests/vmx_root.asm"))
+    machine = BareMachine(load("labs/16_vm_entry/solution/vm_entry.asm"))
     machine.run()
     print(machine.vms[0].ended, machine.vms[0].serial)
 

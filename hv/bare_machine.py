@@ -1,6 +1,6 @@
 """A machine without a hypervisor: the program has the processor, and may become one by VMXON.
 
-    machine = BareMachine(load("guests/vmx_root.asm"))
+    machine = BareMachine(load("labs/16_vm_entry/solution/vm_entry.asm"))
     machine.run()
     print(machine.vms[0].ended, machine.vms[0].serial)
 
@@ -266,17 +266,16 @@ class BareMachine:
         if self.operation.mode is VmxMode.NON_ROOT:
             if self.trace.listening:
                 self.trace.emit(VmEntry(self.vcpu.state.rip))
-        elif decoded.mnemonic in ("vmlaunch", "vmresume") and self.transitions.entry_result.error is not None:
+            return
+        if decoded.mnemonic in ("vmlaunch", "vmresume") and self.transitions.entry_result.error is not None:
             self._keep_refused()
-        if self.operation.mode is VmxMode.ROOT and self.trace.listening and self.vcpu.state.rflags & _FAILED:
+        if self.trace.listening and self.vcpu.state.rflags & _FAILED:       # VMsucceed clears them
             self._tell_failed(decoded)
 
     def _tell_failed(self, decoded: Decoded) -> None:
-        if decoded.mnemonic in ("vmread", "vmwrite", "vmlaunch", "vmresume", "vmclear", "vmptrld", "vmxon"):
-            valid = self.vcpu.state.rflags & _VALID and self.operation.current is not None
-            current = self.operation.current
-            error = current.read(VmcsField.VM_INSTRUCTION_ERROR) if valid and current is not None else 0
-            self.trace.emit(VmxFailed(decoded.mnemonic, error))
+        current = self.operation.current if self.vcpu.state.rflags & _VALID else None
+        error = 0 if current is None else current.read(VmcsField.VM_INSTRUCTION_ERROR)
+        self.trace.emit(VmxFailed(decoded.mnemonic, error))
 
     def _refused(self, exit: VmExit) -> None:
         """A VM entry that failed as a VM exit."""

@@ -86,6 +86,12 @@ def test_vmlaunch_without_a_vmcs_is_vmfail_invalid(run):
     assert of(VmxFailed, events) == [VmxFailed("vmlaunch", 0)]
 
 
+def test_a_vmxon_region_without_a_revision_is_vmfail_invalid(run):
+    _, events = run("mov rax, cr4\nor eax, 1 << 13\nmov cr4, rax\nmov ecx, 0x3A\nmov eax, 5\nxor edx, edx\nwrmsr\n"
+                    "vmxon qword ptr [rip + page]\nhlt\n.align 8\npage: .quad VMCS_PAGE")
+    assert of(VmxFailed, events) == [VmxFailed("vmxon", 0)]
+
+
 def test_fields_that_are_not_there_are_said(run):
     """VM-instruction error 12."""
     _, events = run("call vmx_on\nmov eax, 0x7FFE\nvmwrite rax, rax\nhlt")

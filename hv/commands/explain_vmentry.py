@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hv.vmx.capabilities import Capabilities
     from hv.vmx.checks.explain import Explanation
 
-_GUESTS = (".asm", ".s", ".elf", ".bin", ".img", ".com", ".toml")
+_GUESTS = (".asm", ".s", ".c", ".elf", ".bin", ".img", ".com", ".toml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -93,19 +93,32 @@ def choose(exercises: list[Exercise], progress: Progress, args: argparse.Namespa
     from hv.lab.exercise import find
 
     if args.lab is not None:
-        by_file = [exercise for exercise in exercises if exercise.data.file == Path(args.lab).name]
+        by_file = [exercise for exercise in exercises if Path(args.lab).name in (exercise.data.file, in_c(exercise))]
         return by_file[0] if by_file else find(exercises, args.lab)
-    here = [exercise for exercise in exercises if os.path.exists(args.dir / exercise.data.file)]
+    here = [exercise for exercise in exercises if any(
+        os.path.exists(args.dir / name) for name in (exercise.data.file, in_c(exercise)) if name)]
     if args.action in ("check", "watch", "trace", "hint", "reset") and len(here) == 1:
         return here[0]
     return next((exercise for exercise in here or exercises if not progress.of(exercise.name).done), exercises[-1])
 
 
 def working_file(exercise: Exercise, args: argparse.Namespace) -> Path:
-    """The learner's file."""
-    if args.lab is not None and Path(args.lab).name == exercise.data.file:
+    """The learner's file. A guest in C is meant when it is named, or when there is no other."""
+    if args.lab is not None and Path(args.lab).name in (exercise.data.file, in_c(exercise)):
         return Path(args.dir / args.lab)
-    return Path(args.dir / exercise.data.file)
+    place = Path(args.dir / exercise.data.file)
+    in_the_other = args.dir / in_c(exercise)
+    return in_the_other if in_c(exercise) and not os.path.exists(place) and os.path.exists(in_the_other) else place
+
+
+def starter_file(exercise: Exercise, args: argparse.Namespace) -> Path:
+    """Where the starter goes: never over a guest in C, for starters are assembly."""
+    return working_file(exercise, args).with_name(exercise.data.file)
+
+
+def in_c(exercise: Exercise) -> str:
+    """The name of the learner's file when it is a guest in C; empty where none is asked for."""
+    return str(Path(exercise.data.file).with_suffix(".c")) if exercise.data.kind == "guest" else ""
 
 
 # --- actions ---------------------------------------------------------------------------------------
@@ -138,7 +151,7 @@ def show_next(exercise: Exercise, args: argparse.Namespace, progress: Progress) 
 
 def start(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> int:
     """Copy the starter, never over something that was changed; show the task."""
-    place = working_file(exercise, args)
+    place = starter_file(exercise, args)
     starter = exercise.text(exercise.starter.name)
     try:
         before = place.read_text(encoding="utf-8", errors="replace") if place.exists() else None
@@ -195,7 +208,7 @@ def trace(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> i
 
 def reset(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> int:
     """The starter again, and the learner's file under another name."""
-    place = working_file(exercise, args)
+    place = starter_file(exercise, args)
     kept = lab_work.reset(exercise, place)
     print(f"{printable(str(place))} is the starter again." +
           (f" What you wrote is in {printable(str(kept))}." if kept else ""))

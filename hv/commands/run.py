@@ -37,7 +37,7 @@ PARALLEL = "parallel: each VM has a processor and a host thread of its own; time
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `hv run`."""
-    parser.add_argument("file", metavar="FILE", help=".asm, .elf, .bin, .toml, or the name of one of our guests")
+    parser.add_argument("file", metavar="FILE", help=".asm, .c, .elf, .bin, .toml, or the name of one of our guests")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON, and nothing else")
     parser.add_argument("--trace", metavar="OUT", type=Path, help="write a timeline that Perfetto opens")
     parser.add_argument("--record", metavar="OUT", type=Path, help="write a replay file, for hv replay and hv repl")

@@ -73,6 +73,9 @@ def _lab(args: argparse.Namespace) -> Subject | None:
     if exercise.data.piece.answers:
         raise CommandError(f"in {exercise.name} your functions answer the machine, and their past cannot be run again",
                            f"`hv lab trace {exercise.name}` tells what happened")
+    if exercise.data.machine.bare:
+        raise CommandError(f"in {exercise.name} your program has the machine, and its past cannot be run again",
+                           f"`hv lab trace {exercise.name}` tells what happened")
     try:
         run = lab_work.rehearsed(exercise, place, Progress())
     except MachineError as error:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hv.image.assembler import Program, assemble
+from hv.image.c_source import load_c
 from hv.image.elf import MAGIC, load_elf
 from hv.image.errors import ImageError
 from hv.image.flat import load_flat
@@ -37,13 +38,15 @@ def load(path: str | Path, defines: Mapping[str, int] | None = None, *, bits: in
     suffix = place.suffix.lower()
     if suffix in ASSEMBLY:
         return load_assembly(place, defines, bits=bits, origin=origin)
+    if suffix == ".c":
+        return load_c(place)
     _refuse_multiboot(data, place.name)
     if suffix == ".elf":
         raise ImageError(f"{place.name} does not begin as an ELF file does: {data[:4].hex(' ')}, not 7f 45 4c 46")
     if suffix in (".bin", ".img", ".com"):
         return load_flat(data, place.name, 16 if bits is None else bits, origin)
     raise ImageError(f"{place.name}: the kind of `{suffix or 'no suffix'}` is not known",
-                     "name it .asm or .s (assembly), .elf, or .bin (a flat binary)")
+                     "name it .asm or .s (assembly), .c, .elf, or .bin (a flat binary)")
 
 
 def load_assembly(path: Path, defines: Mapping[str, int] | None = None, *, bits: int | None = None,

@@ -27,6 +27,7 @@ from hv.lab.answering import PieceCheck
 from hv.lab.checks import ANY, AnyCheck, Check, SerialCheck
 from hv.lab.contents import MemoryCheck, RegisterCheck
 from hv.lab.errors import LabError
+from hv.lab.mappings import MapsCheck
 from hv.lab.questions import AnswerCheck
 from hv.lab.setting import Setting
 from hv.lab.variants import Keep, Parameter, Value, drawn, filled, first, parameters
@@ -110,6 +111,8 @@ class Description(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
             raise ValueError("a guest is the learner's own program" if self.program else "`program` is missing")
         if (self.kind == "diagnose") != bool(self.machine.fault):
             raise ValueError("a lab of kind diagnose has a fault in [machine], and no other kind has one")
+        if self.machine.bare and self.kind != "guest":
+            raise ValueError("on a bare machine the program is the learner's: a lab of kind guest")
         for check in self.checks:
             _check_target(self, check)
 
@@ -132,6 +135,8 @@ def _kinds_of_check(lab: Description) -> tuple[Kinds, Kinds]:
     """The checks that *lab* may have: some kinds only, and others not."""
     if lab.kind == "python" and lab.piece.answers:      # what its guest met is what counts
         return (Check,), (AnswerCheck, WalkCheck)
+    if lab.machine.bare:                                # there is no partition whose tables could be walked
+        return (Check,), (AnswerCheck, WalkCheck, PieceCheck, MapsCheck)
     return ONLY_CHECKS.get(lab.kind, (Check,)), () if lab.kind in ONLY_CHECKS else (AnswerCheck, WalkCheck, PieceCheck)
 
 

@@ -35,6 +35,7 @@ import msgspec
 
 from hv.bare_machine import BareMachine, BareProgram
 from hv.image.assembler import assemble
+from hv.image.c_source import load_c
 from hv.image.errors import ImageError
 from hv.image.library import guests_folder
 from hv.image.load import image_of
@@ -120,7 +121,14 @@ class Setting(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 def program(path: Path, own_includes: bool) -> Image:
-    """The assembly program in *path*; ImageError. *own_includes*: it may include files of its own folder."""
+    """The program in *path*; ImageError. *own_includes*: it is one's own, so it may include its neighbours, or be C.
+
+    A compiler reads whatever file it is told to, so what others handed in is assembly.
+    """
+    if path.suffix.lower() == ".c":
+        if not own_includes:
+            raise ImageError(f"{path.name} is C, and what is graded is assembly", "hand in the .asm file")
+        return load_c(path)
     shared = guests_folder()
     folders = ((path.parent,) if own_includes else ()) + ((shared,) if shared is not None else ())
     return image_of(assemble(read_text(path), path.name, folders=folders))

@@ -76,6 +76,13 @@ def test_a_lab_whose_machine_the_learner_answers_is_not_stepped_through(capsys):
     assert "`hv lab trace 19_exit_handler` tells what happened" in err
 
 
+def test_a_lab_whose_program_has_the_machine_is_not_stepped_through(capsys, tmp_path):
+    (tmp_path / "vm_entry.asm").write_text("hlt\n")
+    code, _, err = said(capsys, "16", "--plain", "--dir", str(tmp_path))
+    assert code == 2
+    assert "`hv lab trace 16_vm_entry` tells what happened" in err
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
     (["nobody"], "nobody does not exist"), (["timer", "--at", "E999"], "the recording has E0 to E44"),
     (["timer", "--at", "reason =="], "column"), (["timer", "--vp", "3"], "there is no VP `3`"),

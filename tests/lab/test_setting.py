@@ -180,6 +180,9 @@ BROKEN = {
         VM.replace('"b"', f'"b{n}"') + "device = true\n" for n in range(4)), "4 devices"),
     "no-processor": ("[machine]\nvps = 0\n", "`int` >= 1"),
     "check-of-nobody": ('[[checks]]\nname = "x"\nkind = "serial"\ntext = ""\nvm = "z"\n', "VM `z`; expected lab"),
+    "bare-with-device": ("[machine]\nbare = true\ndevice = true\n" + HALTS, "`bare` stands alone"),
+    "bare-and-walked": ('[machine]\nbare = true\n[[checks]]\nname = "c"\nkind = "maps"\ngva = 0\n',
+                        "neither answer nor walk"),
 }
 
 
@@ -189,3 +192,10 @@ def test_a_machine_that_cannot_be_is_refused_in_one_line(tmp_path, text, says):
         a_lab(tmp_path, text + HALTS)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_on_a_bare_machine_the_program_has_the_processor(tmp_path):
+    exercise = a_lab(tmp_path, "[machine]\nbare = true\n" + HALTS)
+    assert verdict_on(exercise, ".bits 64\nstart: cpuid\n    hlt\n").passed
+    verdict = verdict_on(exercise, ".bits 64\nstart: ud2\n")
+    assert "triple-faulted" in report(verdict)

@@ -7,6 +7,7 @@ They exist here only; nothing of the hypervisor knows of them. A lab switches on
 | missing-eoi | the guest's EOI is dropped: what was in service stays so |
 | stale-tlb | after a change of the second-level tables nothing is invalidated |
 | wrong-rip-advance | RIP moves one byte too far behind CPUID |
+| no-interrupt-window | an interrupt waits, the guest cannot take it, and no exit is asked for that says when it can |
 """
 
 from __future__ import annotations
@@ -54,5 +55,17 @@ def wrong_rip_advance(vm: VirtualMachine, acted: Acted) -> None:
         vp.vcpu.on_exit = partial(on_exit, vp, vp.vcpu.on_exit)
 
 
-FAULTS: dict[str, Inject] = {"missing-eoi": missing_eoi, "stale-tlb": stale_tlb, "wrong-rip-advance": wrong_rip_advance}
-WITHOUT_APIC_VIRTUALIZATION = frozenset({"missing-eoi"})    # else no EOI ever reaches the hypervisor
+def no_interrupt_window(vm: VirtualMachine, acted: Acted) -> None:
+    """No exit when the guest lets interrupts in: what waits then comes whenever. SDM "Interrupt-Window Exiting"."""
+    def asked(wanted: bool) -> None:
+        if wanted:
+            acted()
+
+    for vp in vm.partition.vps.values():
+        vp.vcpu.want_window = asked     # type: ignore[method-assign]
+
+
+FAULTS: dict[str, Inject] = {"missing-eoi": missing_eoi, "stale-tlb": stale_tlb, "wrong-rip-advance": wrong_rip_advance,
+                             "no-interrupt-window": no_interrupt_window}
+# Else no EOI ever reaches the hypervisor, and the processor itself delivers what waits.
+WITHOUT_APIC_VIRTUALIZATION = frozenset({"missing-eoi", "no-interrupt-window"})

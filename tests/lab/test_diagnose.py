@@ -42,11 +42,36 @@ start:
 .org 0x200000
 seen: .quad 0
 """
+WAITS = """
+.include "lib/machine.inc"
+start:
+    mov edi, 0x40
+    mov eax, offset handler
+    call idt_set
+    call idt_load
+    mov ebx, APIC
+    mov dword ptr [rbx + APIC_SVR], 0x1FF
+    mov dword ptr [rbx + APIC_ICR_LOW], 0x40040     ; to myself, while IF is 0
+    sti
+    nop
+    mov eax, [0x200000]         ; the handler should have run
+    mov [0x200008], eax
+    cli
+    hlt
+handler:
+    mov dword ptr [0x200000], 1
+    iretq
+.include "lib/idt64.inc"
+.org 0x200000
+came: .quad 0
+seen: .quad 0
+"""
 # The bug, a program that meets it, the label to look at, and the number of the exit where it acts.
 MEETS = {
     "missing-eoi": (TICKS, "count", 7),
     "stale-tlb": (OVERLAY, "seen", 2),
     "wrong-rip-advance": (CPUID, "seen", 1),
+    "no-interrupt-window": (WAITS, "seen", 2),
 }
 
 
@@ -153,6 +178,8 @@ WAYS = {
     "22_wild_return": ("record|goto E2|disasm rip 2|step|step|stack 2|back",
                        ["recorded up to E3", "0f a2", "41 89 1c 24", "mov dword ptr [r12], ebx",
                         "returns to start+0x19", "letters.asm:24"]),
+    "23_late_interrupt": ("record|goto E2|apic|forth event == Injected",
+                          ["cpuid", "deliverable           0x31", "Injected vector=0x31", "patience.asm:31"]),
 }
 
 

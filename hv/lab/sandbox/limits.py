@@ -18,7 +18,7 @@ class Limits(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     printed_bytes: Positive = 64 << 10  # kept; a piece that prints sixteen times as much is stopped
     memory_mib: Positive = 256          # of address space, the interpreter's own 60 included
     cpu_seconds: Positive = 5           # of the process, start to end
-    wall_seconds: Positive = 30         # of one call
+    wall_seconds: Positive = 30         # of all waiting for one process
     file_bytes: Positive = 1 << 20      # of each file in the scratch folder
     open_files: Positive = 32
     processes: Positive = 16            # threads included; no process where the system call filter is on

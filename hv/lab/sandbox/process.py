@@ -51,6 +51,7 @@ class Process:
             raise LabError("a learner's Python runs on a POSIX host only", "grade it on Linux")
         self.limits = limits
         self.received, self.printed, self.dropped = bytearray(), bytearray(), 0
+        self.waited = 0.0               # seconds, for all answers together
         self.scratch = tempfile.mkdtemp(prefix="hvlab-piece-")
         leash: int | None = None
         self.leash: int | None = None
@@ -87,6 +88,7 @@ class Process:
         try:
             verb, on = self.converse(b"", {}, _START_SECONDS)
             assert verb == "ready", f"the sandbox began with {verb}"
+            self.waited = 0.0               # its start was ours to wait for
             return list(on)
         except (EOFError, WireError, Stopped, ValueError):
             shown = self.shown
@@ -101,10 +103,15 @@ class Process:
     def converse(self, request: bytes, doors: Doors, seconds: float = 0) -> list[Any]:
         """Send *request*, open doors as asked, and answer the last word. EOFError, WireError, Stopped."""
         self.printed, self.dropped = bytearray(), 0
-        deadline = time.monotonic() + (seconds or self.limits.wall_seconds)
+        began = time.monotonic()
+        deadline = began + seconds if seconds else began + self.limits.wall_seconds - self.waited
         asks = 0
         while True:
-            message = self._exchange(request, deadline)
+            try:
+                message = self._exchange(request, deadline)
+            finally:
+                self.waited += time.monotonic() - began
+                began = time.monotonic()
             match message:
                 case ["ask", str(door), list(arguments)]:
                     asks += 1
@@ -134,7 +141,7 @@ class Process:
                     return message[0]
                 ready = waiting.select(max(0.0, deadline - time.monotonic()))
                 if not ready:
-                    raise Stopped(Ending.TIME, f"no answer after {self.limits.wall_seconds} seconds")
+                    raise Stopped(Ending.TIME, f"no answer after {self.limits.wall_seconds} seconds in all")
                 for key, _ in ready:
                     if key.fileobj is self.process.stdin:
                         left = self._write(left)

@@ -26,6 +26,8 @@ start:
     mov al, [rsi]
     mov rax, [table + 4 * 8]
     mov [after_read], rax
+    mov rax, frame & ~0x1FFFFF | 0x83
+    mov [0x73000 + (frame >> 21) * 8], rax  ; a large page, where linear is guest-physical
     mov byte ptr [frame], 't'
     mov rax, [table + 4 * 8]
     mov [after_write], rax
@@ -53,6 +55,6 @@ directory:
 table:
     .skip 4096
 
-.org 0x300000                   ; the page to be mapped
+.org {{frame.address:#x}}                  ; the page to be mapped
 frame:
-    .ascii "This page is at guest-physical address 0x300000."
+    .ascii "This page is at guest-physical address {{frame.address:#x}}."

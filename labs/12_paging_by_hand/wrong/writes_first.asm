@@ -52,6 +52,6 @@ directory:
 table:
     .skip 4096
 
-.org 0x300000                   ; the page to be mapped
+.org {{frame.address:#x}}                  ; the page to be mapped
 frame:
-    .ascii "This page is at guest-physical address 0x300000."
+    .ascii "This page is at guest-physical address {{frame.address:#x}}."

@@ -81,7 +81,14 @@ def test_an_attack_is_an_outcome(attacked, source, ending, says):
 
 def test_a_piece_that_only_waits_is_ended_too():
     with Piece("import time\ndef f(): time.sleep(1000)", Limits(wall_seconds=1)) as piece:
-        assert piece.call("f").message == "piece.py: no answer after 1 seconds"
+        assert piece.call("f").message == "piece.py: no answer after 1 seconds in all"
+
+
+def test_a_piece_that_waits_a_little_in_each_call_is_ended_too():
+    with Piece("import time\ndef f(): time.sleep(0.3)", Limits(wall_seconds=1)) as piece:
+        endings = [piece.call("f").ending for _ in range(4)]
+    assert Ending.TIME in endings
+    assert endings[0] is Ending.RETURNED
 
 
 FORKS = {

@@ -6,8 +6,6 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from hv.commands.errors import CommandError
@@ -29,6 +27,7 @@ def grade_many(args: argparse.Namespace, exercise: Exercise, seed: bytes | None,
 
     With a *seed* each is graded by the variant of its student.
     """
+    from hv.lab import scratch
     from hv.lab.errors import LabError
     from hv.lab.journal import Journal
     from hv.lab.sandbox.piece import protections, require
@@ -43,7 +42,7 @@ def grade_many(args: argparse.Namespace, exercise: Exercise, seed: bytes | None,
             print(f"note: {error.message}; --require-sandbox refuses to go on", file=sys.stderr)
     with ExitStack() as open_now:
         graders = chosen(args, exercise, seed, len(handed_in), open_now)
-        folder = Path(open_now.enter_context(TemporaryDirectory(prefix="hvlab-handed-in-")))
+        folder = open_now.enter_context(scratch.folder("handed-in"))
         handed_in = unpacked(handed_in, exercise, folder)
         journal = open_now.enter_context(Journal(args.resume)) if args.resume is not None else None
         for note in journal.notes if journal is not None else ():

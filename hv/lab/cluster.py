@@ -15,12 +15,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import msgspec
 
 from hv.image.worker import kept_warm
+from hv.lab import scratch
 from hv.lab.errors import LabError
 from hv.lab.exercise import Exercise, read
 from hv.lab.grading import Submission, content_hash, grade_for
@@ -36,7 +36,7 @@ _one_at_a_time = threading.Lock()       # a worker may have threads; a machine a
 
 def grade_there(lab: dict[str, bytes], name: str, file: str, data: bytes, student: str, seed: bytes | None) -> bytes:
     """What a worker of the cluster runs: the result, as JSON."""
-    with _one_at_a_time, TemporaryDirectory(prefix="hvlab-handed-in-") as folder:
+    with _one_at_a_time, scratch.folder("handed-in") as folder:
         exercise = _exercise(name, tuple(sorted(lab.items())))
         place = Path(folder) / file
         place.write_bytes(data)
@@ -48,7 +48,7 @@ def _exercise(name: str, lab: tuple[tuple[str, bytes], ...]) -> Exercise:
     """The exercise, unpacked once for each worker, with an assembler that stays warm."""
     kept = ExitStack()
     atexit.register(kept.close)
-    folder = Path(kept.enter_context(TemporaryDirectory(prefix="hvlab-lab-"))) / name
+    folder = kept.enter_context(scratch.folder("lab")) / name
     for file, data in lab:
         place = folder / file
         place.parent.mkdir(parents=True, exist_ok=True)

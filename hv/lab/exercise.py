@@ -151,6 +151,7 @@ class Exercise:
     parameters: dict[str, Parameter] = field(default_factory=dict)
     values: dict[str, Value] = field(default_factory=dict)
     keep: Keep | None = None            # what holds *folder*
+    hashes: dict[str, str] = field(default_factory=dict, compare=False, repr=False)     # shared by all variants
 
     @property
     def starter(self) -> Path:
@@ -176,7 +177,8 @@ class Exercise:
         """The exercise with the values of *student*; itself when it has no parameters."""
         if not self.parameters or self.origin is None:
             return self
-        return _with_values(self.origin, self.parameters, drawn(self.parameters, seed, student, self.name))
+        values = drawn(self.parameters, seed, student, self.name)
+        return replace(_with_values(self.origin, self.parameters, values), hashes=self.hashes)
 
     def for_student(self) -> Exercise:
         """The same without what is hidden."""
@@ -186,8 +188,13 @@ class Exercise:
     def sha256(self) -> str:
         """A hash of every file of the folder, with its name: two folders with the same one grade the same.
 
-        Of a lab with parameters, whatever their values.
+        Of a lab with parameters, whatever their values. It is worked out once.
         """
+        if "sha256" not in self.hashes:
+            self.hashes["sha256"] = self._sha256()
+        return self.hashes["sha256"]
+
+    def _sha256(self) -> str:
         digest = hashlib.sha256()
         for name, place in _files(self.origin or self.folder):
             data = place.read_bytes()

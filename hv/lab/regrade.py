@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
+from hv.lab import scratch
 from hv.lab.errors import LabError
 from hv.lab.exercise import Exercise
 from hv.lab.grading import Submission, grade, submissions
@@ -20,7 +20,7 @@ def again(exercise: Exercise, then: Receipt, path: Path, key: bytes) -> Receipt:
     if len(found) != 1:
         raise LabError(f"{path} holds {len(found)} submissions", "a receipt is about one: name it")
     own = exercise.variant(key, then.student) if then.student else exercise
-    with tempfile.TemporaryDirectory(prefix="hvlab-") as folder:
+    with scratch.folder("handed-in") as folder:
         (one,) = unpacked(found, own, Path(folder, "unpacked"))
         named = Submission(then.file, Path(folder, "again", then.file), then.student, one.problem)
         named.path.parent.mkdir()

@@ -20,7 +20,6 @@ import hashlib
 import hmac
 import re
 import shutil
-import tempfile
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import Any
 
 import msgspec
 
+from hv.lab import scratch
 from hv.lab.errors import LabError
 
 Plain = int | str
@@ -140,8 +140,8 @@ class Keep:
     """Holds a folder, which goes when this does."""
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="hvlab-"))
-        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        self.folder = Path(scratch.make("variant"))
+        weakref.finalize(self, scratch.remove, str(self.folder))
 
 
 def filled(folder: Path, values: Mapping[str, Value]) -> tuple[Path, Keep]:

@@ -6,7 +6,7 @@ import pytest
 
 from hv.cli import main
 from hv.lab.errors import LabError
-from hv.lab.exercise import read
+from hv.lab.exercise import Exercise, read
 from hv.lab.variants import drawn, fill, first, parameters, words
 from hv.lab.verify import verify
 from tests.lab.folders import lab_folder
@@ -228,3 +228,12 @@ def test_wrong_use_is_one_line(tmp_path, capsys, course, arguments, says):
 
 def test_values_are_told_in_one_line():
     assert words(VALUES) == "value=255 name=Ada leaf.number=1 leaf.text=one"
+
+
+def test_the_folder_of_a_course_is_hashed_once(tmp_path, monkeypatch):
+    """Its hash stands in every result; all variants are of one folder."""
+    exercise, worked_out = read(a_template(tmp_path)), []
+    real = Exercise._sha256
+    monkeypatch.setattr(Exercise, "_sha256", lambda self: worked_out.append(self.name) or real(self))
+    seen = {exercise.variant(b"s", str(student)).sha256() for student in range(3)} | {exercise.sha256()}
+    assert (len(seen), worked_out) == (1, ["01_it"])

@@ -6,11 +6,9 @@ import contextlib
 import json
 import os
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 import msgspec
 
 import hv
+from hv.lab import scratch
 from hv.lab.errors import LabError
 from hv.lab.sandbox import bubble
 from hv.lab.sandbox.confine import BUBBLEWRAP
@@ -52,7 +51,7 @@ class Process:
         self.limits = limits
         self.received, self.printed, self.dropped = bytearray(), bytearray(), 0
         self.waited = 0.0               # seconds, for all answers together
-        self.scratch = tempfile.mkdtemp(prefix="hvlab-piece-")
+        self.scratch = scratch.make("piece")
         leash: int | None = None
         self.leash: int | None = None
         if sys.platform == "linux":
@@ -228,7 +227,7 @@ class Process:
         if self.leash is not None:
             os.close(self.leash)
             self.leash = None
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        scratch.remove(self.scratch)
 
 
 def _environment(scratch: str) -> dict[str, str]:

@@ -182,3 +182,9 @@ def test_a_field_takes_effect_at_the_next_entry(timer):
     timer.do("vmwrite EXCEPTION_BITMAP 1 << 6")
     timer.do("step")
     assert "EXCEPTION_OR_NMI" in timer.do("exits 3")
+
+
+def test_it_is_said_when_the_parent_is_about_to_write_registers(timer):
+    timer.do("stop port 0x3f8")
+    timer.do("continue")
+    assert "its parent is about to answer an exit" in timer.do("set rax 5")

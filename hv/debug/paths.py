@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hv.debug.conditions import closest
 from hv.debug.errors import DebugError
 from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.partitions.partition import Partition
 from hv.machine.faults import GuestFault
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ def reached(session: Session, path: str) -> Any:
         return live(session, path)
     machine = session.machine
     hypervisor = machine.hypervisor
-    tree: Any = {"vm": {vm.name: Vm(vm) for vm in session.guests}, "root": hypervisor.root,
+    there = [vm for vm in session.guests if vm.partition_id in hypervisor.partitions]
+    tree: Any = {"vm": {vm.name: Vm(vm, hypervisor.partitions) for vm in there}, "root": hypervisor.root,
                  "partition": {str(number): partition for number, partition in sorted(hypervisor.partitions.items())},
                  "iommu": machine.iommu, "routes": hypervisor.interrupts,
                  "device": {f"{device.rid:#x}": device for device in machine.devices},
@@ -79,12 +81,20 @@ def _attribute(of: Any, name: str) -> Any:
 class Vm:
     """A VM as a place in the tree."""
 
-    def __init__(self, vm: Any) -> None:
-        self.vm = vm
+    def __init__(self, vm: Any, partitions: Mapping[int, Partition]) -> None:
+        self.vm, self._partitions = vm, partitions
+
+    @property
+    def partition(self) -> Partition:
+        """Its partition; DebugError when it is gone."""
+        found = self._partitions.get(self.vm.partition_id)
+        if found is None:
+            raise DebugError(f"the partition of {self.vm.name} is gone", "`partitions` shows what is there")
+        return found
 
     def find(self, part: str) -> Any:
         """The partition's own data first, then its first VP's; None."""
-        partition = self.vm.partition
+        partition = self.partition
         if part == "vp":
             return {str(index): vp for index, vp in sorted(partition.vps.items())}
         own = partition.inspect()
@@ -94,14 +104,14 @@ class Vm:
 
     def inspect(self) -> dict[str, Any]:
         """The partition's own data."""
-        shown: dict[str, Any] = self.vm.partition.inspect()
+        shown: dict[str, Any] = self.partition.inspect()
         return shown
 
 
 def child(tree: Any, part: str, session: Session, seen: str) -> Any:
     """What *part* names in *tree*; DebugError lists what there is."""
     if seen == "vm":
-        return Vm(session.vm_called(part))
+        return Vm(session.vm_called(part), session.machine.hypervisor.partitions)
     if isinstance(tree, Vm):
         found = tree.find(part)
         if found is not None:
@@ -133,7 +143,7 @@ def parts_of(tree: Any) -> list[str]:
 def objects_in(tree: Any) -> dict[str, Any]:
     """The objects that *tree* has as attributes, and that tell something of themselves; *tree*'s own data need not."""
     if isinstance(tree, Vm):
-        return _objects(tree.vm) | _objects(tree.vm.partition)
+        return _objects(tree.vm) | _objects(tree.partition)
     return _objects(tree) if _is_object(tree) else {}
 
 

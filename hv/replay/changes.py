@@ -132,10 +132,12 @@ class ParentCall(Change, frozen=True, tag="hypercall"):
 
     def apply(self, machine: Box) -> None:
         """With the privileges of the caller. Of a list, the elements before the refused one are done."""
-        vp = partition_of(machine, self.caller).vps.get(0)
+        caller = partition_of(machine, self.caller)
+        vp = caller.vps.get(0)
         if vp is None:
             raise ChangeRefused(f"partition {self.caller} has no vp 0 that could call")
         with in_words(self.code):
+            caller.require_state(PartitionState.ACTIVE)         # what does not run, calls nobody
             call_directly(Call(machine.hypervisor, vp), HypercallCode[self.code], self.input, self.elements)
 
 
@@ -234,9 +236,11 @@ def spans(partition: Partition, gpa: int, size: int) -> list[tuple[int, int, Acc
 
     ChangeRefused where there is no RAM.
     """
+    with in_words():
+        space = partition.space
     found = []
     for at, length in pages_of(gpa, size):
-        mapping = partition.space.visible(at >> PAGE_SHIFT)
+        mapping = space.visible(at >> PAGE_SHIFT)
         if mapping is None or mapping.spa >= partition.memory.size:
             what = "is not mapped" if mapping is None else "is a device's register"
             raise ChangeRefused(f"guest-physical {at:#x} of partition {partition.id} {what}")

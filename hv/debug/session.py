@@ -22,7 +22,7 @@ from hv.debug.errors import DebugError
 from hv.debug.facts import Fact, Recording
 from hv.debug.numbers import REGISTERS, address, number
 from hv.debug.places import Places
-from hv.debug.registry import NAMES, find, first_word
+from hv.debug.registry import NAMES, find, first_word, without_comment
 from hv.debug.render import outline, render
 from hv.debug.transcript import Transcript
 from hv.hypervisor.errors import HypercallError
@@ -211,7 +211,7 @@ class Session:
         if self.is_python(line):
             return self.python(line.removeprefix("!").strip())
         word, rest = first_word(line)
-        arguments = rest.partition("#")[0].strip()
+        arguments = without_comment(rest).strip()
         if not arguments and word.endswith("()") and word[:-2] in NAMES:
             word = word[:-2]        # as in Python: help(), quit()
         entry = find(word)

@@ -31,7 +31,8 @@ from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.image.model import Image
 from hv.machine.faults import BusError, GuestFault, NestedFault
 from hv.printable import one_line, printable
-from hv.replay.changes import AnyChange, ChangeRefused
+from hv.replay.changes import AnyChange
+from hv.replay.refusal import ChangeRefused
 from hv.trace.bus import Record
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from hv.image.load import image_of
 from hv.machine.faults import Access
 from hv.platform import Machine
 from hv.replay.changes import (
-    ChangeRefused,
     LetThrough,
     ParentCall,
     SetMemory,
@@ -19,6 +18,7 @@ from hv.replay.changes import (
     to_json,
 )
 from hv.replay.fingerprint import fingerprint
+from hv.replay.refusal import ChangeRefused
 from hv.spec.x86 import PAGE_SIZE
 
 IMAGE = image_of(assemble("""

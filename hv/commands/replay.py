@@ -81,8 +81,8 @@ def played(machine: Any, replay: Replay, place: Path, interrupted: Interrupted) 
     from rich.console import Console
     from rich.progress import track
 
-    from hv.replay.changes import ChangeRefused
     from hv.replay.fingerprint import fingerprint
+    from hv.replay.refusal import ChangeRefused
     from hv.replay.timeline import Timeline
 
     def ask() -> None:

@@ -6,7 +6,8 @@ is what WinDbg with the hypervisor extension is to Hyper-V.
 
 A `Session` is the machine plus the place one looks at (a VP of a VM). Commands are functions registered with
 `@command`: the signature is the usage, the docstring the help, and what a command returns is printed by
-`render.py`. A session knows nothing of terminals, so tests and scripts use it as the prompt does.
+`render.py`. A session knows nothing of terminals, so tests and scripts use it as the prompt does. What a command
+changes in the machine is data (`hv/replay/changes.py`), handed to `Session.change`.
 
 May import everything; imported by `commands` only. Read `session.py`, then `commands/running.py`.
 """

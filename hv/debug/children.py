@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hv.debug.errors import DebugError
-from hv.hypervisor.partitions.partition import Partition
+from hv.hypervisor.partitions.partition import Partition, PartitionState
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,4 +53,5 @@ def children(machine: Any, vms: list[Any]) -> list[Child]:
     """The partitions with VPs of machine code that are none of *vms*, in order of their ids."""
     known = {vm.partition_id for vm in vms}
     return [Child(number, machine, vms[0]) for number, partition in sorted(machine.hypervisor.partitions.items())
-            if number not in known and partition.runs_code and partition.vps]
+            if number not in known and partition.runs_code and partition.vps
+            and partition.state is PartitionState.ACTIVE]

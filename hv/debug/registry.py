@@ -97,6 +97,11 @@ def first_word(text: str) -> tuple[str, str]:
     return word, rest[0] if rest else ""
 
 
+def without_comment(text: str) -> str:
+    """*text* up to a `#` that stands outside of quotes."""
+    return next(re.finditer(r"""(?:"[^"\n]*"|'[^'\n]*'|[^#])*""", text))[0]
+
+
 def _value(session: Session, parameter: inspect.Parameter, word: str) -> Any:
     if not parameter.annotation.startswith("int"):
         return word

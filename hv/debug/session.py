@@ -22,15 +22,17 @@ from hv.debug.errors import DebugError
 from hv.debug.facts import Fact, Recording
 from hv.debug.numbers import REGISTERS, address, number
 from hv.debug.places import Places
-from hv.debug.registry import NAMES, find, first_word
+from hv.debug.registry import NAMES, find, first_word, without_comment
 from hv.debug.render import outline, render
 from hv.debug.transcript import Transcript
 from hv.hypervisor.errors import HypercallError
+from hv.hypervisor.partitions.partition import PartitionState
 from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.image.model import Image
 from hv.machine.faults import BusError, GuestFault, NestedFault
 from hv.printable import one_line, printable
-from hv.replay.changes import AnyChange, ChangeRefused
+from hv.replay.changes import AnyChange
+from hv.replay.refusal import ChangeRefused
 from hv.trace.bus import Record
 
 if TYPE_CHECKING:
@@ -113,8 +115,14 @@ class Session:
     @property
     def found_vp(self) -> VirtualProcessor | None:
         """The VP looked at, if it is still there."""
-        partition = self.machine.hypervisor.partitions.get(self.vm.partition_id)
-        return None if partition is None else partition.vps.get(self.vp_index)
+        return self.vps_of(self.vm).get(self.vp_index)
+
+    def vps_of(self, vm: Any) -> dict[int, VirtualProcessor]:
+        """Its VPs by index; none of a partition that is gone or finalized: their registers went with its engine."""
+        partition = self.machine.hypervisor.partitions.get(vm.partition_id)
+        if partition is None or partition.state is not PartitionState.ACTIVE:
+            return {}
+        return dict(sorted(partition.vps.items()))
 
     @property
     def vp(self) -> VirtualProcessor:
@@ -147,7 +155,7 @@ class Session:
         """Look at another VP: `1`, or `receiver.0`; DebugError."""
         name, dot, index = text.rpartition(".")
         vm = self.vm_called(name) if dot else self.vm
-        indexes = {str(number): number for number in sorted(vm.partition.vps)}
+        indexes = {str(number): number for number in self.vps_of(vm)}
         if index not in indexes:
             raise DebugError(f"{vm.name} has no vp `{index}`", f"it has {', '.join(indexes) or 'none'}")
         self.vm, self.vp_index = vm, indexes[index]
@@ -155,7 +163,7 @@ class Session:
     def look_where(self, fact: Fact) -> None:
         """Look at the VP in which *fact* happened; where it is none of a VM, one looks on at the same."""
         for vm in self.guests:
-            if vm.partition_id == fact.record.partition and fact.record.vp in vm.partition.vps:
+            if vm.partition_id == fact.record.partition and fact.record.vp in self.vps_of(vm):
                 self.vm, self.vp_index = vm, fact.record.vp
 
     def condition(self, source: str, live: bool = False) -> Condition:
@@ -204,7 +212,7 @@ class Session:
         if self.is_python(line):
             return self.python(line.removeprefix("!").strip())
         word, rest = first_word(line)
-        arguments = rest.partition("#")[0].strip()
+        arguments = without_comment(rest).strip()
         if not arguments and word.endswith("()") and word[:-2] in NAMES:
             word = word[:-2]        # as in Python: help(), quit()
         entry = find(word)

@@ -89,7 +89,7 @@ class Planted:
     def __init__(self, session: Session, points: set[Breakpoint]) -> None:
         self.engines: list[tuple[Any, Engine]] = []
         for vm in session.guests:
-            vps = vm.partition.vps
+            vps = session.vps_of(vm)
             if vps:
                 self.engines.append((vm, vps[min(vps)].vcpu.engine))
         self._points = sorted(points, key=lambda point: (point.vm, point.gva))

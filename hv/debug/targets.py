@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from hv.debug.session import Breakpoint
+from hv.hypervisor.vps.vp import VirtualProcessor
 
 
 class Target(NamedTuple):
@@ -19,7 +20,6 @@ def ending(vm: Any) -> str:
     return f"{vm.name} {vm.ended}" + (f" ({vm.why})" if vm.why else "")
 
 
-def runnable(vm: Any, index: int) -> bool:
-    """The VP may execute something now."""
-    vp = vm.partition.vps.get(index)
-    return vp is not None and bool(vp.runnable)
+def runnable(vp: VirtualProcessor | None) -> bool:
+    """The VP is there, and may execute something now."""
+    return vp is not None and vp.runnable

@@ -10,31 +10,20 @@ still, the way a parent does it where a parent can, so a value that the processo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import msgspec
 
-from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.hypercalls.direct import call_directly
 from hv.hypervisor.hypercalls.registry import Call
 from hv.hypervisor.msrs.processor import WRITERS
 from hv.hypervisor.msrs.registry import OURS, write_unchecked
-from hv.hypervisor.partitions.partition import Partition, PartitionState
+from hv.hypervisor.partitions.partition import PartitionState
 from hv.hypervisor.registers.table import VALUE_SIZE, set_register
-from hv.hypervisor.vps.vp import VirtualProcessor
-from hv.machine.faults import Access, GuestFault
-from hv.machine.ram import pages_of
 from hv.platform import Box
+from hv.replay.refusal import ChangeRefused, fits, in_words, partition_of, spans, vp_of
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.vmcs import VmcsField
-from hv.spec.x86 import PAGE_SHIFT, PAGE_SIZE
 from hv.vmx.root_operation.operation import VmFail
-
-
-class ChangeRefused(ValueError):
-    """The machine does not take the change, and nothing was changed; the message is one line."""
 
 
 class Change(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="change"):
@@ -56,7 +45,7 @@ class SetRegister(Change, frozen=True, tag="register"):
     def __post_init__(self) -> None:
         if self.name not in HvRegisterName.__members__:
             raise ChangeRefused(f"`{self.name}` is no register")
-        _fits(self.value, 8 * VALUE_SIZE)
+        fits(self.value, 8 * VALUE_SIZE)
 
     def apply(self, machine: Box) -> None:
         """As HvCallSetVpRegisters of its parent does; TLFS "HvCallSetVpRegisters"."""
@@ -75,8 +64,8 @@ class SetMsr(Change, frozen=True, tag="msr"):
     value: int
 
     def __post_init__(self) -> None:
-        _fits(self.index, 32)
-        _fits(self.value, 64)
+        fits(self.index, 32)
+        fits(self.value, 64)
 
     def apply(self, machine: Box) -> None:
         """With the rules of WRMSR: what would be #GP there is refused."""
@@ -103,7 +92,7 @@ class SetVmcsField(Change, frozen=True, tag="vmcs"):
     def __post_init__(self) -> None:
         if self.field not in VmcsField.__members__:
             raise ChangeRefused(f"`{self.field}` is no VMCS field")
-        _fits(self.value, VmcsField[self.field].mask.bit_length())
+        fits(self.value, VmcsField[self.field].mask.bit_length())
 
     def apply(self, machine: Box) -> None:
         """ChangeRefused for a field that this processor does not have."""
@@ -132,10 +121,12 @@ class ParentCall(Change, frozen=True, tag="hypercall"):
 
     def apply(self, machine: Box) -> None:
         """With the privileges of the caller. Of a list, the elements before the refused one are done."""
-        vp = partition_of(machine, self.caller).vps.get(0)
+        caller = partition_of(machine, self.caller)
+        vp = caller.vps.get(0)
         if vp is None:
             raise ChangeRefused(f"partition {self.caller} has no vp 0 that could call")
         with in_words(self.code):
+            caller.require_state(PartitionState.ACTIVE)         # what does not run, calls nobody
             call_directly(Call(machine.hypervisor, vp), HypercallCode[self.code], self.input, self.elements)
 
 
@@ -147,7 +138,7 @@ class SetMemory(Change, frozen=True, tag="memory"):
     data: bytes
 
     def __post_init__(self) -> None:
-        _fits(self.gpa, 64)
+        fits(self.gpa, 64)
 
     def apply(self, machine: Box) -> None:
         """Overlays are written, not what they hide. Code that was translated from there is dropped."""
@@ -164,7 +155,7 @@ class SetPhysicalMemory(Change, frozen=True, tag="physical memory"):
     data: bytes
 
     def __post_init__(self) -> None:
-        _fits(self.spa, 64)
+        fits(self.spa, 64)
 
     def apply(self, machine: Box) -> None:
         """Nobody is told: what a processor or the IOMMU has cached of tables there stays cached."""
@@ -203,60 +194,3 @@ def from_json(line: bytes | str) -> AnyChange:
         return _DECODER.decode(line)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise ChangeRefused(f"this is no change: {error}".replace("\n", " ")) from None
-
-
-# --- what the kinds of change have in common -----------------------------------------------------------------
-
-
-def partition_of(machine: Box, number: int) -> Partition:
-    """The partition of that id; ChangeRefused."""
-    found = machine.hypervisor.partitions.get(number)
-    if found is None:
-        raise ChangeRefused(f"there is no partition {number}")
-    return found
-
-
-def vp_of(machine: Box, number: int, index: int) -> VirtualProcessor:
-    """VP *index* of a partition whose program is machine code; ChangeRefused."""
-    partition = partition_of(machine, number)
-    vp = partition.vps.get(index)
-    if vp is None:
-        raise ChangeRefused(f"partition {number} has no vp {index}")
-    if not isinstance(vp, VirtualProcessor):
-        raise ChangeRefused(f"partition {number} runs no machine code: its vp has no registers that act")
-    with in_words():
-        partition.require_state(PartitionState.ACTIVE)      # the registers go with the engine
-    return vp
-
-
-def spans(partition: Partition, gpa: int, size: int) -> list[tuple[int, int, Access]]:
-    """(spa, length, rights) of the parts of *size* bytes at *gpa*, overlays included, whatever the rights are.
-
-    ChangeRefused where there is no RAM.
-    """
-    found = []
-    for at, length in pages_of(gpa, size):
-        mapping = partition.space.visible(at >> PAGE_SHIFT)
-        if mapping is None or mapping.spa >= partition.memory.size:
-            what = "is not mapped" if mapping is None else "is a device's register"
-            raise ChangeRefused(f"guest-physical {at:#x} of partition {partition.id} {what}")
-        found.append((mapping.spa | at % PAGE_SIZE, length, mapping.rights))
-    return found
-
-
-@contextmanager
-def in_words(what: str = "this") -> Iterator[None]:
-    """Where the hypervisor or the processor refuses *what*, it is a ChangeRefused."""
-    try:
-        yield
-    except (HypercallError, GuestFault) as error:
-        fault = error if isinstance(error, GuestFault) else error.__cause__
-        if isinstance(fault, GuestFault):
-            raise ChangeRefused(f"{what}: the guest's own write of it would be exception {fault.vector}") from None
-        raise ChangeRefused(str(error)) from None
-
-
-def _fits(value: int, width: int) -> None:
-    if not 0 <= value < 1 << width:
-        found = f"{value:#x}" if value.bit_length() <= 2 * width else f"a number of {value.bit_length()} bits"
-        raise ChangeRefused(f"{found} is out of range 0..2^{width}-1")

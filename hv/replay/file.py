@@ -16,10 +16,10 @@ import msgspec
 
 from hv.image.model import Image, Segment
 from hv.replay.acts import Act
-from hv.replay.changes import ChangeRefused
 from hv.replay.fingerprint import fingerprint
 from hv.replay.position import Position
 from hv.replay.recording import Recording
+from hv.replay.refusal import ChangeRefused
 
 LARGEST_FILE_BYTES = 512 << 20
 Address = Annotated[int, msgspec.Meta(ge=0, lt=1 << 52)]

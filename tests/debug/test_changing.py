@@ -81,7 +81,7 @@ def test_the_guest_goes_on_with_what_was_set(timer):
     ("write gpa 0x50000 u32 -1", "gpa 0x50000  00 00 00 00 -> ff ff ff ff"),
     ("write spa 0x1000 u8 7", "spa 0x1000  00 -> 07"),
     ("write gva 0x50000 bytes 90 90f4", "gva 0x50000  00 00 00 -> 90 90 f4"),
-    ('write gva 0x50000 text "a\\n\\x23"', "gva 0x50000  00 00 00 -> 61 0a 23"),
+    ('write gva 0x50000 text "a\\n#" # a comment', "gva 0x50000  00 00 00 -> 61 0a 23"),
     ("write gva 0x50fff bytes 0x1122", "gva 0x50fff  00 00 -> 11 22"),
 ])
 def test_memory_is_written_by_any_address(timer, line, said):
@@ -182,3 +182,9 @@ def test_a_field_takes_effect_at_the_next_entry(timer):
     timer.do("vmwrite EXCEPTION_BITMAP 1 << 6")
     timer.do("step")
     assert "EXCEPTION_OR_NMI" in timer.do("exits 3")
+
+
+def test_it_is_said_when_the_parent_is_about_to_write_registers(timer):
+    timer.do("stop port 0x3f8")
+    timer.do("continue")
+    assert "its parent is about to answer an exit" in timer.do("set rax 5")

@@ -178,7 +178,7 @@ def test_objects_are_found_below_their_vm_and_their_first_vp(timer):
     assert timer.do("inspect root/id") == "1"
     assert "timer" in timer.do("inspect vm")
     assert timer.do("inspect vm/timer/vps/0") == "0"
-    assert "has no parts" in refused(timer, "inspect vm/timer/vps/1")
+    assert "there is no `1` in vm/timer/vps; there are 0" in refused(timer, "inspect vm/timer/vps/1")
 
 
 def test_interrupts_in_use_are_shown_and_others_not():

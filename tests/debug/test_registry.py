@@ -4,7 +4,7 @@ import pytest
 
 from hv.debug import registry
 from hv.debug.errors import DebugError
-from hv.debug.registry import Command, find
+from hv.debug.registry import Command, find, without_comment
 
 
 def sample(session: object, space: str, n: int = 3) -> None:
@@ -51,6 +51,14 @@ def test_wrong_arguments_say_how_it_is_used(text, part):
     with pytest.raises(DebugError) as caught:
         ENTRY.arguments(FakeSession(), text)
     assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "kept"), [
+    ("5 # five", "5 "), ("# all", ""), ('text "a#b" # c', 'text "a#b" '), ("vm == '#' and x#y", "vm == '#' and x"),
+    ('"open # comment', '"open '), ("", ""), ("no comment", "no comment"),
+])
+def test_a_comment_begins_outside_of_quotes(text, kept):
+    assert without_comment(text) == kept
 
 
 def test_a_name_that_is_taken_is_an_error_at_import(monkeypatch):

@@ -6,9 +6,10 @@ import pytest
 
 from hv.replay import recording
 from hv.replay.acts import Cut, Ran
-from hv.replay.changes import ChangeRefused, SetMemory, SetRegister
+from hv.replay.changes import SetMemory, SetRegister
 from hv.replay.fingerprint import describe, fingerprint
 from hv.replay.position import Position, PositionError
+from hv.replay.refusal import ChangeRefused
 from hv.replay.timeline import Timeline
 from hv.replay.walk import forget
 from tests.replay.machines import TWO_AT_WORK, machine_with, recorded

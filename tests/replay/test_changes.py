@@ -7,7 +7,6 @@ from hv.image.load import image_of
 from hv.machine.faults import Access
 from hv.platform import Machine
 from hv.replay.changes import (
-    ChangeRefused,
     LetThrough,
     ParentCall,
     SetMemory,
@@ -19,6 +18,7 @@ from hv.replay.changes import (
     to_json,
 )
 from hv.replay.fingerprint import fingerprint
+from hv.replay.refusal import ChangeRefused
 from hv.spec.x86 import PAGE_SIZE
 
 IMAGE = image_of(assemble("""
@@ -120,6 +120,15 @@ def test_what_the_machine_does_not_take_changes_nothing(vm, change, words):
     with pytest.raises(ChangeRefused, match=words):
         change.apply(vm.machine)
     assert memory.read(0, memory.size) == before
+
+
+def test_a_partition_that_is_finalized_neither_calls_nor_has_registers(vm):
+    end = ParentCall(1, "FINALIZE_PARTITION", vm.partition_id.to_bytes(8, "little"))
+    end.apply(vm.machine)
+    for change in (SetRegister(2, 0, "RAX", 5), ParentCall(2, "NOTIFY_LONG_SPIN_WAIT", bytes(8)), SetMemory(2, 0, b"a"),
+                   SetVmcsField(2, 0, "GUEST_RIP", 5), SetMsr(2, 0, 0xC000_0082, 5)):
+        with pytest.raises(ChangeRefused, match="partition 2 is finalized"):
+            change.apply(vm.machine)
 
 
 def test_the_same_changes_give_the_same_machine(vm):

@@ -11,6 +11,7 @@ from hv.debug.commands import (  # noqa: F401
     parent,
     partitions,
     past,
+    raising,
     registers,
     running,
     stopping,

@@ -142,9 +142,11 @@ def in_width(session: Session, text: str, name: str, width: int) -> int:
 
 
 def next_entry(vp: VirtualProcessor) -> tuple[str, ...]:
-    """A line about the VM entry that comes next, if it would fail."""
+    """Lines about what comes next: a VM entry that would fail, a parent that may still write registers."""
     failure = entry_result(vp.vcpu.entry()).failure
-    return () if failure is None else (f"the next VM entry fails: {failure}; `vmentry` explains",)
+    fails = () if failure is None else (f"the next VM entry fails: {failure}; `vmentry` explains",)
+    asked = ("its parent is about to answer an exit, and may write registers over this",)
+    return fails + asked if vp.intercept_suspend else fails
 
 
 def _whole(vp: VirtualProcessor, part: Part) -> int | None:

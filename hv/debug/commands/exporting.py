@@ -14,11 +14,15 @@ from hv.debug.exports.files import write_file
 from hv.debug.registry import command, first_word
 from hv.debug.session import Session
 from hv.printable import printable
+from hv.replay.position import Position
 
 if TYPE_CHECKING:
     from hv.debug.transcript import Spoken
+    from hv.replay.timeline import Timeline
+    from hv.trace.bus import Record
 
 FORCE = "--force"
+MOST_EVENTS = 500_000           # of a timeline: some 80 MB
 _SCREEN = 5                     # answers, if nobody says how many
 _KINDS = {"timeline": "the events that are kept, for Perfetto: FILE.json",
           "session": "the lines and answers, for asciinema: FILE.cast",
@@ -34,10 +38,10 @@ def _words(session: Session, typed: str) -> list[Word]:
 def export(session: Session, what: str, text: str) -> str:
     """Write a file that another program opens: `timeline`, `session`, `screen` or `map`.
 
-    `timeline FILE.json`: the events that are kept, for https://ui.perfetto.dev. `session FILE.cast`: all lines and
-    answers, for asciinema. `screen FILE.svg` or `FILE.html`: the last 5 answers, or as many as you say behind the
-    name. `map FILE.mmd` or `FILE.md`: partitions, memory, connections, devices and routes, as Mermaid. What is there
-    already is replaced with --force only.
+    `timeline FILE.json`: the events that are kept, of a recorded run all of them, for https://ui.perfetto.dev.
+    `session FILE.cast`: all lines and answers, for asciinema. `screen FILE.svg` or `FILE.html`: the last 5 answers, or
+    as many as you say behind the name. `map FILE.mmd` or `FILE.md`: partitions, memory, connections, devices and
+    routes, as Mermaid. What is there already is replaced with --force only.
 
     Example: `continue`, `export timeline run.json`, `export screen last.svg 3`, `export map machine.md --force`
     """
@@ -78,13 +82,38 @@ def _timeline(session: Session, suffix: str, words: list[str]) -> tuple[str, str
     from hv.trace.chrome import ChromeTrace
 
     _nothing_more(words)
-    records = list(session.recent.records)
+    records = list(session.recent.records) if session.timeline is None else whole_run(session, session.timeline)
     if not records:
         raise DebugError("no event yet", "`continue` or `step` first")
     chrome = ChromeTrace(names=_names(session))
     for record in records:
         chrome(record)
     return chrome.dumps(), f"{_count(len(records), 'event')} of {_time(records[0].tsc)} to {_time(records[-1].tsc)}"
+
+
+def whole_run(session: Session, timeline: Timeline) -> list[Record]:
+    """All events of a recorded run, as it is run again; MOST_EVENTS at most. The machine stands where it stood."""
+    from hv.replay.timeline import Interrupted
+
+    position, live, recent = timeline.position, timeline.live, session.recent
+    records: list[Record] = []
+    kept = list(recent.records), list(recent.operands)
+
+    def enough(record: Record) -> bool:
+        records.append(record)
+        return len(records) >= MOST_EVENTS
+
+    try:
+        timeline.go(Position())
+        timeline.forward(enough)
+    except Interrupted:
+        raise DebugError("interrupted", "nothing was written") from None
+    finally:
+        timeline.go_to_end() if live else timeline.go(position)
+        recent.clear()
+        recent.records.extend(kept[0])
+        recent.operands.extend(kept[1])
+    return records
 
 
 def _time(tsc: int) -> str:

@@ -22,8 +22,7 @@ def _register_files(session: Session, typed: str) -> list[Word]:
 
 def _vps(session: Session, typed: str) -> Iterator[Word]:
     for vm in session.guests:
-        partition = session.machine.hypervisor.partitions.get(vm.partition_id)
-        for index, vp in sorted(partition.vps.items()) if partition is not None else ():
+        for index, vp in session.vps_of(vm).items():
             yield Word(f"{vm.name}.{index}", condition(vm, vp))
 
 
@@ -98,7 +97,7 @@ def where(session: Session) -> str:
         line = disasm(session, None, 1)[-1]
     except (GuestFault, NestedFault, DebugError):
         line = f"=> {session.linear_rip:08x}  (no code can be read there)"
-    return line if runnable(session.vm, session.vp_index) else f"{line}  (waits)"
+    return line if runnable(session.found_vp) else f"{line}  (waits)"
 
 
 @command("vp", "look", which=_vps)
@@ -112,7 +111,7 @@ def vp(session: Session, which: str = "") -> list[str]:
         return [where(session)]
     lines = []
     for vm in session.guests:
-        for index, found in sorted(vm.partition.vps.items()):
+        for index, found in session.vps_of(vm).items():
             mark = "*" if (vm, index) == (session.vm, session.vp_index) else " "
             lines.append(f"{mark} {vm.name}.{index}  {condition(vm, found)}")
     return lines or ["no VP is left"]

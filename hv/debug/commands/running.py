@@ -37,7 +37,7 @@ def step(session: Session, n: int = 1) -> str:
     for done in range(n):
         if session.vm.ended is not None:
             raise DebugError(f"{ending(session.vm)}, after {done} steps", "`hv repl FILE` starts again")
-        if not runnable(session.vm, session.vp_index):
+        if not runnable(session.found_vp):
             raise DebugError(f"vp {session.vp_index} of {session.vm.name} waits, after {done} steps",
                              "`continue` lets time pass; `vp` shows who can run")
         session.machine.step(session.vm, session.vp_index)

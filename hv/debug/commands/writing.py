@@ -15,7 +15,8 @@ from hv.debug.session import Session
 from hv.hypervisor.partitions.partition import Partition
 from hv.machine.faults import Access
 from hv.machine.ram import pages_of
-from hv.replay.changes import ChangeRefused, SetMemory, SetPhysicalMemory, spans
+from hv.replay.changes import SetMemory, SetPhysicalMemory
+from hv.replay.refusal import ChangeRefused, spans
 
 SIZES = {"u8": 1, "u16": 2, "u32": 4, "u64": 8}
 _KINDS = {"bytes": "hexadecimal: 90 90, or 9090", "text": '"hello\\n", without a zero at its end',

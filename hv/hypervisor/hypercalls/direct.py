@@ -22,6 +22,7 @@ def call_directly(call: Call, code: HypercallCode, data: bytes, elements: bytes 
     """Do the call *code* as its caller would: *data* is its input, *elements* the list of a rep call.
 
     HypercallError when it is refused; of a rep call the elements before the refused one are done.
+    One without a list, that only gives something back, is not done here.
     """
     declaration = HYPERCALLS.get(int(code))
     if declaration is None:

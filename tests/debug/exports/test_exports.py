@@ -12,6 +12,7 @@ import pytest
 from hv import cli
 from hv.debug.exports.files import write_file
 from hv.debug.transcript import MOST_KEPT, Transcript
+from hv.replay.fingerprint import fingerprint
 from tests.debug.sessions import refused, session_over
 from tests.trace.timeline_rules import broken_rules
 
@@ -49,6 +50,24 @@ def test_a_timeline_keeps_the_rules_of_its_format(session):
     assert said.endswith("us in a.json")
     assert broken_rules(text_of("a.json")) == []
     assert '"name":"timer"' in text_of("a.json")
+
+
+def test_of_a_recorded_run_the_timeline_has_all_and_nothing_moves():
+    session = session_over(("timer", "timer", 1))
+    session.do("record 2ms")
+    session.do("export timeline end.json")
+    at_end = fingerprint(session.machine), session.do("exits 3")
+    session.do("goto E5:2")
+    before = fingerprint(session.machine), session.do("exits 3"), session.timeline.position
+    session.do("export timeline past.json")
+    assert text_of("past.json") == text_of("end.json")
+    assert broken_rules(text_of("past.json")) == []
+    assert (fingerprint(session.machine), session.do("exits 3"), session.timeline.position) == before
+    session.do("goto end")
+    session.do("export timeline end.json --force")
+    assert fingerprint(session.machine) == at_end[0]
+    assert text_of("past.json") == text_of("end.json")
+    session.machine.close()
 
 
 def test_a_cast_is_asciicast_version_2(session):

@@ -168,7 +168,8 @@ def start(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> i
     print(f"{exercise.name}: {exercise.data.title}\n")
     _page(exercise.section("The task"), args.plain)
     print(f"\n  edit   {printable(str(place))}{given}\n  check  hv lab check{_where(args)}\n"
-          f"  stuck  hv lab hint{_where(args)}\n  more   hv lab next {exercise.name}   (the idea, and what to read)")
+          f"{_look(exercise, args)}  stuck  hv lab hint{_where(args)}\n"
+          f"  more   hv lab next {exercise.name}   (the idea, and what to read)")
     return TRUE
 
 
@@ -274,6 +275,11 @@ def verify(exercises: list[Exercise]) -> int:
 
 _WITH_ONE_LAB = {"next": show_next, "start": start, "check": check, "watch": watch, "trace": trace,
                   "hint": hint, "reset": reset}
+
+
+def _look(exercise: Exercise, args: argparse.Namespace) -> str:
+    """How to see the learner's own program at work; what others ask about is not to be seen before it was answered."""
+    return f"  look   hv step {exercise.name}{_where(args)}\n" if exercise.data.kind == "guest" else ""
 
 
 def _where(args: argparse.Namespace) -> str:

@@ -1,7 +1,8 @@
 """The number of `hv bench` about the step-through screen: how long a key takes until its effect is painted.
 
 Two partitions that post messages, in a terminal of 120 x 40. Nothing is looked at ahead, so each key costs what the
-first visit of a place costs: the way there, all panes, and every line painted.
+first visit of a place costs: the way there, all panes, and every line painted. Each key is the better of two such
+visits, since one that waited for another program says nothing.
 """
 
 from __future__ import annotations
@@ -30,15 +31,17 @@ def _key() -> Round:
     with closing(machine):
         story = Story(machine, list(vms), {vm.name: building.load_image(vm.image) for vm in description.vms})
         story.record(_TICKS)
-        return asyncio.run(_slowest(Model(story))) * 1e3, None
+        visits = [asyncio.run(_keys(Model(story))) for _ in range(2)]
+        return max(map(min, *visits)) * 1e3, None
 
 
-async def _slowest(model: Model) -> float:
+async def _keys(model: Model) -> list[float]:
+    """Seconds that each key takes."""
     from hv.step.app.screen import StepApp
 
     app = StepApp(model)
     app.looks_ahead = False
-    slowest = 0.0
+    taken = []
     async with app.run_test(size=(120, 40)):
         for place in range(_PLACES):
             model.go(Position(1 + model.moves.last_exit * place // _PLACES))
@@ -47,6 +50,6 @@ async def _slowest(model: Model) -> float:
                 (app.action_move if way == FORWARD else app.action_move_back)(by)
                 for line in range(40):
                     app.view.render_line(line)
-                slowest = max(slowest, perf_counter() - start)
-    return slowest
+                taken.append(perf_counter() - start)
+    return taken
 

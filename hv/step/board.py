@@ -16,7 +16,7 @@ from hv.step.model import Model
 from hv.step.panes import BY_NAME, PANES
 from hv.step.panes.timeline import rows
 from hv.step.reel import END
-from hv.step.text import Line, padded, width_of
+from hv.step.text import Line, columns, padded, width_of
 
 LEAST_WIDTH, LEAST_HEIGHT = 60, 16
 _TWO, _THREE = (110, 30), (168, 42)         # columns and lines from which there are so many columns of panes
@@ -264,7 +264,7 @@ def word_at(shown: Board, x: int, y: int) -> tuple[str, str]:
     """The style and the text of the piece that stands there."""
     column = 0
     for style, text in shown.lines[y] if y < len(shown.lines) else ():
-        column += len(text)
+        column += columns(text)
         if x < column:
             return style, text
     return "", ""

@@ -20,7 +20,7 @@ from hv.step.world import World, world_of
 CODE_BEFORE, CODE_AFTER = 12, 32        # instructions around the next one
 MEMORY_ROWS, ROW, ABOVE = 48, 16, 1     # of memory, bytes in each, and how many stand before the address
 SEGMENTS = ("cs", "ss", "ds", "es", "fs", "gs", "tr", "ldtr")
-_UNREADABLE = (GuestFault, NestedFault, DebugError, BusError, HypercallError)
+UNREADABLE = (GuestFault, NestedFault, DebugError, BusError, HypercallError)
 _FIELDS = tuple(VmcsField)
 
 
@@ -121,7 +121,7 @@ def _code(vp: VirtualProcessor, image: Image | None) -> tuple[tuple[Instruction,
     try:
         ahead = tuple(Instruction(*one) for one in instructions(vp, rip, CODE_AFTER)
                       if one[0] == rip or _is_code(image, rip, one[0]))
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return (), why_not(error)
     return (*_before(vp, rip, image), *ahead), ""
 
@@ -144,7 +144,7 @@ def _before(vp: VirtualProcessor, rip: int, image: Image | None) -> list[Instruc
             break
         try:
             code = read_gva(vp, start, end - start)
-        except _UNREADABLE:
+        except UNREADABLE:
             break
         text, size = text_of(code, vp.regs.bits, start)
         if size != end - start:
@@ -179,7 +179,7 @@ def _page(vp: VirtualProcessor, gva: int) -> Row:
         gpa = page_walk(vp, gva).gpa
         spa = vp.partition.space.translate(gpa, Access.READ)
         return Row(gva, gpa, spa, read_spa(vp.partition, spa, 4096))
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return Row(gva, gpa, spa, None, why_not(error))
 
 

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import hv
+from hv.debug.why.chain import Link
+from hv.debug.why.exits import causes
+from hv.debug.why.visit import Scene
 from hv.hypervisor.run import EXIT_HANDLERS, overheard, unexpected
 from hv.hypervisor.verdicts import Verdict
 from hv.hypervisor.vps.vp import VirtualProcessor
@@ -26,9 +29,9 @@ from hv.replay.position import Position, PositionError
 from hv.replay.walk import Moment as Heard
 from hv.spec.exits import ExitReason
 from hv.spec.vmcs import FieldEncoding, FieldKind, VmcsField
-from hv.step.moment import Moment, Who
+from hv.step.moment import UNREADABLE, Moment, Who
 from hv.step.reel import Reel
-from hv.step.story import Happening
+from hv.step.story import Happening, Story
 from hv.trace.events import Fault, Injected
 from hv.vmx.exit import VmExit
 
@@ -79,6 +82,7 @@ class Microscope:
     happening: Happening
     handler: Handler
     verdict: Verdict | None
+    causes: tuple[tuple[int, str], ...]     # why it is an exit: each cause with its depth below the first
     stages: tuple[Stage, ...]
     entry: Moment | None                # before the first instruction that runs then, by whomever
 
@@ -155,10 +159,10 @@ class Exits:
         record = happening.fact.record
         who = Who(self._reel.story.names.get(record.partition, ""), record.vp)
         before = self._state(self._behind(number - 1, chosen, at), who)
-        look = _Look(self._reel, number, who, lambda: self._reel.passes(Position(number), chosen, at))
+        look = _Look(self._reel, happening, who, lambda: self._reel.passes(Position(number), chosen, at))
         entry = self._reel.moment(Position(number, 1), chosen, at) if look.stretch.instructions else None
         return Microscope(number, who, happening, handler_of(record.event.reason), look.verdict,
-                          tuple(self._stages(look, happening, before, entry)), entry)
+                          look.causes, tuple(self._stages(look, happening, before, entry)), entry)
 
     def _behind(self, number: int, chosen: Who | None, at: str) -> Moment:
         """The moment when somebody ran on behind exit *number*, or if nobody did, the last event before the next."""
@@ -197,24 +201,44 @@ class Exits:
         return stages
 
 
+def _causes(story: Story, happening: Happening) -> tuple[tuple[int, str], ...]:
+    """Why this is an exit, while the machine stands at it: control bits, bitmaps, tables, as the REPL's `why` says."""
+    after = [one.fact for one in story.after(happening.position.exits)]
+    scene = Scene(story.session, happening.fact, after, True, str(happening.position))
+    try:
+        links = causes(scene)
+    except UNREADABLE:
+        return ()
+    return tuple(line for link in links for line in _lines(link, 0))
+
+
+def _lines(link: Link, depth: int) -> Iterator[tuple[int, str]]:
+    yield depth, link.text
+    for cause in link.causes:
+        yield from _lines(cause, depth + 1)
+
+
 class _Look:
     """One way over exit *number*: what *who* had before its handler and behind it, and what the handler decided."""
 
-    def __init__(self, reel: Reel, number: int, who: Who, passes: Callable[[], None]) -> None:
-        self._reel, self.number, self.who, self._passes = reel, number, who, passes
+    def __init__(self, reel: Reel, happening: Happening, who: Who, passes: Callable[[], None]) -> None:
+        self._reel, self._happening, self.who, self._passes = reel, happening, who, passes
+        self.number = happening.position.exits
+        self.causes: tuple[tuple[int, str], ...] = ()
         self.before: _State | None = None
         self.after: _State | None = None
         self.verdict: Verdict | None = None
         self.told = 0                   # events that its handler told
         self._events, self._here = 0, False
         with overheard(self._decided):
-            self.stretch = reel.measure(number, self._hear)
+            self.stretch = reel.measure(self.number, self._hear)
 
     def _hear(self, heard: Heard) -> None:
         if not heard.events:
             vp = self._reel.vp(self.who)
             self.before = None if vp is None else _state(vp)
             self._here = True
+            self.causes = () if vp is None else _causes(self._reel.story, self._happening)
             self._passes()
         self._events = heard.events
 

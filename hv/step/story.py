@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from hv.debug.facts import Fact, operands_of
+from hv.debug.session import Session
 from hv.debug.targets import ending
 from hv.image.model import Image
 from hv.replay.position import Position
@@ -61,6 +62,8 @@ class Story:
         self._exits = self._events = 0
         self.timeline = _Recorded(machine, SPACING)
         self.began = machine.clock.tsc
+        self.session = Session(machine, vms, images)        # for who asks as the REPL does; it need not listen
+        machine.trace.unlisten(self.session.recent)
 
     def record(self, ticks: int, interrupted: Callable[[], bool] = lambda: False,
                progress: Progress = lambda ticks, exits: None, events: int = MOST_EVENTS) -> None:

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from rich.cells import cell_len, set_cell_size
+
 from hv.printable import printable
 
 Piece = tuple[str, str]
@@ -32,19 +34,25 @@ def plain(line: Sequence[Piece]) -> str:
     return printable("".join(text for _, text in line).rstrip(), 2000)
 
 
+def columns(text: str) -> int:
+    """Columns that it takes: a letter of some scripts takes two."""
+    return len(text) if text.isascii() else cell_len(text)
+
+
 def width_of(line: Sequence[Piece]) -> int:
     """Columns that it takes."""
-    return sum(len(text) for _, text in line)
+    return sum(columns(text) for _, text in line)
 
 
 def cut(line: Sequence[Piece], width: int) -> Line:
-    """*line* in *width* columns; what is left out is marked by `…`."""
-    if width_of(line) <= width:
-        return list(line)
+    """*line* in *width* columns, without what would command a terminal; what is left out is marked by `…`."""
+    clean = [(style, text if text.isprintable() else printable(text)) for style, text in line]
+    if width_of(clean) <= width:
+        return clean
     room, kept = max(width, 1) - 1, list[Piece]()
-    for style, text in line:
-        kept.append((style, text[:room]))
-        room -= len(text)
+    for style, text in clean:
+        kept.append((style, text if columns(text) <= room else set_cell_size(text, room)))
+        room -= columns(text)
         if room <= 0:
             break
     return [*kept, ("dim", _MORE)]

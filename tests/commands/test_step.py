@@ -44,8 +44,8 @@ def test_the_same_frames_come_from_two_processes():
 def test_a_lab_runs_on_its_machine_with_the_learners_file(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["lab", "start", "1"]) == 0
+    assert "look   hv step 01_first_exit\n" in capsys.readouterr().out
     (tmp_path / "first_exit.asm").write_text("start:\n    mov eax, 7\n    hlt    ; mine\n")
-    capsys.readouterr()
     for name in ("1", "01_first_exit", "first_exit", "first_exit.asm"):
         code, out, _ = said(capsys, name, "--plain", "--pane", "code")
         assert code == 0

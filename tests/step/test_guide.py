@@ -44,5 +44,5 @@ def test_the_guide_names_every_stage_and_pane():
 
 
 def test_the_guide_has_the_keys_of_the_help():
-    for key in re.findall(r"^ (\w) ", _KEYS, re.MULTILINE):
+    for key in re.findall(r"^(\w) ", _KEYS, re.MULTILINE):
         assert f"`{key}`" in GUIDE

@@ -70,6 +70,14 @@ def test_the_fields_of_the_exit_are_those_of_the_machine():
             assert vmcs[change.what] == change.new != change.old
 
 
+@pytest.mark.parametrize(("place", "cause"), [
+    ("E5", "HLT EXITING (bit 7 of PRIMARY_PROC_CONTROLS) is 1"),
+    ("E20", "UNCONDITIONAL IO EXITING (bit 24 of PRIMARY_PROC_CONTROLS) is 1"),
+    ("E1", "VIRTUALIZE APIC ACCESSES (bit 0 of SECONDARY_PROC_CONTROLS) is 1")])
+def test_the_exit_says_which_control_makes_it_one(place, cause):
+    assert cause in text(shown(at("timer", place), "exit"))
+
+
 def test_an_exit_that_the_parent_answers_shows_what_others_do():
     microscope = at("timer", "E20").microscope
     assert [stage.name for stage in microscope.stages] == ["exit", "saved", "handler", "verdict", "others", "entry"]

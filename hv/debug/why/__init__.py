@@ -7,5 +7,5 @@ of an APIC that decided, down to the first cause. It changes nothing: memory is 
 What a link rests on may be looked at again at any time (`Link.look`). So who set it is found by going back in a
 recorded run to the event behind which it is what it is (`origin.py`); `visit.py` brings the user back to his place.
 
-May import everything; imported by `debug/commands` only. Read `chain.py`, then `exits.py`.
+May import everything; imported by `debug/commands` and by `hv/step/`. Read `chain.py`, then `exits.py`.
 """

@@ -15,20 +15,24 @@ from hv.debug.errors import DebugError
 from hv.step.panes import PANES
 
 _KEYS = """\
- s  right     the next instruction          S  left      the one before
- e            the next VM exit              E            the one before
- v            the next event                V            the one before
- m            the next stage of the exit    M            the one before
- home         the beginning                 end          the end
+s  right   the next instruction         S  left   the one before
+e          the next VM exit             E         the one before
+v          the next event               V         the one before
+m          the next stage of the exit   M         the one before
+home       the beginning                end       the end
 
- g   go to a place (E12, E12+3, E12:7), a symbol, or an event: reason == CPUID
- a   look at memory: an address, a register, a symbol, a sum (rsp+16)
- w   look at another VP; behind the last one, at whoever runs
- tab 1..6  choose a pane          up down  scroll it       t  light or dark
- q   leave                        ?  this help, any key closes it
+g          go to E12, E12+3 or E12:7, to a symbol, to an event:
+           reason == CPUID; with `back` before it, the other way
+a          memory at an address, a register, a symbol, rsp+16
+w          another VP; behind the last one, whoever runs
+tab, 1-6   choose a pane                up, down  scroll it
+t          light or dark                q         leave
+?          this help; any key closes it
 
- Mouse: a row of the timeline goes there, a green address shows its memory, the
- bar above goes anywhere, a pane, a tab or a key below is chosen by a click."""
+"""
+_MOUSE = """\
+With the mouse: a click on a row of the timeline goes there, on a green address shows its memory, on the bar in the \
+first line goes to that part of the run; panes, tabs and keys are chosen by a click, and the wheel scrolls."""
 
 
 class Ask(ModalScreen[None]):
@@ -67,8 +71,9 @@ class Help(ModalScreen[None]):
         """One page, which scrolls on a small screen."""
         with VerticalScroll(id="help"):
             yield Static(_KEYS, markup=False)
+            yield Static(_MOUSE, markup=False)
             for number, pane in enumerate(PANES, 1):
-                yield Static(f"\n {number} {pane.title}", classes="pane", markup=False)
+                yield Static(f"\n{number}  {pane.title}", classes="pane", markup=False)
                 yield Static(pane.about, classes="about", markup=False)
 
     def on_key(self, event: Any) -> None:

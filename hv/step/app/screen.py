@@ -136,11 +136,11 @@ class StepApp(App[None]):
 
     def action_ask_place(self) -> None:
         """Ask where to go."""
-        self._ask("Go to: E12, E12+3, E12:7, begin, end, a symbol, reason == CPUID, back ...", "", self.model.go_to)
+        self._ask("Go to E12, E12+3, E12:7, begin, end, a symbol, reason == CPUID", "", self.model.go_to)
 
     def action_ask_address(self) -> None:
         """Ask which memory to show."""
-        self._ask("Memory at: rsp, rsp+16, 0x10000, a symbol", self.model.look, self._look_at)
+        self._ask("Memory at rsp, rsp+16, 0x10000, a symbol", self.model.look, self._look_at)
 
     def _ask(self, title: str, value: str, answer: Callable[[str], object]) -> None:
         def take(text: str) -> None:
@@ -242,9 +242,10 @@ class StepApp(App[None]):
     Ask, Help { align: center middle; background: transparent; }
     Ask #box { width: 76; max-width: 96%; height: auto; padding: 0 1; border: round $primary; }
     Ask #title { height: auto; }
-    Ask #trouble { height: auto; text-style: bold; }
+    Ask #trouble { height: auto; text-style: bold; color: $error; }
     Ask Input { border: none; height: 1; padding: 0; margin: 1 0; }
-    Help #help { width: 84; max-width: 100%; height: auto; max-height: 96%; padding: 0 1; border: round $primary; }
+    Help #help { width: 76; max-width: 100%; height: auto; max-height: 96%; padding: 0 1; border: round $primary;
+                 scrollbar-size-vertical: 1; scrollbar-color: $primary; scrollbar-background: $background; }
     Help .pane { text-style: bold; }
     Help .about { padding: 0 1 0 3; height: auto; }
     """

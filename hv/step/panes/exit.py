@@ -64,7 +64,7 @@ def _body(microscope: Microscope, stage: Stage, width: int) -> list[Line]:
     lines: list[Line] = []
     room = width - _HANG
     if stage.name == "exit":
-        lines += _reason(microscope)
+        lines += [*_reason(microscope), *_because(microscope, room)]
     elif stage.name == "handler":
         lines += [[("name", microscope.handler.name), ("dim", f"  hv/{microscope.handler.place}")],
                   *filled(microscope.handler.says, room, style="dim")]
@@ -92,6 +92,14 @@ def _reason(microscope: Microscope) -> list[Line]:
         if value is not None:
             line += [("dim", f"  {name} "), ("at", f"{value:x}")]
     return [line]
+
+
+def _because(microscope: Microscope, width: int) -> list[Line]:
+    """Why it is an exit."""
+    lines: list[Line] = []
+    for depth, text in microscope.causes[:_MOST]:
+        lines += filled(text, width, "  " * depth, "name" if depth else "dim")
+    return lines
 
 
 def _name(change: Change) -> str:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from hv.replay.position import Position
 from hv.replay.timeline import Timeline
-from hv.replay.walk import Moment
+from hv.replay.walk import MANY, Moment
 
 Look = Callable[[], object]
 
@@ -27,7 +27,7 @@ def elsewhere(timeline: Timeline) -> Iterator[None]:
 
 def origins(timeline: Timeline, looks: Sequence[Look]) -> list[Position | None]:
     """For each of *looks* the last event before here by which it came to give what it gives here; None when it always
-    did. The machine is taken elsewhere.
+    did, here itself when no event came between. The machine is taken elsewhere.
 
     The objects that a machine makes while it runs are others each time it runs again, so a look begins at the machine
     or at what was there when the recording began.
@@ -91,4 +91,22 @@ def _changes(timeline: Timeline, looks: Sequence[Look], now: list[object], numbe
         return False
 
     timeline._walk(number, min(number + 1, len(timeline.checkpoints) - 1), wanted=note)
+    if here.instructions:                   # behind the last event, by the instructions before here
+        found = [here if were[n] != now[n] else place for n, place in enumerate(found)]
     return found
+
+
+def instruction(timeline: Timeline, exits: int, look: Look, now: object) -> Position | None:
+    """The instruction behind exit *exits* by which *look* came to give *now*; None when it did so before the first one.
+
+    It is found by halves, so of a value that changes back and forth it is one of those instructions.
+    """
+    first, last = 1, timeline._walk_to(Position(exits, MANY)).executed + 1
+    while first < last:
+        middle = (first + last) // 2
+        timeline.go(Position(exits, middle))
+        if look() == now:
+            last = middle
+        else:
+            first = middle + 1
+    return Position(exits, first - 1) if first > 1 else None

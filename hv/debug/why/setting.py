@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from hv.debug.errors import DebugError
 from hv.debug.facts import Fact
+from hv.debug.looking import instructions
 from hv.debug.session import Session
 from hv.debug.why.chain import Link, Look, Setting
 from hv.debug.why.names import deed, event_text, hypercall_name, who
-from hv.replay.origin import origins
+from hv.replay.origin import instruction, origins
 from hv.replay.position import Position
 from hv.replay.timeline import Timeline
 from hv.trace.bus import Record
@@ -30,12 +31,14 @@ def find_settings(session: Session, links: Iterable[Link], until: Fact) -> None:
 
 def _recorded(session: Session, timeline: Timeline, links: list[Link]) -> None:
     here, live = timeline.position, timeline._live
-    found = origins(timeline, [_careful(link.look) for link in links if link.look is not None])
-    places = sorted({position for position in found if position is not None})
-    settings = {position: _at(session, timeline, position) for position in places}
-    for link, position in zip(links, found, strict=True):
-        before = _told(session, link, []) or Setting(link.never)
-        link.set_by = before if position is None else settings[position]
+    looks = [_careful(link.look) for link in links if link.look is not None]
+    values = [look() for look in looks]
+    found = origins(timeline, looks)
+    for link, look, value, position in zip(links, looks, values, found, strict=True):
+        if position is None:
+            link.set_by = _told(session, link, []) or Setting(link.never)
+        else:
+            link.set_by = _at(session, timeline, position, look, value)
     if live:
         timeline.go_to_end()
     else:
@@ -53,13 +56,15 @@ def _careful(look: Look) -> Look:
     return careful
 
 
-def _at(session: Session, timeline: Timeline, position: Position) -> Setting:
-    """What happened at *position*, and who did it by what."""
+def _at(session: Session, timeline: Timeline, position: Position, look: Look, value: object) -> Setting:
+    """What happened at *position*, behind which *look* gives *value*, and who did it by what."""
+    if position.instructions:
+        return _by_instruction(session, timeline, position.exits, look, value)
     timeline.go(position)
     facts = list(session.recent.facts())
     change = facts[-1].record
     if isinstance(change.event, VmExit):        # it was so when the guest was left: its own code did it
-        return Setting(f"before {position}", who(session, change.partition, change.vp), "instructions")
+        return _by_instruction(session, timeline, position.exits - 1, look, value)
     exit = next((fact for fact in reversed(facts) if isinstance(fact.record.event, VmExit)
                  and _same(fact.record, change)), None)
     if exit is not None:
@@ -68,6 +73,17 @@ def _at(session: Session, timeline: Timeline, position: Position) -> Setting:
         call = timeline.forward(lambda record: isinstance(record.event, Hypercall | VmExit))
         by = _call_of(call.record if call is not None else None, change)
     return Setting(str(position), who(session, change.partition, change.vp), by, event_text(change))
+
+
+def _by_instruction(session: Session, timeline: Timeline, exits: int, look: Look, value: object) -> Setting:
+    """The instruction behind exit *exits* that did it, or what was done about that exit."""
+    position = instruction(timeline, exits, look, value)
+    if position is None:
+        return Setting(f"E{exits}", "", "what was done about that exit") if exits else Setting("at the beginning")
+    timeline.go(position)
+    vp = session.machine.scheduler.current
+    text = next(instructions(vp, vp.regs.linear_rip, 1))[2]
+    return Setting(str(position), who(session, vp.partition.id, vp.index), f"`{text}`")
 
 
 def _told(session: Session, link: Link, records: list[Record]) -> Setting | None:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from hv.replay.position import Position
 from hv.replay.timeline import Timeline
 from hv.replay.walk import MANY, Moment
 
 Look = Callable[[], object]
+
+
+class Origin(NamedTuple):
+    """The event behind which something is as it is; *behind*: it became so only later, and before the next event."""
+
+    position: Position
+    behind: bool = False
 
 
 @contextmanager
@@ -25,9 +33,9 @@ def elsewhere(timeline: Timeline) -> Iterator[None]:
             timeline.go(here)
 
 
-def origins(timeline: Timeline, looks: Sequence[Look]) -> list[Position | None]:
+def origins(timeline: Timeline, looks: Sequence[Look]) -> list[Origin | None]:
     """For each of *looks* the last event before here by which it came to give what it gives here; None when it always
-    did, here itself when no event came between. The machine is taken elsewhere.
+    did. The machine is taken elsewhere.
 
     The objects that a machine makes while it runs are others each time it runs again, so a look begins at the machine
     or at what was there when the recording began.
@@ -74,26 +82,27 @@ def _at(timeline: Timeline, look: Look, number: int) -> object:
 
 
 def _changes(timeline: Timeline, looks: Sequence[Look], now: list[object], number: int,
-             here: Position) -> list[Position | None]:
+             here: Position) -> list[Origin | None]:
     """The last events from checkpoint *number* to the next one, and before *here*, by which they became *now*."""
     timeline._restore(timeline.checkpoints[number])
-    were, found = [look() for look in looks], list[Position | None]([None] * len(looks))
+    were, found = [look() for look in looks], list[Origin | None]([None] * len(looks))
+    last = Position(timeline.checkpoints[number].exits)
 
     def note(moment: Moment) -> bool:
+        nonlocal last
         at = Position(moment.exits, 0, moment.events)
         if at > here:
             return True
+        last = at
         for n, look in enumerate(looks):
             value = look()
             if value == now[n] and were[n] != now[n]:
-                found[n] = at
+                found[n] = Origin(at)
             were[n] = value
         return False
 
     timeline._walk(number, min(number + 1, len(timeline.checkpoints) - 1), wanted=note)
-    if here.instructions:                   # behind the last event, by the instructions before here
-        found = [here if were[n] != now[n] else place for n, place in enumerate(found)]
-    return found
+    return [Origin(last, True) if were[n] != now[n] else place for n, place in enumerate(found)]
 
 
 def instruction(timeline: Timeline, exits: int, look: Look, now: object) -> Position | None:

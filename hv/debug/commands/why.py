@@ -11,13 +11,15 @@ from hv.debug.registry import command, first_word
 from hv.debug.session import Session
 from hv.debug.why.chain import Answer
 from hv.debug.why.faults import why_fault
+from hv.debug.why.interrupts import why_no_interrupt
 from hv.debug.why.questions import why_exit
 
 
 def _words(session: Session, typed: str) -> list[Word]:
     if typed.split()[:1] == ["last"]:
         return [Word(name, meaning) for name, meaning in field_names().items()]
-    return [Word("last", "the last exit for which a condition is true"), Word("fault", "the last exception")]
+    return [Word("last", "the last exit for which a condition is true"), Word("fault", "the last exception"),
+            Word("no interrupt", "one that is expected and has not come")]
 
 
 @command("why", text=_words)
@@ -25,8 +27,9 @@ def why(session: Session, text: str = "") -> Answer:
     """Say why a VM exit or an exception happened, and who set what decided it and when.
 
     `why E120` asks about an exit of a recording, `why last CONDITION` about the last one for which it is true. `why
-    fault` is about the last exception of the VP looked at, or of another one (`why fault 1`). In a recording, who set
-    something is found by going back to when it was set; the machine stands where it stood afterwards.
+    fault [VP]` is about the last exception of a VP, `why no interrupt [VECTOR] [VP]` about an interrupt that has not
+    come. In a recording, who set something is found by going back to when it was set; the machine stands where it stood
+    afterwards.
 
     Example: `record`, `why`, `why E5`, `why last reason == IO_INSTRUCTION`
     """
@@ -40,7 +43,18 @@ def why(session: Session, text: str = "") -> Answer:
         return why_exit(session, text)
     if word == "fault":
         return _of_vp(session, rest, why_fault)
+    if text.split()[:2] == ["no", "interrupt"]:
+        return _interrupt(session, text.split()[2:])
     raise DebugError(f"`{word}` is nothing that `why` knows", "write `why`, `why E120`, or `why last reason == CPUID`")
+
+
+def _interrupt(session: Session, words: list[str]) -> Answer:
+    """`why no interrupt [VECTOR] [VP]`; a VP with a dot in its name may stand alone."""
+    if len(words) > 2:
+        raise DebugError(f"`{words[2]}` is too much", "usage: why no interrupt [VECTOR] [VP]")
+    named = words[-1] if len(words) == 2 or (words and "." in words[0]) else ""
+    vector = session.number(words[0]) if words and words[0] != named else None
+    return _of_vp(session, named, lambda session: why_no_interrupt(session, vector))
 
 
 def _of_vp(session: Session, vp: str, question: Callable[[Session], Answer]) -> Answer:

@@ -73,8 +73,7 @@ def _answer(session: Session, raised: Raised) -> Answer:
             position, note = _go_to_fault(session, session.timeline, raised)
         links = [_found(place, raised)]
     links += _nesting(place, raised)
-    if until is not None:
-        find_settings(session, links, until)
+    find_settings(session, links, until)
     return Answer(subject, links, position, note)
 
 
@@ -97,12 +96,13 @@ def _go_to_fault(session: Session, timeline: Timeline, raised: Raised) -> tuple[
     if change is None:
         timeline.go_to_end()
         return "", "it was before the recording began: the tables are those of its end"
-    timeline.go(change)
-    exits = change.exits
-    if not change.instructions and isinstance(session.recent.newest().record.event, VmExit):
-        if session.recent.newest().record.event.reason == ExitReason.TRIPLE_FAULT:
-            return str(change), ""
-        exits -= 1
+    exits = change.position.exits
+    if not change.behind:
+        timeline.go(change.position)
+        event = session.recent.newest().record.event
+        if isinstance(event, VmExit) and event.reason == ExitReason.TRIPLE_FAULT:
+            return str(change.position), ""
+        exits -= isinstance(event, VmExit)
     place = instruction(timeline, exits, number, raised.number) or Position(exits)
     timeline.go(place)
     if session.vp.regs.linear_rip != raised.linear_rip and place.instructions:

@@ -18,13 +18,15 @@ from hv.trace.events import Hypercall
 from hv.vmx.exit import VmExit
 
 
-def find_settings(session: Session, links: Iterable[Link], until: Fact) -> None:
-    """Fill in `set_by` of all *links*, as of the event *until*. A recorded machine is taken elsewhere, and back."""
+def find_settings(session: Session, links: Iterable[Link], until: Fact | None) -> None:
+    """Fill in `set_by` of all *links*, as of the event *until*, which only matters without a recording. A
+    recorded machine is taken elsewhere, and back."""
     wanted = [each for top in links for each in top.walk() if each.look is not None or each.tells is not None]
     if session.timeline is not None:
         _recorded(session, session.timeline, [link for link in wanted if link.look is not None])
         return
-    records = [fact.record for fact in session.recent.facts() if fact.record.sequence < until.record.sequence]
+    end = until.record.sequence if until is not None else 0
+    records = [fact.record for fact in session.recent.facts() if fact.record.sequence < end]
     for link in wanted:
         link.set_by = _told(session, link, records)
 
@@ -34,11 +36,15 @@ def _recorded(session: Session, timeline: Timeline, links: list[Link]) -> None:
     looks = [_careful(link.look) for link in links if link.look is not None]
     values = [look() for look in looks]
     found = origins(timeline, looks)
-    for link, look, value, position in zip(links, looks, values, found, strict=True):
-        if position is None:
+    for link, look, value, place in zip(links, looks, values, found, strict=True):
+        if place is None:
             link.set_by = _told(session, link, []) or Setting(link.never)
+        elif not place.behind:
+            link.set_by = _at(session, timeline, place.position, look, value)
+        elif here.instructions:
+            link.set_by = _by_instruction(session, timeline, place.position.exits, look, value)
         else:
-            link.set_by = _at(session, timeline, position, look, value)
+            link.set_by = Setting(f"behind {place.position}, by time alone")
     if live:
         timeline.go_to_end()
     else:
@@ -58,8 +64,6 @@ def _careful(look: Look) -> Look:
 
 def _at(session: Session, timeline: Timeline, position: Position, look: Look, value: object) -> Setting:
     """What happened at *position*, behind which *look* gives *value*, and who did it by what."""
-    if position.instructions:
-        return _by_instruction(session, timeline, position.exits, look, value)
     timeline.go(position)
     facts = list(session.recent.facts())
     change = facts[-1].record
@@ -78,9 +82,13 @@ def _at(session: Session, timeline: Timeline, position: Position, look: Look, va
 def _by_instruction(session: Session, timeline: Timeline, exits: int, look: Look, value: object) -> Setting:
     """The instruction behind exit *exits* that did it, or what was done about that exit."""
     position = instruction(timeline, exits, look, value)
+    if position is None and not exits:
+        return Setting("at the beginning")
+    timeline.go(position or Position(exits))
     if position is None:
-        return Setting(f"E{exits}", "", "what was done about that exit") if exits else Setting("at the beginning")
-    timeline.go(position)
+        fact = session.recent.newest()
+        by = f"the handling of {deed(fact)}"
+        return Setting(f"E{exits}", who(session, fact.record.partition, fact.record.vp), by)
     vp = session.machine.scheduler.current
     text = next(instructions(vp, vp.regs.linear_rip, 1))[2]
     return Setting(str(position), who(session, vp.partition.id, vp.index), f"`{text}`")

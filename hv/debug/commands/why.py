@@ -10,6 +10,7 @@ from hv.debug.facts import field_names
 from hv.debug.registry import command, first_word
 from hv.debug.session import Session
 from hv.debug.why.chain import Answer
+from hv.debug.why.dma import why_dma
 from hv.debug.why.faults import why_fault
 from hv.debug.why.interrupts import why_no_interrupt
 from hv.debug.why.questions import why_exit
@@ -19,7 +20,8 @@ def _words(session: Session, typed: str) -> list[Word]:
     if typed.split()[:1] == ["last"]:
         return [Word(name, meaning) for name, meaning in field_names().items()]
     return [Word("last", "the last exit for which a condition is true"), Word("fault", "the last exception"),
-            Word("no interrupt", "one that is expected and has not come")]
+            Word("no interrupt", "one that is expected and has not come"),
+            Word("dma", "the last refusal of the IOMMU")]
 
 
 @command("why", text=_words)
@@ -28,8 +30,8 @@ def why(session: Session, text: str = "") -> Answer:
 
     `why E120` asks about an exit of a recording, `why last CONDITION` about the last one for which it is true. `why
     fault [VP]` is about the last exception of a VP, `why no interrupt [VECTOR] [VP]` about an interrupt that has not
-    come. In a recording, who set something is found by going back to when it was set; the machine stands where it stood
-    afterwards.
+    come, `why dma` about the last DMA or interrupt of a device that was refused. In a recording, who set something is
+    found by going back to when it was set; the machine stands where it stood afterwards.
 
     Example: `record`, `why`, `why E5`, `why last reason == IO_INSTRUCTION`
     """
@@ -43,6 +45,8 @@ def why(session: Session, text: str = "") -> Answer:
         return why_exit(session, text)
     if word == "fault":
         return _of_vp(session, rest, why_fault)
+    if text == "dma":
+        return why_dma(session)
     if text.split()[:2] == ["no", "interrupt"]:
         return _interrupt(session, text.split()[2:])
     raise DebugError(f"`{word}` is nothing that `why` knows", "write `why`, `why E120`, or `why last reason == CPUID`")

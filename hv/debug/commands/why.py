@@ -37,7 +37,8 @@ def why(session: Session, text: str = "") -> Answer:
     """
     word, rest = first_word(text)
     if not text:
-        return why_exit(session)
+        broken = session.failure is not None and session.failure.is_fresh(session)
+        return session.failure.answer if session.failure is not None and broken else why_exit(session)
     if word == "last":
         condition = session.condition(rest) if rest else None
         return why_exit(session, wanted=condition)

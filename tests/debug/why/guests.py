@@ -33,7 +33,8 @@ def session_over_code(source, prepare=None, vps=1, apic_virtualization=None, rec
     if prepare is not None:
         prepare(vm)
     session = Session(machine, [vm], {"a": image}, list(heard.records))
-    session.do(f"record {budget}" if recorded else f"until {budget}")
+    if budget is not None:
+        session.do(f"record {budget}" if recorded else f"until {budget}")
     return session
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hv.commands.errors import CHECKS_FAILED, TRUE, CommandError
 from hv.commands.screen import is_plain
-from hv.printable import one_line, printable
+from hv.printable import LONGEST_LINE, one_line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,6 +107,7 @@ def as_json(session: Session, lines: Any) -> int:
     from hv.debug.data import plain_data
     from hv.debug.errors import DebugError
     from hv.debug.render import render
+    from hv.debug.why.failures import crash
 
     code = TRUE
     for line in lines:
@@ -118,6 +119,9 @@ def as_json(session: Session, lines: Any) -> int:
             value = session.value(line)
             said["answer"] = plain_data(value)
             session.transcript.note(prompt, line, render(value))
+            crashed = crash(session)
+            if crashed:
+                said["crash"] = crashed
         except DebugError as error:
             said |= {"error": error.message, "hint": error.hint}
             session.transcript.note(prompt, line, f"error: {one_line(str(error))}", refused=True)
@@ -131,6 +135,7 @@ def as_json(session: Session, lines: Any) -> int:
 def answer(session: Session, line: str) -> bool:
     """Carry out one line and print what comes of it; False when it could not be carried out."""
     from hv.debug.errors import DebugError
+    from hv.debug.why.failures import crash
 
     try:
         text = session.do(line)
@@ -139,8 +144,33 @@ def answer(session: Session, line: str) -> bool:
         return False
     if text:
         print(text)
+    crashed = crash(session)
+    if crashed:
+        print(printable(crashed, LONGEST_LINE))
     sys.stdout.flush()
     return True
+
+
+def carefully(session: Session, line: str) -> None:
+    """`answer` for who sits at the prompt: a mistake of ours leaves the machine where it broke, and a report."""
+    try:
+        answer(session, line)
+    except Exception as error:
+        if session.failure is None or session.failure.error is not error:
+            raise
+        print(printable(session.failure.line, LONGEST_LINE))
+        print(reported(error))
+
+
+def reported(error: Exception) -> str:
+    """Write the report of a mistake of ours; where it is, in words."""
+    from hv.commands import report
+
+    try:
+        place = report.write(error, sys.argv[1:])
+    except OSError as problem:
+        return f"note: a report could not be written: {problem.strerror}"
+    return f"note: this is a mistake of hvlab, not yours; please send {place} to its authors"
 
 
 def interactive(session: Session, read: Callable[[], str], interrupted: Interrupted) -> int:
@@ -154,7 +184,7 @@ def interactive(session: Session, read: Callable[[], str], interrupted: Interrup
             print()
             break
         interrupted.take()
-        answer(session, line)
+        carefully(session, line)
     return TRUE
 
 

@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", metavar="TIME", default=DEFAULT_BUDGET,
                         help=f"fail if it still runs after so much virtual time (default {DEFAULT_BUDGET})")
     parser.add_argument("--parallel", action="store_true", help="a host thread for each VM; no run is like another")
+    parser.add_argument("--debug", action="store_true", help="record the run; the REPL opens where it breaks")
     parser.add_argument("--plain", action="store_true", help="no colours")
 
 
@@ -105,6 +106,11 @@ def main(args: argparse.Namespace) -> int:
     budget, until = ticks(args.budget), None if args.until is None else ticks(args.until)
     description = describe_root(args) if args.root else describe(args)
     _check_writable(args.trace)
+    if args.debug:
+        _check_debug(args)
+        from hv.commands import debugging
+
+        return debugging.run(args, description, budget)
     if args.record is not None and args.parallel:
         raise CommandError("--record with --parallel: no run of it is like another", "leave one of them out")
     from hv.commands import building, outcome, replay
@@ -139,6 +145,14 @@ def main(args: argparse.Namespace) -> int:
         raise CommandError(f"{', '.join(still)} still ran when its budget, {shown_time(budget)} of virtual time, ended",
                            "raise it with --budget 10s, or stop on purpose with --until", code)
     return code
+
+
+def _check_debug(args: argparse.Namespace) -> None:
+    """What a run that is recorded in memory, and then looked at, cannot be together with."""
+    for option, value in (("--parallel", args.parallel), ("--json", args.json), ("--trace", args.trace),
+                          ("--record", args.record), ("--until", args.until)):
+        if value:
+            raise CommandError(f"--debug with {option}", "leave one of them out")
 
 
 def _timeline(machine: Any, vms: Sequence[VirtualMachine | RootGuest], place: Path | None) -> Any:

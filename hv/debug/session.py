@@ -36,6 +36,7 @@ from hv.replay.refusal import ChangeRefused
 from hv.trace.bus import Record
 
 if TYPE_CHECKING:
+    from hv.debug.why.failures import Failure
     from hv.replay.timeline import Timeline
 
 KEPT_EVENTS = 20_000
@@ -84,11 +85,14 @@ class Session:
         self.variables: dict[str, Any] = {}
         self.transcript = Transcript()              # of what `do` was asked, and answered
         self.timeline: Timeline | None = None       # while the run is recorded
+        self.failure: Failure | None = None         # the error that ended the last run that broke
+        self.crashes_told: set[str] = set()         # names of VMs
         self.made_from: Callable[[], Any] | None = None     # what a replay file says of the machine
 
     def keeps(self, timeline: Timeline) -> None:
         """The run is recorded from now on."""
         self.timeline = timeline
+        self.before.extend(self.recent.records)
         timeline.on_restore, timeline.interrupted = self.recent.clear, lambda: self.interrupted()
 
     def change(self, change: AnyChange) -> None:
@@ -207,6 +211,11 @@ class Session:
             return answer
         except _TRANSLATED as error:
             raise DebugError(in_words(error)) from None
+        except DebugError:
+            raise
+        except Exception as error:          # ours, or the user's: the machine stands where it broke
+            importlib.import_module("hv.debug.why.failures").failed(self, error)
+            raise
 
     def _answer(self, line: str) -> Any:
         if self.is_python(line):

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from hv.replay.position import Position
 from hv.replay.timeline import Timeline
-from hv.replay.walk import Moment
+from hv.replay.walk import MANY, Moment
 
 Look = Callable[[], object]
+
+
+class Origin(NamedTuple):
+    """The event behind which something is as it is; *behind*: it became so only later, and before the next event."""
+
+    position: Position
+    behind: bool = False
 
 
 @contextmanager
@@ -25,7 +33,7 @@ def elsewhere(timeline: Timeline) -> Iterator[None]:
             timeline.go(here)
 
 
-def origins(timeline: Timeline, looks: Sequence[Look]) -> list[Position | None]:
+def origins(timeline: Timeline, looks: Sequence[Look]) -> list[Origin | None]:
     """For each of *looks* the last event before here by which it came to give what it gives here; None when it always
     did. The machine is taken elsewhere.
 
@@ -74,21 +82,40 @@ def _at(timeline: Timeline, look: Look, number: int) -> object:
 
 
 def _changes(timeline: Timeline, looks: Sequence[Look], now: list[object], number: int,
-             here: Position) -> list[Position | None]:
+             here: Position) -> list[Origin | None]:
     """The last events from checkpoint *number* to the next one, and before *here*, by which they became *now*."""
     timeline._restore(timeline.checkpoints[number])
-    were, found = [look() for look in looks], list[Position | None]([None] * len(looks))
+    were, found = [look() for look in looks], list[Origin | None]([None] * len(looks))
+    last = Position(timeline.checkpoints[number].exits)
 
     def note(moment: Moment) -> bool:
+        nonlocal last
         at = Position(moment.exits, 0, moment.events)
         if at > here:
             return True
+        last = at
         for n, look in enumerate(looks):
             value = look()
             if value == now[n] and were[n] != now[n]:
-                found[n] = at
+                found[n] = Origin(at)
             were[n] = value
         return False
 
     timeline._walk(number, min(number + 1, len(timeline.checkpoints) - 1), wanted=note)
-    return found
+    return [Origin(last, True) if were[n] != now[n] else place for n, place in enumerate(found)]
+
+
+def instruction(timeline: Timeline, exits: int, look: Look, now: object) -> Position | None:
+    """The instruction behind exit *exits* by which *look* came to give *now*; None when it did so before the first one.
+
+    It is found by halves, so of a value that changes back and forth it is one of those instructions.
+    """
+    first, last = 1, timeline._walk_to(Position(exits, MANY)).executed + 1
+    while first < last:
+        middle = (first + last) // 2
+        timeline.go(Position(exits, middle))
+        if look() == now:
+            last = middle
+        else:
+            first = middle + 1
+    return Position(exits, first - 1) if first > 1 else None

@@ -209,12 +209,6 @@ class Injected(Event):
     kind: int
 
 
-class InterruptEnded(Event):
-    """EOI of *vector*."""
-
-    vector: int
-
-
 # --- IOMMU ---------------------------------------------------------------------------------------
 
 

@@ -26,7 +26,7 @@ from hv.vmx.checks import Entry, EntryResult
 from hv.vmx.checks.incremental import EntryChecks
 from hv.vmx.controls import Controls
 from hv.vmx.events import watchful
-from hv.vmx.events.delivery import deliver
+from hv.vmx.events.delivery import Raised, deliver
 from hv.vmx.events.exits import bitmap_exits, exception_exit
 from hv.vmx.events.known_gates import KnownGates
 from hv.vmx.events.non_register import MOV_SS, PENDING, SINGLE_STEP, WAIT_FOR_SIPI, NonRegisterState
@@ -77,6 +77,7 @@ class Vcpu:
         self.state_written = True               # by software: the next entry checks it
         self.checks, self.entry_result = EntryChecks(), EntryResult()
         self.on_vmfail: Callable[[], None] = lambda: None       # `entry_result` says why
+        self.raised: Raised | None = None       # the guest's last exception
         self.interrupted = False                # a trap ended the engine's run only so that the loop looks
         self.waiting = Waiting()
         self.vmx: VmxOperation | None = None    # the processor's, which has the VMCSs that shadowing reads

@@ -200,3 +200,15 @@ def test_colours_on_a_terminal_and_none_with_no_color():
         data = terminal.child.read()
         raw[name] = b"\x1b[" in data
     assert raw == {"coloured": True, "plain": False}
+
+
+def test_a_guest_that_crashes_opens_the_repl_at_its_last_exit(tmp_path):
+    place = tmp_path / "crash.asm"
+    place.write_text(".bits 64\n.org 0x10000\n.entry start\nstart:\n    xor eax, eax\n    cpuid\n    ud2\n")
+    terminal = Terminal("run", place, "--debug", XDG_STATE_HOME=str(tmp_path))
+    terminal.shows("it stands at E2, exit TRIPLE_FAULT of")
+    terminal.shows("crash.0 start+0x4>")
+    terminal.child.send("why fault\r")
+    terminal.shows("raised at CPL 0 by `ud2`")
+    terminal.child.send("quit\r")
+    assert terminal.ends() == 3

@@ -3,7 +3,7 @@
 import pytest
 
 from hv.replay.fingerprint import fingerprint
-from hv.replay.origin import elsewhere, origins
+from hv.replay.origin import Origin, elsewhere, instruction, origins
 from hv.replay.position import Position
 from hv.replay.timeline import Timeline
 from tests.replay.machines import machine_with
@@ -60,7 +60,7 @@ def test_it_is_the_event_behind_which_it_became_so(timeline, at):
     timeline.go(Position(at))
     value = cell(timeline)()
     (found,) = origins(timeline, [cell(timeline)])
-    assert found == first_exit_with(timeline, value)
+    assert found == Origin(first_exit_with(timeline, value))
 
 
 def test_what_was_always_so_has_no_origin(timeline):
@@ -72,7 +72,7 @@ def test_each_of_several_has_its_own(timeline):
     timeline.go(Position(300))
     exits = timeline.machine.vms[0].partition.vps[0].vcpu
     both = origins(timeline, [cell(timeline), lambda: exits.exits[10]])
-    assert both[0] < both[1] == Position(300)
+    assert both[0] < both[1] == Origin(Position(300))
 
 
 @pytest.mark.parametrize("place", ["E0", "E3", "E3:2", "E200"])
@@ -89,3 +89,18 @@ def test_from_the_end_the_run_goes_on(timeline):
     with elsewhere(timeline):
         timeline.go(Position(17))
     assert timeline.record() == timeline.end
+
+
+def test_what_no_event_tells_of_is_behind_the_last_one(timeline):
+    timeline.go(Position.parse("E5:1"))
+    rax = timeline.machine.vms[0].partition.vps[0].regs
+    timeline.go(Position.parse("E5:5"))
+    assert origins(timeline, [lambda: rax.rbp]) == [Origin(Position(5, 0, 1), behind=True)]
+
+
+def test_the_instruction_that_did_it_is_found(timeline):
+    regs = timeline.machine.vms[0].partition.vps[0].regs
+    timeline.go(Position(9))
+    wanted = regs.rbp
+    assert instruction(timeline, 8, lambda: regs.rbp, wanted) == Position.parse("E8:2")
+    assert instruction(timeline, 8, lambda: regs.cs.selector, regs.cs.selector) is None

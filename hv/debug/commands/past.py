@@ -50,7 +50,6 @@ def _begin(session: Session) -> Timeline:
     except (ValueError, NotSaved) as error:
         raise DebugError(f"this machine cannot be recorded: {error}") from None
     session.keeps(timeline)
-    session.before.extend(session.recent.records)
     return timeline
 
 

@@ -9,6 +9,7 @@ from typing import Any
 _MARKS = {None: "-", True: "✓", False: "✗"}
 
 Look = Callable[[], object]
+Tells = Callable[[Any], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Link:
     causes: list[Link] = field(default_factory=list)
     ok: bool | None = None
     look: Look | None = None
-    tells: Callable[[Any], bool] | None = None
+    tells: Tells | None = None
     never: str = "before the recording began"
     set_by: Setting | None = None
 

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from hv.debug.errors import DebugError
 from hv.debug.facts import Fact
+from hv.debug.looking import instructions
 from hv.debug.session import Session
 from hv.debug.why.chain import Link, Look, Setting
 from hv.debug.why.names import deed, event_text, hypercall_name, who
-from hv.replay.origin import origins
+from hv.replay.origin import instruction, origins
 from hv.replay.position import Position
 from hv.replay.timeline import Timeline
 from hv.trace.bus import Record
@@ -17,25 +18,33 @@ from hv.trace.events import Hypercall
 from hv.vmx.exit import VmExit
 
 
-def find_settings(session: Session, links: Iterable[Link], until: Fact) -> None:
-    """Fill in `set_by` of all *links*, as of the event *until*. A recorded machine is taken elsewhere, and back."""
+def find_settings(session: Session, links: Iterable[Link], until: Fact | None) -> None:
+    """Fill in `set_by` of all *links*, as of the event *until*, which only matters without a recording. A
+    recorded machine is taken elsewhere, and back."""
     wanted = [each for top in links for each in top.walk() if each.look is not None or each.tells is not None]
     if session.timeline is not None:
         _recorded(session, session.timeline, [link for link in wanted if link.look is not None])
         return
-    records = [fact.record for fact in session.recent.facts() if fact.record.sequence < until.record.sequence]
+    end = until.record.sequence if until is not None else 0
+    records = [fact.record for fact in session.recent.facts() if fact.record.sequence < end]
     for link in wanted:
         link.set_by = _told(session, link, records)
 
 
 def _recorded(session: Session, timeline: Timeline, links: list[Link]) -> None:
     here, live = timeline.position, timeline._live
-    found = origins(timeline, [_careful(link.look) for link in links if link.look is not None])
-    places = sorted({position for position in found if position is not None})
-    settings = {position: _at(session, timeline, position) for position in places}
-    for link, position in zip(links, found, strict=True):
-        before = _told(session, link, []) or Setting(link.never)
-        link.set_by = before if position is None else settings[position]
+    looks = [_careful(link.look) for link in links if link.look is not None]
+    values = [look() for look in looks]
+    found = origins(timeline, looks)
+    for link, look, value, place in zip(links, looks, values, found, strict=True):
+        if place is None:
+            link.set_by = _told(session, link, []) or Setting(link.never)
+        elif not place.behind:
+            link.set_by = _at(session, timeline, place.position, look, value)
+        elif here.instructions:
+            link.set_by = _by_instruction(session, timeline, place.position.exits, look, value)
+        else:
+            link.set_by = Setting(f"behind {place.position}, by time alone")
     if live:
         timeline.go_to_end()
     else:
@@ -53,13 +62,13 @@ def _careful(look: Look) -> Look:
     return careful
 
 
-def _at(session: Session, timeline: Timeline, position: Position) -> Setting:
-    """What happened at *position*, and who did it by what."""
+def _at(session: Session, timeline: Timeline, position: Position, look: Look, value: object) -> Setting:
+    """What happened at *position*, behind which *look* gives *value*, and who did it by what."""
     timeline.go(position)
     facts = list(session.recent.facts())
     change = facts[-1].record
     if isinstance(change.event, VmExit):        # it was so when the guest was left: its own code did it
-        return Setting(f"before {position}", who(session, change.partition, change.vp), "instructions")
+        return _by_instruction(session, timeline, position.exits - 1, look, value)
     exit = next((fact for fact in reversed(facts) if isinstance(fact.record.event, VmExit)
                  and _same(fact.record, change)), None)
     if exit is not None:
@@ -68,6 +77,21 @@ def _at(session: Session, timeline: Timeline, position: Position) -> Setting:
         call = timeline.forward(lambda record: isinstance(record.event, Hypercall | VmExit))
         by = _call_of(call.record if call is not None else None, change)
     return Setting(str(position), who(session, change.partition, change.vp), by, event_text(change))
+
+
+def _by_instruction(session: Session, timeline: Timeline, exits: int, look: Look, value: object) -> Setting:
+    """The instruction behind exit *exits* that did it, or what was done about that exit."""
+    position = instruction(timeline, exits, look, value)
+    if position is None and not exits:
+        return Setting("at the beginning")
+    timeline.go(position or Position(exits))
+    if position is None:
+        fact = session.recent.newest()
+        by = f"the handling of {deed(fact)}"
+        return Setting(f"E{exits}", who(session, fact.record.partition, fact.record.vp), by)
+    vp = session.machine.scheduler.current
+    text = next(instructions(vp, vp.regs.linear_rip, 1))[2]
+    return Setting(str(position), who(session, vp.partition.id, vp.index), f"`{text}`")
 
 
 def _told(session: Session, link: Link, records: list[Record]) -> Setting | None:

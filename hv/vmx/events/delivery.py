@@ -7,7 +7,7 @@ During Event Delivery".
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hv.machine.clock import EXIT_TICKS
 from hv.machine.faults import NestedFault, TripleFault
@@ -23,7 +23,30 @@ from hv.vmx.intercepts.memory import nested_fault
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
+_EXCEPTIONS = frozenset({EventKind.EXCEPTION, EventKind.PRIVILEGED_SOFTWARE_EXCEPTION, EventKind.SOFTWARE_EXCEPTION})
 _NMI, _EXTERNAL = EventKind.NMI, EventKind.EXTERNAL     # naming a member of an enumeration costs a call
+
+
+class Raised(NamedTuple):
+    """An exception, and what came of its delivery: *events* are the first one, then each that came up on the way.
+
+    It was at *rip*, *linear_rip* with the base of CS, at *cpl*; *injected* by software, or found by the processor.
+    *number* counts from 1.
+    """
+
+    number: int
+    rip: int
+    linear_rip: int
+    cpl: int
+    injected: bool
+    events: list[Event]
+
+
+def _note(vcpu: Vcpu, event: Event, injected: bool) -> None:
+    """*event* is the last exception from now on, or began it."""
+    before, state = vcpu.raised, vcpu.state
+    number = 1 if before is None else before.number + 1
+    vcpu.raised = Raised(number, state.rip, state.linear_rip, state.cpl, injected, [event])
 
 
 def deliver(vcpu: Vcpu, event: Event, injected: bool = False) -> VmExit | None:
@@ -42,13 +65,16 @@ def deliver(vcpu: Vcpu, event: Event, injected: bool = False) -> VmExit | None:
     now.instruction_done()
     if event.kind is _NMI:
         vcpu.block_nmis(True)
+    before = vcpu.raised
     try:
         if event.kind is not _EXTERNAL:
-            deliver_combined(state, vcpu.memory, event, partial(_intercepts, vcpu), injected)
+            if event.kind in _EXCEPTIONS:
+                _note(vcpu, event, injected)
+            deliver_combined(state, vcpu.memory, event, partial(_intercepts, vcpu, event, before), injected)
         elif vcpu.gates.enter(event.vector):
             vcpu.mtf_pending = vcpu.controls.monitor_trap_flag
             return None
-        elif deliver_combined(state, vcpu.memory, event, partial(_intercepts, vcpu), injected) is event:
+        elif deliver_combined(state, vcpu.memory, event, partial(_intercepts, vcpu, event, before), injected) is event:
             state.ignore_code_base()
             vcpu.gates.learn(event.vector)
     except TripleFault:
@@ -65,7 +91,13 @@ def deliver(vcpu: Vcpu, event: Event, injected: bool = False) -> VmExit | None:
     return None
 
 
-def _intercepts(vcpu: Vcpu, event: Event) -> bool:
+def _intercepts(vcpu: Vcpu, first: Event, before: Raised | None, event: Event) -> bool:
+    """The exception *event* came up in the delivery of *first*, before which *before* was the last: it exits by the
+    bitmap."""
+    if vcpu.raised is before:
+        _note(vcpu, first, False)               # an interrupt whose delivery faults
+    assert vcpu.raised is not None, "the first one is noted"
+    vcpu.raised.events.append(event)
     return bitmap_exits(vcpu, event.vector, event.error_code or 0)
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from hv.commands import report
 from hv.commands.building import build_any, load_image
-from hv.commands.description import root
+from hv.commands.description import MachineDescription, VmDescription, root
 from hv.commands.files import find_guest
 from hv.debug.errors import DebugError
 from hv.debug.session import Session
@@ -23,16 +23,27 @@ start:
 """
 
 
-def session_over_code(source, prepare=None, vps=1, apic_virtualization=None, recorded=True, budget="1ms"):
+def session_over_code(source, prepare=None, vps=1, apic_virtualization=None, recorded=True, budget="1ms",
+                      device=False):
     """A session over the VM `a` that runs *source*; *prepare* may change it before it is recorded, or run."""
     machine = Machine(memory_mib=24, apic_virtualization=apic_virtualization)
     heard = report.watch(machine.trace)
     image = image_of(assemble(HEAD + source.replace(";", "\n"), "test", folders=(guests_folder(),)))
-    vm = machine.create_vm("a", image, 4, vps)
+    vm = machine.create_vm("a", image, 4, vps, device)
     if prepare is not None:
         prepare(vm)
     session = Session(machine, [vm], {"a": image}, list(heard.records))
-    session.do(f"record {budget}" if recorded else f"until {budget}")
+    if budget is not None:
+        session.do(f"record {budget}" if recorded else f"until {budget}")
+    return session
+
+
+def session_over_guest(name, recorded=True):
+    """A session over one of our guests with a device, recorded to its end."""
+    description = MachineDescription([VmDescription(name, find_guest(name), device=True)], [], 64)
+    machine, vms = build_any(description)
+    session = Session(machine, vms, {name: load_image(description.vms[0].image)}, report.heard())
+    session.do("record" if recorded else "continue")
     return session
 
 

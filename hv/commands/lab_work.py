@@ -131,6 +131,6 @@ def reset(exercise: Exercise, place: Path) -> Path | None:
 
 
 def bar(part: int, whole: int, width: int = 20) -> str:
-    """`[########------------]`."""
-    filled = width * part // whole if whole else 0
+    """`[########------------]`; what was begun shows, and only what is whole is full."""
+    filled = max(width * part // whole, bool(part)) if whole else 0
     return f"[{'#' * filled}{'-' * (width - filled)}]"

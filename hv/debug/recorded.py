@@ -92,8 +92,9 @@ def _points(session: Session, target: Target | None) -> list[Point]:
 
 
 def _engine(session: Session, name: str) -> Engine | None:
-    vps = session.vm_called(name).partition.vps
-    return vps[min(vps)].vcpu.engine if vps else None
+    """That of a VM, if it is there now."""
+    vps = next((session.vps_of(vm) for vm in session.guests if vm.name == name), {})
+    return next((vp.vcpu.engine for vp in vps.values()), None)
 
 
 def _why(session: Session, found: Moment, stops: _Stops, target: Target | None) -> str:

@@ -4,6 +4,10 @@ import re
 
 import pytest
 
+from hv.commands.building import build_any, load_image
+from hv.commands.description import root
+from hv.commands.files import find_guest
+from hv.debug.session import Session
 from tests.debug.sessions import refused, session_over
 
 
@@ -181,3 +185,20 @@ def test_who_changes_something_in_the_past_says_so_first(session):
     session.do("goto E5:1")
     session.do("goto end")
     assert session.vp.regs.rbx == 6
+
+
+def test_a_breakpoint_in_a_child_that_comes_and_goes_is_no_error():
+    """Root is machine code; its child is there for a while. Where it is not, nothing is met in it."""
+    place = find_guest("root_child")
+    machine, vms = build_any(root(place, "root_child", 64, 1))
+    session = Session(machine, vms, {"root_child": load_image(place)})
+    try:
+        session.do("record")
+        session.do("goto E1200")
+        session.do("vp child2.0")
+        session.do("break rip")
+        session.do("goto begin")
+        assert "every VM has ended" in session.do("continue")
+        assert "this is the beginning" in session.do("rcontinue")
+    finally:
+        machine.close()

@@ -14,6 +14,7 @@ from hv.debug.why.dma import why_dma
 from hv.debug.why.faults import why_fault
 from hv.debug.why.interrupts import why_no_interrupt
 from hv.debug.why.questions import why_exit
+from hv.replay.timeline import Interrupted
 
 
 def _words(session: Session, typed: str) -> list[Word]:
@@ -35,6 +36,13 @@ def why(session: Session, text: str = "") -> Answer:
 
     Example: `record`, `why`, `why E5`, `why last reason == IO_INSTRUCTION`
     """
+    try:
+        return _answer(session, text)
+    except Interrupted:
+        raise DebugError("interrupted", "the machine stands where it stood") from None
+
+
+def _answer(session: Session, text: str) -> Answer:
     word, rest = first_word(text)
     if not text:
         broken = session.failure is not None and session.failure.is_fresh(session)

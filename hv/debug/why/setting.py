@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from hv.debug.errors import DebugError
 from hv.debug.facts import Fact
@@ -10,6 +11,7 @@ from hv.debug.looking import instructions
 from hv.debug.session import Session
 from hv.debug.why.chain import Link, Look, Setting
 from hv.debug.why.names import deed, event_text, hypercall_name, who
+from hv.machine.faults import BusError, GuestFault, NestedFault
 from hv.replay.origin import instruction, origins
 from hv.replay.position import Position
 from hv.replay.timeline import Timeline
@@ -56,7 +58,7 @@ def _careful(look: Look) -> Look:
     def careful() -> object:
         try:
             return look()
-        except (LookupError, AttributeError, DebugError):
+        except (LookupError, AttributeError, DebugError, GuestFault, NestedFault, BusError):
             return None
 
     return careful
@@ -90,8 +92,15 @@ def _by_instruction(session: Session, timeline: Timeline, exits: int, look: Look
         by = f"the handling of {deed(fact)}"
         return Setting(f"E{exits}", who(session, fact.record.partition, fact.record.vp), by)
     vp = session.machine.scheduler.current
-    text = next(instructions(vp, vp.regs.linear_rip, 1))[2]
-    return Setting(str(position), who(session, vp.partition.id, vp.index), f"`{text}`")
+    return Setting(str(position), who(session, vp.partition.id, vp.index), _text(vp))
+
+
+def _text(vp: Any) -> str:
+    """The instruction that *vp* is about to execute; root's own software has none."""
+    try:
+        return f"`{next(instructions(vp, vp.regs.linear_rip, 1))[2]}`"
+    except (StopIteration, AttributeError, DebugError, GuestFault, NestedFault):
+        return "instructions"
 
 
 def _told(session: Session, link: Link, records: list[Record]) -> Setting | None:

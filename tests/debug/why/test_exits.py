@@ -202,3 +202,14 @@ def test_an_answer_is_data_too():
     assert first["text"] == "UNCONDITIONAL IO EXITING (bit 24 of PRIMARY_PROC_CONTROLS) is 1"
     assert first["set_by"]["who"] == "root.0"
     session.machine.close()
+
+
+def test_ctrl_c_ends_a_question_and_leaves_the_place():
+    session = session_over_code("cpuid; cpuid; cli; hlt")
+    session.do("goto E2")
+    before = session.do("regs")
+    session.interrupted = lambda: True
+    assert "interrupted" in refused(session, "why last reason == VMCALL")
+    session.interrupted = lambda: False
+    assert (session.do("regs"), str(session.timeline.position)) == (before, "E2")
+    session.machine.close()

@@ -23,7 +23,7 @@ class Origin(NamedTuple):
 @contextmanager
 def elsewhere(timeline: Timeline) -> Iterator[None]:
     """Inside, the machine may be taken anywhere; behind it, it stands where it stood."""
-    here, live = timeline.position, timeline._live
+    here, live = timeline.position, timeline.live
     try:
         yield
     finally:
@@ -43,8 +43,8 @@ def origins(timeline: Timeline, looks: Sequence[Look]) -> list[Origin | None]:
     # Simplified: between two checkpoints at which a look gives the same, it is taken to have done so all the time,
     # except between the last two.
     """
-    here, now = timeline._here(()), [look() for look in looks]
-    last = max(0, timeline._segment(here))
+    here, now = timeline.here(()), [look() for look in looks]
+    last = max(0, timeline.segment(here))
     found = _changes(timeline, looks, now, last, here)
     for number, (look, value) in enumerate(zip(looks, now, strict=True)):
         if found[number] is None:
@@ -77,14 +77,14 @@ def _last_that_differs(timeline: Timeline, look: Look, now: object, last: int) -
 
 
 def _at(timeline: Timeline, look: Look, number: int) -> object:
-    timeline._restore(timeline.checkpoints[number])
+    timeline.restore(timeline.checkpoints[number])
     return look()
 
 
 def _changes(timeline: Timeline, looks: Sequence[Look], now: list[object], number: int,
              here: Position) -> list[Origin | None]:
     """The last events from checkpoint *number* to the next one, and before *here*, by which they became *now*."""
-    timeline._restore(timeline.checkpoints[number])
+    timeline.restore(timeline.checkpoints[number])
     were, found = [look() for look in looks], list[Origin | None]([None] * len(looks))
     last = Position(timeline.checkpoints[number].exits)
 
@@ -101,7 +101,7 @@ def _changes(timeline: Timeline, looks: Sequence[Look], now: list[object], numbe
             were[n] = value
         return False
 
-    timeline._walk(number, min(number + 1, len(timeline.checkpoints) - 1), wanted=note)
+    timeline.walk(number, min(number + 1, len(timeline.checkpoints) - 1), wanted=note)
     return [Origin(last, True) if were[n] != now[n] else place for n, place in enumerate(found)]
 
 
@@ -110,7 +110,7 @@ def instruction(timeline: Timeline, exits: int, look: Look, now: object) -> Posi
 
     It is found by halves, so of a value that changes back and forth it is one of those instructions.
     """
-    first, last = 1, timeline._walk_to(Position(exits, MANY)).executed + 1
+    first, last = 1, timeline.walk_to(Position(exits, MANY)).executed + 1
     while first < last:
         middle = (first + last) // 2
         timeline.go(Position(exits, middle))

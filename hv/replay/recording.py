@@ -105,19 +105,20 @@ class Recording:
         """The last exit that is known."""
         return Position(self.checkpoints[-1].exits)
 
-    def _exits(self) -> int:
+    def exits(self) -> int:
+        """VM exits until here, as the machine stands."""
         return self.machine.factory.exits - self._first_exit
 
     def _work(self) -> int:
         """Microseconds of the host, roughly, that it took to come here."""
         ran = sum(vp.ran for partition in self._children() for vp in partition.vps.values())
-        return self._exits() * _EXIT + ran // _TICKS
+        return self.exits() * _EXIT + ran // _TICKS
 
     def _children(self) -> list[Partition]:
         return [partition for partition in self.machine.hypervisor.partitions.values() if partition.runs_code]
 
     def _mark(self) -> None:
-        self.checkpoints.append(Checkpoint(self.machine, self.pages, self._exits(), len(self.acts)))
+        self.checkpoints.append(Checkpoint(self.machine, self.pages, self.exits(), len(self.acts)))
         self._live = True
         if len(self.checkpoints) > MOST_CHECKPOINTS:
             self.spacing *= 2
@@ -128,7 +129,8 @@ class Recording:
             self.pages.drop(checkpoint.number)
             self.checkpoints.remove(checkpoint)
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Put the machine back to *checkpoint*."""
         checkpoint.restore(self.machine, self.pages)
         self.on_restore()
         self._live = checkpoint is self.checkpoints[-1]
@@ -142,9 +144,9 @@ class Recording:
             raise PositionError(f"{position} is not recorded: the run is known up to {self.end}")
         here, live = self.position, self._live
         if position == Position():
-            self._restore(self.checkpoints[0])
+            self.restore(self.checkpoints[0])
             return
-        missed = self._walk_to(position).missed
+        missed = self.walk_to(position).missed
         if missed:
             if live:
                 self.go_to_end()
@@ -154,11 +156,11 @@ class Recording:
 
     def go_to_end(self) -> None:
         """The machine stands behind all that is known, and may run on."""
-        self._restore(self.checkpoints[-1])
+        self.restore(self.checkpoints[-1])
 
-    def _walk_to(self, position: Position) -> Walk:
+    def walk_to(self, position: Position) -> Walk:
         """Let the machine stand at *position*, unless the walk has `missed` it."""
-        walk = self._walk(max(0, self._segment(position)), len(self.checkpoints) - 1, position)
+        walk = self.walk(max(0, self.segment(position)), len(self.checkpoints) - 1, position)
         if walk.ran_out and position.exits == self.end.exits and position.instructions == walk.executed + 1 \
                 and self._ends_at_instruction():
             self.go_to_end()
@@ -171,17 +173,17 @@ class Recording:
         last = next((act for act in reversed(self.acts) if not isinstance(act, Changed)), None)
         return isinstance(last, Cut) and last.instructions > 0
 
-    def _walk(self, first: int, end: int, target: Position | None = None,
+    def walk(self, first: int, end: int, target: Position | None = None,
               wanted: Callable[[Moment], bool] | None = None, **rest: Any) -> Walk:
         """From checkpoint number *first* to number *end*, at the furthest; *rest* is `Walk`'s."""
         begin = self.checkpoints[first]
-        self._restore(begin)
+        self.restore(begin)
         self._live = False
         walk = Walk(self.machine, begin.exits, target, wanted, **rest)
         walk.run(self.acts, begin.acts, self.checkpoints[end].acts)
         return walk
 
-    def _segment(self, position: Position) -> int:
+    def segment(self, position: Position) -> int:
         """Number of the last checkpoint from which *position* is still to come, and another one comes after; -1 while
         there is only one."""
         before = bisect_left([point.exits for point in self.checkpoints], position.exits) - 1
@@ -201,7 +203,7 @@ class Recording:
             self._forget_behind(0)
             self._redo(0)
         else:
-            walk = self._walk_to(here)
+            walk = self.walk_to(here)
             if self._live:
                 return 0
             self._forget_behind(walk.act)
@@ -226,7 +228,7 @@ class Recording:
     def _redo(self, act: int) -> None:
         """Stand before number *act*, the end of all that was done."""
         last = self.checkpoints[-1]
-        self._restore(last)
+        self.restore(last)
         for each in self.acts[last.acts:act]:
             each.do(self.machine)
             forget(self.machine)

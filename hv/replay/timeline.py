@@ -38,7 +38,7 @@ class Timeline(Recording):
         the run goes on, to *until_tsc* at the furthest. Interrupted.
         """
         old = len(self.acts) if self._live else None    # acts from there on are behind the end where it stands
-        here = self._here(points)
+        here = self.here(points)
         if old is not None and not (record and self._records_on(here, until_tsc)):
             self.go_to_end()
             return None
@@ -51,10 +51,10 @@ class Timeline(Recording):
             walk = self._count_behind(here.exits, behind, points)
             if not walk.missed:
                 return self._stand_at(walk)
-        number = self._segment(here)
+        number = self.segment(here)
         while number < len(self.checkpoints) - 1 or (record and self._records_on(here, until_tsc)):
             self._may_go_on(here)
-            walk = self._walk(number, number + 1, wanted=behind, points=points)
+            walk = self.walk(number, number + 1, wanted=behind, points=points)
             if not walk.missed:
                 if walk.met.point is not None:
                     walk = self._count_behind(walk.met.exits, behind, points)
@@ -68,7 +68,7 @@ class Timeline(Recording):
 
         None, and the machine is at the beginning, if neither was. Interrupted.
         """
-        here, found = self._here(points), list[Moment]()
+        here, found = self.here(points), list[Moment]()
 
         def note(moment: Moment) -> bool:
             if _is_before(moment, here) and _is_one(moment, wanted):
@@ -80,23 +80,23 @@ class Timeline(Recording):
 
         if here.instructions:
             self._count_behind(here.exits, note, points)
-        for number in range(self._segment(here), -1, -1):
+        for number in range(self.segment(here), -1, -1):
             if found:
                 break
             self._may_go_on(here)
-            self._walk(number, number + 1, wanted=note_earlier, points=points)
+            self.walk(number, number + 1, wanted=note_earlier, points=points)
             if found and found[0].point is not None:
                 self._count_behind(found[0].exits, note, points)
         if not found:
-            self._restore(self.checkpoints[0])
+            self.restore(self.checkpoints[0])
             return None
-        return self._stand_at(self._walk_to(found[0].position), found[0])
+        return self._stand_at(self.walk_to(found[0].position), found[0])
 
     def _stand_at(self, walk: Walk, moment: Moment | None = None) -> Moment:
         """The machine stands at what *walk* came to."""
         moment = moment or walk.met
         if moment.point is not None or moment.executed:     # counting starts blocks anew: the way without it
-            walk = self._walk_to(moment.position)
+            walk = self.walk_to(moment.position)
             assert not walk.missed, f"the way to {moment.position} is another one than it was: {walk.missed}"
         self.position = moment.position
         return moment
@@ -115,10 +115,10 @@ class Timeline(Recording):
 
     def _count_behind(self, exits: int, wanted: Callable[[Moment], bool], points: Collection[Point]) -> Walk:
         """The way through what follows an exit, up to the next one, with its instructions counted."""
-        return self._walk(self._segment(Position(exits)), len(self.checkpoints) - 1, wanted=wanted, points=points,
+        return self.walk(self.segment(Position(exits)), len(self.checkpoints) - 1, wanted=wanted, points=points,
                           count_from=exits, last=exits + 1)
 
-    def _here(self, points: Collection[Point]) -> Position:
+    def here(self, points: Collection[Point]) -> Position:
         """Where it stands: the end is behind all that was told; among instructions only if that matters."""
         if not self._live:
             return self.position
@@ -146,7 +146,7 @@ class Timeline(Recording):
         if live and not (record and self._records_on(here)):
             self.go_to_end()
             return False
-        while (walk := self._walk_to(target)).missed:
+        while (walk := self.walk_to(target)).missed:
             self._may_go_on(here)
             if not walk.ran_out:
                 target = Position(target.exits + 1, target.instructions - walk.executed)
@@ -167,7 +167,7 @@ class Timeline(Recording):
         while left > here.instructions and here.exits:
             self._may_go_on(start)
             left -= here.instructions + 1
-            executed = self._walk_to(Position(here.exits - 1, MANY)).executed
+            executed = self.walk_to(Position(here.exits - 1, MANY)).executed
             here = Position(here.exits - 1, executed)
         if here.exits or here.instructions - left > 1:
             self.go(Position(here.exits, here.instructions - left))

@@ -81,7 +81,7 @@ def last_exit(session: Session, partition: int | None = None) -> Fact | None:
 
 def _place(session: Session, fact: Fact, position: str = "") -> str:
     record, timeline = fact.record, session.timeline
-    position = position or (f"E{timeline._exits()}" if timeline is not None else f"#{record.sequence}")
+    position = position or (f"E{timeline.exits()}" if timeline is not None else f"#{record.sequence}")
     rip = fact.get("rip")
     where = f" ({session.places.name(fact.vm, rip)})" if rip is not None else ""
     return (f"{position}, exit {ExitReason(record.event.reason).name} of "

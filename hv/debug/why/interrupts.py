@@ -61,7 +61,7 @@ def expected(session: Session) -> int:
 
 def _position(session: Session) -> str:
     timeline = session.timeline
-    return "" if timeline is None or timeline._live else str(timeline.position)
+    return "" if timeline is None or timeline.live else str(timeline.position)
 
 
 def _conclusion(session: Session, vector: int, links: list[Link]) -> str:

@@ -34,7 +34,7 @@ def find_settings(session: Session, links: Iterable[Link], until: Fact | None) -
 
 
 def _recorded(session: Session, timeline: Timeline, links: list[Link]) -> None:
-    here, live = timeline.position, timeline._live
+    here, live = timeline.position, timeline.live
     looks = [_careful(link.look) for link in links if link.look is not None]
     values = [look() for look in looks]
     found = origins(timeline, looks)

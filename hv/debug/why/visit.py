@@ -111,7 +111,7 @@ def _recorded(session: Session, timeline: Timeline, place: str, wanted: Test | N
     here = timeline.position
     if place:
         _go(timeline, _position(place))
-    elif wanted is None and not timeline._live and here.exits:
+    elif wanted is None and not timeline.live and here.exits:
         _go(timeline, Position(here.exits))
     else:
         _go_back(session, timeline, wanted)

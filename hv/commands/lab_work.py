@@ -112,19 +112,43 @@ def _state(place: Path) -> object:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
+def content(place: Path) -> bytes | None:
+    """What the learner's file holds, nothing of what is no text; None when nothing is there."""
+    from hv.lab import reading
+
+    if not os.path.lexists(place):
+        return None
+    try:
+        return reading.read_bytes(place)
+    except reading.Unreadable:
+        return b""
+
+
+def put(place: Path, text: str) -> None:
+    """Write *text* to *place*, where nothing is: all of it, or nothing is there again; OSError."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("x", encoding="utf-8", newline="\n") as file:
+        try:
+            file.write(text)
+            file.flush()
+        except OSError:
+            place.unlink(missing_ok=True)
+            raise
+
+
 def reset(exercise: Exercise, place: Path) -> Path | None:
     """Put the starter back; the name under which the learner's file was kept, None when there was nothing to keep."""
     starter = exercise.text(exercise.starter.name)
     try:
-        before = place.read_bytes() if place.exists() else None
+        before = content(place)
         if before is None or before == starter.encode():
             kept = None
         else:
             kept = next(name for name in (place.with_name(f"{place.name}.kept-{n}") for n in itertools.count(1))
-                        if not name.exists())
+                        if not os.path.lexists(name))
             place.rename(kept)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(starter, encoding="utf-8", newline="\n")
+        if before is None or kept is not None:
+            put(place, starter)
     except OSError as error:
         raise CommandError(f"{place} cannot be replaced: {error.strerror}", "check the folder's permissions") from None
     return kept
@@ -133,4 +157,6 @@ def reset(exercise: Exercise, place: Path) -> Path | None:
 def bar(part: int, whole: int, width: int = 20) -> str:
     """`[########------------]`."""
     filled = width * part // whole if whole else 0
+    if 0 < part < whole:                # a beginning is seen, and so is what is left
+        filled = min(max(filled, 1), width - 1)
     return f"[{'#' * filled}{'-' * (width - filled)}]"

@@ -124,7 +124,7 @@ def test_verify_proves_every_claim(capsys):
 def test_verify_says_what_speaks_against_a_lab(capsys, tmp_path, monkeypatch):
     import shutil
 
-    shutil.copytree(LABS, tmp_path / "labs")
+    shutil.copytree(LABS / "01_first_exit", tmp_path / "labs/01_first_exit")
     (tmp_path / "labs/01_first_exit/starter.asm").write_text(SOLUTION)
     monkeypatch.setattr("hv.commands.lab_choice.labs_folder", lambda: tmp_path / "labs")
     code, out, _ = said(capsys, "verify")

@@ -72,20 +72,28 @@ def put_program(exercise: Exercise, place: Path) -> str:
 def watch(exercise: Exercise, place: Path, progress: Progress, plain: bool, checks: int | None = None) -> int:
     """Check whenever the file was saved, until all checks pass; 1 after *checks* of them, or when Ctrl-C ended it."""
     print(f"Watching {printable(str(place))}: save it, and see. Ctrl-C ends.", flush=True)
-    seen: object = None
-    done = 0
+    from hv.image.worker import kept_warm
+
     try:
-        while checks is None or done < checks:
-            now = _state(place)
-            if now in (seen, None):
-                time.sleep(LOOK_SECONDS)
-                continue
-            seen, done = now, done + 1
-            if _show(exercise, place, plain):
-                progress.mark_done(exercise.name)
-                return TRUE
+        with kept_warm():               # the assembler, so that a save is answered at once
+            return _watch(exercise, place, progress, plain, checks)
     except KeyboardInterrupt:
         print()
+    return CHECKS_FAILED
+
+
+def _watch(exercise: Exercise, place: Path, progress: Progress, plain: bool, checks: int | None) -> int:
+    seen: object = None
+    done = 0
+    while checks is None or done < checks:
+        now = _state(place)
+        if now in (seen, None):
+            time.sleep(LOOK_SECONDS)
+            continue
+        seen, done = now, done + 1
+        if _show(exercise, place, plain):
+            progress.mark_done(exercise.name)
+            return TRUE
     return CHECKS_FAILED
 
 
@@ -93,7 +101,7 @@ def _show(exercise: Exercise, place: Path, plain: bool) -> bool:
     """One verdict, with only the first problem in full."""
     from hv.lab import report, runner
 
-    verdict: Verdict = runner.check(exercise, place)
+    verdict: Verdict = runner.check(exercise.for_student(), place)
     colour = not is_plain(plain)
     if colour:
         print("\x1b[2J\x1b[H", end="")

@@ -154,14 +154,12 @@ def start(exercise: Exercise, args: argparse.Namespace, progress: Progress) -> i
     place = starter_file(exercise, args)
     starter = exercise.text(exercise.starter.name)
     try:
-        before = place.read_text(encoding="utf-8", errors="replace") if place.exists() else None
+        before = lab_work.content(place)
         if before is None:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with place.open("x", encoding="utf-8", newline="\n") as file:
-                file.write(starter)
+            lab_work.put(place, starter)
     except OSError as error:
         raise CommandError(f"{place} cannot be written: {error.strerror}", "name another folder with --dir") from None
-    if before is not None and before != starter:
+    if before is not None and before != starter.encode():
         raise CommandError(f"{place} is already there, with your changes; it is left as it is",
                            f"go on with `hv lab check {exercise.name}`, or move the file away to begin anew")
     given = lab_work.put_program(exercise, place)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def labs_of(args: argparse.Namespace) -> list[Exercise]:
     """The labs, each with the values of the student who was named; LabError, CommandError."""
     from hv.commands.course import seed_of
-    from hv.lab.exercise import read_all
     from hv.lab.handout import check_student
 
     seed = seed_of(args)
-    exercises = read_all(folder_of(args))
+    exercises = _readable(args)
     if not args.student and seed is None:
         return exercises
     if not args.student:
@@ -39,6 +39,18 @@ def labs_of(args: argparse.Namespace) -> list[Exercise]:
                            "say --key FILE, or --seed WORDS")
     check_student(args.student)
     return [exercise.variant(seed, args.student) for exercise in exercises]
+
+
+def _readable(args: argparse.Namespace) -> list[Exercise]:
+    """The labs that can be read; what is wrong with others is told, unless one of them is asked for."""
+    from hv.lab.course import read_course, refuse_broken
+
+    exercises, broken = read_course(folder_of(args))
+    about_all = args.action == "export" or (args.action == "verify" and args.lab is None)
+    refuse_broken(broken, next(iter(broken), "") if about_all else args.lab or "")
+    for error in broken.values():
+        print(f"note: {printable(error.message)}; the other labs can be worked on", file=sys.stderr)
+    return exercises
 
 
 def folder_of(args: argparse.Namespace) -> Path | None:

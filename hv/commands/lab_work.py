@@ -72,20 +72,28 @@ def put_program(exercise: Exercise, place: Path) -> str:
 def watch(exercise: Exercise, place: Path, progress: Progress, plain: bool, checks: int | None = None) -> int:
     """Check whenever the file was saved, until all checks pass; 1 after *checks* of them, or when Ctrl-C ended it."""
     print(f"Watching {printable(str(place))}: save it, and see. Ctrl-C ends.", flush=True)
-    seen: object = None
-    done = 0
+    from hv.image.worker import kept_warm
+
     try:
-        while checks is None or done < checks:
-            now = _state(place)
-            if now in (seen, None):
-                time.sleep(LOOK_SECONDS)
-                continue
-            seen, done = now, done + 1
-            if _show(exercise, place, plain):
-                progress.mark_done(exercise.name)
-                return TRUE
+        with kept_warm():               # the assembler, so that a save is answered at once
+            return _watch(exercise, place, progress, plain, checks)
     except KeyboardInterrupt:
         print()
+    return CHECKS_FAILED
+
+
+def _watch(exercise: Exercise, place: Path, progress: Progress, plain: bool, checks: int | None) -> int:
+    seen: object = None
+    done = 0
+    while checks is None or done < checks:
+        now = _state(place)
+        if now in (seen, None):
+            time.sleep(LOOK_SECONDS)
+            continue
+        seen, done = now, done + 1
+        if _show(exercise, place, plain):
+            progress.mark_done(exercise.name)
+            return TRUE
     return CHECKS_FAILED
 
 
@@ -93,7 +101,7 @@ def _show(exercise: Exercise, place: Path, plain: bool) -> bool:
     """One verdict, with only the first problem in full."""
     from hv.lab import report, runner
 
-    verdict: Verdict = runner.check(exercise, place)
+    verdict: Verdict = runner.check(exercise.for_student(), place)
     colour = not is_plain(plain)
     if colour:
         print("\x1b[2J\x1b[H", end="")
@@ -112,25 +120,51 @@ def _state(place: Path) -> object:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
+def content(place: Path) -> bytes | None:
+    """What the learner's file holds, nothing of what is no text; None when nothing is there."""
+    from hv.lab import reading
+
+    if not os.path.lexists(place):
+        return None
+    try:
+        return reading.read_bytes(place)
+    except reading.Unreadable:
+        return b""
+
+
+def put(place: Path, text: str) -> None:
+    """Write *text* to *place*, where nothing is: all of it, or nothing is there again; OSError."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("x", encoding="utf-8", newline="\n") as file:
+        try:
+            file.write(text)
+            file.flush()
+        except OSError:
+            place.unlink(missing_ok=True)
+            raise
+
+
 def reset(exercise: Exercise, place: Path) -> Path | None:
     """Put the starter back; the name under which the learner's file was kept, None when there was nothing to keep."""
     starter = exercise.text(exercise.starter.name)
     try:
-        before = place.read_bytes() if place.exists() else None
+        before = content(place)
         if before is None or before == starter.encode():
             kept = None
         else:
             kept = next(name for name in (place.with_name(f"{place.name}.kept-{n}") for n in itertools.count(1))
-                        if not name.exists())
+                        if not os.path.lexists(name))
             place.rename(kept)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(starter, encoding="utf-8", newline="\n")
+        if before is None or kept is not None:
+            put(place, starter)
     except OSError as error:
         raise CommandError(f"{place} cannot be replaced: {error.strerror}", "check the folder's permissions") from None
     return kept
 
 
 def bar(part: int, whole: int, width: int = 20) -> str:
-    """`[########------------]`; what was begun shows, and only what is whole is full."""
-    filled = max(width * part // whole, bool(part)) if whole else 0
+    """`[########------------]`."""
+    filled = width * part // whole if whole else 0
+    if 0 < part < whole:                # a beginning is seen, and so is what is left
+        filled = min(max(filled, 1), width - 1)
     return f"[{'#' * filled}{'-' * (width - filled)}]"

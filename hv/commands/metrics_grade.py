@@ -22,7 +22,7 @@ def _grade_per_s_per_core() -> Round:
     from hv.lab.grading import grade, submissions
 
     exercise = find(read_all(labs_folder()), "1")
-    with TemporaryDirectory() as name, _no_cache():
+    with TemporaryDirectory() as name, without_cache():
         folder = Path(name)
         sources = [exercise.solution, *(exercise.folder / "wrong" / one.file for one in exercise.data.wrong)]
         for number in range(SUBMISSIONS):
@@ -41,7 +41,7 @@ def _processor_seconds() -> float:
 
 
 @contextmanager
-def _no_cache() -> Iterator[None]:
+def without_cache() -> Iterator[None]:
     """Every program is assembled, as for a class that hands in for the first time."""
     before = os.environ.get("HVLAB_CACHE")
     os.environ["HVLAB_CACHE"] = ""

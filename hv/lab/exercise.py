@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from hv.lab import reading
 from hv.lab.answering import PieceCheck
 from hv.lab.checks import ANY, AnyCheck, Check, SerialCheck
 from hv.lab.contents import MemoryCheck, RegisterCheck
@@ -204,9 +205,9 @@ class Exercise:
     def text(self, name: str) -> str:
         """A page of the folder, such as README.md; LabError when it is missing."""
         try:
-            return (self.folder / name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise LabError(f"{self.name}/{name} cannot be read: {_reason(error)}", "reinstall hvlab") from None
+            return reading.read(self.folder / name)
+        except reading.Unreadable as error:
+            raise LabError(f"{self.name}/{name} cannot be read: {error}", "put it back, or reinstall hvlab") from None
 
     def section(self, heading: str) -> str:
         """The part of README.md under `## heading`, without it; empty when there is none."""
@@ -226,10 +227,10 @@ def read(folder: Path) -> Exercise:
 def _toml(folder: Path) -> dict[str, Any]:
     place = f"{folder.name}/lab.toml"
     try:
-        return tomllib.loads((folder / "lab.toml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabError(f"{place} cannot be read: {_reason(error)}", "is this an exercise?") from None
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(reading.read(folder / "lab.toml"))
+    except reading.Unreadable as error:
+        raise LabError(f"{place} cannot be read: {error}", "is this an exercise?") from None
+    except (ValueError, RecursionError) as error:       # of the parser: 5000 digits, 5000 brackets
         raise LabError(f"{place} is no TOML: {error}", "mend that line") from None
 
 
@@ -292,16 +293,27 @@ def read_all(folder: Path | None) -> list[Exercise]:
     """Every exercise below *folder*, in order of their names; LabError when there is none."""
     places = sorted(place.parent for place in folder.glob("*/lab.toml")) if folder is not None else []
     if not places:
-        raise LabError("there are no labs here", "reinstall hvlab, or clone its repository")
+        raise no_labs(folder)
     return [read(place) for place in places]
+
+
+def no_labs(folder: Path | None) -> LabError:
+    """What is said where nothing is."""
+    return LabError(f"there are no labs here{'' if folder is None else f', in {folder}'}",
+                    "reinstall hvlab, or clone its repository")
+
+
+def is_called(name: str, wanted: str) -> bool:
+    """*wanted* is the lab's *name*, its number (`1`, `01`), or its name without the number."""
+    number, _, title = name.partition("_")
+    by_number = wanted.isdecimal() and number.isdecimal() and int(wanted) == int(number)
+    return wanted in (name, title or name) or by_number
 
 
 def find(exercises: list[Exercise], wanted: str) -> Exercise:
     """The exercise called *wanted*: its name, its number (`1`, `01`), or its name without the number."""
     for exercise in exercises:
-        number, _, title = exercise.name.partition("_")
-        by_number = wanted.isdecimal() and number.isdecimal() and int(wanted) == int(number)
-        if wanted in (exercise.name, title or exercise.name) or by_number:
+        if is_called(exercise.name, wanted):
             return exercise
     names = [exercise.name for exercise in exercises]
     near = difflib.get_close_matches(wanted, names, 3) or names[:3]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -19,8 +19,10 @@ from hv.hypervisor.partitions.partition import PartitionState
 from hv.image.errors import ImageError
 from hv.image.library import guests_folder
 from hv.image.model import Image
+from hv.lab import reading
 from hv.lab.answers import read_answers
 from hv.lab.checks import ANY, LEARNER, Check, Finding, Happening, judge_all
+from hv.lab.columns import with_column
 from hv.lab.evidence import trace_hash
 from hv.lab.exercise import Exercise, Limits
 from hv.lab.faults import FAULTS
@@ -298,4 +300,6 @@ def refused(error: ImageError | MachineError, path: Path) -> str:
     for folder, name in ((guests_folder(), "guests"), (path.parent, "its folder")):
         if folder is not None and folder.is_absolute():
             text = text.replace(str(folder), name)
+    with suppress(reading.Unreadable):  # then that is what the error is about
+        text = with_column(text, path.name, reading.read(path))
     return printable(" ".join(text.split()))

@@ -12,7 +12,7 @@ ASKED_FOR = {
     "guest_integer_ratio", "guest_store_ratio", "cpuid_exit_us", "msr_exit_us", "hypercall_us", "vmentry_check_us",
     "device_interrupt_us", "partition_create_ms", "partition_rss_mb", "import_ms", "cli_help_ms", "demo_s",
     "exits_per_interrupt", "post_message_us", "signal_event_us", "stimer_jitter", "grade_per_s_per_core",
-    "replay_go_ms", "replay_record_ratio", "step_key_ms",
+    "replay_go_ms", "replay_record_ratio", "step_key_ms", "lab_check_ms", "python_grade_per_s",
     "smp_lock_handoffs_per_s", "ipi_us",
     "idle_vps_ratio", "flush_hypercall_us", "parallel_speedup_ratio",
 }

@@ -10,6 +10,7 @@ from hv.cli import main
 from hv.commands.lab_work import bar, reset, watch
 from hv.lab.progress import Progress
 from tests.lab.exercises import LABS, SOLUTION, first_exit
+from tests.lab.folders import HALTS, a_lab
 
 
 @pytest.fixture(autouse=True)
@@ -164,3 +165,12 @@ def test_the_list_has_a_bar_and_counts(capsys):
     out = said(capsys, "list")[1]
     assert "1 of " in out.splitlines()[-1]
     assert out.splitlines()[-1].startswith("[#")
+
+
+def test_watch_shows_no_hidden_check(capsys, tmp_path):
+    """What `hv lab check` leaves out is left out here too."""
+    hidden = '[[checks]]\nname = "a secret"\nkind = "serial"\ntext = "x"\nhidden = true\n'
+    exercise = a_lab(tmp_path, HALTS + hidden)
+    (tmp_path / "a.asm").write_text("start: hlt\n")
+    assert watch(exercise, tmp_path / "a.asm", Progress(), plain=True, checks=1) == 0
+    assert "secret" not in capsys.readouterr().out

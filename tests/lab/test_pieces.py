@@ -69,7 +69,7 @@ def test_what_is_wrong_with_a_walk_is_named():
 
 
 REFUSED = {
-    "syntax": ("def walk(:\n", "ept_walk.py:1: invalid syntax"),
+    "syntax": ("def walk(:\n", "ept_walk.py:1:10: invalid syntax"),
     "raises-at-once": ("x = 1 / 0\n", "ept_walk.py:1: raised ZeroDivisionError"),
     "binary": (b"\xff\xfe", "not UTF-8"),
     "another-room": ("import unicorn\n", "ept_walk.py:1: raised ModuleNotFoundError"),

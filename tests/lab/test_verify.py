@@ -54,7 +54,7 @@ def test_every_claim_is_told_also_when_nothing_speaks_against_it(tmp_path):
     ("README.md", "# t\n\nHalt.\n", "its pages are there", "empty: the section `## The task` of README.md"),
     ("README.md", "# t\n\n## The task\n\n## More\n", "its pages are there", "the section `## The task`"),
     ("solution/a.asm", OTHER, "solution/a.asm earns all 3 points", "it halts: expected the guest to end by halt"),
-    ("solution/a.asm", "start: hlp\n", "solution/a.asm earns all 3 points", "a.asm:1: `hlp`"),
+    ("solution/a.asm", "start: hlp\n", "solution/a.asm earns all 3 points", "a.asm:1:8: `hlp`"),
     ("starter.asm", HALTED, "starter.asm fails, and is told: found budget", "it passes"),
     ("starter.asm", "start: ud2\n", "starter.asm fails, and is told: found budget", "it is told: it halts: expected"),
     ("wrong/crash.asm", HALTED, "wrong/crash.asm fails, and is told: found triple-fault", "it passes"),

@@ -5,7 +5,7 @@ calls. What the piece can reach of this module it may break: it harms its own an
 
     in    ["load", source, name], ["call", function, arguments, doors, kit], ["answer", value], ["no", words]
     out   ["ready", protections], ["loaded"], ["returned", value], ["ask", door, arguments],
-          ["raised", type, words, line], ["wrong", words, line], ["steps", line], ["memory", line]
+          ["raised", type, words, line], ["wrong", words, line (, column)], ["steps", line], ["memory", line]
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class _Server:
         try:
             code: CodeType = compile(source, name, "exec", dont_inherit=True)
         except SyntaxError as error:
-            return ["wrong", f"{error.msg} (column {error.offset or 0})", error.lineno or 0]
+            return ["wrong", error.msg, error.lineno or 0, error.offset or 0]
         except (ValueError, RecursionError, MemoryError, OverflowError) as error:
             return ["wrong", f"it cannot be read: {error}", 0]
         answer = self.guarded(lambda: exec(code, self.names))

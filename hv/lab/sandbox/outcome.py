@@ -48,7 +48,9 @@ def told(message: list[Any], limits: Limits, name: str, printed: str) -> Outcome
         case ["raised", str(kind), str(words), int(line)]:
             what = one_line(f"{kind}: {words}" if words else kind)
             return Outcome(Ending.RAISED, None, f"{_at(name, line)}raised {what}", line, printed)
-        case ["wrong", str(words), int(line)]:
+        case ["wrong", str(words), int(line), int(column)] if line > 0 and column > 0:
+            return Outcome(Ending.WRONG, None, f"{printable(name)}:{line}:{column}: {one_line(words)}", line, printed)
+        case ["wrong", str(words), int(line), *_]:
             return Outcome(Ending.WRONG, None, f"{_at(name, line)}{one_line(words)}", line, printed)
         case ["steps", int(line)]:
             words = f"still running after {limits.steps} lines: is there a loop that does not end?"

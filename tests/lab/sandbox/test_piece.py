@@ -63,7 +63,7 @@ def test_arguments_that_are_no_plain_data_are_the_callers_mistake():
 
 
 WORDS = {
-    "no-python": ("def f(:\n", Ending.WRONG, "piece.py:1: invalid syntax (column 7)"),
+    "no-python": ("def f(:\n", Ending.WRONG, "piece.py:1:7: invalid syntax"),
     "nul": ("a = 1\0", Ending.WRONG, "null bytes"),
     "surrogate": ("a = '\udc80'", Ending.WRONG, "piece.py: "),
     "deep": ("x = " + "(" * 5000, Ending.WRONG, "piece.py"),

@@ -124,7 +124,8 @@ def test_verify_proves_every_claim(capsys):
 def test_verify_says_what_speaks_against_a_lab(capsys, tmp_path, monkeypatch):
     import shutil
 
-    shutil.copytree(LABS, tmp_path / "labs")
+    for lab in ("01_first_exit", "02_reading_a_vmcs"):
+        shutil.copytree(LABS / lab, tmp_path / "labs" / lab)
     (tmp_path / "labs/01_first_exit/starter.asm").write_text(SOLUTION)
     monkeypatch.setattr("hv.commands.lab_choice.labs_folder", lambda: tmp_path / "labs")
     code, out, _ = said(capsys, "verify")

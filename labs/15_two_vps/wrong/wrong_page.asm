@@ -81,3 +81,8 @@ here:     .long 0               ; written by VP 1
 question: .long 0               ; written by VP 0
 answer:   .long 0               ; written by VP 1
 heard:    .long 0, 0            ; written by VP 0
+
+.bits 16
+.org 0x80000                    ; where VP 1 begins now; without this it would run through zeros
+    cli
+    hlt

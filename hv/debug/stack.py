@@ -40,8 +40,11 @@ def slots(vp: Any, count: int) -> Iterator[Slot]:
 
 def is_return_address(vp: Any, offset: int) -> bool:
     """An instruction ends at *offset* of the code segment, and it is a CALL."""
-    regs = vp.regs
-    gva = offset if regs.bits == 64 else regs.cs.base + offset
+    return call_site(vp, offset if vp.regs.bits == 64 else vp.regs.cs.base + offset) is not None
+
+
+def call_site(vp: Any, gva: int) -> int | None:
+    """Linear address of the CALL that ends at *gva*; None when no such instruction does."""
     for length in _CALL_LENGTHS:
         if gva < length:
             continue
@@ -49,10 +52,10 @@ def is_return_address(vp: Any, offset: int) -> bool:
             code = read_gva(vp, gva - length, length)
         except (GuestFault, NestedFault, DebugError):
             continue
-        text, size = text_of(code, regs.bits, gva - length)
+        text, size = text_of(code, vp.regs.bits, gva - length)
         if size == length and text.startswith(("call ", "lcall ")):
-            return True
-    return False
+            return gva - length
+    return None
 
 
 def caller(vp: Any) -> Slot | None:

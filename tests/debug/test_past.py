@@ -124,6 +124,26 @@ def test_steps_go_both_ways(timer):
     assert "this is the beginning" in refused(timer, "rstep 100000")
 
 
+def test_a_call_is_one_instruction_on_the_way_back_too(timer):
+    timer.do("record")
+    timer.do("goto begin")
+    there = [timer.do("next").split("\n")[-1] for _ in range(5)]
+    assert any("call" in line for line in there)
+    back = [timer.do("rnext").split("\n")[-1] for _ in range(4)]
+    assert back == there[-2::-1]
+    timer.do("goto E5:1")
+    assert timer.do("rnext").startswith("E5\n")
+
+
+def test_on_the_way_back_a_breakpoint_in_what_was_called_stops(timer):
+    timer.do("record")
+    timer.do("goto begin")
+    timer.do("next 4")
+    timer.do("break idt_set")
+    assert "breakpoint at" in timer.do("rnext 3")
+    assert timer.do("rnext").startswith("E0:3\n")
+
+
 @pytest.mark.parametrize("line", ["next", "finish", "until on_timer", "until 30us"])
 def test_recorded_or_not_one_comes_to_the_same_place(line):
     """Each way to run comes to the same instruction in a recorded machine as in another."""

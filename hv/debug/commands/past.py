@@ -15,8 +15,9 @@ from hv.debug.numbers import ticks
 from hv.debug.recorded import timeline_of
 from hv.debug.registry import command
 from hv.debug.render import record_line
-from hv.debug.session import Session
-from hv.debug.targets import ending
+from hv.debug.session import Breakpoint, Session
+from hv.debug.stack import call_site
+from hv.debug.targets import Target, ending
 from hv.replay.file import kept
 from hv.replay.memento import NotSaved
 from hv.replay.position import Position, PositionError
@@ -110,6 +111,26 @@ def rstep(session: Session, n: int = 1) -> str:
     if not 1 <= n <= MOST_STEPS:
         raise DebugError(f"{n} steps are out of range 1..{MOST_STEPS}", "`goto` goes anywhere")
     recorded.step(session, n, back=True)
+    return f"{timeline_of(session).position}\n{where(session)}"
+
+
+@command("rnext", "rn", "rni")
+def rnext(session: Session, n: int = 1) -> str:
+    """Go *n* instructions back, where a CALL is one with all that it called.
+
+    A breakpoint or a stop in there stops.
+
+    Example: `record`, `rnext 3`
+    """
+    if not 1 <= n <= MOST_STEPS:
+        raise DebugError(f"{n} steps are out of range 1..{MOST_STEPS}", "`goto` goes anywhere")
+    for _ in range(n):
+        site, rsp = call_site(session.vp, session.linear_rip), session.vp.regs.rsp
+        recorded.step(session, 1, back=True)
+        if site is not None and session.vp.regs.rsp < rsp:      # behind a RET: in what was called
+            why = recorded.run(session, None, Target(Breakpoint(session.vm.name, site), rsp), back=True)
+            if "reached" not in why:
+                return f"{why}\n{where(session)}"
     return f"{timeline_of(session).position}\n{where(session)}"
 
 

@@ -1,8 +1,9 @@
 """Debug a guest: step it, look at registers, memory, both page walks, the VMCS, the interrupt controllers, the events.
 
-FILE is what `hv run` takes. The machine stands still before the guest's first instruction. `help` lists the commands; a
-line that is none is Python over the live objects. Without a terminal, commands are read from standard input, one a
-line, so that a session can be written down: `echo "step 5" | hv repl guests/timer.asm`.
+FILE is what `hv run` takes, or a lab: then it is the lab's own machine, with its bug if it has one, for as long as the
+lab lets it run. The machine stands still before the guest's first instruction. `help` lists the commands; a line that
+is none is Python over the live objects. Without a terminal, commands are read from standard input, one a line, so that
+a session can be written down: `echo "step 5" | hv repl guests/timer.asm`.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hv.commands.errors import CHECKS_FAILED, TRUE, CommandError
+from hv.commands.errors import CHECKS_FAILED, TRUE
 from hv.commands.screen import is_plain
 from hv.printable import LONGEST_LINE, one_line, printable
 
@@ -22,68 +22,46 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hv.commands.building import Interrupted
-    from hv.commands.description import MachineDescription
     from hv.debug.session import Session
-    from hv.image.model import Image
-    from hv.replay.file import Replay
-
-
-DEFAULT_FILE = "hello"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `hv repl`."""
-    parser.add_argument("file", metavar="FILE", nargs="?", default=DEFAULT_FILE,
-                        help="what `hv run` takes (default: hello)")
+    parser.add_argument("file", metavar="FILE", nargs="?", default="hello",
+                        help="what `hv run` takes, or a lab: its number or the file you work on (default: hello)")
     parser.add_argument("--smp", metavar="N", type=int, help="virtual processors (default 1)")
     parser.add_argument("--mem", metavar="MIB", type=int, help="memory in MiB")
     parser.add_argument("--device", action="store_true", help="assign the DMA engine (for the guests dma and attacker)")
     parser.add_argument("-c", "--command", metavar="LINE", action="append", help="do this line and leave; repeatable")
     parser.add_argument("--json", action="store_true", help="answer each line with one line of JSON")
     parser.add_argument("--replay", metavar="FILE", type=Path, help="go on behind a recorded run, which is kept")
+    parser.add_argument("--dir", metavar="DIR", type=Path, default=Path(), help="of a lab: the folder you work in")
+    parser.add_argument("--labs", metavar="DIR", type=Path, help="another folder of labs, such as an exported one")
+    parser.set_defaults(budget=None)
     parser.add_argument("--root", action="store_true", help="FILE runs in the root partition itself")
     parser.add_argument("--plain", action="store_true", help="no colours, no completion")
 
 
 def main(args: argparse.Namespace) -> int:
     """Read, do, print. Without a terminal, 1 when a line could not be carried out."""
-    from hv.commands import building, replay, report
-
-    kept, description, images = _chosen(args)
-    machine, vms = building.build_any(description, images=images)
+    from hv.commands import building, chosen, replay, report
     from hv.debug.session import PYTHON, Session
 
-    session = Session(machine, vms, {vm.name: image for vm, image in zip(description.vms, images, strict=True)},
-                      report.heard())
-    session.made_from = partial(replay.kept_machine, description, images)
-    try:
-        with building.ctrl_c(PYTHON) as interrupted:
-            if kept is not None:
-                session.keeps(replay.played(machine, kept, args.replay, interrupted))
-            session.interrupted = interrupted.take
-            if args.command is not None or args.json or not sys.stdin.isatty():
-                lines = args.command if args.command is not None else sys.stdin
-                return as_json(session, lines) if args.json else scripted(session, lines, args.command is None)
-            name = printable(description.vms[0].image.name)
-            where = "at the end of its recording" if kept is not None else "before its first instruction"
-            print(f"{name} stands {where}. `help` lists the commands.")
-            answer(session, "disasm rip 3")
-            return interactive(session, plain_reader(session) if is_plain(args.plain) else reader(session), interrupted)
-    finally:
-        machine.close()
-
-
-def _chosen(args: argparse.Namespace) -> tuple[Replay | None, MachineDescription, list[Image]]:
-    """The machine that is asked for, and the replay file where it is one; CommandError."""
-    from hv.commands import building, replay
-    from hv.commands.run import describe, describe_root
-
-    if args.replay is None:
-        description = describe_root(args) if args.root else describe(args)
-        return None, description, building.images_of(description)
-    if any(getattr(args, name) for name in ("smp", "mem", "device", "root")) or args.file != DEFAULT_FILE:
-        raise CommandError("--replay names a file that has the whole machine", "leave the other arguments out")
-    return replay.opened(args.replay)
+    with chosen.subject(args) as subject, building.ctrl_c(PYTHON) as interrupted:
+        session = Session(subject.machine, subject.vms, subject.images, report.heard())
+        session.made_from = subject.made_from
+        if subject.made_from is None:           # a lab's: its guests may be made to run for ever
+            session.limit_tsc = session.machine.clock.tsc + subject.ticks
+        if subject.replay is not None:
+            session.keeps(replay.played(session.machine, subject.replay, args.replay, interrupted))
+        session.interrupted = interrupted.take
+        if args.command is not None or args.json or not sys.stdin.isatty():
+            lines = args.command if args.command is not None else sys.stdin
+            return as_json(session, lines) if args.json else scripted(session, lines, args.command is None)
+        where = "at the end of its recording" if subject.replay is not None else "before its first instruction"
+        print(f"{printable(args.file)} stands {where}. `help` lists the commands.")
+        answer(session, "disasm rip 3")
+        return interactive(session, plain_reader(session) if is_plain(args.plain) else reader(session), interrupted)
 
 
 def scripted(session: Session, lines: Any, echo: bool) -> int:

@@ -23,7 +23,7 @@ from hv.commands.errors import TRUE, CommandError
 from hv.commands.screen import is_plain, shown_time
 
 if TYPE_CHECKING:
-    from hv.commands.stepped import Subject
+    from hv.commands.chosen import Subject
     from hv.step.board import Look
     from hv.step.model import Model
     from hv.step.story import Progress, Story
@@ -62,7 +62,7 @@ def main(args: argparse.Namespace) -> int:
     """Record, and show."""
     if not 0 <= args.steps <= MOST_STEPS:
         raise CommandError(f"--steps is {args.steps}; expected 0..{MOST_STEPS}")
-    from hv.commands.stepped import subject
+    from hv.commands.chosen import subject
 
     if args.picture is not None:
         size = picture_size(args)

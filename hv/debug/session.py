@@ -87,6 +87,7 @@ class Session:
         self.timeline: Timeline | None = None       # while the run is recorded
         self.failure: Failure | None = None         # the error that ended the last run that broke
         self.crashes_told: set[str] = set()         # names of VMs
+        self.limit_tsc: int | None = None           # so far the machine is let run, where nobody says how far
         self.made_from: Callable[[], Any] | None = None     # what a replay file says of the machine
 
     def keeps(self, timeline: Timeline) -> None:

@@ -21,6 +21,7 @@ from hv.trace.bus import Record
 
 def run(session: Session, until_tsc: int | None = None, target: Target | None = None) -> str:
     """Run on, until the VP looked at reaches *target*, or anything else stops it; why, in words."""
+    until_tsc = session.limit_tsc if until_tsc is None else until_tsc
     if session.timeline is not None:
         return recorded.run(session, until_tsc, target)
     points = {*session.breakpoints} | ({target.point} if target is not None else set())

@@ -39,7 +39,9 @@ def record(session: Session, text: str = "") -> str:
     if text and not re.fullmatch(r"[\d._]+(s|ms|us)", text):
         raise DebugError(f"`{text}` is no time", "write 10ms, 500us or 1s; without it, everything runs to its end")
     timeline = session.timeline or _begin(session)
-    end = timeline.record(session.machine.clock.tsc + ticks(text) if text else None, session.interrupted)
+    timeline.go_to_end()
+    until = session.machine.clock.tsc + ticks(text) if text else session.limit_tsc
+    end = timeline.record(until, session.interrupted)
     ended = ", ".join(ending(vm) for vm in session.vms if vm.ended is not None)
     kept = timeline.pages.bytes_kept >> 10
     return f"recorded up to {end}: {len(timeline.checkpoints)} checkpoints, {kept} KiB of pages\n{ended}".strip()

@@ -1,4 +1,4 @@
-"""What `hv step` steps through: a guest, a described machine, or a lab, before it begins to run."""
+"""What `hv step` and `hv repl` open: a guest, a described machine, or a lab's own one, before it begins to run."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import argparse
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hv.commands import building, lab_work
+from hv.commands import building, lab_work, replay
 from hv.commands.errors import CommandError
 from hv.commands.files import labs_folder
 from hv.commands.run import describe, describe_root
@@ -18,15 +19,19 @@ from hv.commands.screen import ticks
 from hv.image.library import guest_names, guests_folder
 
 if TYPE_CHECKING:
+    from hv.commands.description import MachineDescription
     from hv.image.model import Image
     from hv.lab.exercise import Exercise
+    from hv.replay.file import KeptMachine, Replay
 
 BUDGET = "200ms"
+DEFAULT_FILE = "hello"
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A machine that stands at its beginning. *ticks* bound its run; *folders* have the sources."""
+    """A machine that stands at its beginning. *ticks* bound its run; *folders* have the sources; *made_from* says what
+    a replay file keeps of it, and is None for a lab's."""
 
     machine: Any
     vms: list[Any]
@@ -34,24 +39,41 @@ class Subject:
     ticks: int
     folders: list[Path]
     close: Callable[[], None]
+    made_from: Callable[[], KeptMachine] | None = None
+    replay: Replay | None = None        # what is to be done first
 
 
 @contextmanager
 def subject(args: argparse.Namespace) -> Iterator[Subject]:
     """What the arguments name; it is closed afterwards. CommandError."""
-    found = _lab(args) or _guest(args)
+    found = _recorded(args) or _lab(args) or _guest(args)
     try:
         yield found
     finally:
         found.close()
 
 
+def _recorded(args: argparse.Namespace) -> Subject | None:
+    """The machine of the replay file that is named, if one is."""
+    if getattr(args, "replay", None) is None:
+        return None
+    if any(getattr(args, name) for name in ("smp", "mem", "device", "root")) or args.file != DEFAULT_FILE:
+        raise CommandError("--replay names a file that has the whole machine", "leave the other arguments out")
+    kept, description, images = replay.opened(args.replay)
+    return replace(_made(description, images, BUDGET), replay=kept)
+
+
 def _guest(args: argparse.Namespace) -> Subject:
     description = describe_root(args) if args.root else describe(args)
-    images = {vm.name: building.load_image(vm.image) for vm in description.vms}
-    machine, vms = building.build_any(description)
+    return _made(description, building.images_of(description), args.budget or BUDGET)
+
+
+def _made(description: MachineDescription, images: list[Image], budget: str) -> Subject:
+    machine, vms = building.build_any(description, images=images)
+    by_name = {vm.name: image for vm, image in zip(description.vms, images, strict=True)}
     folders = [vm.image.parent for vm in description.vms]
-    return Subject(machine, list(vms), images, ticks(args.budget or BUDGET), _with_guests(folders), machine.close)
+    return Subject(machine, list(vms), by_name, ticks(budget), _with_guests(folders), machine.close,
+                   partial(replay.kept_machine, description, images))
 
 
 def _with_guests(folders: list[Path]) -> list[Path]:
@@ -90,7 +112,9 @@ def _exercise(name: str, folder: Path | None) -> Exercise | None:
     from hv.lab.errors import LabError
     from hv.lab.exercise import read_all
 
-    place = Path(name)
+    place, guests = Path(name), guest_names()
+    if name in guests:
+        return None
     if place.suffix and (not os.path.exists(place) or place.resolve().parent == guests_folder()):
         return None
     try:
@@ -99,7 +123,6 @@ def _exercise(name: str, folder: Path | None) -> Exercise | None:
         if folder is None:
             return None
         raise CommandError(error.message, error.hint) from None
-    guests = guest_names()
     return next((one for one in exercises if name == one.name or (place.suffix and place.name == one.data.file)
                  or (name.isdecimal() and one.name.partition("_")[0].lstrip("0") == name.lstrip("0"))
-                 or (name not in guests and name == one.name.partition("_")[2])), None)
+                 or (name == one.name.partition("_")[2])), None)

@@ -93,7 +93,8 @@ def choose(exercises: list[Exercise], progress: Progress, args: argparse.Namespa
     from hv.lab.exercise import find
 
     if args.lab is not None:
-        by_file = [exercise for exercise in exercises if Path(args.lab).name in (exercise.data.file, in_c(exercise))]
+        name = Path(args.lab).name
+        by_file = [one for one in exercises if name and name in (one.data.file, in_c(one))]
         return by_file[0] if by_file else find(exercises, args.lab)
     here = [exercise for exercise in exercises if any(
         os.path.exists(args.dir / name) for name in (exercise.data.file, in_c(exercise)) if name)]

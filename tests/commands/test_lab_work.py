@@ -1,6 +1,7 @@
 """`hv lab` between start and success: the trace, the watch, the way back, and nothing of the learner's is ever lost."""
 
 import os
+import sys
 import threading
 import time
 
@@ -174,3 +175,23 @@ def test_watch_shows_no_hidden_check(capsys, tmp_path):
     (tmp_path / "a.asm").write_text("start: hlt\n")
     assert watch(exercise, tmp_path / "a.asm", Progress(), plain=True, checks=1) == 0
     assert "secret" not in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_watch_in_a_terminal_answers_each_save_and_ctrl_c(tmp_path):
+    """Ten columns by five lines are enough of a terminal; the save, not the clock, brings the verdict."""
+    import pexpect
+
+    place = tmp_path / "work/first_exit.asm"
+    place.write_text("start: hlt\n")
+    child = pexpect.spawn(sys.executable, ["-m", "hv", "lab", "watch"], timeout=30, encoding="utf-8",
+                          cwd=tmp_path / "work", dimensions=(5, 10),
+                          env={**os.environ, "PYTHONPATH": str(LABS.parent), "TERM": "xterm"})
+    child.expect("0 of 10 points")
+    place.write_text("start: mvo eax, 1\n")
+    child.expect("is no instruction")
+    child.expect("0 of 10 points")
+    child.sendintr()
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 130

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hv.commands import building, lab_work, replay
 from hv.commands.errors import CommandError
-from hv.commands.files import labs_folder
+from hv.commands.lab_choice import folder_of
 from hv.commands.run import describe, describe_root
 from hv.commands.screen import ticks
 from hv.image.library import guest_names, guests_folder
@@ -83,7 +83,7 @@ def _with_guests(folders: list[Path]) -> list[Path]:
 
 def _lab(args: argparse.Namespace) -> Subject | None:
     """The machine of the lab that is meant, with the learner's file; None when none is."""
-    exercise = None if args.root else _exercise(args.file, args.labs)
+    exercise = None if args.root else _exercise(args)
     if exercise is None:
         return None
     from hv.lab.progress import Progress
@@ -107,21 +107,22 @@ def _lab(args: argparse.Namespace) -> Subject | None:
                    _with_guests([place.parent, exercise.folder]), run.close)
 
 
-def _exercise(name: str, folder: Path | None) -> Exercise | None:
-    """The lab called *name*: by name or number, by the learner's file, or by its title if no guest is called so."""
+def _exercise(args: argparse.Namespace) -> Exercise | None:
+    """The lab that is meant: by name or number, by the learner's file, or by its title if no guest is called so."""
+    from hv.lab.course import read_course, refuse_broken
     from hv.lab.errors import LabError
-    from hv.lab.exercise import read_all
 
-    place, guests = Path(name), guest_names()
-    if name in guests:
+    name, place = args.file, Path(args.file)
+    if name in guest_names():
         return None
     if place.suffix and (not os.path.exists(place) or place.resolve().parent == guests_folder()):
         return None
     try:
-        exercises = read_all(labs_folder() if folder is None else folder)
+        exercises, broken = read_course(folder_of(args))
+        refuse_broken(broken, name)
     except LabError as error:
-        if folder is None:
-            return None
+        if args.labs is None and place.suffix:
+            return None                         # whatever is wrong with our labs, this may be a guest
         raise CommandError(error.message, error.hint) from None
     return next((one for one in exercises if name == one.name or (place.suffix and place.name == one.data.file)
                  or (name.isdecimal() and one.name.partition("_")[0].lstrip("0") == name.lstrip("0"))

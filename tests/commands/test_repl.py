@@ -44,3 +44,18 @@ def test_what_a_guest_and_its_file_are_called_cannot_command_the_terminal(capsys
 def test_commands_may_stand_on_the_command_line(capsys):
     assert cli.main(["repl", "timer", "-c", "step", "-c", "!regs.rdi"]) == 0
     assert capsys.readouterr().out.endswith("\n0x30\n")
+
+
+def test_a_lab_is_opened_on_its_own_machine(capsys):
+    """With its bug, and no longer than the lab lets it run."""
+    assert cli.main(["repl", "18", "-c", "record", "-c", "why no interrupt 0x30"]) == 0
+    out = capsys.readouterr().out
+    assert "recorded up to E8" in out
+    assert "(missing EOI)" in out
+
+
+def test_a_learners_file_is_opened_on_the_machine_of_its_lab(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "first_exit.asm").write_text(".bits 64\n.org 0x10000\n.entry start\nstart:\n    hlt\n")
+    assert cli.main(["repl", "first_exit.asm", "-c", "continue"]) == 0
+    assert "lab halt" in capsys.readouterr().out

@@ -117,9 +117,11 @@ class Cluster:
 
 
 def _result(done: Any) -> Result | str:
-    if done.status != "finished":
-        error = done.exception()
+    """Of one whose worker died with the result, it is waited for: the cluster finds it again."""
+    try:
+        found = done.result()
+    except Exception as error:      # whatever ended it there: what it did to its workers, or what the cluster could not
         return one_line(f"the cluster gave it up: {type(error).__name__}: {error}")
-    result = msgspec.json.decode(done.result(), type=Result)
+    result = msgspec.json.decode(found, type=Result)
     ours = str(Result.__dataclass_fields__["tool"].default)
     return result if result.tool == ours else f"the cluster has {result.tool}, this is {ours}"

@@ -245,7 +245,8 @@ def test_help_explains_each_command(timer):
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
-def test_each_command_has_an_example_that_works(timer, name):
+def test_each_command_has_an_example_that_works(timer, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)         # where it writes files
     assert COMMANDS[name].examples
     assert name in [line.split()[0] for line in COMMANDS[name].examples]
     for line in COMMANDS[name].examples:

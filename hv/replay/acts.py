@@ -1,6 +1,6 @@
 """What was done to a machine since its recording began, as data: who does the same again has the same run.
 
-Nothing of a run comes from outside but this. Engines forget what they have cached after each act (`timeline.py`), for
+Nothing of a run comes from outside but this. Engines forget what they have cached after each act (`walk.py`), for
 what they have decides where blocks of code end, and with that the time.
 """
 

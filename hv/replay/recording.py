@@ -21,6 +21,7 @@ from hv.replay.changes import AnyChange
 from hv.replay.checkpoint import Checkpoint
 from hv.replay.pages import PageHistory
 from hv.replay.position import Position, PositionError
+from hv.replay.refusal import ChangeRefused
 from hv.replay.walk import Moment, Walk, forget
 
 # When the next checkpoint is due: after as much work as takes some 50 ms to do again, while somebody listens.
@@ -60,7 +61,7 @@ class Recording:
         return self.position
 
     def play(self, act: Act, ask: Callable[[], None] = lambda: None) -> None:
-        """Do *act* at the end, as it was done elsewhere. *ask* is called between turns, and may raise. ChangeRefused,
+        """Do *act* at the end. *ask* is called between turns, and may raise. ChangeRefused,
         and ValueError when the run ends before the place where it was stopped."""
         self.go_to_end()
         self._live = False
@@ -210,15 +211,18 @@ class Recording:
             self._redo(walk.act)
             cut = walk.cut()
             if cut is not None:
-                cut.do(self.machine)
-                self._did(cut)
+                self.play(cut)
         self.position = here if here.instructions or not here.exits else Position(self.end.exits, 1)
         return before - self.end.exits
 
     def change(self, change: AnyChange) -> None:
         """Carry out *change* at the end, where the machine stands; ChangeRefused, and nothing was changed."""
         self.go_to_end()        # without what somebody changed there in another way
-        change.apply(self.machine)
+        try:
+            change.apply(self.machine)
+        except ChangeRefused:
+            self.go_to_end()    # of a list, what came before the refused element was done
+            raise
         self._did(Changed(change))
 
     def _forget_behind(self, act: int) -> None:

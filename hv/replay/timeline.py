@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from hv.replay.acts import Recorded
-from hv.replay.position import Position
+from hv.replay.position import Position, PositionError
 from hv.replay.recording import SPACING, Recording
 from hv.replay.walk import MANY, Moment, Point, Walk
 from hv.trace.bus import Record
@@ -18,7 +18,8 @@ Wanted = Callable[[Record], bool]
 
 
 class Interrupted(Exception):
-    """Somebody did not want to wait any longer; the machine stands where it stood."""
+    """Somebody did not want to wait any longer. The machine stands where it stood; who stood at the end, which has no
+    name while more is recorded since, stands at the end."""
 
 
 class Timeline(Recording):
@@ -197,10 +198,10 @@ class Timeline(Recording):
             self._give_up(here)
 
     def _give_up(self, here: Position) -> None:
-        if here.exits > self.end.exits:
-            self.go_to_end()
-        else:
+        try:
             self.go(here)
+        except PositionError:
+            self.go_to_end()
         raise Interrupted
 
 

@@ -19,7 +19,7 @@ from hv.trace.bus import Record
 from hv.vmx.exit import VmExit
 
 _ON = Ran(2 ** 61)          # on and on, until the walk stops
-MANY = 2 ** 62             # instructions: more than any way has
+MANY = 2 ** 62              # instructions: more than any way has
 
 
 class Point(NamedTuple):
@@ -82,8 +82,8 @@ class Walk:
 
     # --- the way -------------------------------------------------------------------------------------------
 
-    def run(self, acts: Sequence[Act], first: int, end: int) -> bool:
-        """Walk through *acts* from number *first* to before *end*; False when what is looked for did not come."""
+    def run(self, acts: Sequence[Act], first: int, end: int) -> None:
+        """Walk through *acts* from number *first* to before *end*; `missed` says why what is wanted did not come."""
         with self._looking():
             try:
                 if self._counts_at == 0:
@@ -93,9 +93,8 @@ class Walk:
                     self._begun = Position(self._exits, self._left, self._events)
                     self._do(acts[number])
             except _Reached:
-                return not self.missed
+                return
         self.missed, self.ran_out = "the recording ends before", True
-        return False
 
     @contextmanager
     def _looking(self) -> Iterator[None]:

@@ -6,12 +6,13 @@ import pytest
 
 from hv.replay import recording
 from hv.replay.acts import Cut, Ran
-from hv.replay.changes import SetMemory, SetRegister
+from hv.replay.changes import ParentCall, SetMemory, SetRegister
 from hv.replay.fingerprint import describe, fingerprint
 from hv.replay.position import Position, PositionError
 from hv.replay.refusal import ChangeRefused
 from hv.replay.timeline import Timeline
 from hv.replay.walk import forget
+from hv.spec.hypercalls.memory import SparseGpaPagesInput
 from tests.replay.machines import TWO_AT_WORK, machine_with, recorded
 
 
@@ -193,6 +194,22 @@ def test_a_change_that_is_refused_is_no_act(two):
     with pytest.raises(ChangeRefused):
         two.change(SetRegister(two.machine.vms[0].partition_id, 0, "CR0", 1 << 40))
     assert (two.acts, fingerprint(two.machine)) == (before, state)
+
+
+def test_of_a_list_that_is_refused_in_the_middle_nothing_is_left(two):
+    """A call does the elements before the refused one; the recording knows nothing of it, so they are undone."""
+    vm = two.machine.vms[0]
+    two.go(Position(200, 2))
+    two.take_up()
+    state = fingerprint(two.machine)
+    pages = b"".join(page.to_bytes(8, "little") for page in (0x221, 0xFFFFFF))
+    call = ParentCall(two.machine.hypervisor.root.id, "MODIFY_SPARSE_GPA_PAGES",
+                      SparseGpaPagesInput(target_partition_id=vm.partition_id, map_flags=1).pack(), pages)
+    rights = vm.partition.space.mapping(0x221).rights
+    with pytest.raises(ChangeRefused):
+        two.change(call)
+    assert vm.partition.space.mapping(0x221).rights == rights
+    assert fingerprint(two.machine) == state
 
 
 def test_what_somebody_changed_past_the_recording_is_dropped(two):

@@ -248,3 +248,31 @@ def test_many_steps_are_as_many_single_ones(calls):
     timeline.go_to_end()
     assert timeline.step_back(len(back) + 1) is False
     assert timeline.position == Position()
+
+
+def after(asked):
+    """Ctrl-C, at the question of that number."""
+    left = iter([False] * asked + [True] * 1000)
+    return lambda: next(left)
+
+
+@pytest.mark.parametrize("asked", range(4))
+@pytest.mark.parametrize("way", [
+    lambda timeline, point: timeline.forward(never, [point], record=True),
+    lambda timeline, point: timeline.step(10 ** 6, record=True)], ids=["forward", "step"])
+def test_who_does_not_wait_at_the_end_stands_in_what_is_recorded(way, asked):
+    """The end of a recording need not be a place that has a name, while more was recorded since."""
+    machine = machine_with(TWO_AT_WORK, 2)
+    timeline = Timeline(machine, 500)
+    try:
+        timeline.record(machine.clock.tsc + 100_000)
+        end = timeline.end
+        timeline.interrupted = after(asked)
+        with pytest.raises(Interrupted):
+            way(timeline, Point(engine_of(machine), 0x123456))
+        assert end <= timeline.position <= timeline.end or timeline.live
+        timeline.interrupted = lambda: False
+        timeline.record()
+        assert machine.vms[0].ended == "halt"
+    finally:
+        machine.close()

@@ -15,7 +15,7 @@ TREE = Path(hv.__file__).parent
 EVERYTHING = None
 MAY_IMPORT = {
     "spec": set(),
-    "printable": set(),
+    "printable": set(), "whole_file": set(),
     "trace": {"spec"},
     "machine": {"spec", "trace"},
     "vmx": {"machine", "spec", "trace"},

@@ -125,9 +125,10 @@ def record(machine: Any, end_tsc: int, made_from: KeptMachine, place: Path) -> N
 def write(timeline: Timeline, made_from: KeptMachine, place: Path) -> None:
     """The replay file of *timeline*, which stands at its end afterwards; CommandError."""
     from hv.replay.file import kept
+    from hv.whole_file import put
 
     try:
-        kept(timeline, made_from).write(place)
+        put(place, kept(timeline, made_from).encoded(), replace=False)
     except OSError as error:
         raise CommandError(f"the replay file {place} cannot be written: {error.strerror}",
                            "make room, or name another file") from None

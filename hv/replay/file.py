@@ -7,7 +7,6 @@ before its first act, and of the machine behind its last. JSON, the same bytes f
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,7 +22,6 @@ from hv.replay.refusal import ChangeRefused
 
 LARGEST_FILE_BYTES = 512 << 20
 Address = Annotated[int, msgspec.Meta(ge=0, lt=1 << 52)]
-Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
 
 
 class ReplayError(Exception):
@@ -80,17 +78,9 @@ class Replay(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     acts: list[Act]
     end: str
 
-    def write(self, place: Path) -> None:
-        """Into *place*, at once or not at all; OSError."""
-        beside = place.with_name(f".{place.name}.part")
-        try:
-            with beside.open("wb") as file:
-                file.write(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, place)
-        finally:
-            beside.unlink(missing_ok=True)
+    def encoded(self) -> bytes:
+        """What stands in the file."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
 
 
 def read(place: Path) -> Replay:

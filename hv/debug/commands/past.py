@@ -1,15 +1,15 @@
-"""record, goto, back, forth, forget: the past of the machine, and the way through it."""
+"""record, goto, back, forth, rstep, rnext, rcontinue, branch, save, forget: the past, and the way through it."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from hv.debug import recorded
 from hv.debug.commands.registers import where
 from hv.debug.commands.running import MOST_STEPS
 from hv.debug.completion import Word
 from hv.debug.errors import DebugError
+from hv.debug.exports.files import write_file
 from hv.debug.facts import field_names
 from hv.debug.numbers import ticks
 from hv.debug.recorded import timeline_of
@@ -167,17 +167,12 @@ def save(session: Session, text: str) -> str:
 
     Example: `record`, `save run.hvreplay`
     """
-    timeline, place = timeline_of(session), Path(text)
+    timeline = timeline_of(session)
     if session.made_from is None:
         raise DebugError("nobody knows what this machine was made from", "`hv repl FILE` makes one that can be saved")
-    if place.exists():
-        raise DebugError(f"{text} is there already", "name a new file")
     replay = kept(timeline, session.made_from())
-    try:
-        replay.write(place)
-    except (OSError, ValueError) as error:
-        raise DebugError(f"{text} cannot be written: {getattr(error, 'strerror', None) or error}") from None
-    return f"{len(replay.acts)} acts, up to {timeline.end}, are in {text}"
+    shown = write_file(text, replay.encoded())
+    return f"{len(replay.acts)} acts, up to {timeline.end}, are in {shown}"
 
 
 @command("forget")

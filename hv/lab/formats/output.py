@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from hv.lab.errors import LabError
 from hv.lab.formats.registry import Format
 from hv.lab.result import Result
+from hv.whole_file import put
 
 _UNUSUAL = re.compile(r"[^A-Za-z0-9._-]+")
 LONGEST_NAME = 80               # characters of a file's name, which is made of a submission's
@@ -81,13 +80,4 @@ def replace_file(place: Path, data: bytes) -> None:
     if place.exists() and not place.is_file():
         place.write_bytes(data)
         return
-    handle, new = tempfile.mkstemp(dir=place.parent, prefix=f".{place.name[:LONGEST_NAME]}.")
-    try:
-        with open(handle, "wb") as file:
-            file.write(data)
-        os.chmod(new, 0o644)
-        os.replace(new, place)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(new)
-        raise
+    put(place, data)

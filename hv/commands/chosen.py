@@ -1,4 +1,4 @@
-"""What `hv step` and `hv repl` open: a guest, a described machine, or a lab's own one, before it begins to run."""
+"""What `hv step`, `hv repl` and `hv run --debug` open, before it runs: a guest, a described machine, a lab's own."""
 
 from __future__ import annotations
 
@@ -60,19 +60,20 @@ def _recorded(args: argparse.Namespace) -> Subject | None:
     if any(getattr(args, name) for name in ("smp", "mem", "device", "root")) or args.file != DEFAULT_FILE:
         raise CommandError("--replay names a file that has the whole machine", "leave the other arguments out")
     kept, description, images = replay.opened(args.replay)
-    return replace(_made(description, images, BUDGET), replay=kept)
+    return replace(made(description, images, ticks(BUDGET)), replay=kept)
 
 
 def _guest(args: argparse.Namespace) -> Subject:
     description = describe_root(args) if args.root else describe(args)
-    return _made(description, building.images_of(description), args.budget or BUDGET)
+    return made(description, building.images_of(description), ticks(args.budget or BUDGET))
 
 
-def _made(description: MachineDescription, images: list[Image], budget: str) -> Subject:
+def made(description: MachineDescription, images: list[Image], budget: int) -> Subject:
+    """The machine that *description* tells of, for *budget* ticks; CommandError."""
     machine, vms = building.build_any(description, images=images)
     by_name = {vm.name: image for vm, image in zip(description.vms, images, strict=True)}
     folders = [vm.image.parent for vm in description.vms]
-    return Subject(machine, list(vms), by_name, ticks(budget), _with_guests(folders), machine.close,
+    return Subject(machine, list(vms), by_name, budget, _with_guests(folders), machine.close,
                    partial(replay.kept_machine, description, images))
 
 

@@ -24,24 +24,23 @@ if TYPE_CHECKING:
 
 def run(args: argparse.Namespace, description: MachineDescription, budget: int) -> int:
     """Run what *args* describe for *budget* ticks, and debug it if it breaks; the exit code."""
-    from hv.commands import building, outcome, replay, report
+    from hv.commands import building, chosen, outcome, report
     from hv.commands.run import print_summary
     from hv.debug.session import PYTHON, Session
     from hv.debug.why.failures import crash
 
-    images = building.images_of(description)
-    machine, vms = building.build_any(description, False, images)
-    session = Session(machine, list(vms), {vm.name: image for vm, image in zip(description.vms, images, strict=True)},
-                      report.heard())
-    session.made_from = lambda: replay.kept_machine(description, images)
+    subject = chosen.made(description, building.images_of(description), budget)
+    machine, vms = subject.machine, subject.vms
+    session = Session(machine, vms, subject.images, report.heard())
+    session.made_from = subject.made_from
     try:
         with building.ctrl_c(PYTHON) as interrupted:
             session.interrupted = interrupted.take
-            error = _record(session, budget)
+            error = _record(session, machine.clock.tsc + budget)
             code = INTERNAL_ERROR
             if error is None:
-                print_summary(outcome.summary(machine, list(vms)), list(vms), args.plain)
-                code = outcome.exit_code(list(vms))
+                print_summary(outcome.summary(machine, vms), vms, args.plain)
+                code = outcome.exit_code(vms)
             line = session.failure.line if session.failure is not None else crash(session)
             if line:
                 _open(session, line, error, args.plain, interrupted)
@@ -53,15 +52,16 @@ def run(args: argparse.Namespace, description: MachineDescription, budget: int) 
         machine.close()
 
 
-def _record(session: Session, budget: int) -> Exception | None:
-    """Record the run, printing what the guests print; the error of ours that ended it."""
+def _record(session: Session, end_tsc: int) -> Exception | None:
+    """Record the run to *end_tsc*, printing what the guests print; the error of ours that ended it."""
     from hv.debug.errors import DebugError
 
     live = [True]           # the past prints nothing again
     for vm in session.vms:
         vm.on_serial(_printer(live))
+    session.limit_tsc = end_tsc
     try:
-        session.value(f"record {budget // 2000}us")
+        session.value("record")
     except DebugError as problem:
         raise CommandError(problem.message, problem.hint) from None
     except Exception as error:
@@ -69,7 +69,7 @@ def _record(session: Session, budget: int) -> Exception | None:
             raise
         return error
     finally:
-        live[0] = False
+        live[0], session.limit_tsc = False, None
     return None
 
 

@@ -4,8 +4,7 @@ A change says all that it needs, in numbers and names of the manuals: who (a par
 the new value. Nothing in it is evaluated later. It is carried out between two instructions of a machine that stands
 still, the way a parent does it where a parent can, so a value that the processor could not hold is refused.
 
-    change = SetRegister(partition=2, vp=0, name="RAX", value=5)
-    from_json(to_json(change)).apply(machine)
+    SetRegister(partition=2, vp=0, name="RAX", value=5).apply(machine)
 """
 
 from __future__ import annotations
@@ -180,17 +179,3 @@ class LetThrough(Change, frozen=True, tag="interrupt entry"):
 
 
 AnyChange = SetRegister | SetMsr | SetVmcsField | ParentCall | LetThrough | SetMemory | SetPhysicalMemory
-_DECODER: msgspec.json.Decoder[AnyChange] = msgspec.json.Decoder(AnyChange)
-
-
-def to_json(change: AnyChange) -> bytes:
-    """The change as one line of JSON, the same bytes on every machine."""
-    return msgspec.json.encode(change)
-
-
-def from_json(line: bytes | str) -> AnyChange:
-    """The change that `to_json` wrote; ChangeRefused says what is wrong with *line*."""
-    try:
-        return _DECODER.decode(line)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise ChangeRefused(f"this is no change: {error}".replace("\n", " ")) from None

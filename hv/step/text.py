@@ -17,7 +17,7 @@ A line is pieces of (style, text). Styles say what something is, not how it look
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
 
@@ -79,8 +79,3 @@ def filled(text: str, width: int, indent: str = "", style: str = "") -> list[Lin
             lines.append(indent)
         lines[-1] += ("" if lines[-1] == indent else " ") + word
     return [[(style, line)] for line in lines]
-
-
-def joined(lines: Iterable[Sequence[Piece]]) -> str:
-    """All of them as plain text."""
-    return "\n".join(plain(line) for line in lines)

@@ -1,11 +1,13 @@
 """Changes are data: the same after a way through JSON, and done on any machine as on the first."""
 
+import msgspec
 import pytest
 
 from hv.image.assembler import assemble
 from hv.image.load import image_of
 from hv.machine.faults import Access
 from hv.platform import Machine
+from hv.replay.acts import Changed
 from hv.replay.changes import (
     LetThrough,
     ParentCall,
@@ -14,9 +16,8 @@ from hv.replay.changes import (
     SetPhysicalMemory,
     SetRegister,
     SetVmcsField,
-    from_json,
-    to_json,
 )
+from hv.replay.file import KeptMachine, Replay, ReplayError, read
 from hv.replay.fingerprint import fingerprint
 from hv.replay.refusal import ChangeRefused
 from hv.spec.x86 import PAGE_SIZE
@@ -32,6 +33,16 @@ start:
 """, "change.asm"))
 
 
+def stored(*changes):
+    """The replay file of a run in which these changes were made, as it is written."""
+    return Replay(1, "", KeptMachine(False, {}, []), "", [Changed(change) for change in changes], "").encoded()
+
+
+def restored(content, folder):
+    (folder / "file").write_bytes(content)
+    return [act.change for act in read(folder / "file").acts]
+
+
 @pytest.fixture
 def vm():
     machine = Machine(32)
@@ -44,11 +55,10 @@ def vm():
     SetPhysicalMemory(0x1000, b""), SetMsr(2, 0, 0xC000_0082, (1 << 64) - 1), SetVmcsField(2, 0, "GUEST_RIP", 5),
     ParentCall(1, "SET_PARTITION_PROPERTY", b"abc", b"d"), LetThrough(0x30, False),
 ])
-def test_a_change_is_the_same_after_json(change):
-    line = to_json(change)
-    assert b"\n" not in line
-    assert from_json(line) == change
-    assert to_json(from_json(line)) == line
+def test_a_change_is_the_same_after_json(change, tmp_path):
+    content = stored(change)
+    assert restored(content, tmp_path) == [change]
+    assert stored(*restored(content, tmp_path)) == content
 
 
 @pytest.mark.parametrize("line", [
@@ -65,9 +75,12 @@ def test_a_change_is_the_same_after_json(change):
     b'{"change":"vmcs","partition":2,"vp":0,"field":"GUEST_ES_SELECTOR","value":65536}',
     b'{"change":"vmcs","partition":2,"vp":0,"field":"GUEST","value":1}',
 ])
-def test_what_is_no_change_is_refused_in_one_line(line):
-    with pytest.raises(ChangeRefused) as caught:
-        from_json(line)
+def test_what_is_no_change_is_refused_in_one_line(line, tmp_path):
+    whole = msgspec.json.encode(msgspec.json.decode(stored(SetMemory(2, 0, b""))))
+    change = msgspec.json.encode(SetMemory(2, 0, b""))
+    assert restored(whole, tmp_path) == [SetMemory(2, 0, b"")]
+    with pytest.raises(ReplayError) as caught:
+        restored(whole.replace(change, line), tmp_path)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 200
 
@@ -131,14 +144,15 @@ def test_a_partition_that_is_finalized_neither_calls_nor_has_registers(vm):
             change.apply(vm.machine)
 
 
-def test_the_same_changes_give_the_same_machine(vm):
+def test_the_same_changes_give_the_same_machine(vm, tmp_path):
     """A guest that was changed runs on another machine as on the first, from the changes' JSON alone."""
     other = Machine(32)
     other.create_vm("a", IMAGE, memory_mib=1)
     changes = [SetRegister(vm.partition_id, 0, "RAX", 9), SetMemory(vm.partition_id, 0x50000, b"hello")]
     for change in changes:
         change.apply(vm.machine)
-        from_json(to_json(change)).apply(other)
+    for change in restored(stored(*changes), tmp_path):
+        change.apply(other)
     vm.machine.run()
     other.run()
     assert fingerprint(vm.machine) == fingerprint(other)

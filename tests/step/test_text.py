@@ -6,7 +6,7 @@ from hv.image.model import Image
 from hv.step.board import Look, board
 from hv.step.model import Model
 from hv.step.sources import Sources
-from hv.step.text import cut, filled, joined, padded, plain, width_of
+from hv.step.text import cut, filled, padded, plain, width_of
 from tests.step.stories import source_model, text
 
 
@@ -21,7 +21,7 @@ def test_a_line_is_cut_to_columns(words, width, shown):
 
 
 def test_a_text_is_filled_into_lines():
-    assert joined(filled("one two three four", 9, "  ")) == "  one two\n  three\n  four"
+    assert "\n".join(map(plain, filled("one two three four", 9, "  "))) == "  one two\n  three\n  four"
     assert plain([("", "a"), ("dim", "b   ")]) == "ab"
 
 

@@ -36,6 +36,7 @@ from hv.machine.mmio import MmioBus
 from hv.machine.ram import PhysicalMemory
 from hv.root.crash import CrashReport
 from hv.root.processor import RootProcessor
+from hv.root.timers import RootTimers
 from hv.root.vid import Vid
 from hv.root.vmwp import AssignedDevice, Worker
 from hv.root.winhv import HvError, OutOfPages, RootMemory, WinHv
@@ -69,6 +70,7 @@ class RootPartition(NamedTuple):
 
     winhv: WinHv
     vid: Vid
+    timers: RootTimers
     workers: list[Worker]
     memory: RootMemory
 
@@ -217,30 +219,30 @@ class Machine(Box):
         free = [page for page in range(_LOW_PAGES, self.memory.size // PAGE_SIZE) if owners.is_root(page)]
         memory = RootMemory(space.read, space.write, free)
 
-        def set_interrupt_handler(handler: Any) -> None:
-            vp.on_interrupt = handler
+        handlers: dict[int, Callable[[], None]] = {}
+        vp.on_interrupt = lambda vector: handlers[vector]() if vector in handlers else None
 
         def vmcall(control: int, input_gpa: int, output_gpa: int) -> int:
             return hypercall_to_end(self.hypervisor, vp, control, input_gpa, output_gpa)
 
-        processor = RootProcessor(vmcall, lambda index, value: msrs.write_msr(vp, index, value), memory,
-                                  set_interrupt_handler)
+        processor = RootProcessor(vmcall, lambda index, value: msrs.write_msr(vp, index, value),
+                                  lambda: self.clock.tsc, memory, handlers.__setitem__)
         winhv = WinHv(processor.vmcall, memory)
-        return RootPartition(winhv, Vid(processor), [], memory)
+        return RootPartition(winhv, Vid(processor), RootTimers(processor), [], memory)
 
     # --- virtual machines --------------------------------------------------------------------------------
 
     def create_vm(self, name: str, image: Image, memory_mib: int = VM_MEMORY_MIB, vps: int = 1,
-                  dma_device: bool = False, other: VirtualMachine | None = None) -> VirtualMachine:
+                  dma_device: bool = False, other: VirtualMachine | None = None, pc: bool = False) -> VirtualMachine:
         """A VM with *image* loaded, ready to run; MachineError, ImageError.
 
-        *other* is named in its information block.
+        *other* is named in its information block. With *pc* it has a PC board, `hv/root/pc.py`.
         """
         if memory_mib <= 0 or vps <= 0:
             raise MachineError(f"VM {name} has {memory_mib} MiB and {vps} VPs", "give it one of each at least")
         device = self._free_device() if dma_device else None
         self._root_runs()
-        worker = self._make_worker(name, memory_mib, vps)
+        worker = self._make_worker(name, memory_mib, vps, self.root.timers if pc else None)
         try:
             if device is not None:
                 worker.assign(device)
@@ -253,9 +255,9 @@ class Machine(Box):
         self.vms.append(VirtualMachine(self, worker))
         return self.vms[-1]
 
-    def _make_worker(self, name: str, memory_mib: int, vps: int) -> Worker:
+    def _make_worker(self, name: str, memory_mib: int, vps: int, timers: RootTimers | None) -> Worker:
         try:
-            worker = Worker(self.root.winhv, self.root.vid, self.trace, name, memory_mib << 20, vps)
+            worker = Worker(self.root.winhv, self.root.vid, self.trace, name, memory_mib << 20, vps, timers)
         except OutOfPages as error:
             raise MachineError(f"no memory for VM {name}: {error}", "give the machine more, or the VM less") from None
         except HvError as error:

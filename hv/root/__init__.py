@@ -5,8 +5,9 @@ Root reaches the hypervisor through hypercalls only (`winhv.py`), and its own me
 
 * `vid.py` takes the intercept messages of children from root's SynIC and hands them to the worker of the VM.
 * `vmwp.py` is that worker: it makes the partition, loads the program, owns the emulated devices.
-* `motherboard.py` knows which device answers at which port; `vdev/` are the devices. `answers.py` completes what is no
-  device's, `crash.py` takes a guest's report of its own crash.
+* `motherboard.py` knows which device answers at which port and address; `vdev/` are the devices. `answers.py` completes
+  what is no device's, `crash.py` takes a guest's report of its own crash.
+* `pc.py` is the board of a small PC: its devices, and their interrupt `lines.py`. `timers.py` is time for devices.
 * `saved_vp.py` makes a VP a value, and a VP of it again.
 * `boot.py` is the state a program starts in (`docs/guests.md`).
 

@@ -1,11 +1,20 @@
-"""The board of one VM: which device answers at which I/O port."""
+"""The board of one VM: which device answers at which I/O port, and at which guest-physical address."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from bisect import bisect_right
+from typing import Any, NamedTuple, Protocol
 
 
-class PortDevice(Protocol):
+class Device(Protocol):
+    """Whatever is plugged in."""
+
+    def inspect(self) -> dict[str, Any]:
+        """Plain data for the REPL."""
+        raise NotImplementedError
+
+
+class PortDevice(Device, Protocol):
     """A device behind I/O ports."""
 
     def read_port(self, port: int, size: int) -> int:
@@ -15,27 +24,58 @@ class PortDevice(Protocol):
     def write_port(self, port: int, size: int, value: int) -> None:
         """OUT of *size* bytes."""
 
-    def inspect(self) -> dict[str, Any]:
-        """Plain data for the REPL."""
+
+class MemoryDevice(Device, Protocol):
+    """A device behind memory addresses."""
+
+    def read_memory(self, offset: int, size: int) -> int:
+        """What a load of *size* bytes (1, 2, 4, 8), *offset* bytes behind the device's first address, gives."""
         raise NotImplementedError
+
+    def write_memory(self, offset: int, size: int, value: int) -> None:
+        """A store of *size* bytes."""
+
+
+class _Window(NamedTuple):
+    gpas: range
+    device: MemoryDevice
 
 
 class Motherboard:
-    """Devices by port. A port nobody claimed reads all ones and swallows writes, like an empty bus."""
+    """Devices by port and by address. One nobody claimed reads all ones and swallows writes, like an empty bus."""
 
     def __init__(self) -> None:
-        self.devices: dict[str, PortDevice] = {}
+        self.devices: dict[str, Device] = {}
         self.ranges: list[range] = []
         self._ports: dict[int, PortDevice] = {}
+        self._windows: list[_Window] = []       # in order of their addresses
+        self._starts: list[int] = []
 
     def add(self, name: str, ports: range, device: PortDevice) -> None:
-        """Give *ports* to *device*; an error when one of them is taken, or the name is."""
+        """Give *ports* to *device*; an error when one of them is taken, or the name is another device's."""
         taken = [f"{port:#x}" for port in ports if port in self._ports]
-        assert name not in self.devices, f"there is a device {name} already"
         assert not taken, f"{name}: ports {', '.join(taken)} are taken"
-        self.devices[name] = device
+        self._name(name, device)
         self.ranges.append(ports)
         self._ports.update(dict.fromkeys(ports, device))
+
+    def add_memory(self, name: str, gpas: range, device: MemoryDevice) -> None:
+        """Give the guest-physical addresses *gpas* to *device*; an error when one is taken, or the name is another's.
+        """
+        taken = [window for window in self._windows if gpas.start < window.gpas.stop and window.gpas.start < gpas.stop]
+        assert not taken, f"{name}: {gpas.start:#x} is taken"
+        self._name(name, device)
+        at = bisect_right(self._starts, gpas.start)
+        self._starts.insert(at, gpas.start)
+        self._windows.insert(at, _Window(gpas, device))
+
+    def remove_memory(self, gpas: range) -> None:
+        """Nobody answers at *gpas* any more, which were given to a device as they are: its BAR was moved."""
+        at = self._starts.index(gpas.start)
+        del self._starts[at], self._windows[at]
+
+    def _name(self, name: str, device: Device) -> None:
+        assert self.devices.setdefault(name, device) is device, f"there is a device {name} already"
 
     def read(self, port: int, size: int) -> int:
         """IN of *size* bytes."""
@@ -47,6 +87,27 @@ class Motherboard:
         device = self._ports.get(port)
         if device is not None:
             device.write_port(port, size, value)
+
+    def answers_at(self, gpa: int) -> bool:
+        """A device has that address."""
+        return self._window(gpa) is not None
+
+    def read_memory(self, gpa: int, size: int) -> int:
+        """A load of *size* bytes."""
+        window = self._window(gpa)
+        if window is None:
+            return (1 << 8 * size) - 1
+        return window.device.read_memory(gpa - window.gpas.start, size) & (1 << 8 * size) - 1
+
+    def write_memory(self, gpa: int, size: int, value: int) -> None:
+        """A store of *size* bytes."""
+        window = self._window(gpa)
+        if window is not None:
+            window.device.write_memory(gpa - window.gpas.start, size, value)
+
+    def _window(self, gpa: int) -> _Window | None:
+        at = bisect_right(self._starts, gpa) - 1
+        return self._windows[at] if at >= 0 and gpa < self._windows[at].gpas.stop else None
 
     def inspect(self) -> dict[str, Any]:
         """Plain data for the REPL."""

@@ -1,4 +1,4 @@
-"""The processor as root's kernel uses it: the hypercall instruction, MSRs, memory, interrupts.
+"""The processor as root's kernel uses it: the hypercall instruction, MSRs, time, memory, interrupts.
 
 Handed in by the platform.
 """
@@ -12,12 +12,14 @@ from hv.root.winhv import Door, RootMemory
 
 
 class RootProcessor(NamedTuple):
-    """Root's VP 0: *vmcall* enters the hypervisor, *wrmsr(index, value)* writes a synthetic MSR.
+    """Root's VP 0: *vmcall* enters the hypervisor, *wrmsr(index, value)* writes a synthetic MSR, *rdtsc* reads the
+    time-stamp counter.
 
-    *set_interrupt_handler* names the function that is called with each vector the virtual APIC delivers.
+    *connect_interrupt* names the function that is called when the virtual APIC delivers a vector.
     """
 
     vmcall: Door
     wrmsr: Callable[[int, int], None]
+    rdtsc: Callable[[], int]
     memory: RootMemory
-    set_interrupt_handler: Callable[[Callable[[int], None]], None]
+    connect_interrupt: Callable[[int, Callable[[], None]], None]

@@ -27,7 +27,7 @@ class Vid:
         self._handlers: dict[int, InterceptHandler] = {}
         page = processor.memory.allocate()[0]
         self._slot = page * 4096 + SINT_INTERCEPT * MESSAGE_SIZE
-        processor.set_interrupt_handler(self._on_interrupt)
+        processor.connect_interrupt(INTERCEPT_VECTOR, self._on_interrupt)
         processor.wrmsr(Msr.HV_SIMP, HvSimp(enable=1, gpfn=page).raw)
         processor.wrmsr(Msr.HV_SINT0 + SINT_INTERCEPT, HvSynicSint(vector=INTERCEPT_VECTOR).raw)
         processor.wrmsr(Msr.HV_SCONTROL, HvScontrol(enable=1).raw)
@@ -40,7 +40,7 @@ class Vid:
         """Messages of this partition are dropped from now on."""
         self._handlers.pop(partition_id, None)
 
-    def _on_interrupt(self, vector: int) -> None:
+    def _on_interrupt(self) -> None:
         while (message := self._take()) is not None:
             handler = self._handlers.get(message.header.sender)
             if handler is not None:

@@ -13,6 +13,8 @@ from hv.image.model import Image
 from hv.root import answers, boot
 from hv.root.crash import CrashReport, collect
 from hv.root.motherboard import Motherboard
+from hv.root.pc import Pc, PcHost
+from hv.root.timers import RootTimers
 from hv.root.vdev.power import PORTS as POWER_PORTS
 from hv.root.vdev.power import PowerSwitch
 from hv.root.vdev.uart16550 import COM1, Uart16550
@@ -62,10 +64,11 @@ class AssignedDevice(NamedTuple):
 
 class Worker:
     """One VM. `ended` is None while it may run, else "shutdown", "triple-fault", "halt", "budget", "error" or
-    "destroyed".
+    "destroyed". With *timers* it has a PC board, else the least one.
     """
 
-    def __init__(self, winhv: WinHv, vid: Vid, trace: Trace, name: str, memory_bytes: int, vp_count: int) -> None:
+    def __init__(self, winhv: WinHv, vid: Vid, trace: Trace, name: str, memory_bytes: int, vp_count: int,
+                 timers: RootTimers | None = None) -> None:
         self.winhv, self.vid, self.trace, self.name = winhv, vid, trace, name
         self.memory_bytes, self.vp_count = memory_bytes, vp_count
         self.ended: str | None = None
@@ -80,17 +83,25 @@ class Worker:
         self._msi = (0, 0)
         self.pages: list[int] = []
         self._vps_made = 0
-        self.motherboard = Motherboard()
-        self.motherboard.add("com1", COM1, Uart16550(COM1.start, self._on_serial_byte))
-        self.motherboard.add("power", POWER_PORTS, PowerSwitch(lambda: self._end_soon("shutdown")))
         self.partition_id = winhv.create_partition()
         try:
+            self.motherboard = self._make_board() if timers is None else self._make_pc(timers)
             self._make_partition()
         except BaseException:
             self.destroy()
             raise
 
     # --- making ----------------------------------------------------------------------------------------
+
+    def _make_board(self) -> Motherboard:
+        """The least that a program needs to be heard, and to end."""
+        board = Motherboard()
+        board.add("com1", COM1, Uart16550(COM1.start, self._on_serial_byte))
+        board.add("power", POWER_PORTS, PowerSwitch(lambda: self._end_soon("shutdown")))
+        return board
+
+    def _make_pc(self, timers: RootTimers) -> Motherboard:
+        return Pc(PcHost(self.winhv, self.partition_id, self.vp_count, timers, self._on_serial_byte, self._end_soon))
 
     def _make_partition(self) -> None:
         winhv, partition = self.winhv, self.partition_id
@@ -173,6 +184,7 @@ class Worker:
     def _end_soon(self, ended: str) -> None:
         """A device asks for the end; the instruction that led to it is completed first."""
         self._ending = ended
+
 
     def destroy(self) -> None:
         """Give everything back: VPs, memory, partition. The tear-down order is the hypervisor's."""

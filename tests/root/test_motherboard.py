@@ -61,3 +61,40 @@ def test_a_name_has_one_device(board):
 def test_inspect_shows_each_device_by_name(board):
     assert board.inspect() == {"note": {"written": 0}}
     assert board.ranges == [range(0x60, 0x64)]
+
+
+class Registers:
+    """A device in memory that notes what it is told, and reads its offset in every byte."""
+
+    def __init__(self):
+        self.written = []
+
+    def read_memory(self, offset, size):
+        return offset * 0x0101_0101_0101_0101
+
+    def write_memory(self, offset, size, value):
+        self.written.append((offset, size, value))
+
+    def inspect(self):
+        return {}
+
+
+def test_a_device_in_memory_answers_by_offset():
+    board, device = Motherboard(), Registers()
+    board.add_memory("low", range(0x1000, 0x2000), Registers())
+    board.add_memory("high", range(0x8000, 0x9000), device)
+    assert board.read_memory(0x8002, 4) == 0x0202_0202
+    board.write_memory(0x8010, 8, 5)
+    assert device.written == [(0x10, 8, 5)]
+    assert [gpa for gpa in (0xFFF, 0x1000, 0x1FFF, 0x2000, 0x9000) if board.answers_at(gpa)] == [0x1000, 0x1FFF]
+    assert board.read_memory(0x3000, 2) == 0xFFFF
+
+
+def test_memory_ranges_do_not_overlap_and_can_be_taken_back():
+    board, device = Motherboard(), Registers()
+    board.add_memory("bar", range(0x1000, 0x2000), device)
+    with pytest.raises(AssertionError, match=r"^other: 0x1800 is taken$"):
+        board.add_memory("other", range(0x1800, 0x2800), Registers())
+    board.remove_memory(range(0x1000, 0x2000))
+    board.add_memory("bar", range(0x1800, 0x2800), device)
+    assert board.read_memory(0x1801, 1) == 1

@@ -18,14 +18,15 @@ class Bench:
     def __init__(self):
         self.ram, self.msrs, self.waiting, self.got = bytearray(0x8000), [], [], []
         memory = RootMemory(lambda gpa, size: bytes(self.ram[gpa : gpa + size]), self.store, [PAGE, 5])
-        self.vid = Vid(RootProcessor(lambda *call: 0, self.wrmsr, memory, self.set_handler))
+        self.vid = Vid(RootProcessor(lambda *call: 0, self.wrmsr, lambda: 0, memory, self.connect))
         self.vid.register(2, lambda message: self.got.append((2, message.payload[:1])))
 
     def store(self, gpa, data):
         self.ram[gpa : gpa + len(data)] = data
 
-    def set_handler(self, handler):
-        self.interrupt = lambda: handler(INTERCEPT_VECTOR)
+    def connect(self, vector, handler):
+        assert vector == INTERCEPT_VECTOR
+        self.interrupt = handler
 
     def wrmsr(self, index, value):
         self.msrs.append((index, value))

@@ -1,0 +1,38 @@
+"""The PC board: which devices a complete small PC has, at which ports and addresses, on which interrupt lines.
+
+This file is the wiring diagram. Each device is a file of `vdev/`; what it needs of its VM comes as `PcHost`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from hv.root.lines import InterruptLines
+from hv.root.motherboard import Motherboard
+from hv.root.timers import RootTimers
+from hv.root.vdev.power import PowerSwitch
+from hv.root.vdev.uart16550 import Uart16550
+from hv.root.winhv import WinHv
+from hv.spec.pc import ACPI_CONTROL, COM1_PORTS
+
+
+class PcHost(NamedTuple):
+    """What the worker does for the devices of its VM, which is *partition_id*."""
+
+    winhv: WinHv
+    partition_id: int
+    vp_count: int
+    timers: RootTimers
+    send: Callable[[int], None]         # a byte has left COM1
+    end: Callable[[str], None]          # the VM is over behind this instruction: "shutdown", "debug-exit"
+
+
+class Pc(Motherboard):
+    """The board of one VM with a PC."""
+
+    def __init__(self, host: PcHost) -> None:
+        super().__init__()
+        self.host, self.lines = host, InterruptLines()
+        self.add("com1", COM1_PORTS, Uart16550(COM1_PORTS.start, host.send))
+        self.add("power", ACPI_CONTROL, PowerSwitch(lambda: host.end("shutdown")))

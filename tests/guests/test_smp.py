@@ -232,3 +232,28 @@ def test_a_halted_vp_costs_nothing():
                 and record.event.vp]
     assert sum(sum(exits) for exits in alone.exits) > 40
     assert [n for n, exits in enumerate(many.exits) if exits[10]] == [0]
+
+
+PAUSE = 40                          # VM exit reason
+
+
+def test_a_delay_of_a_vp_that_runs_alone_takes_few_exits():
+    """100 ms of PAUSE until the time-stamp counter is there: nobody else can run, so time passes faster. Never by more
+    than 10 us a PAUSE, and a short spin not at all."""
+    run = Run(program("""
+        rdtsc
+        shl rdx, 32
+        lea rbx, [rax + rdx + 200000000]
+    .delay:
+        pause
+        rdtsc
+        shl rdx, 32
+        or rax, rdx
+        cmp rax, rbx
+        jb .delay
+        sub rax, rbx
+        call print_dec
+    """, "nop"), 1)
+    assert run.ended == "shutdown"
+    assert int(run.serial) < 30_000
+    assert 200_000_000 / 30_000 < run.exits[0][PAUSE] < 20_000

@@ -25,6 +25,8 @@ from hv.trace.events import SwitchReason
 SLICE_TICKS = 100_000       # 50 us: small enough for two VPs that spin on each other's lock
 ALONE_TICKS = 10_000_000    # 5 ms: nobody waits, so only a timer, an interrupt or a woken VP needs an end
 WOKEN_TICKS = 20_000        # 10 us: what a VP has before a sibling that was woken goes first, and what that one has
+SHORT_SPIN = 256            # so many times a VP that runs alone may PAUSE in a turn before time passes faster
+SPIN_TICKS = 20_000         # 10 us, then, for each PAUSE
 STAY_TICKS = 2_000_000      # 1 ms: so long siblings hand the engine to each other before anybody else is asked
 _SLICE_OVER, _HALTED, _SPINS = SwitchReason.SLICE_OVER, SwitchReason.HALTED, SwitchReason.SPINS
 _WOKEN, _CAPPED, _SUSPENDED = SwitchReason.WOKEN, SwitchReason.CAPPED, SwitchReason.SUSPENDED
@@ -45,6 +47,7 @@ class Scheduler:
         self._stay_until = 0                    # when the engine is left at the latest
         self._reason = _SLICE_OVER              # why the turn ends, or the last one ended
         self._next: Share | None = None         # whose turn comes next, if nothing happens until then
+        self._pauses = 0                        # in this turn, with nobody to give way to
         self._cut_short = False                 # the last one, by a timer: somebody may be woken now
         self._passed = 0                        # how far the shares are that ran last
         self._root_waits = True
@@ -155,7 +158,7 @@ class Scheduler:
             self._passed = share.passed
         self._show(vp)
         self._share, self._began, self._ran = share, now, vp.ran
-        self._reason, self._cut_short = _SLICE_OVER, False
+        self._reason, self._cut_short, self._pauses = _SLICE_OVER, False, 0
         end = now + length
         self._slice_end = end if end < self._stay_until else self._stay_until
 
@@ -295,8 +298,16 @@ class Scheduler:
             return False
         sibling = self.queue.front(share)
         if sibling is None:
+            if not vp.halted and not self.queue.active:
+                self._spins_alone(now)
             return not vp.halted and self._has_right(share) and vp.stays()
         return self._may_follow(sibling, vp, share) and self._follow(sibling, share, _SPINS)
+
+    def _spins_alone(self, now: int) -> None:
+        """What the VP waits for is time, or a device's work: once it spins for long, each PAUSE is worth more of it."""
+        self._pauses += 1
+        if self._pauses > SHORT_SPIN:
+            self._counter.done = min(now + SPIN_TICKS, self._counter.deadline)
 
     def _sent(self, vp: Schedulable) -> bool:
         """*vp* has sent an interrupt. A sibling that it woke goes on in the engine at once: who sends one mostly has

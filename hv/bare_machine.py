@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from hv.hypervisor.partitions.cpuid import VENDOR
 from hv.image.model import Image
+from hv.instructions.decode import Decoded
 from hv.machine.clock import EXIT_TICKS
-from hv.machine.decode import Decoded
 from hv.machine.engine import Engine
 from hv.machine.faults import GuestFault
 from hv.machine.idt import exception

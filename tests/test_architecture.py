@@ -17,13 +17,14 @@ MAY_IMPORT = {
     "spec": set(),
     "printable": set(), "whole_file": set(),
     "trace": {"spec"},
-    "machine": {"spec", "trace"},
-    "vmx": {"machine", "spec", "trace"},
+    "instructions": {"spec"},
+    "machine": {"instructions", "spec", "trace"},
+    "vmx": {"machine", "instructions", "spec", "trace"},
     "iommu": {"machine", "spec", "trace"},
-    "hypervisor": {"vmx", "iommu", "machine", "spec", "trace"},
+    "hypervisor": {"vmx", "iommu", "machine", "instructions", "spec", "trace"},
     "vmbus": {"spec", "trace"},
     "image": {"spec"},
-    "root": {"spec", "trace", "vmbus", "image"},      # and the hypercall door, handed in to winhv.py
+    "root": {"spec", "trace", "vmbus", "image", "instructions"},      # and the hypercall door, handed in to winhv.py
     "child": {"spec", "vmbus"},
     "platform": EVERYTHING, "root_machine": EVERYTHING, "bare_machine": EVERYTHING,
     "replay": EVERYTHING, "debug": EVERYTHING, "step": EVERYTHING, "lab": EVERYTHING,

@@ -20,8 +20,8 @@ Each imports what stands below it here, and not what stands above. A partition a
 annotations (`if TYPE_CHECKING`) may name what is above.
 
 Devices, VM management and policy are not here: they live in the root partition and reach the hypervisor by
-hypercalls. Imports vmx, iommu, machine, trace and spec. Only `platform.py`, `debug/` and `lab/` may import it; root
-and child are on the other side of the door.
+hypercalls. Imports vmx, iommu, machine, instructions, trace and spec. Only `platform.py`, `debug/` and `lab/` may
+import it; root and child are on the other side of the door.
 
 Read `hypervisor.py` first, then `partitions/partition.py`, then `hypercalls/door.py`.
 """

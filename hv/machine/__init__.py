@@ -9,6 +9,6 @@ permission, system calls, control registers. Only the engine's own files (`engin
 Read `engine.py` first (its docstring is the technique), then `stubs.py` (what makes it fast), `nested.py` (why it is
 safe) and `clock.py` (what time is).
 
-May import spec and trace. Imported by vmx, iommu, hypervisor, and by platform, debug, lab and commands, which see
-everything.
+May import instructions, spec and trace. Imported by vmx, iommu, hypervisor, and by platform, debug, lab and commands,
+which see everything.
 """

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hv.machine.decode import Undecodable, disassemble, instruction_length
+from hv.instructions.decode import Undecodable, disassemble, instruction_length
 
 # Operations (CC_OP) that are treated apart: SUB and CMP of 1 to 8 bytes, and a register XORed with itself, whose flags
 # are always the same. POPCNT and ADX, apart too, are not offered.

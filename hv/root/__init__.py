@@ -11,5 +11,5 @@ Root reaches the hypervisor through hypercalls only (`winhv.py`), and its own me
 * `saved_vp.py` makes a VP a value, and a VP of it again.
 * `boot.py` is the state a program starts in (`docs/guests.md`).
 
-Read `vmwp.py` first. May import spec, trace and image; imported by platform, debug, lab and commands.
+Read `vmwp.py` first. May import spec, trace, image and instructions; imported by platform, debug, lab and commands.
 """

@@ -18,5 +18,6 @@ long to run; the machine room below executes the instructions.
 
 `reset.py` (INIT and SIPI) and `vm_functions.py` (VMFUNC) stand alone.
 
-May import machine, spec and trace. Imported by the hypervisor, and by debug, lab and platform, which see everything.
+May import machine, instructions, spec and trace. Imported by the hypervisor, and by debug, lab and platform, which see
+everything.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hv.machine.decode import Decoded
+from hv.instructions.decode import Decoded
 from hv.spec.exits import ExitReason
 from hv.vmx.instruction_information import displacement, instruction_information
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hv.machine.decode import Decoded, MemoryOperand, RegisterOperand, register_number
+from hv.instructions.decode import Decoded, MemoryOperand, RegisterOperand, register_number
 from hv.spec.exits import InstructionInfo, StringIoInfo, TableInstruction
 
 _U64 = (1 << 64) - 1

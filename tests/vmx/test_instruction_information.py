@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hv.machine.decode import decode
+from hv.instructions.decode import decode
 from hv.spec.exits import ExitReason, InstructionInfo
 from hv.spec.vmcs import PrimaryControls, SecondaryControls, VmcsField
 from hv.vmx.instruction_information import displacement, instruction_information

@@ -16,7 +16,7 @@ from hv.debug.why.setting import find_settings
 from hv.debug.why.tables import Place, page_fault, selector
 from hv.debug.why.visit import Scene, away, scene
 from hv.hypervisor.vps.vp import VirtualProcessor
-from hv.machine.decode import Undecodable, decode, linear_address
+from hv.instructions.decode import Undecodable, decode, linear_address
 from hv.machine.faults import GuestFault, NestedFault
 from hv.machine.idt import Event, EventKind
 from hv.machine.paging import is_canonical

@@ -9,9 +9,10 @@ from hv.hypervisor.interrupts.vp_apic import VpApic
 from hv.hypervisor.run import ask_about_memory, on_exit
 from hv.hypervisor.verdicts import ADVANCE, RETRY, SENT, Halt, Verdict
 from hv.hypervisor.vps.vp import VirtualProcessor
-from hv.machine.decode import Undecodable, decode_at
+from hv.instructions.decode import Undecodable
+from hv.instructions.memory_operations import memory_access, perform
 from hv.machine.faults import Access
-from hv.machine.memory_operations import memory_access, perform
+from hv.machine.fetch import decode_at
 from hv.spec.apic import ApicRegister
 from hv.spec.exits import ApicAccessQualification, ApicAccessType, ExitReason
 from hv.spec.x86 import PAGE_SHIFT, Rflags

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from hv.machine.decode import MemoryOperand, decode_at, linear_address
+from hv.instructions.decode import MemoryOperand, linear_address
+from hv.instructions.memory_operations import elements_left, next_element
 from hv.machine.faults import Access, GuestFault, NestedFault
-from hv.machine.memory_operations import elements_left, next_element
+from hv.machine.fetch import decode_at
 
 if TYPE_CHECKING:
     from hv.hypervisor.vps.vp import VirtualProcessor

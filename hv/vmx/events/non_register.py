@@ -7,7 +7,7 @@ word of that. On silicon only the STI that sets IF does, so of two in a row the 
 
 from __future__ import annotations
 
-from hv.machine.decode import RegisterOperand, Undecodable, decode
+from hv.instructions.decode import RegisterOperand, Undecodable, decode
 from hv.machine.faults import GuestFault, NestedFault
 from hv.machine.linear import LinearMemory
 from hv.machine.state import ProcessorState

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.machine.decode import Undecodable, decode_at
+from hv.instructions.decode import Undecodable
+from hv.instructions.memory_operations import elements_left
 from hv.machine.faults import GuestFault, NestedFault
-from hv.machine.memory_operations import elements_left
+from hv.machine.fetch import decode_at
 from hv.spec.exits import InterruptionInfo, InterruptionType
 from hv.spec.vmcs import VmcsField
 from hv.spec.x86 import MAX_INSTRUCTION_LENGTH

@@ -10,16 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from hv.machine.decode import (
-    Decoded,
-    MemoryOperand,
-    RegisterOperand,
-    Undecodable,
-    decode_at,
-    linear_address,
-    read_register,
-)
+from hv.instructions.decode import Decoded, MemoryOperand, RegisterOperand, Undecodable, linear_address, read_register
 from hv.machine.faults import Access, GuestFault, NestedFault
+from hv.machine.fetch import decode_at
 from hv.machine.paging import LINEAR_32, LINEAR_64, Walk, walk
 from hv.machine.ram import pages_of
 from hv.spec.x86 import PAGE_SIZE, PageTableEntry

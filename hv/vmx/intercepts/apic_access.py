@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.machine.decode import Decoded, Undecodable, decode_at, linear_address
+from hv.instructions.decode import Decoded, Undecodable, linear_address
+from hv.instructions.memory_operations import MemoryAccess, memory_access, perform
 from hv.machine.faults import Access, NestedFault
-from hv.machine.memory_operations import MemoryAccess, memory_access, perform
+from hv.machine.fetch import decode_at
 from hv.spec.exits import ApicAccessQualification, ApicAccessType, ExitReason
 from hv.spec.x86 import PAGE_SHIFT
 from hv.vmx.apic.access_page import is_one_register, written

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hv.instructions.decode import ControlAccess, ControlRegisterAccess, DebugRegisterAccess, Decoded, MemoryOperand
 from hv.machine.control_registers import check_cr0, check_cr4
-from hv.machine.decode import ControlAccess, ControlRegisterAccess, DebugRegisterAccess, Decoded, MemoryOperand
 from hv.machine.faults import GuestFault
 from hv.machine.paging import PHYSICAL_BITS
 from hv.spec.exits import CrQualification, DrQualification, ExitReason

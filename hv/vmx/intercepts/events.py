@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.machine.decode import ImmediateOperand, Undecodable, decode_at, linear_address
+from hv.instructions.decode import ImmediateOperand, Undecodable, linear_address
 from hv.machine.faults import GuestFault, NestedFault
+from hv.machine.fetch import decode_at
 from hv.machine.idt import Event, EventKind
 from hv.machine.paging import LINEAR_64, is_canonical
 from hv.spec.exits import ExitReason

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hv.instructions.decode import Decoded
 from hv.machine import msrs
 from hv.machine.clock import EXIT_TICKS
-from hv.machine.decode import Decoded
 from hv.machine.faults import GuestFault
 from hv.machine.ram import read_physical
 from hv.spec.exits import ExitReason

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.machine.decode import Decoded, RegisterOperand, linear_address, read_register
+from hv.instructions.decode import Decoded, RegisterOperand, linear_address, read_register
 from hv.machine.faults import GuestFault
 from hv.machine.paging import is_canonical
 from hv.spec.exits import ExitReason

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.machine.decode import (
+from hv.instructions.decode import (
     SHORT_LENGTHS,
     Decoded,
     MemoryOperand,
     RegisterOperand,
     Undecodable,
     decode,
-    decode_at,
     instruction_length,
     linear_address,
     read_register,
     write_register,
 )
 from hv.machine.faults import GuestFault
+from hv.machine.fetch import decode_at
 from hv.spec.x86 import Vector
 from hv.vmx.events.non_register import SINGLE_STEP
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.machine.decode import Decoded, PortAccess, Undecodable, decode_at, linear_address
+from hv.instructions.decode import Decoded, PortAccess, Undecodable, linear_address
+from hv.instructions.memory_operations import next_element
 from hv.machine.faults import GuestFault, NestedFault
+from hv.machine.fetch import decode_at
 from hv.machine.io_permission import io_permitted
-from hv.machine.memory_operations import next_element
 from hv.machine.ram import read_physical
 from hv.spec.exits import ExitReason, IoQualification
 from hv.spec.x86 import PAGE_SIZE, Vector

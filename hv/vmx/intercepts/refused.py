@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.machine.decode import Undecodable, decode_at
+from hv.instructions.decode import Undecodable
 from hv.machine.faults import Access, GuestFault, NestedFault
+from hv.machine.fetch import decode_at
 from hv.spec.exits import ExitReason
 from hv.spec.vmcs import PrimaryControls
 from hv.spec.x86 import Cr4, Vector

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hv.instructions.decode import Undecodable, decode
 from hv.machine import system_instructions
-from hv.machine.decode import Undecodable, decode
 from hv.machine.faults import GuestFault, NestedFault
 from hv.spec.x86 import MAX_INSTRUCTION_LENGTH
 from hv.vmx.exit import VmExit

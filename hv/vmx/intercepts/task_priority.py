@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.machine.decode import ControlAccess, ControlRegisterAccess
+from hv.instructions.decode import ControlAccess, ControlRegisterAccess
 from hv.machine.faults import GuestFault
 from hv.spec.vmcs import PrimaryControls
 from hv.spec.x86 import Vector

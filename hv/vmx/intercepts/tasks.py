@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.machine.decode import Decoded, linear_address
+from hv.instructions.decode import Decoded, linear_address
 from hv.machine.far_transfer import interrupt_return, through_system_descriptor
 from hv.machine.tasks import TaskSwitch
 from hv.spec.exits import ExitReason, TaskSwitchQualification, TaskSwitchSource

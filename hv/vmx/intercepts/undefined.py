@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.machine.decode import Decoded, Undecodable, decode
+from hv.instructions.decode import Decoded, Undecodable, decode
 from hv.spec.x86 import MAX_INSTRUCTION_LENGTH
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.instructions import rdtscp

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.machine.decode import Decoded, RegisterOperand, linear_address, read_register, write_register
+from hv.instructions.decode import Decoded, RegisterOperand, linear_address, read_register, write_register
 from hv.machine.faults import GuestFault
 from hv.machine.ram import read_physical
 from hv.spec.vmcs import NO_VMCS, VmcsField

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.machine.decode import Decoded
+from hv.instructions.decode import Decoded
 from hv.spec.exits import ExitReason
 from hv.spec.vmcs import SecondaryControls
 from hv.vmx import vm_functions

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.machine.decode import Decoded
+from hv.instructions.decode import Decoded
 from hv.machine.faults import Access, GuestFault
 from hv.machine.paging import LINEAR_32, LINEAR_64
 from hv.spec.exits import ExitReason, MwaitQualification

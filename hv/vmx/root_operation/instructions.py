@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hv.machine.decode import Decoded, MemoryOperand, RegisterOperand, linear_address, read_register, write_register
+from hv.instructions.decode import (
+    Decoded,
+    MemoryOperand,
+    RegisterOperand,
+    linear_address,
+    read_register,
+    write_register,
+)
 from hv.machine.faults import Access, GuestFault
 from hv.machine.linear import LinearMemory
 from hv.machine.paging import NonCanonical

@@ -6,7 +6,7 @@ from hv.hypervisor.msrs.registry import read_msr, write_msr
 from hv.hypervisor.partitions.cpuid import CHILD_PRIVILEGES, CpuidTable
 from hv.hypervisor.partitions.reset import reset
 from hv.hypervisor.run import obey
-from hv.machine.decode import decode
+from hv.instructions.decode import decode
 from hv.machine.faults import GuestFault
 from hv.spec.cpuid import HvFeatures
 from hv.spec.exits import ExitReason

@@ -1,4 +1,4 @@
-"""What the instruction at RIP is: its length, and the operands an exit or an emulated device needs to know.
+"""What an instruction is: its length, and the operands an exit or an emulated device needs to know.
 
 Capstone does the decoding, loaded when the first instruction needs it; results are kept by their bytes. The shape is
 ours: registers by name, memory operands as base + index * scale + displacement, and three summaries in the words of the
@@ -16,13 +16,11 @@ from enum import IntEnum
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
-from hv.machine.faults import Access
-from hv.machine.linear import LinearMemory
-from hv.machine.paging import LINEAR_32, LINEAR_64
-from hv.machine.registers import Registers, Segment
+from hv.instructions.registers import InstructionRegisters, SegmentPart
 from hv.spec.x86 import MAX_INSTRUCTION_LENGTH, Efer, Rflags
 
 _LMA, _VM = Efer.LMA.value, Rflags.VM.value
+_LINEAR_32, _LINEAR_64 = (1 << 32) - 1, (1 << 64) - 1
 
 
 class Undecodable(Exception):
@@ -60,13 +58,13 @@ def register_number(name: str) -> int:
     return _part(name).number
 
 
-def read_register(state: Registers, name: str) -> int:
+def read_register(state: InstructionRegisters, name: str) -> int:
     """The value of a general register or a part of one."""
     part = _part(name)
     return int(getattr(state, part.attribute)) >> part.shift & (1 << 8 * part.size) - 1
 
 
-def write_register(state: Registers, name: str, value: int) -> None:
+def write_register(state: InstructionRegisters, name: str, value: int) -> None:
     """Write a general register: 4 bytes clear the upper half, 1 and 2 leave the rest as it is."""
     part = _part(name)
     mask = (1 << 8 * part.size) - 1
@@ -111,7 +109,7 @@ class MemoryOperand:
     displacement: int       # signed
     size: int               # bytes of data
     address_bits: int       # 16, 32 or 64
-    access: int = field(default=0, compare=False)       # bits of `Access`, as far as the disassembler knows
+    access: int = field(default=0, compare=False)       # 1 read, 2 write, as far as the disassembler knows
 
 
 Operand = RegisterOperand | ImmediateOperand | MemoryOperand
@@ -259,27 +257,14 @@ def _flag_changes() -> int:
     return sum(getattr(x86_const, name, 0) for name in names)
 
 
-def bits_of(state: Registers) -> int:
+def bits_of(state: InstructionRegisters) -> int:
     """How the code at CS:RIP is to be decoded: 16, 32 or 64; SDM "Modes of Operation"."""
     if state.efer & _LMA and state.cs.long:
         return 64
     return 32 if state.cs.big and not state.rflags & _VM else 16
 
 
-def decode_at(state: Registers, memory: LinearMemory) -> Decoded:
-    """The instruction at CS:RIP. Undecodable, or the GuestFault or NestedFault of fetching it."""
-    bits = bits_of(state)
-    gva = state.rip if bits == 64 else state.cs.base + state.rip & LINEAR_32
-    code = memory.fetch(gva, MAX_INSTRUCTION_LENGTH)
-    try:
-        return decode(code, bits)
-    except Undecodable:
-        if len(code) < MAX_INSTRUCTION_LENGTH:      # the rest lies in a page that refuses: its fault comes first
-            memory.check(gva + len(code), 1, Access.EXECUTE)
-        raise
-
-
-def linear_address(decoded: Decoded, state: Registers, operand: MemoryOperand | None = None) -> int:
+def linear_address(decoded: Decoded, state: InstructionRegisters, operand: MemoryOperand | None = None) -> int:
     """The linear address of *operand* (the first memory operand unless given), *state* being at the instruction."""
     operand = operand or decoded.memory
     if operand is None:
@@ -294,8 +279,8 @@ def linear_address(decoded: Decoded, state: Registers, operand: MemoryOperand | 
     offset &= (1 << operand.address_bits) - 1
     if decoded.bits == 64 and operand.segment not in ("fs", "gs"):
         return offset
-    segment: Segment = getattr(state, operand.segment)
-    return segment.base + offset & (LINEAR_64 if decoded.bits == 64 else LINEAR_32)
+    segment: SegmentPart = getattr(state, operand.segment)
+    return segment.base + offset & (_LINEAR_64 if decoded.bits == 64 else _LINEAR_32)
 
 
 # --- From Capstone's words to ours ---------------------------------------------------------------
@@ -305,7 +290,7 @@ _PREFIXES = frozenset(b"\x26\x2e\x36\x3e\x64\x65\x66\x67\xf0\xf2\xf3")
 _INS, _OUTS = frozenset({"insb", "insw", "insd"}), frozenset({"outsb", "outsw", "outsd"})
 _OPERAND_SIZE = 0x66
 _NO_INDEX = frozenset({"riz", "eiz"})       # a SIB byte without one, but with a scale
-_DATA_ACCESS = 3                # Capstone's CS_AC_READ and CS_AC_WRITE, which are those of `Access`
+_DATA_ACCESS = 3                # Capstone's CS_AC_READ and CS_AC_WRITE, with the same meaning
 _STRING_OPCODES = frozenset({*range(0x6C, 0x70), *range(0xA4, 0xA8), *range(0xAA, 0xB0)})     # MOVSD is SSE's too
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from hv.machine.decode import (
+from hv.instructions.decode import (
     Decoded,
     ImmediateOperand,
     MemoryOperand,
@@ -22,7 +22,7 @@ from hv.machine.decode import (
     register_number,
     write_register,
 )
-from hv.machine.registers import Registers
+from hv.instructions.registers import InstructionRegisters
 from hv.spec.x86 import ARITHMETIC_FLAGS, Rflags
 
 _DF, _CF, _PF, _AF, _ZF, _SF, _OF = (
@@ -82,7 +82,8 @@ def _directions(operation: str, to_memory: bool, decoded: Decoded) -> tuple[bool
     raise Undecodable(f"{decoded.text} is not one we carry out on memory")
 
 
-def perform(state: Registers, access: MemoryAccess, read: Callable[[], int], write: Callable[[int], None]) -> bool:
+def perform(state: InstructionRegisters, access: MemoryAccess, read: Callable[[], int],
+            write: Callable[[int], None]) -> bool:
     """Carry out *access* once: *read* gives the memory's value, *write* takes the new one.
 
     True when the instruction is complete and RIP may advance; False when a REP has more to do. RIP is not touched.
@@ -103,7 +104,7 @@ def perform(state: Registers, access: MemoryAccess, read: Callable[[], int], wri
     return True
 
 
-def _copy(state: Registers, access: MemoryAccess, memory: int, write: Callable[[int], None]) -> None:
+def _copy(state: InstructionRegisters, access: MemoryAccess, memory: int, write: Callable[[int], None]) -> None:
     assert access.other is not None
     if access.to_memory:
         write(_value(state, access.other))
@@ -114,7 +115,7 @@ def _copy(state: Registers, access: MemoryAccess, memory: int, write: Callable[[
     write_register(state, access.other.name, memory)
 
 
-def _modify(state: Registers, access: MemoryAccess, memory: int, write: Callable[[int], None]) -> None:
+def _modify(state: InstructionRegisters, access: MemoryAccess, memory: int, write: Callable[[int], None]) -> None:
     """Flags first in a register of ours, since a refused *write* must leave them alone."""
     other = _value(state, access.other) if access.other is not None else 0
     left, right = (memory, other) if access.to_memory else (other, memory)
@@ -175,7 +176,7 @@ def _difference_flags(left: int, right: int, total: int, mask: int) -> int:
     return flags | (_OF if (left ^ right) & (left ^ result) & sign else 0)
 
 
-def _value(state: Registers, operand: Operand) -> int:
+def _value(state: InstructionRegisters, operand: Operand) -> int:
     if isinstance(operand, RegisterOperand):
         return read_register(state, operand.name)
     assert isinstance(operand, ImmediateOperand)
@@ -185,12 +186,12 @@ def _value(state: Registers, operand: Operand) -> int:
 _COUNT = {16: "cx", 32: "ecx", 64: "rcx"}
 
 
-def elements_left(state: Registers, memory: MemoryOperand) -> int:
+def elements_left(state: InstructionRegisters, memory: MemoryOperand) -> int:
     """What the counter of a REP string instruction with this memory operand says."""
     return read_register(state, _COUNT[memory.address_bits])
 
 
-def next_element(state: Registers, memory: MemoryOperand, repeat: bool) -> bool:
+def next_element(state: InstructionRegisters, memory: MemoryOperand, repeat: bool) -> bool:
     """Move the string pointer by one element and, under REP, count down; True when that was the last one."""
     assert memory.base is not None
     step = -memory.size if state.rflags & _DF else memory.size

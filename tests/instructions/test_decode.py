@@ -11,22 +11,22 @@ from hypothesis import strategies as st
 from unicorn import UC_ARCH_X86, UC_MODE_64, Uc
 from unicorn import x86_const as uc_x86
 
-from hv.machine.decode import (
+from hv.instructions.decode import (
     ControlAccess,
     MemoryOperand,
     PortAccess,
     Undecodable,
     bits_of,
     decode,
-    decode_at,
     instruction_length,
     linear_address,
     read_register,
     register_number,
     write_register,
 )
+from hv.instructions.memory_operations import compute, memory_access, perform
 from hv.machine.faults import GuestFault
-from hv.machine.memory_operations import compute, memory_access, perform
+from hv.machine.fetch import decode_at
 from hv.machine.registers import Segment
 from tests.machine.fakes import FLAT_CODE_32, FLAT_CODE_64, FakeMemory, FakeState
 
@@ -60,7 +60,7 @@ def test_the_short_way_agrees_with_the_disassembler():
 
 
 def test_frequent_exits_do_not_load_the_disassembler():
-    check = ("import sys; from hv.machine.decode import instruction_length as f; "
+    check = ("import sys; from hv.instructions.decode import instruction_length as f; "
              "f(bytes.fromhex('0fa2'), 64); f(bytes.fromhex('f4'), 64); sys.exit('capstone' in sys.modules)")
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 

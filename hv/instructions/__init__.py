@@ -1,0 +1,12 @@
+"""x86 instructions as data: what their bytes say, and what one that touches memory does to registers and flags.
+
+Below everything that runs guests, so that whoever carries an instruction out in software does it by the same rules:
+the processor on its virtual-APIC page, the hypervisor on its virtual APIC, a worker of root on the devices of its VM.
+Nothing here reaches memory; callers bring it.
+
+    registers.py            what an instruction needs to know of a processor
+    decode.py               bytes -> Decoded: length, operands, and the summaries of the VM-exit qualifications
+    memory_operations.py    one instruction with one memory operand, carried out: values, registers, flags
+
+Imports `spec` only. First file to read: `decode.py`.
+"""

@@ -25,7 +25,7 @@ from hv.hypervisor.scheduling.parallel_processors import ParallelFactory
 from hv.hypervisor.scheduling.processors import ProcessorFactory
 from hv.hypervisor.scheduling.scheduler import SLICE_TICKS, Scheduler
 from hv.hypervisor.vps.root_vp import RootVirtualProcessor
-from hv.image.model import Image
+from hv.image.model import NO_OPTIONS, BootOptions, Image
 from hv.iommu.driver import IommuDriver
 from hv.iommu.interrupts import InterruptMessage
 from hv.iommu.unit import Iommu
@@ -233,20 +233,22 @@ class Machine(Box):
     # --- virtual machines --------------------------------------------------------------------------------
 
     def create_vm(self, name: str, image: Image, memory_mib: int = VM_MEMORY_MIB, vps: int = 1,
-                  dma_device: bool = False, other: VirtualMachine | None = None, pc: bool = False) -> VirtualMachine:
+                  dma_device: bool = False, other: VirtualMachine | None = None, pc: bool = False,
+                  options: BootOptions = NO_OPTIONS) -> VirtualMachine:
         """A VM with *image* loaded, ready to run; MachineError, ImageError.
 
-        *other* is named in its information block. With *pc* it has a PC board, `hv/root/pc.py`.
+        *other* is named in its information block. With *pc*, or an image that is for a PC, it has a PC board,
+        `hv/root/pc.py`; *options* are what a boot loader hands to a kernel.
         """
         if memory_mib <= 0 or vps <= 0:
             raise MachineError(f"VM {name} has {memory_mib} MiB and {vps} VPs", "give it one of each at least")
         device = self._free_device() if dma_device else None
         self._root_runs()
-        worker = self._make_worker(name, memory_mib, vps, self.root.timers if pc else None)
+        worker = self._make_worker(name, memory_mib, vps, self.root.timers if pc or image.wants_pc else None)
         try:
             if device is not None:
                 worker.assign(device)
-            worker.load(image, other.partition_id if other else 0)
+            worker.load(image, other.partition_id if other else 0, options)
             worker.start()
         except BaseException:
             worker.destroy()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hv.image.assembler import Program, assemble
+from hv.image.bzimage import is_bzimage, load_bzimage
 from hv.image.c_source import load_c
 from hv.image.elf import MAGIC, load_elf
 from hv.image.errors import ImageError
@@ -22,19 +23,19 @@ _MULTIBOOT, _MULTIBOOT2 = 0x1BADB002, 0xE85250D6
 
 
 def load(path: str | Path, defines: Mapping[str, int] | None = None, *, bits: int | None = None,
-         origin: int | None = None) -> Image:
+         origin: int | None = None, unpack: bool = True) -> Image:
     """The program in the file *path*; ImageError says what is wrong with it in one line.
 
-    *bits* and *origin* are for flat binaries (and the defaults of assembly); *defines* are constants for assembly.
+    *bits* and *origin* are for flat binaries (and the defaults of assembly); *defines* are constants for assembly;
+    without *unpack* a compressed kernel unpacks itself.
     """
     place = Path(path)
     data = _read(place)
     if data.startswith(MAGIC):
         _refuse_multiboot(data, place.name)
         return load_elf(data, place.name)
-    if data[0x202:0x206] == b"HdrS" and data[0x1FE:0x200] == b"\x55\xaa":
-        raise ImageError(f"{place.name} is a Linux bzImage, which is not supported yet",
-                         "give an ELF, .asm or .bin file")
+    if is_bzimage(data):
+        return load_bzimage(data, place.name, unpack)
     suffix = place.suffix.lower()
     if suffix in ASSEMBLY:
         return load_assembly(place, defines, bits=bits, origin=origin)

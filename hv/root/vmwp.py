@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from hv.image.model import Image
-from hv.root import answers, boot
+from hv.image.model import NO_OPTIONS, BootOptions, Image
+from hv.root import answers, boot, boot_linux
 from hv.root.crash import CrashReport, collect
+from hv.root.memory_map import MemoryMap
 from hv.root.motherboard import Motherboard
 from hv.root.pc import Pc, PcHost
 from hv.root.timers import RootTimers
@@ -23,6 +24,7 @@ from hv.root.winhv import HvError, WinHv
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hv_status import HvStatus
 from hv.spec.intercepts import HvInterceptAccess, HvInterceptType
+from hv.spec.layout import Layout
 from hv.spec.msrs import Msr
 from hv.spec.partition import HvMapGpaFlags
 from hv.spec.synic import (
@@ -53,6 +55,9 @@ _ALL_RIGHTS = HvMapGpaFlags.READABLE | HvMapGpaFlags.WRITABLE | HvMapGpaFlags.EX
 # What a call about a VP is answered when there is no such VP, as another program of root's has taken it away.
 _GONE = (HvStatus.INVALID_VP_INDEX, HvStatus.INVALID_PARTITION_ID, HvStatus.INVALID_PARTITION_STATE)
 _READ_WRITE = HvInterceptAccess.READ | HvInterceptAccess.WRITE
+
+
+Start = tuple[Mapping[HvRegisterName, int | Layout], Mapping[int, bytes]]     # registers, and memory by gpa
 
 
 class AssignedDevice(NamedTuple):
@@ -128,17 +133,28 @@ class Worker:
         self._msi = self.winhv.map_device_interrupt(self.partition_id, device.source_id, 0, DEVICE_VECTOR)
         self.device = device
 
-    def load(self, image: Image, other_partition_id: int = 0) -> None:
+    def load(self, image: Image, other_partition_id: int = 0, options: BootOptions = NO_OPTIONS) -> None:
         """Write the program and its start state; ImageError when it does not fit."""
-        boot.check(image, self.memory_bytes)
-        self._program = image, other_partition_id
-        bar = boot.BAR_GPA if self.device else 0
-        information = boot.Information(bar, *self._msi, self.partition_id, other_partition_id)
-        for gpa, data in boot.tables(image, information).items():
+        self._program = image, other_partition_id, options
+        registers, tables = self._boot_linux() if image.kind == "linux" else self._boot()
+        for gpa, data in tables.items():
             self.write(gpa, data)
         for segment in image.segments:
             self.write(segment.gpa, segment.data)
-        self.winhv.set_vp_registers(self.partition_id, 0, boot.initial_registers(image, 0, self.memory_bytes))
+        self.winhv.set_vp_registers(self.partition_id, 0, registers)
+
+    def _boot(self) -> Start:
+        """Start state and tables of a program of ours."""
+        image, other_partition_id, _ = self._program
+        boot.check(image, self.memory_bytes)
+        bar = boot.BAR_GPA if self.device else 0
+        information = boot.Information(bar, *self._msi, self.partition_id, other_partition_id)
+        return boot.initial_registers(image, 0, self.memory_bytes), boot.tables(image, information)
+
+    def _boot_linux(self) -> Start:
+        image, _, options = self._program
+        boot_linux.check(image, options, self.memory_bytes)
+        return boot_linux.initial_registers(image), boot_linux.tables(image, options, MemoryMap(self.memory_bytes))
 
     def write(self, gpa: int, data: bytes) -> None:
         """Store into the VM's memory, through root's own mapping of its pages."""

@@ -14,7 +14,7 @@ from hv.root.timers import RootTimers
 from hv.root.vdev.power import PowerSwitch
 from hv.root.vdev.uart16550 import Uart16550
 from hv.root.winhv import WinHv
-from hv.spec.pc import ACPI_CONTROL, COM1_PORTS
+from hv.spec.pc import ACPI_CONTROL, COM1_PORTS, Irq
 
 
 class PcHost(NamedTuple):
@@ -34,5 +34,5 @@ class Pc(Motherboard):
     def __init__(self, host: PcHost) -> None:
         super().__init__()
         self.host, self.lines = host, InterruptLines()
-        self.add("com1", COM1_PORTS, Uart16550(COM1_PORTS.start, host.send))
+        self.add("com1", COM1_PORTS, Uart16550(COM1_PORTS.start, host.send, self.lines.line(Irq.COM1), host.timers))
         self.add("power", ACPI_CONTROL, PowerSwitch(lambda: host.end("shutdown")))

@@ -11,10 +11,12 @@ from typing import NamedTuple
 from hv.root.lines import InterruptLines
 from hv.root.motherboard import Motherboard
 from hv.root.timers import RootTimers
+from hv.root.vdev.i8254 import I8254
 from hv.root.vdev.power import PowerSwitch
+from hv.root.vdev.system_control import SystemControlB
 from hv.root.vdev.uart16550 import Uart16550
 from hv.root.winhv import WinHv
-from hv.spec.pc import ACPI_CONTROL, COM1_PORTS
+from hv.spec.pc import ACPI_CONTROL, COM1_PORTS, PIT, SYSTEM_CONTROL_B, Irq
 
 
 class PcHost(NamedTuple):
@@ -34,5 +36,8 @@ class Pc(Motherboard):
     def __init__(self, host: PcHost) -> None:
         super().__init__()
         self.host, self.lines = host, InterruptLines()
-        self.add("com1", COM1_PORTS, Uart16550(COM1_PORTS.start, host.send))
+        pit = I8254(self.lines.line(Irq.TIMER), host.timers)
+        self.add("pit", PIT, pit)
+        self.add("system-control-b", range(SYSTEM_CONTROL_B, SYSTEM_CONTROL_B + 1), SystemControlB(pit, host.timers))
+        self.add("com1", COM1_PORTS, Uart16550(COM1_PORTS.start, host.send, self.lines.line(Irq.COM1), host.timers))
         self.add("power", ACPI_CONTROL, PowerSwitch(lambda: host.end("shutdown")))

@@ -29,7 +29,7 @@ VIRTUAL_IOMMU_GPA = 0xFED9_0000
 # --- I/O ports -----------------------------------------------------------------------------------
 
 PIC_MASTER, PIC_SLAVE, PIC_TRIGGER = range(0x20, 0x22), range(0xA0, 0xA2), range(0x4D0, 0x4D2)
-PIT = range(0x40, 0x44)
+PIT, PIT_HZ = range(0x40, 0x44), 1_193_182
 KEYBOARD_DATA, KEYBOARD_COMMAND = 0x60, 0x64
 SYSTEM_CONTROL_B = 0x61                 # gate and output of the timer's channel 2
 CMOS = range(0x70, 0x72)

@@ -1,5 +1,7 @@
-"""Emulated devices: what a guest reaches by port I/O, answered by the worker of its VM. One file each.
+"""Emulated devices: what a guest reaches by port I/O and in memory, answered by the worker of its VM. One file each.
 
 * `uart16550` the serial port COM1
+* `i8254` the interval timer, `pit_counter` one counter of it; `system_control` ports 0x61 and 0x92
+* `byte_ports` what devices with registers of a byte have in common
 * `power` the switch that turns the VM off
 """

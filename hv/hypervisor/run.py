@@ -96,7 +96,7 @@ def obey(vp: VirtualProcessor, exit: VmExit) -> bool:
     except GuestFault as fault:
         verdict = Inject(fault.vector, fault.error_code, fault.address)
     except NestedFault as fault:
-        verdict = ask_about_memory(vp, fault.gpa, fault.access, fault.gva)
+        verdict = ask_about_memory(vp, fault.gpa, fault.access, fault.gva, not fault.during_walk)
     except CallIntercepted:
         intercepts.send_hypercall(vp, exit.instruction_length)
         verdict = ASK_PARENT
@@ -145,11 +145,12 @@ def carry_out(vp: VirtualProcessor, exit: VmExit, verdict: Verdict) -> bool:
             return False
 
 
-def ask_about_memory(vp: VirtualProcessor, gpa: int, access: Access, gva: int | None = None) -> Verdict:
+def ask_about_memory(vp: VirtualProcessor, gpa: int, access: Access, gva: int | None = None,
+                     final: bool = True) -> Verdict:
     """The parent decides what the access to *gpa* meets; TLFS "Memory Access Messages". Root has none."""
     if vp.partition.parent is None:
         return _refuse_root(vp)
-    intercepts.send_memory(vp, gpa, access, gva=gva, instruction=intercepts.instruction_at(vp))
+    intercepts.send_memory(vp, gpa, access, gva=gva, final=final, instruction=intercepts.instruction_at(vp))
     return ASK_PARENT
 
 

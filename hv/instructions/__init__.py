@@ -6,7 +6,9 @@ Nothing here reaches memory; callers bring it.
 
     registers.py            what an instruction needs to know of a processor
     decode.py               bytes -> Decoded: length, operands, and the summaries of the VM-exit qualifications
-    memory_operations.py    one instruction with one memory operand, carried out: values, registers, flags
+    arithmetic.py           results and flags
+    memory_operations.py    one instruction with one memory operand, carried out
+    execute.py              any instruction that touches memory, carried out
 
 Imports `spec` only. First file to read: `decode.py`.
 """

@@ -11,7 +11,7 @@ VM-exit qualifications (control registers, debug registers, ports). `memory_oper
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
@@ -56,6 +56,11 @@ _PARTS = _parts()
 def register_number(name: str) -> int:
     """The number of the general register that *name* ("rax", "eax", "ah" ...) is part of: RAX 0, RCX 1 ... R15 15."""
     return _part(name).number
+
+
+def containing_register(name: str) -> str:
+    """The whole general register that *name* is part of: "rax" of "ah"; *name* itself when it is none."""
+    return _PARTS[name].attribute if name in _PARTS else name
 
 
 def read_register(state: InstructionRegisters, name: str) -> int:
@@ -110,6 +115,10 @@ class MemoryOperand:
     size: int               # bytes of data
     address_bits: int       # 16, 32 or 64
     access: int = field(default=0, compare=False)       # 1 read, 2 write, as far as the disassembler knows
+
+    def displaced(self, displacement: int) -> MemoryOperand:
+        """The same with another displacement."""
+        return replace(self, displacement=displacement)
 
 
 Operand = RegisterOperand | ImmediateOperand | MemoryOperand
@@ -310,7 +319,8 @@ def _operand(found: Any, raw: Any, string: bool) -> Operand:
     if raw.type == x86.X86_OP_REG:
         return RegisterOperand(found.reg_name(raw.reg), raw.size)
     if raw.type == x86.X86_OP_IMM:
-        return ImmediateOperand(raw.imm & (1 << 8 * raw.size) - 1, raw.size)
+        # Capstone forgets the 1 of RCL and RCR by one, which the opcode implies.
+        return ImmediateOperand(raw.imm & (1 << 8 * raw.size) - 1, raw.size) if raw.size else ImmediateOperand(1, 1)
     name = found.reg_name
     base, index, override = name(raw.mem.base), name(raw.mem.index), name(raw.mem.segment)
     if index in _NO_INDEX:

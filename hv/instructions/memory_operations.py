@@ -1,9 +1,8 @@
-"""Instructions with a memory operand, carried out by hand: what a device behind MMIO needs.
+"""Instructions with one memory operand, carried out by hand: what a device behind MMIO needs.
 
 `memory_access` describes the instruction, `perform` does it: the caller supplies what reading gives and takes what is
-written, this file moves registers and flags as the processor would. SDM volume 2.
-
-# Simplified: MOVS, CMPS and SCAS, shifts, CMPXCHG, XADD, x87 and SSE are not here (Undecodable).
+written, this file moves registers and flags as the processor would. SDM volume 2. `execute.py` does all that `perform`
+does, and instructions with more than one access to memory.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from hv.instructions.arithmetic import BINARY, BIT_TESTS, ROTATES, SHIFTS, UNARY, compute
 from hv.instructions.decode import (
     Decoded,
     ImmediateOperand,
@@ -18,22 +18,21 @@ from hv.instructions.decode import (
     Operand,
     RegisterOperand,
     Undecodable,
+    linear_address,
     read_register,
     register_number,
     write_register,
 )
 from hv.instructions.registers import InstructionRegisters
-from hv.spec.x86 import ARITHMETIC_FLAGS, Rflags
+from hv.spec.x86 import Rflags
 
-_DF, _CF, _PF, _AF, _ZF, _SF, _OF = (
-    flag.value for flag in (Rflags.DF, Rflags.CF, Rflags.PF, Rflags.AF, Rflags.ZF, Rflags.SF, Rflags.OF))
-_ARITHMETIC = ARITHMETIC_FLAGS.value
-_COPIES = frozenset({"mov", "movabs", "movnti", "movzx", "movsx", "movsxd"})
-_BINARY = frozenset({"add", "adc", "sub", "sbb", "and", "or", "xor", "cmp", "test"})
-_UNARY = frozenset({"inc", "dec", "not", "neg"})
-_BIT_TESTS = frozenset({"bt", "bts", "btr", "btc"})
+_DF, _ZF = Rflags.DF.value, Rflags.ZF.value
+_COPIES = frozenset({"mov", "movabs", "movnti", "movzx", "movsx", "movsxd", "movbe"})
 _READ_ONLY = frozenset({"cmp", "test", "bt"})       # they write flags, and no operand
+_MODIFY = BINARY | BIT_TESTS | SHIFTS | ROTATES
 _STRING = {name + size: name for name in ("stos", "lods") for size in "bwdq"}
+_ACCUMULATOR = {1: "al", 2: "ax", 4: "eax", 8: "rax"}
+_ONE = ImmediateOperand(1, 1)
 
 
 class MemoryAccess(NamedTuple):
@@ -61,8 +60,10 @@ def memory_access(decoded: Decoded) -> MemoryAccess:
             to_memory = True
         case (RegisterOperand() as other, MemoryOperand() as memory):
             to_memory = False
-        case (MemoryOperand() as memory,) if operation in _UNARY:
+        case (MemoryOperand() as memory,) if operation in UNARY:
             return MemoryAccess(operation, memory, None, True, True, True, False)
+        case (MemoryOperand() as memory,) if operation in SHIFTS or operation in ROTATES:
+            other, to_memory = _ONE, True
         case _:
             raise Undecodable(f"{decoded.text} is not one we carry out on memory")
     read, write = _directions(operation, to_memory, decoded)
@@ -74,12 +75,21 @@ def memory_access(decoded: Decoded) -> MemoryAccess:
 def _directions(operation: str, to_memory: bool, decoded: Decoded) -> tuple[bool, bool]:
     if operation in _COPIES or operation in ("stos", "lods"):
         return not to_memory, to_memory
-    if operation == "xchg":
+    if operation in ("xchg", "cmpxchg"):
         return True, True
-    bit_offset_is_constant = isinstance(decoded.operands[-1], ImmediateOperand)     # a register's reaches far memory
-    if operation in _BINARY or (operation in _BIT_TESTS and bit_offset_is_constant):
+    if operation in _MODIFY:
         return True, to_memory and operation not in _READ_ONLY
     raise Undecodable(f"{decoded.text} is not one we carry out on memory")
+
+
+def operand_address(decoded: Decoded, state: InstructionRegisters, access: MemoryAccess) -> int:
+    """The linear address of *access*. BT and its kin by a register reach beyond their operand, to either side."""
+    if access.operation in BIT_TESTS and isinstance(access.other, RegisterOperand):
+        size, offset = access.size, read_register(state, access.other.name)
+        offset -= (offset >> 8 * size - 1) << 8 * size          # signed
+        displacement = access.memory.displacement + offset // (8 * size) * size
+        return linear_address(decoded, state, access.memory.displaced(displacement))
+    return linear_address(decoded, state, access.memory)
 
 
 def perform(state: InstructionRegisters, access: MemoryAccess, read: Callable[[], int],
@@ -97,6 +107,8 @@ def perform(state: InstructionRegisters, access: MemoryAccess, read: Callable[[]
         assert isinstance(access.other, RegisterOperand)
         write(_value(state, access.other))
         write_register(state, access.other.name, memory)
+    elif access.operation == "cmpxchg":
+        _compare_and_exchange(state, access, memory, write)
     else:
         _modify(state, access, memory, write)
     if access.operation in ("stos", "lods"):
@@ -106,13 +118,33 @@ def perform(state: InstructionRegisters, access: MemoryAccess, read: Callable[[]
 
 def _copy(state: InstructionRegisters, access: MemoryAccess, memory: int, write: Callable[[int], None]) -> None:
     assert access.other is not None
+    swap = access.operation == "movbe"
     if access.to_memory:
-        write(_value(state, access.other))
+        value = _value(state, access.other)
+        write(_swapped(value, access.size) if swap else value)
         return
     assert isinstance(access.other, RegisterOperand)
-    if access.operation in ("movsx", "movsxd") and memory >> 8 * access.size - 1:
+    if swap:
+        memory = _swapped(memory, access.size)
+    elif access.operation in ("movsx", "movsxd") and memory >> 8 * access.size - 1:
         memory -= 1 << 8 * access.size
     write_register(state, access.other.name, memory)
+
+
+def _swapped(value: int, size: int) -> int:
+    return int.from_bytes(value.to_bytes(size, "little"), "big")
+
+
+def _compare_and_exchange(state: InstructionRegisters, access: MemoryAccess, memory: int,
+                          write: Callable[[int], None]) -> None:
+    """The memory is written either way; SDM "CMPXCHG"."""
+    assert access.other is not None
+    accumulator = _ACCUMULATOR[access.size]
+    _, flags = compute("cmp", read_register(state, accumulator), memory, access.size, state.rflags)
+    write(_value(state, access.other) if flags & _ZF else memory)
+    if not flags & _ZF:
+        write_register(state, accumulator, memory)
+    state.rflags = flags
 
 
 def _modify(state: InstructionRegisters, access: MemoryAccess, memory: int, write: Callable[[int], None]) -> None:
@@ -122,58 +154,10 @@ def _modify(state: InstructionRegisters, access: MemoryAccess, memory: int, writ
     result, flags = compute(access.operation, left, right, access.size, state.rflags)
     if access.write:
         write(result)
-    elif access.operation not in _READ_ONLY:
+    if access.operation == "xadd" or (not access.write and access.operation not in _READ_ONLY):
         assert isinstance(access.other, RegisterOperand)
-        write_register(state, access.other.name, result)
+        write_register(state, access.other.name, memory if access.operation == "xadd" else result)
     state.rflags = flags
-
-
-def compute(operation: str, left: int, right: int, size: int, flags: int) -> tuple[int, int]:
-    """The result of *operation* on operands of *size* bytes, and RFLAGS after it.
-
-    Undefined flags (AF of the logical operations) are cleared, those of bit tests kept.
-    """
-    mask = (1 << 8 * size) - 1
-    carry = flags & _CF
-    if operation in ("add", "adc", "inc"):
-        right = 1 if operation == "inc" else right
-        total = left + right + (carry if operation == "adc" else 0)
-        return total & mask, _keep(operation, flags, _sum_flags(left, right, total, mask))
-    if operation in ("sub", "sbb", "cmp", "dec", "neg"):
-        left, right = (0, left) if operation == "neg" else (left, 1 if operation == "dec" else right)
-        total = left - right - (carry if operation == "sbb" else 0)
-        return total & mask, _keep(operation, flags, _difference_flags(left, right, total, mask))
-    if operation in _BIT_TESTS:
-        bit = 1 << right % (8 * size)
-        result = {"bt": left, "bts": left | bit, "btr": left & ~bit, "btc": left ^ bit}[operation]
-        return result, flags & ~_CF | (_CF if left & bit else 0)
-    if operation == "not":
-        return ~left & mask, flags
-    result = {"and": left & right, "test": left & right, "or": left | right, "xor": left ^ right}[operation]
-    return result, flags & ~_ARITHMETIC | _result_flags(result, mask)
-
-
-def _keep(operation: str, before: int, after: int) -> int:
-    """INC and DEC leave the carry alone."""
-    written = _ARITHMETIC & ~_CF if operation in ("inc", "dec") else _ARITHMETIC
-    return before & ~written | after & written
-
-
-def _result_flags(result: int, mask: int) -> int:
-    parity = 0 if (result & 0xFF).bit_count() & 1 else _PF
-    return parity | (0 if result else _ZF) | (_SF if result & (mask >> 1) + 1 else 0)
-
-
-def _sum_flags(left: int, right: int, total: int, mask: int) -> int:
-    result, sign = total & mask, (mask >> 1) + 1
-    flags = _result_flags(result, mask) | (_CF if total > mask else 0) | (left ^ right ^ result) & _AF
-    return flags | (_OF if (left ^ result) & (right ^ result) & sign else 0)
-
-
-def _difference_flags(left: int, right: int, total: int, mask: int) -> int:
-    result, sign = total & mask, (mask >> 1) + 1
-    flags = _result_flags(result, mask) | (_CF if total < 0 else 0) | (left ^ right ^ result) & _AF
-    return flags | (_OF if (left ^ right) & (left ^ result) & sign else 0)
 
 
 def _value(state: InstructionRegisters, operand: Operand) -> int:
@@ -193,11 +177,21 @@ def elements_left(state: InstructionRegisters, memory: MemoryOperand) -> int:
 
 def next_element(state: InstructionRegisters, memory: MemoryOperand, repeat: bool) -> bool:
     """Move the string pointer by one element and, under REP, count down; True when that was the last one."""
+    next_address(state, memory)
+    if not repeat:
+        return True
+    return count_down(state, memory) == 0
+
+
+def next_address(state: InstructionRegisters, memory: MemoryOperand) -> None:
+    """Move the string pointer by one element, up or down."""
     assert memory.base is not None
     step = -memory.size if state.rflags & _DF else memory.size
     write_register(state, memory.base, read_register(state, memory.base) + step)
-    if not repeat:
-        return True
+
+
+def count_down(state: InstructionRegisters, memory: MemoryOperand) -> int:
+    """One element less to do; how many are left."""
     left = elements_left(state, memory) - 1
     write_register(state, _COUNT[memory.address_bits], left)
-    return left == 0
+    return left

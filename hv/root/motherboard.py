@@ -26,7 +26,7 @@ class PortDevice(Device, Protocol):
 
 
 class MemoryDevice(Device, Protocol):
-    """A device behind memory addresses."""
+    """A device behind memory addresses. What it sees is aligned: the board cuts other accesses into such ones."""
 
     def read_memory(self, offset: int, size: int) -> int:
         """What a load of *size* bytes (1, 2, 4, 8), *offset* bytes behind the device's first address, gives."""
@@ -93,17 +93,21 @@ class Motherboard:
         return self._window(gpa) is not None
 
     def read_memory(self, gpa: int, size: int) -> int:
-        """A load of *size* bytes."""
-        window = self._window(gpa)
-        if window is None:
-            return (1 << 8 * size) - 1
-        return window.device.read_memory(gpa - window.gpas.start, size) & (1 << 8 * size) - 1
+        """A load of *size* bytes, which may begin and end anywhere."""
+        value = 0
+        for at, count in _aligned(gpa, size):
+            window = self._window(at)
+            part = -1 if window is None else window.device.read_memory(at - window.gpas.start, count)
+            value |= (part & (1 << 8 * count) - 1) << 8 * (at - gpa)
+        return value
 
     def write_memory(self, gpa: int, size: int, value: int) -> None:
-        """A store of *size* bytes."""
-        window = self._window(gpa)
-        if window is not None:
-            window.device.write_memory(gpa - window.gpas.start, size, value)
+        """A store of *size* bytes, which may begin and end anywhere."""
+        for at, count in _aligned(gpa, size):
+            window = self._window(at)
+            if window is not None:
+                part = value >> 8 * (at - gpa) & (1 << 8 * count) - 1
+                window.device.write_memory(at - window.gpas.start, count, part)
 
     def _window(self, gpa: int) -> _Window | None:
         at = bisect_right(self._starts, gpa) - 1
@@ -112,3 +116,17 @@ class Motherboard:
     def inspect(self) -> dict[str, Any]:
         """Plain data for the REPL."""
         return {name: device.inspect() for name, device in self.devices.items()}
+
+
+def _aligned(gpa: int, size: int) -> list[tuple[int, int]]:
+    """(gpa, bytes) of the naturally aligned accesses of 1, 2, 4 or 8 bytes that a bus makes of one, lowest first."""
+    if size <= 8 and not gpa & size - 1 and not size & size - 1:
+        return [(gpa, size)]
+    parts, end = [], gpa + size
+    while gpa < end:
+        count = min(gpa & -gpa or 8, 8)
+        while gpa + count > end:
+            count >>= 1
+        parts.append((gpa, count))
+        gpa += count
+    return parts

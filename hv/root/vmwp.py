@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from hv.image.model import NO_OPTIONS, BootOptions, Image
+from hv.instructions.decode import Undecodable
 from hv.root import answers, boot, boot_linux
 from hv.root.crash import CrashReport, collect
+from hv.root.emulator import Emulator
 from hv.root.memory_map import MemoryMap
 from hv.root.motherboard import Motherboard
 from hv.root.pc import Pc, PcHost
@@ -20,7 +22,7 @@ from hv.root.vdev.power import PORTS as POWER_PORTS
 from hv.root.vdev.power import PowerSwitch
 from hv.root.vdev.uart16550 import COM1, Uart16550
 from hv.root.vid import Vid
-from hv.root.winhv import HvError, WinHv
+from hv.root.winhv import HvError, RegisterContent, WinHv
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hv_status import HvStatus
 from hv.spec.intercepts import HvInterceptAccess, HvInterceptType
@@ -31,7 +33,9 @@ from hv.spec.synic import (
     CpuidIntercept,
     ExceptionIntercept,
     HeaderOnlyIntercept,
+    HvExecutionState,
     HvInterceptHeader,
+    HvMemoryAccessInfo,
     HvMessage,
     HvMessageType,
     HypercallIntercept,
@@ -54,6 +58,8 @@ SPARE_PAGES_OF_DEVICE = 16              # for domains that its guest makes
 _ALL_RIGHTS = HvMapGpaFlags.READABLE | HvMapGpaFlags.WRITABLE | HvMapGpaFlags.EXECUTABLE
 # What a call about a VP is answered when there is no such VP, as another program of root's has taken it away.
 _GONE = (HvStatus.INVALID_VP_INDEX, HvStatus.INVALID_PARTITION_ID, HvStatus.INVALID_PARTITION_STATE)
+_GVA_GPA_VALID = HvMemoryAccessInfo(gva_gpa_valid=1).raw
+_INTERRUPTION_PENDING = HvExecutionState(interruption_pending=1).raw
 _READ_WRITE = HvInterceptAccess.READ | HvInterceptAccess.WRITE
 
 
@@ -91,6 +97,7 @@ class Worker:
         self.partition_id = winhv.create_partition()
         try:
             self.motherboard = self._make_board() if timers is None else self._make_pc(timers)
+            self.emulator = None if timers is None else Emulator(winhv, self.partition_id, self, self.motherboard)
             self._make_partition()
         except BaseException:
             self.destroy()
@@ -248,6 +255,8 @@ class Worker:
         match kind:
             case T.X64_IO_PORT_INTERCEPT:
                 self._on_port(IoPortIntercept.parse(body))
+            case T.UNMAPPED_GPA if self.emulator is not None:
+                self._on_memory(MemoryIntercept.parse(body), self.emulator)
             case T.UNMAPPED_GPA | T.GPA_INTERCEPT:
                 self._refuse(MemoryIntercept.parse(body).header)
             case T.X64_MSR_INTERCEPT:
@@ -287,11 +296,23 @@ class Worker:
         if self._ending is not None:
             self.end(self._ending)
 
-    def _refuse(self, header: HvInterceptHeader) -> None:
-        """Nothing of this VM is at that address, or has that number: the guest gets #GP(0).
+    def _on_memory(self, intercept: MemoryIntercept, emulator: Emulator) -> None:
+        """Carry the instruction out on the devices of the board. What no instruction accesses (a page table, or the
+        stack of an event that is being delivered) finds no memory there."""
+        header = intercept.header
+        if not intercept.access_info & _GVA_GPA_VALID or header.execution_state & _INTERRUPTION_PENDING:
+            self._refuse(header)
+            return
+        try:
+            self._complete(header.vp_index, emulator.answer(intercept))
+        except Undecodable as error:
+            self.end("error", f"vp {header.vp_index} at rip {header.rip:#x}: the worker cannot do this at "
+                              f"{intercept.gpa:#x}: {error}")
+        if self._ending is not None:
+            self.end(self._ending)
 
-        # Simplified: Hyper-V's worker emulates the instruction against its memory-mapped devices; there are none here.
-        """
+    def _refuse(self, header: HvInterceptHeader) -> None:
+        """Nothing of this VM is at that address, or has that number: the guest gets #GP(0)."""
         self._give(header, answers.exception(header, Vector.GP, 0, self._waiting(header.vp_index)))
 
     def _on_msr(self, intercept: MsrIntercept) -> None:
@@ -323,7 +344,7 @@ class Worker:
     def _end_by_triple_fault(self, header: HvInterceptHeader) -> None:
         self.end("triple-fault", f"vp {header.vp_index} triple-faulted at rip {header.rip:#x}")
 
-    def _complete(self, vp_index: int, registers: Mapping[HvRegisterName, int]) -> None:
+    def _complete(self, vp_index: int, registers: Mapping[HvRegisterName, RegisterContent]) -> None:
         """Set what the instruction leaves behind, and let the VP go on."""
         self.winhv.set_vp_registers(self.partition_id, vp_index, {**registers, N.INTERCEPT_SUSPEND: 0})
 

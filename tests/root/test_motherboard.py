@@ -83,11 +83,27 @@ def test_a_device_in_memory_answers_by_offset():
     board, device = Motherboard(), Registers()
     board.add_memory("low", range(0x1000, 0x2000), Registers())
     board.add_memory("high", range(0x8000, 0x9000), device)
-    assert board.read_memory(0x8002, 4) == 0x0202_0202
+    assert board.read_memory(0x8004, 4) == 0x0404_0404
     board.write_memory(0x8010, 8, 5)
     assert device.written == [(0x10, 8, 5)]
     assert [gpa for gpa in (0xFFF, 0x1000, 0x1FFF, 0x2000, 0x9000) if board.answers_at(gpa)] == [0x1000, 0x1FFF]
     assert board.read_memory(0x3000, 2) == 0xFFFF
+
+
+@pytest.mark.parametrize(("gpa", "size", "pieces"), [
+    (0x8000, 8, [(0, 8)]), (0x8004, 8, [(4, 4), (8, 4)]), (0x8001, 4, [(1, 1), (2, 2), (4, 1)]),
+    (0x8006, 16, [(6, 2), (8, 8), (16, 4), (20, 2)]), (0x8000, 3, [(0, 2), (2, 1)]),
+    (0x8FFE, 4, [(0xFFE, 2)]), (0x7FFF, 2, [(0, 1)]),
+], ids=lambda value: f"{value:#x}" if isinstance(value, int) else "")
+def test_a_device_sees_aligned_accesses_only_and_what_is_beyond_its_end_is_nobodys(gpa, size, pieces):
+    board, device = Motherboard(), Registers()
+    board.add_memory("high", range(0x8000, 0x9000), device)
+    board.write_memory(gpa, size, (1 << 8 * size) - 1)
+    assert device.written == [(offset, count, (1 << 8 * count) - 1) for offset, count in pieces]
+    read = b"".join((device.read_memory(offset, count) & (1 << 8 * count) - 1).to_bytes(count, "little")
+                    for offset, count in pieces)
+    nobodys = b"\xff" * (size - len(read))
+    assert board.read_memory(gpa, size).to_bytes(size, "little") == (nobodys + read if gpa < 0x8000 else read + nobodys)
 
 
 def test_memory_ranges_do_not_overlap_and_can_be_taken_back():

@@ -16,6 +16,7 @@ from hv.vmx.exit import VmExit
 
 _OFFSET = (1 << PAGE_SHIFT) - 1
 _WRITE = Access.WRITE.value
+_FINAL = 1 << 8                         # bit 8 of the qualification: not an access to a paging structure
 
 
 @on_exit(ExitReason.EPT_VIOLATION)
@@ -28,7 +29,8 @@ def handle_ept_violation(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     if exit.qualification & _WRITE and vp.partition.space.overlay_at(gpa >> PAGE_SHIFT):
         return _overlay_written(vp, exit)
     keep_event(vp, exit)
-    return ask_about_memory(vp, gpa, Access(exit.qualification & 7), exit.guest_linear_address)
+    return ask_about_memory(vp, gpa, Access(exit.qualification & 7), exit.guest_linear_address,
+                            bool(exit.qualification & _FINAL))
 
 
 def _overlay_written(vp: VirtualProcessor, exit: VmExit) -> Verdict:

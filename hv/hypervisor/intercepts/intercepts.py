@@ -170,11 +170,14 @@ def send_hypercall(vp: VirtualProcessor, length: int) -> None:
         r8=regs.r8, rsi=regs.rsi, rdi=regs.rdi, xmm_registers=b"".join(map(regs.read_xmm, range(6)))))
 
 
-def send_memory(vp: VirtualProcessor, gpa: int, access: Access, *, gva: int | None = None, length: int = 0,
-                instruction: bytes = b"") -> None:
-    """An access that the GPA space refuses: UNMAPPED_GPA when nothing is there, GPA_INTERCEPT when rights forbid it."""
+def send_memory(vp: VirtualProcessor, gpa: int, access: Access, *, gva: int | None = None, final: bool = True,
+                length: int = 0, instruction: bytes = b"") -> None:
+    """An access that the GPA space refuses: UNMAPPED_GPA when nothing is there, GPA_INTERCEPT when rights forbid it.
+
+    *gva* leads to *gpa* when it is *final*; else it does so on the way through a paging structure.
+    """
     mapped = vp.partition.space.visible(gpa >> 12) is not None
-    info = HvMemoryAccessInfo(gva_valid=int(gva is not None), gva_gpa_valid=int(gva is not None))
+    info = HvMemoryAccessInfo(gva_valid=int(gva is not None), gva_gpa_valid=int(final and gva is not None))
     kind = InterceptAccess.WRITE if access & Access.WRITE else \
         InterceptAccess.EXECUTE if access & Access.EXECUTE else InterceptAccess.READ
     send(vp, HvMessageType.GPA_INTERCEPT if mapped else HvMessageType.UNMAPPED_GPA, MemoryIntercept(

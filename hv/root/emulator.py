@@ -1,0 +1,111 @@
+"""An instruction of the guest that touches a device's memory, carried out by the worker; WinHvEmulation's part.
+
+The intercept message has the instruction's bytes and where it wanted to go; registers and the other operand's address
+are asked of the hypervisor; what the instruction leaves behind goes back with the answer. A REP does up to
+`ELEMENTS_OF_A_TURN` of its elements, then the guest is entered again, so that interrupts come in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from hv.instructions.decode import (
+    Decoded,
+    MemoryOperand,
+    RegisterOperand,
+    Undecodable,
+    bits_of,
+    containing_register,
+    decode,
+)
+from hv.instructions.execute import execute
+from hv.root import answers
+from hv.root.motherboard import Motherboard
+from hv.root.vp_memory import GuestException, Ram, VpMemory
+from hv.root.vp_registers import GENERAL, VpRegisters
+from hv.root.winhv import RegisterContent, WinHv
+from hv.spec.hv_registers import HvRegisterName
+from hv.spec.synic import HvInterceptHeader, InterceptAccess, MemoryIntercept
+from hv.spec.x86 import MAX_INSTRUCTION_LENGTH, Rflags, Vector
+
+N = HvRegisterName
+ELEMENTS_OF_A_TURN = 64
+_TF = Rflags.TF.value
+Answer = dict[HvRegisterName, RegisterContent]
+
+
+class Emulator:
+    """For the VPs of one partition, whose RAM is *ram* and whose devices are on *board*."""
+
+    def __init__(self, winhv: WinHv, partition_id: int, ram: Ram, board: Motherboard) -> None:
+        self._winhv, self._partition_id, self._ram, self._board = winhv, partition_id, ram, board
+
+    def answer(self, intercept: MemoryIntercept) -> Answer:
+        """Carry the instruction out, as far as one turn goes; the registers to set, an exception's among them.
+
+        Undecodable when it is none that this project can carry out: nothing was touched then.
+        """
+        header = intercept.header
+        registers = VpRegisters(self._winhv, self._partition_id, header)
+        memory = VpMemory(self._winhv, self._partition_id, self._ram, self._board, intercept)
+        try:
+            if header.access_type == InterceptAccess.EXECUTE:
+                raise GuestException(Vector.UD, None)      # all ones are fetched, which are no instruction
+            decoded = _instruction(intercept, registers, memory)
+            registers.ask(_named(decoded))
+            event = _carry_out(registers, decoded, memory)
+        except GuestException as fault:
+            event = _exception(header, fault)
+        return registers.changes() | event
+
+
+def _carry_out(registers: VpRegisters, decoded: Decoded, memory: VpMemory) -> Answer:
+    """One turn. A guest that single-steps has a trap behind each element of a REP; behind a whole instruction the
+    hypervisor sees to that."""
+    stepped = registers.rflags & _TF
+    for _ in range(1 if stepped else ELEMENTS_OF_A_TURN):
+        if execute(registers, decoded, memory):
+            return {}
+    return registers.single_step() if stepped else {}
+
+
+def _instruction(intercept: MemoryIntercept, registers: VpRegisters, memory: VpMemory) -> Decoded:
+    """From the message's bytes, which are those that the processor had; the rest is fetched where they end early."""
+    code, bits = intercept.instruction_bytes[: intercept.instruction_byte_count], bits_of(registers)
+    try:
+        return decode(code, bits)
+    except Undecodable:
+        if len(code) >= MAX_INSTRUCTION_LENGTH:
+            raise
+    gva = registers.rip if bits == 64 else registers.cs.base + registers.rip
+    while len(code) < MAX_INSTRUCTION_LENGTH:
+        code += memory.fetch(gva + len(code), 1)
+        try:
+            return decode(code, bits)
+        except Undecodable:
+            continue
+    raise Undecodable(f"{code.hex(' ')} is no instruction of {bits}-bit code")
+
+
+@lru_cache(maxsize=1024)
+def _named(decoded: Decoded) -> tuple[str, ...]:
+    """The registers that *decoded* names, to be asked for at once."""
+    return tuple(sorted({name for operand in decoded.operands for name in _names_of(operand, decoded.bits)}))
+
+
+def _names_of(operand: object, bits: int) -> Iterable[str]:
+    if isinstance(operand, RegisterOperand):
+        return {containing_register(operand.name)} & GENERAL.keys()
+    if not isinstance(operand, MemoryOperand):
+        return ()
+    found = {containing_register(name) for name in (operand.base, operand.index) if name} & GENERAL.keys()
+    has_base = bits != 64 or operand.segment in ("fs", "gs")
+    return found | {operand.segment} if has_base and operand.segment != "cs" else found
+
+
+def _exception(header: HvInterceptHeader, fault: GuestException) -> Answer:
+    answer: Answer = dict(answers.exception(header, fault.vector, fault.error_code, waiting=0) or {})
+    if fault.address is not None:
+        answer[N.CR2] = fault.address
+    return answer

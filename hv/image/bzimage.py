@@ -2,7 +2,8 @@
 
 "The Linux/x86 Boot Protocol". Unpacked here, the kernel is entered at its ELF entry, which takes what the 64-bit boot
 protocol says: the engine would take seconds for what a library does in a tenth of one, because the unpacker's pages may
-be executed and written. It is then where it was linked to be: nobody has relocated it (no KASLR).
+be executed and written. It is then where it was linked to be: nobody has relocated it (no KASLR). A file without a
+payload is no Linux, but starts as one does (memtest86+); one without the 64-bit entry starts by the 32-bit protocol.
 """
 
 from __future__ import annotations
@@ -39,13 +40,14 @@ def load_bzimage(data: bytes, name: str, unpacked: bool = True) -> Image:
     """The kernel in *data*; ImageError. With *unpacked* false, the code in the file, which unpacks the kernel."""
     header = _header(data, name)
     code = data[(header.setup_sectors + 1) * SECTOR :]
-    if unpacked:
+    is_64 = bool(XLoadFlags(header.xload_flags).kernel_64)
+    if unpacked and is_64 and header.payload_length:
         segments, entry = _kernel(_payload(code, header, name), name)
     else:
-        entry = header.preferred_address + ENTRY_64
+        entry = header.preferred_address + (ENTRY_64 if is_64 else 0)
         segments = [Segment(header.preferred_address, code, True, True)]
     needed = header.preferred_address + header.init_size
-    return Image("linux", segments, entry, 64, setup=header.pack(), needs=needed)
+    return Image("linux", segments, entry, 64 if is_64 else 32, setup=header.pack(), needs=needed)
 
 
 def _header(data: bytes, name: str) -> SetupHeader:
@@ -53,9 +55,9 @@ def _header(data: bytes, name: str) -> SetupHeader:
     end = 0x202 + data[0x201]
     raw = data[HEADER_OFFSET : min(end, HEADER_OFFSET + SetupHeader.SIZE)].ljust(SetupHeader.SIZE, b"\0")
     header = SetupHeader.parse(raw)
-    if header.version < FIRST_64_BIT_VERSION or not XLoadFlags(header.xload_flags).kernel_64:
-        raise ImageError(f"{name} is a Linux kernel without the 64-bit entry (boot protocol "
-                         f"{header.version >> 8}.{header.version & 0xFF:02})", "take one for x86-64, of 3.8 or later")
+    if header.version < FIRST_64_BIT_VERSION:
+        raise ImageError(f"{name} speaks boot protocol {header.version >> 8}.{header.version & 0xFF:02}; expected 2.12 "
+                         "or later", "take a kernel of 3.8 or later")
     header.setup_sectors = header.setup_sectors or DEFAULT_SETUP_SECTORS
     if (header.setup_sectors + 1) * SECTOR + ENTRY_64 > len(data):
         raise ImageError(f"{name} ends within its setup code", "is the file whole?")

@@ -1,7 +1,8 @@
-"""The state a Linux kernel starts in: "The Linux/x86 Boot Protocol", "64-bit Boot Protocol". What a boot loader does.
+"""The state a Linux kernel starts in: "The Linux/x86 Boot Protocol", "64-bit" and "32-bit Boot Protocol". What a boot
+loader does.
 
-Long mode with the first 4 GiB mapped one to one, flat segments, interrupts off, RSI at the page of boot parameters:
-the kernel's setup header with what the loader filled in, and the memory map.
+Long mode with the first 4 GiB mapped one to one, or protected mode without paging; flat segments, interrupts off, RSI
+at the page of boot parameters: the kernel's setup header with what the loader filled in, and the memory map.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ N = HvRegisterName
 GDT, STACK = 0x1000, 0x8000
 PML4, PDPT, DIRECTORIES = 0x9000, 0xA000, 0xB000        # four directories: 4 GiB
 PARAMETERS, COMMAND_LINE = 0x10000, 0x11000
-_CODE_64, _DATA = 0xA09B, 0xC093
+_CODE_64, _CODE_32, _DATA = 0xA09B, 0xC09B, 0xC093
 _PRESENT_WRITABLE, _LARGE = 3, 0x83
 _GIBIBYTES = 4
 
@@ -57,7 +58,7 @@ def tables(image: Image, options: BootOptions, memory: MemoryMap, rsdp: int = 0)
     initrd = _initrd_address(header, len(options.initrd), memory)
     header.type_of_loader, header.command_line = UNDEFINED_LOADER, COMMAND_LINE
     header.ramdisk_image, header.ramdisk_size = (initrd, len(options.initrd)) if options.initrd else (0, 0)
-    made = {GDT: _gdt(), COMMAND_LINE: options.command_line.encode() + b"\0", **_page_tables(),
+    made = {GDT: _gdt(image.bits), COMMAND_LINE: options.command_line.encode() + b"\0", **_page_tables(),
             PARAMETERS: _parameters(header, memory, rsdp)}
     return made | {initrd: options.initrd} if options.initrd else made
 
@@ -81,8 +82,8 @@ def _parameters(header: SetupHeader, memory: MemoryMap, rsdp: int) -> bytes:
     return bytes(page)
 
 
-def _gdt() -> bytes:
-    entries = (0, 0, 0x00AF9B000000FFFF, 0x00CF93000000FFFF)
+def _gdt(bits: int) -> bytes:
+    entries = (0, 0, 0x00AF9B000000FFFF if bits == 64 else 0x00CF9B000000FFFF, 0x00CF93000000FFFF)
     return b"".join(entry.to_bytes(8, "little") for entry in entries)
 
 
@@ -103,8 +104,10 @@ def _segment(selector: int, attributes: int) -> HvSegmentRegister:
 
 def initial_registers(image: Image) -> Mapping[HvRegisterName, int | Layout]:
     """Register values of VP 0, by the hypervisor's names."""
-    data = _segment(BOOT_DS, _DATA)
-    return {N.EFER: int(Efer.LMA | Efer.LME), N.CR4: int(Cr4.PAE), N.CR3: PML4,
-            N.CR0: int(Cr0.PG | Cr0.ET | Cr0.PE), N.CS: _segment(BOOT_CS, _CODE_64),
-            **dict.fromkeys((N.DS, N.ES, N.SS, N.FS, N.GS), data), N.GDTR: HvTableRegister(limit=31, base=GDT),
-            N.IDTR: HvTableRegister(limit=0, base=0), N.RSP: STACK, N.RFLAGS: 2, N.RSI: PARAMETERS, N.RIP: image.entry}
+    mode: dict[HvRegisterName, int | Layout] = {N.CR0: int(Cr0.ET | Cr0.PE), N.CS: _segment(BOOT_CS, _CODE_32)}
+    if image.bits == 64:
+        mode = {N.EFER: int(Efer.LMA | Efer.LME), N.CR4: int(Cr4.PAE), N.CR3: PML4,
+                N.CR0: int(Cr0.PG | Cr0.ET | Cr0.PE), N.CS: _segment(BOOT_CS, _CODE_64)}
+    return {**mode, **dict.fromkeys((N.DS, N.ES, N.SS, N.FS, N.GS), _segment(BOOT_DS, _DATA)),
+            N.GDTR: HvTableRegister(limit=31, base=GDT), N.IDTR: HvTableRegister(limit=0, base=0), N.RSP: STACK,
+            N.RFLAGS: 2, N.RSI: PARAMETERS, N.RIP: image.entry}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
+
+from hv.spec.hv_registers import HvRegisterName
 
 
 class Device(Protocol):
@@ -112,6 +115,15 @@ class Motherboard:
     def _window(self, gpa: int) -> _Window | None:
         at = bisect_right(self._starts, gpa) - 1
         return self._windows[at] if at >= 0 and gpa < self._windows[at].gpas.stop else None
+
+    # --- what the processors tell; a board without interrupt controllers does not ask ---------------------
+
+    def end_of_interrupt(self, vector: int) -> None:
+        """A processor has ended the level-triggered interrupt *vector*."""
+
+    def interruptible(self, vp_index: int) -> Mapping[HvRegisterName, int]:
+        """VP *vp_index* stands where it would take an interrupt: registers to set before it goes on."""
+        return {}
 
     def inspect(self) -> dict[str, Any]:
         """Plain data for the REPL."""

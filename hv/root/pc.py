@@ -5,9 +5,10 @@ This file is the wiring diagram. Each device is a file of `vdev/`; what it needs
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from hv.root.interrupt_controllers import InterruptControllers
 from hv.root.lines import InterruptLines
 from hv.root.motherboard import Motherboard
 from hv.root.timers import RootTimers
@@ -16,6 +17,7 @@ from hv.root.vdev.power import PowerSwitch
 from hv.root.vdev.system_control import SystemControlB
 from hv.root.vdev.uart16550 import Uart16550
 from hv.root.winhv import WinHv
+from hv.spec.hv_registers import HvRegisterName
 from hv.spec.pc import ACPI_CONTROL, COM1_PORTS, PIT, SYSTEM_CONTROL_B, Irq
 
 
@@ -36,8 +38,17 @@ class Pc(Motherboard):
     def __init__(self, host: PcHost) -> None:
         super().__init__()
         self.host, self.lines = host, InterruptLines()
+        self.interrupts = InterruptControllers(self, self.lines, host.winhv, host.partition_id)
         pit = I8254(self.lines.line(Irq.TIMER), host.timers)
         self.add("pit", PIT, pit)
         self.add("system-control-b", range(SYSTEM_CONTROL_B, SYSTEM_CONTROL_B + 1), SystemControlB(pit, host.timers))
         self.add("com1", COM1_PORTS, Uart16550(COM1_PORTS.start, host.send, self.lines.line(Irq.COM1), host.timers))
         self.add("power", ACPI_CONTROL, PowerSwitch(lambda: host.end("shutdown")))
+
+    def end_of_interrupt(self, vector: int) -> None:
+        """A processor has ended a level-triggered interrupt."""
+        self.interrupts.end_of_interrupt(vector)
+
+    def interruptible(self, vp_index: int) -> Mapping[HvRegisterName, int]:
+        """The VP stands where it would take an interrupt: registers to set before it goes on."""
+        return self.interrupts.interruptible(vp_index)

@@ -14,6 +14,7 @@ from hv.instructions.decode import Undecodable
 from hv.root import answers, boot, boot_linux
 from hv.root.crash import CrashReport, collect
 from hv.root.emulator import Emulator
+from hv.root.interrupt_controllers import FIRMWARE_APIC
 from hv.root.memory_map import MemoryMap
 from hv.root.motherboard import Motherboard
 from hv.root.pc import Pc, PcHost
@@ -30,6 +31,7 @@ from hv.spec.layout import Layout
 from hv.spec.msrs import Msr
 from hv.spec.partition import HvMapGpaFlags
 from hv.spec.synic import (
+    ApicEoiMessage,
     CpuidIntercept,
     ExceptionIntercept,
     HeaderOnlyIntercept,
@@ -96,6 +98,7 @@ class Worker:
         self._vps_made = 0
         self.partition_id = winhv.create_partition()
         try:
+            self._has_pc = timers is not None
             self.motherboard = self._make_board() if timers is None else self._make_pc(timers)
             self.emulator = None if timers is None else Emulator(winhv, self.partition_id, self, self.motherboard)
             self._make_partition()
@@ -126,6 +129,8 @@ class Worker:
             winhv.install_intercept(partition, HvInterceptType.IO_PORT_RANGE, ports[0] | ports[-1] << 16, _READ_WRITE)
         for msr in (Msr.HV_CRASH_CTL, Msr.HV_RESET):
             winhv.install_intercept(partition, HvInterceptType.MSR, msr, _READ_WRITE)
+        if self._has_pc:
+            winhv.install_intercept(partition, HvInterceptType.APIC_EOI, 0, HvInterceptAccess.EXECUTE)
         for index in range(self.vp_count):
             winhv.create_vp(partition, index)
             self._vps_made += 1
@@ -149,6 +154,8 @@ class Worker:
         for segment in image.segments:
             self.write(segment.gpa, segment.data)
         self.winhv.set_vp_registers(self.partition_id, 0, registers)
+        if self._has_pc:
+            self.winhv.set_vp_registers(self.partition_id, 0, FIRMWARE_APIC)
 
     def _boot(self) -> Start:
         """Start state and tables of a program of ours."""
@@ -270,8 +277,13 @@ class Worker:
             case T.X64_EXCEPTION_INTERCEPT:
                 exception = ExceptionIntercept.parse(body)
                 self._give(exception.header, answers.reflected(exception, self._waiting(exception.header.vp_index)))
-            case T.X64_INTERRUPTION_DELIVERABLE | T.SYNIC_SINT_DELIVERABLE:
+            case T.X64_INTERRUPTION_DELIVERABLE:
+                vp_index = HeaderOnlyIntercept.parse(body).header.vp_index
+                self._complete(vp_index, self.motherboard.interruptible(vp_index))
+            case T.SYNIC_SINT_DELIVERABLE:
                 self._complete(HeaderOnlyIntercept.parse(body).header.vp_index, {})     # the guest asked, not we
+            case T.X64_APIC_EOI:
+                self.motherboard.end_of_interrupt(ApicEoiMessage.parse(body).interrupt_vector)
             case T.X64_HALT:
                 self.end("halt")
             case T.UNRECOVERABLE_EXCEPTION:

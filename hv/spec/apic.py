@@ -189,6 +189,7 @@ class MsiAddress(Register):
     logical = bits(2)
     redirection_hint = bits(3)
     remappable = bits(4)            # VT-d: the rest is RemappableAddress
+    extended_destination = bits(11, 5)      # bits 14..8 of the destination, where the platform has them
     destination = bits(19, 12)
     window = bits(63, 20)           # 0xFEE
 

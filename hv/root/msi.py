@@ -1,0 +1,86 @@
+"""Message-signalled interrupts on their way from root's virtual devices to the processors of their VM.
+
+A device, or the I/O APIC for one of its pins, writes 32 bits to an address of 0xFEExxxxx. That write is a value here,
+`Msi`, until it is delivered, so that a virtual IOMMU can put another one in its place. SDM "Message Signalled
+Interrupts"; PCI "MSI and MSI-X Operation".
+"""
+
+# Simplified: an SMI goes nowhere, as there is no system-management mode; a fixed interrupt below vector 16, which
+# its receiver would note in its error status, is lost.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from hv.root.winhv import HvError, WinHv
+from hv.spec.apic import LOWEST_LEGAL_VECTOR, MSI_WINDOW, DeliveryMode, MsiAddress, MsiData
+from hv.spec.hv_status import HvStatus
+from hv.spec.hypercalls.interrupts import HvInterruptType
+
+_VECTORED = (DeliveryMode.FIXED, DeliveryMode.LOWEST_PRIORITY)
+_KINDS = {
+    DeliveryMode.FIXED: HvInterruptType.FIXED, DeliveryMode.LOWEST_PRIORITY: HvInterruptType.LOWEST_PRIORITY,
+    DeliveryMode.NMI: HvInterruptType.NMI, DeliveryMode.INIT: HvInterruptType.INIT,
+}
+# Nobody has that id; or the VM is going away, and a timer of one of its devices has not heard of it.
+_NOBODY = (HvStatus.INVALID_VP_INDEX, HvStatus.INVALID_PARTITION_ID, HvStatus.INVALID_PARTITION_STATE)
+
+
+class Msi(NamedTuple):
+    """A write of *data* (32 bits) to *address* (64)."""
+
+    address: int
+    data: int
+
+    @property
+    def is_remappable(self) -> bool:
+        """It names an entry of an interrupt-remapping table, not a processor; VT-d "Interrupt Requests"."""
+        return bool(MsiAddress(self.address).remappable)
+
+    @property
+    def destination(self) -> int:
+        """The APIC id, or the logical set: 8 bits, and above them 7 which are 0 unless the guest was told of them.
+
+        TLFS "Virtualization stack properties": a VM with extended destinations has the upper ones in address bits
+        11..5.
+        """
+        address = MsiAddress(self.address)
+        return address.destination | address.extended_destination << 8
+
+
+SendMsi = Callable[[Msi], bool]             # False when no processor took it
+
+
+class MsiDelivery:
+    """The end of the way: the local APICs of *partition_id*. *on_extint* hears of the one kind that no local APIC
+    keeps, whose vector an 8259 gives at the moment the processor acknowledges it; it is told the destination.
+    """
+
+    def __init__(self, winhv: WinHv, partition_id: int, on_extint: Callable[[Msi], bool] = lambda msi: False) -> None:
+        self._winhv, self._partition_id, self.on_extint = winhv, partition_id, on_extint
+
+    def send(self, msi: Msi) -> bool:
+        """Interrupt whom *msi* names. False when nobody is there, or it asks for what does not exist."""
+        address, data = MsiAddress(msi.address), MsiData(msi.data & 0xFFFF_FFFF)
+        if address.window != MSI_WINDOW or address.remappable:
+            return False
+        mode = DeliveryMode(data.delivery_mode)
+        if mode is DeliveryMode.EXTINT:
+            return self.on_extint(msi)
+        if mode not in _KINDS or (mode in _VECTORED and data.vector < LOWEST_LEGAL_VECTOR):
+            return False
+        if mode is DeliveryMode.FIXED and address.redirection_hint:
+            mode = DeliveryMode.LOWEST_PRIORITY         # one of those that are named is enough
+        vectored = mode in _VECTORED
+        return self._assert(_KINDS[mode], data.vector if vectored else 0, msi.destination, bool(address.logical),
+                            vectored and bool(data.level))
+
+    def _assert(self, kind: HvInterruptType, vector: int, destination: int, logical: bool, level: bool) -> bool:
+        try:
+            self._winhv.assert_virtual_interrupt(self._partition_id, vector, destination, kind, level, logical)
+        except HvError as error:
+            if error.status not in _NOBODY:
+                raise
+            return False
+        return True

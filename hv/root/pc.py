@@ -14,11 +14,12 @@ from hv.root.motherboard import Motherboard
 from hv.root.timers import RootTimers
 from hv.root.vdev.i8254 import I8254
 from hv.root.vdev.power import PowerSwitch
+from hv.root.vdev.rtc import Rtc
 from hv.root.vdev.system_control import SystemControlB
 from hv.root.vdev.uart16550 import Uart16550
 from hv.root.winhv import WinHv
 from hv.spec.hv_registers import HvRegisterName
-from hv.spec.pc import ACPI_CONTROL, COM1_PORTS, PIT, SYSTEM_CONTROL_B, Irq
+from hv.spec.pc import ACPI_CONTROL, CMOS, COM1_PORTS, PIT, SYSTEM_CONTROL_B, Irq
 
 
 class PcHost(NamedTuple):
@@ -27,6 +28,7 @@ class PcHost(NamedTuple):
     winhv: WinHv
     partition_id: int
     vp_count: int
+    memory_bytes: int
     timers: RootTimers
     send: Callable[[int], None]         # a byte has left COM1
     end: Callable[[str], None]          # the VM is over behind this instruction: "shutdown", "debug-exit"
@@ -39,11 +41,16 @@ class Pc(Motherboard):
         super().__init__()
         self.host, self.lines = host, InterruptLines()
         self.interrupts = InterruptControllers(self, self.lines, host.winhv, host.partition_id)
+        self._add_clocks()
+        self.add("com1", COM1_PORTS, Uart16550(COM1_PORTS.start, host.send, self.lines.line(Irq.COM1), host.timers))
+        self.add("power", ACPI_CONTROL, PowerSwitch(lambda: host.end("shutdown")))
+
+    def _add_clocks(self) -> None:
+        host = self.host
         pit = I8254(self.lines.line(Irq.TIMER), host.timers)
         self.add("pit", PIT, pit)
         self.add("system-control-b", range(SYSTEM_CONTROL_B, SYSTEM_CONTROL_B + 1), SystemControlB(pit, host.timers))
-        self.add("com1", COM1_PORTS, Uart16550(COM1_PORTS.start, host.send, self.lines.line(Irq.COM1), host.timers))
-        self.add("power", ACPI_CONTROL, PowerSwitch(lambda: host.end("shutdown")))
+        self.add("rtc", CMOS, Rtc(self.lines.line(Irq.RTC), host.timers, host.memory_bytes, host.vp_count))
 
     def end_of_interrupt(self, vector: int) -> None:
         """A processor has ended a level-triggered interrupt."""

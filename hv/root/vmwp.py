@@ -116,7 +116,8 @@ class Worker:
         return board
 
     def _make_pc(self, timers: RootTimers) -> Motherboard:
-        return Pc(PcHost(self.winhv, self.partition_id, self.vp_count, timers, self._on_serial_byte, self._end_soon))
+        return Pc(PcHost(self.winhv, self.partition_id, self.vp_count, self.memory_bytes, timers, self._on_serial_byte,
+                         self._end_soon))
 
     def _make_partition(self) -> None:
         winhv, partition = self.winhv, self.partition_id

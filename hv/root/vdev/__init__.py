@@ -2,6 +2,7 @@
 
 * `uart16550` the serial port COM1
 * `i8254` the interval timer, `pit_counter` one counter of it; `system_control` ports 0x61 and 0x92
+* `rtc` the real-time clock and CMOS memory, `rtc_time` how it writes the time of day
 * `byte_ports` what devices with registers of a byte have in common
 * `power` the switch that turns the VM off
 """

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from hv.hypervisor.partitions.cpuid import VENDOR
+from hv.hypervisor.partitions.processor_leaves import VENDOR
 from hv.image.model import Image
 from hv.instructions.decode import Decoded
 from hv.machine.clock import EXIT_TICKS

@@ -6,8 +6,9 @@ from hv.machine.faults import GuestFault
 from hv.machine.state import ProcessorState
 from hv.spec.x86 import Cr0, Cr4, Efer, Vector
 
+# Simplified: VME and PVI can be set, as the engine has them in part; CPUID does not offer them.
 CR4_SUPPORTED = (Cr4.VME | Cr4.PVI | Cr4.TSD | Cr4.DE | Cr4.PSE | Cr4.PAE | Cr4.MCE | Cr4.PGE | Cr4.PCE | Cr4.OSFXSR
-                 | Cr4.OSXMMEXCPT | Cr4.VMXE).value
+                 | Cr4.OSXMMEXCPT | Cr4.VMXE | Cr4.SMEP).value
 _LONG = 1 << 13
 # Plain integers: `&` with an IntFlag would build an enum member, and a kernel toggles CR0.TS at every context switch.
 _PE, _PG, _NW, _CD = Cr0.PE.value, Cr0.PG.value, Cr0.NW.value, Cr0.CD.value

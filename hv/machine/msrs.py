@@ -3,7 +3,10 @@
 SDM volume 4, and "WRMSR" for canonical addresses. Whoever lets a value from outside into one of them comes here: a
 value that the manual refuses is #GP(0) and changes nothing.
 
-# Simplified: IA32_DEBUGCTL is kept and has no effect; there are no branch records, and TF steps each instruction.
+There are no machine-check banks: MCG_CAP says 0, and the registers of banks are #GP.
+
+# Simplified: the microcode revision can be read without CPUID before it; IA32_DEBUGCTL is kept and has no effect: there
+are no branch records, and TF steps each instruction.
 """
 
 from __future__ import annotations
@@ -11,15 +14,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from hv.machine import memory_types
+from hv.machine.clock import TSC_HZ
 from hv.machine.faults import GuestFault
 from hv.machine.paging import is_canonical
-from hv.spec.msrs import Debugctl, Msr
+from hv.spec.msrs import (
+    ArchCapabilities,
+    Debugctl,
+    MachineCheckStatus,
+    Msr,
+    PlatformInfo,
+    PredCmd,
+    SpecCtrl,
+)
 from hv.spec.x86 import Cr0, Efer, MemoryType, Vector
 
 EFER_WRITABLE = int(Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE)
 _LME, _LMA, _PG = Efer.LME.value, Efer.LMA.value, Cr0.PG.value
 _PAT_TYPES = frozenset(map(int, MemoryType))
 _FAST_STRINGS = 1
+_MICROCODE = 1 << 32                # its revision is in the upper half
+_RATIO = TSC_HZ // 100_000_000
+_PLATFORM: int = PlatformInfo(maximum_ratio=_RATIO, minimum_ratio=_RATIO).raw
+# Nothing is done ahead of its time here: there is no cache, no prediction and no buffer to leak from.
+_CAPABILITIES: int = ArchCapabilities(
+    rdcl_no=1, ibrs_all=1, skip_l1dfl_vmentry=1, ssb_no=1, mds_no=1, if_pschange_mc_no=1, taa_no=1, sbdr_ssdp_no=1,
+    fbsdp_no=1, psdp_no=1, bhi_no=1, pbrsb_no=1, gds_no=1, rfds_no=1, its_no=1).raw
 
 State = Any                 # a `ProcessorState`, or a fake of it
 Reader = Callable[[State, int], int]
@@ -88,6 +108,34 @@ def _write_debugctl(state: State, index: int, value: int) -> None:
     state.debugctl = value
 
 
+def _read_value(state: State, index: int) -> int:
+    return int(state.kept_msrs.get(index, 0))
+
+
+def _writer_of(reserved: int) -> Writer:
+    """A register that is nothing but its value, with bits that are #GP."""
+    def write(state: State, index: int, value: int) -> None:
+        if value & reserved:
+            raise refuse()
+        state.kept_msrs[index] = value
+    return write
+
+
+def _write_misc_enable(state: State, index: int, value: int) -> None:
+    """Fast strings can be switched; what this processor has no part for stays as it is."""
+    state.kept_msrs[index] = value & _FAST_STRINGS
+
+
+def _command(state: State, index: int, value: int) -> None:
+    """A barrier of predictions, of which there are none."""
+    if value & PredCmd.RESERVED:
+        raise refuse()
+
+
+def _constant(value: int) -> Reader:
+    return lambda state, index: value
+
+
 def _ignore(state: State, index: int, value: int) -> None:
     """A register without effect here: the write is legal."""
 
@@ -99,16 +147,23 @@ def _zero(state: State, index: int) -> int:
 READERS: dict[int, Reader] = {
     **{int(index): _read_kept for index in (
         Msr.STAR, Msr.LSTAR, Msr.CSTAR, Msr.SFMASK, Msr.KERNEL_GS_BASE, Msr.FS_BASE, Msr.GS_BASE, Msr.SYSENTER_CS,
-        Msr.SYSENTER_ESP, Msr.SYSENTER_EIP, Msr.PAT)},
+        Msr.SYSENTER_ESP, Msr.SYSENTER_EIP, Msr.PAT, Msr.TSC_AUX)},
     int(Msr.EFER): lambda state, _: int(state.efer),
     int(Msr.DEBUGCTL): lambda state, _: int(state.debugctl),
-    int(Msr.MISC_ENABLE): lambda state, _: _FAST_STRINGS,
-    int(Msr.BIOS_SIGN_ID): _zero, int(Msr.PLATFORM_ID): _zero,
+    int(Msr.MISC_ENABLE): lambda state, index: int(state.kept_msrs.get(index, _FAST_STRINGS)),
+    int(Msr.BIOS_SIGN_ID): _constant(_MICROCODE), int(Msr.PLATFORM_ID): _zero,
+    int(Msr.PLATFORM_INFO): _constant(_PLATFORM), int(Msr.ARCH_CAPABILITIES): _constant(_CAPABILITIES),
+    int(Msr.MTRRCAP): _constant(memory_types.CAPABILITIES), **dict.fromkeys(memory_types.REGISTERS, _read_value),
+    int(Msr.MCG_CAP): _zero, int(Msr.P5_MC_ADDR): _zero, int(Msr.P5_MC_TYPE): _zero,
+    int(Msr.MCG_STATUS): _read_value, int(Msr.SPEC_CTRL): _read_value,
 }
 WRITERS: dict[int, Writer] = {
     **{int(index): _write_address for index in (Msr.LSTAR, Msr.CSTAR, Msr.KERNEL_GS_BASE, Msr.FS_BASE, Msr.GS_BASE,
                                                 Msr.SYSENTER_ESP, Msr.SYSENTER_EIP)},
     int(Msr.STAR): _write_kept, int(Msr.SYSENTER_CS): _write_kept, int(Msr.SFMASK): _write_half,
     int(Msr.PAT): _write_pat, int(Msr.EFER): _write_efer, int(Msr.DEBUGCTL): _write_debugctl,
-    int(Msr.MISC_ENABLE): _ignore, int(Msr.BIOS_SIGN_ID): _ignore,
+    int(Msr.MISC_ENABLE): _write_misc_enable, int(Msr.BIOS_SIGN_ID): _ignore,
+    **dict.fromkeys(memory_types.REGISTERS, memory_types.write),
+    int(Msr.MCG_STATUS): _writer_of(MachineCheckStatus.RESERVED), int(Msr.SPEC_CTRL): _writer_of(SpecCtrl.RESERVED),
+    int(Msr.PRED_CMD): _command, int(Msr.TSC_AUX): _write_half,
 }

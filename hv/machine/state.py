@@ -199,6 +199,7 @@ class ProcessorState:
         self.msrs = ProcessorMsrs(self.words)
         self.fp = FloatingPoint(view, context)
         self.debugctl = 0           # IA32_DEBUGCTL: the engine has none
+        self.kept_msrs: dict[int, int] = {}     # MSRs that are nothing but their value; not there: as after RESET
         self._resolve_flags = resolve_flags
         self.translation_changed = translation_changed
         self._iret_watched = False

@@ -45,6 +45,7 @@ class CpuidLeaf(Numbering):
     BRAND_0 = 0x80000002
     BRAND_1 = 0x80000003
     BRAND_2 = 0x80000004
+    L2_CACHE = 0x80000006                 # ECX
     INVARIANT_TSC = 0x80000007            # EDX bit 8
     ADDRESS_SIZES = 0x80000008            # EAX: 7:0 physical, 15:8 linear
 
@@ -320,6 +321,66 @@ class FeaturesEbx(Register):
     clflush_size = bits(15, 8)                # in units of 8 bytes
     logical_processors = bits(23, 16)
     initial_apic_id = bits(31, 24)
+
+
+class CacheLevel(Register):
+    """EAX of CACHE_PARAMETERS, what the cache is."""
+
+    WIDTH = 32
+
+    type = bits(4, 0)                         # 0 none, 1 data, 2 instructions, 3 unified
+    level = bits(7, 5)
+    self_initializing = bits(8)
+    fully_associative = bits(9)
+
+
+class CacheSharing(Register):
+    """EAX of CACHE_PARAMETERS, who has it. APIC IDs, of which not all need be there."""
+
+    WIDTH = 32
+
+    last_thread = bits(25, 14)                # of those that share the cache, counted from 0
+    last_core = bits(31, 26)                  # of the package
+
+
+class CacheAssociativity(Register):
+    """EBX of CACHE_PARAMETERS; each number is one less than the count. ECX: sets, likewise."""
+
+    WIDTH = 32
+
+    last_byte = bits(11, 0)                   # of a line
+    last_partition = bits(21, 12)
+    last_way = bits(31, 22)
+
+
+class TopologyLevel(Register):
+    """ECX of TOPOLOGY. EAX: how far to shift an APIC ID right for that of the next level; EBX: logical processors of
+    the level; EDX: the x2APIC ID."""
+
+    WIDTH = 32
+
+    number = bits(7, 0)                       # the subleaf
+    type = bits(15, 8)                        # 0 none, 1 SMT, 2 core
+
+
+class PowerFeatures(Register):
+    """EAX of POWER."""
+
+    WIDTH = 32
+
+    digital_sensor = bits(0)
+    turbo_boost = bits(1)
+    apic_timer_always_runs = bits(2)
+
+
+class L2Cache(Register):
+    """ECX of L2_CACHE."""
+
+    WIDTH = 32
+
+    line_size = bits(7, 0)                    # bytes
+    associativity = bits(15, 12)              # 8 = 16 ways
+    size_kib = bits(31, 16)
 
 
 class FeaturesEcx(Flags):

@@ -369,6 +369,60 @@ class MtrrPhysMask(Register):
     mask = bits(51, 12)
 
 
+VARIABLE_MTRRS = tuple((Msr(Msr.MTRR_PHYSBASE0 + 2 * n), Msr(Msr.MTRR_PHYSMASK0 + 2 * n)) for n in range(8))
+FIXED_MTRRS = (Msr.MTRR_FIX64K_00000, Msr.MTRR_FIX16K_80000, Msr.MTRR_FIX16K_A0000,
+               *(Msr(Msr.MTRR_FIX4K_C0000 + n) for n in range(8)))
+
+
+class MachineCheckStatus(Register):
+    """IA32_MCG_STATUS."""
+
+    restart_ip_valid = bits(0)
+    error_ip_valid = bits(1)
+    in_progress = bits(2)
+
+
+class SpecCtrl(Register):
+    """IA32_SPEC_CTRL."""
+
+    ibrs = bits(0)
+    stibp = bits(1)               # may be written without the feature, and does nothing then
+
+
+class PredCmd(Register):
+    """IA32_PRED_CMD; it is only written."""
+
+    ibpb = bits(0)
+
+
+class ArchCapabilities(Register):
+    """IA32_ARCH_CAPABILITIES: what the processor does not suffer from."""
+
+    rdcl_no = bits(0)             # rogue data cache load, "Meltdown"
+    ibrs_all = bits(1)            # IBRS may stay on, and costs nothing
+    rsba = bits(2)
+    skip_l1dfl_vmentry = bits(3)
+    ssb_no = bits(4)
+    mds_no = bits(5)
+    if_pschange_mc_no = bits(6)
+    taa_no = bits(8)
+    sbdr_ssdp_no = bits(13)
+    fbsdp_no = bits(14)
+    psdp_no = bits(15)
+    bhi_no = bits(20)
+    pbrsb_no = bits(24)
+    gds_no = bits(26)
+    rfds_no = bits(27)
+    its_no = bits(62)
+
+
+class PlatformInfo(Register):
+    """MSR_PLATFORM_INFO."""
+
+    maximum_ratio = bits(15, 8)   # without turbo, in units of 100 MHz
+    minimum_ratio = bits(47, 40)
+
+
 # --- Synthetic formats ---------------------------------------------------------------------------
 
 class HvGuestOsId(Register):

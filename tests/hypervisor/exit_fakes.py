@@ -43,6 +43,7 @@ class ExitState(FakeState):
         self.fp = FloatingPoint(memoryview(bytearray(context.SIZE)))
         self.fp.reset()
         self.bits = 64
+        self.kept_msrs, self.debugctl = {}, 0
         self.msrs = dict.fromkeys((Msr.STAR, Msr.LSTAR, Msr.PAT, Msr.SFMASK, Msr.SYSENTER_CS, Msr.SYSENTER_ESP,
                                    Msr.SYSENTER_EIP), 0)
 

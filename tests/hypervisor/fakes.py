@@ -66,10 +66,11 @@ class FakeVp:
         self.wait_for_sipi = index != 0
         self.runtime_100ns = self.runtime = 0
         self.running, self.clock_of_work, self.npiep = False, None, 0
-        self.kept_msrs = {}
+        self.kept_msrs, self.tsc_adjust = {}, 0
         self.pending_event = self.string_element = None
-        self.vcpu = SimpleNamespace(state_written=False, set_tsc=self._set_tsc, takes_nmi=True, debug_pends=False,
-                                    want_window=lambda wanted: None, want_nmi_window=lambda wanted: None)
+        self.vcpu = SimpleNamespace(tsc=0, state_written=False, set_tsc=self._set_tsc, takes_nmi=True,
+                                    debug_pends=False, want_window=lambda wanted: None,
+                                    want_nmi_window=lambda wanted: None)
         self.notifications, self.nmi_pending = 0, False
         self.vmcs = SimpleNamespace(clear=lambda: None, current=nullcontext, read=lambda field: 0,
                                     write=lambda field, value: None)

@@ -172,7 +172,7 @@ def test_vmcall_exits_in_every_mode(box, mode):
     assert (box.exits[0].reason, box.exits[0].instruction_length) == (R.VMCALL, 3)
 
 
-@pytest.mark.parametrize("code", ["f00f01c2", "f0660fc733", "f30f7803", "660fc73b", "f20fc733", "0f380003"])
+@pytest.mark.parametrize("code", ["f00f01c2", "f0660fc733", "f30f7803", "660fc73b", "f20fc733", "0f388003"])
 def test_a_prefix_that_the_encoding_forbids_makes_it_undefined(box, code):
     vcpu, exit = box.exit_of(bytes.fromhex(code), rbx=DATA)
     assert faulted(vcpu, exit) == UD

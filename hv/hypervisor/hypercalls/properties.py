@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require
-from hv.hypervisor.partitions.cpuid import ADDRESS_BITS_PHYSICAL
 from hv.hypervisor.partitions.partition import Partition, PartitionState
+from hv.hypervisor.partitions.processor_leaves import ADDRESS_BITS_PHYSICAL
 from hv.machine.clock import APIC_BUS_HZ, TSC_HZ
 from hv.spec.cpuid import CpuidLeaf, FeaturesEbx
 from hv.spec.hv_status import HvStatus

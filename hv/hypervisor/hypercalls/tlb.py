@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.hypercalls.registry import Call, Reps, hypercall, require
-from hv.hypervisor.partitions.cpuid import ADDRESS_BITS_PHYSICAL
+from hv.hypervisor.partitions.processor_leaves import ADDRESS_BITS_PHYSICAL
 from hv.hypervisor.vps.sets import vps_in_mask, vps_in_set
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus

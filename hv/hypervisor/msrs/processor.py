@@ -28,14 +28,41 @@ def _writer(write: msrs.Writer) -> Writer:
 
 
 def _write_tsc(vp: VirtualProcessor, index: int, value: int) -> None:
-    """The guest's counter is the clock plus an offset; SDM "Time-Stamp Counter"."""
+    """The guest's counter is the clock plus an offset; IA32_TSC_ADJUST goes as far as it does. SDM
+    "IA32_TSC_ADJUST Register Support"."""
+    _adjust(vp, vp.tsc_adjust + value - vp.vcpu.tsc)
+    set_tsc(vp, value)
+
+
+def _write_adjust(vp: VirtualProcessor, index: int, value: int) -> None:
+    """The counter goes as far as the adjustment."""
+    moved = value - vp.tsc_adjust
+    _adjust(vp, value)
+    set_tsc(vp, vp.vcpu.tsc + moved)
+
+
+def _adjust(vp: VirtualProcessor, value: int) -> None:
+    vp.tsc_adjust = value & _U64
+
+
+def set_tsc(vp: VirtualProcessor, value: int) -> None:
+    """Let the counter be *value* now; IA32_TSC_ADJUST, which is the guest's own, stays."""
     with vp.vmcs.current():
-        vp.vcpu.set_tsc(value)
+        vp.vcpu.set_tsc(value & _U64)
     vp.partition.reference_tsc.follow()
 
 
-_NOT_OFFERED = frozenset({Msr.DEBUGCTL})        # to guests: there is nothing to switch on
-READERS = {index: _reader(read) for index, read in msrs.READERS.items() if index not in _NOT_OFFERED}
-WRITERS = {index: _writer(write) for index, write in msrs.WRITERS.items() if index not in _NOT_OFFERED}
+def _write_debugctl(vp: VirtualProcessor, index: int, value: int) -> None:
+    """There is nothing to switch on."""
+    if value:
+        raise msrs.refuse()
+
+
+_U64 = (1 << 64) - 1
+READERS = {index: _reader(read) for index, read in msrs.READERS.items()}
+WRITERS = {index: _writer(write) for index, write in msrs.WRITERS.items()}
 READERS[int(Msr.TSC)] = lambda vp, _: vp.vcpu.tsc
 WRITERS[int(Msr.TSC)] = _write_tsc
+READERS[int(Msr.TSC_ADJUST)] = lambda vp, _: vp.tsc_adjust
+WRITERS[int(Msr.TSC_ADJUST)] = _write_adjust
+WRITERS[int(Msr.DEBUGCTL)] = _write_debugctl

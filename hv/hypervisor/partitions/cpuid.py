@@ -1,37 +1,44 @@
-"""What CPUID answers in a partition: a fixed processor, and the hypervisor's leaves from the partition's privileges.
+"""What CPUID answers in a partition: a fixed processor (`processor_leaves.py`), and the hypervisor's leaves from the
+partition's privileges.
 
-TLFS "Feature and Interface Discovery". The architectural leaves describe a subset of what the engine executes (a plain
-64-bit processor with SSE3 and CMPXCHG16B), the same on every host; a bit is offered only if what it promises is there.
+TLFS "Feature and Interface Discovery". A bit is offered only if what it promises is there.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from hv.hypervisor.interrupts.routing import DEVICE_VECTORS
+from hv.hypervisor.partitions.processor_leaves import (
+    ADDRESS_BITS_PHYSICAL,
+    NOTHING,
+    Answer,
+    caches,
+    features,
+    processor_leaves,
+    topology,
+)
 from hv.spec.cpuid import (
     HV_INTERFACE_SIGNATURE,
     HV_VENDOR_TEXT,
     INVARIANT_TSC,
     CpuidLeaf,
-    ExtendedSignatureEcx,
-    ExtendedSignatureEdx,
-    FeaturesEbx,
-    FeaturesEcx,
-    FeaturesEdx,
     HvEnlightenments,
     HvFeatures,
     HvHardwareFeatures,
     HvPowerFeatures,
     HvPrivilege,
     HvVersion,
-    Signature,
 )
 from hv.spec.msrs import C_STATES
 from hv.spec.processor_features import CPUID_BITS
 from hv.spec.vtd import GUEST_ADDRESS_WIDTH
 
-Answer = tuple[int, int, int, int]      # EAX, EBX, ECX, EDX
+if TYPE_CHECKING:
+    from hv.hypervisor.vps.vp import VirtualProcessor
 
 P = HvPrivilege
 CHILD_PRIVILEGES = int(
@@ -98,35 +105,26 @@ MSRS_FOR_APIC = int(HvEnlightenments.MSRS_FOR_APIC)     # where an access by the
 NO_AUTO_EOI = int(HvEnlightenments.DEPRECATE_AUTO_EOI)  # which takes interrupts out of the processor's hands
 LONG_SPIN_WAIT = 4096                   # tries of a lock before NotifyLongSpinWait is worth its exit
 MAX_VPS, MAX_LPS = 64, 64
-ADDRESS_BITS_PHYSICAL, ADDRESS_BITS_LINEAR = 40, 48
 BUILD, MAJOR, MINOR = 1, 10, 0          # of this hypervisor; informational
 
-VENDOR = b"GenuineIntel"                # EBX, EDX, ECX of leaf 0
-BRAND = b"hvlab virtual processor"
-MAX_BASIC_LEAF = CpuidLeaf.EXTENDED_FEATURES
 MAX_HV_LEAF = CpuidLeaf.HV_NESTED_FEATURES
-MAX_EXTENDED_LEAF = CpuidLeaf.ADDRESS_SIZES
-NOTHING: Answer = (0, 0, 0, 0)
-
-_E, _D = FeaturesEcx, FeaturesEdx
-_ECX = _E.SSE3 | _E.CMPXCHG16B | _E.X2APIC | _E.HYPERVISOR
-_EDX = (_D.FPU | _D.DE | _D.PSE | _D.TSC | _D.MSR | _D.PAE | _D.CX8 | _D.APIC | _D.SEP | _D.PGE | _D.CMOV | _D.PAT
-        | _D.PSE36 | _D.CLFSH | _D.MMX | _D.FXSR | _D.SSE | _D.SSE2)
-_EXTENDED_EDX = ExtendedSignatureEdx.SYSCALL | ExtendedSignatureEdx.NX | ExtendedSignatureEdx.LONG_MODE
+_NO_VPS: Mapping[int, VirtualProcessor] = MappingProxyType({})
+_OF_VP = frozenset(map(int, (CpuidLeaf.FEATURES, CpuidLeaf.CACHE_PARAMETERS, CpuidLeaf.TOPOLOGY)))
 
 
 class CpuidTable:
     """The answers of one partition, computed once. *disabled* are HvProcessorFeatures that it shall not have."""
 
-    def __init__(self, privileges: int, apic_virtualization: bool = False, disabled: int = 0) -> None:
+    def __init__(self, privileges: int, apic_virtualization: bool = False, disabled: int = 0,
+                 vps: Mapping[int, VirtualProcessor] = _NO_VPS) -> None:
+        self._vps = vps
         recommendations = RECOMMENDATIONS | (NO_AUTO_EOI if apic_virtualization else MSRS_FOR_APIC)
-        self._answers = {**_processor_leaves(), **_hypervisor_leaves(privileges, recommendations)}
+        self._answers = {**processor_leaves(), **_hypervisor_leaves(privileges, recommendations)}
         for feature, (leaf, place, bit) in CPUID_BITS.items():
             if feature & disabled:
                 answer = list(self._answers.get(leaf, NOTHING))
                 answer[place] &= ~bit
                 self._answers[leaf] = (answer[0], answer[1], answer[2], answer[3])
-        self._features = self._answers[CpuidLeaf.FEATURES]
 
     @property
     def processor_features(self) -> int:
@@ -136,10 +134,17 @@ class CpuidTable:
 
     def lookup(self, leaf: int, subleaf: int, apic_id: int = 0) -> Answer:
         """(EAX, EBX, ECX, EDX); zeros for a leaf that is not there. *apic_id* is the asking VP's initial one."""
-        if leaf == 1:
-            eax, ebx, ecx, edx = self._features
-            return eax, ebx | (apic_id & 0xFF) << 24, ecx, edx
+        if leaf in _OF_VP:
+            return self._of_vp(leaf, subleaf, apic_id)
         return self._answers.get(leaf, NOTHING)
+
+    def _of_vp(self, leaf: int, subleaf: int, apic_id: int) -> Answer:
+        vp, count = self._vps.get(apic_id), max(len(self._vps), 1)
+        if leaf == CpuidLeaf.TOPOLOGY:
+            return topology(subleaf, apic_id, count)
+        if leaf == CpuidLeaf.CACHE_PARAMETERS:
+            return caches(subleaf, count)
+        return features(self._answers[leaf], apic_id, count, vp is None or vp.apic.is_present)
 
     def show_invariant_tsc(self, shown: bool) -> None:
         """Report the TSC as invariant, which it is, to a guest that asks for it; HV_TSC_INVARIANT_CONTROL."""
@@ -150,28 +155,8 @@ class CpuidTable:
         return {f"{leaf:#x}": list(answer) for leaf, answer in sorted(self._answers.items())}
 
 
-def _words(text: bytes) -> tuple[int, ...]:
-    return struct.unpack(f"<{len(text) // 4}I", text)
-
-
-def _processor_leaves() -> dict[int, Answer]:
-    first, second, third = _words(VENDOR)
-    brand = _words(BRAND.ljust(48, b"\0"))
-    features = FeaturesEbx(clflush_size=8, logical_processors=1)
-    answers = {
-        CpuidLeaf.VENDOR: (int(MAX_BASIC_LEAF), first, third, second),
-        CpuidLeaf.FEATURES: (Signature(family=6, model=0xF, stepping=1).raw, features.raw, int(_ECX), int(_EDX)),
-        CpuidLeaf.EXTENDED_MAX: (int(MAX_EXTENDED_LEAF), 0, 0, 0),
-        CpuidLeaf.EXTENDED_SIGNATURE: (0, 0, int(ExtendedSignatureEcx.LAHF_SAHF), int(_EXTENDED_EDX)),
-        CpuidLeaf.ADDRESS_SIZES: (ADDRESS_BITS_PHYSICAL | ADDRESS_BITS_LINEAR << 8, 0, 0, 0),
-    }
-    for n, leaf in enumerate((CpuidLeaf.BRAND_0, CpuidLeaf.BRAND_1, CpuidLeaf.BRAND_2)):
-        answers[leaf] = (brand[4 * n], brand[4 * n + 1], brand[4 * n + 2], brand[4 * n + 3])
-    return {int(leaf): answer for leaf, answer in answers.items()}
-
-
 def _hypervisor_leaves(privileges: int, recommendations: int) -> dict[int, Answer]:
-    ebx, ecx, edx = _words(HV_VENDOR_TEXT)
+    ebx, ecx, edx = struct.unpack("<3I", HV_VENDOR_TEXT)
     hardware = HvHardwareFeatures(msr_bitmaps=1, second_level_address_translation=1, dma_remapping=1,
                                   interrupt_remapping=1, unrestricted_guest=1, apic_emulation=1)
     power = HvPowerFeatures(max_c_state=C_STATES if privileges & P.CPU_MANAGEMENT else 0)

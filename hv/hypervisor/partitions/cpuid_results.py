@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.memory.pages import PagePool, Records
-from hv.hypervisor.partitions.cpuid import Answer
+from hv.hypervisor.partitions.processor_leaves import Answer
 from hv.spec.hv_status import HvStatus
 from hv.spec.partition import ANY_VP
 

@@ -213,7 +213,7 @@ class Partition:
         self._describe()
 
     def _describe(self) -> None:
-        self.cpuid = CpuidTable(self.privileges, self.apic_virtualization, self.disabled_features)
+        self.cpuid = CpuidTable(self.privileges, self.apic_virtualization, self.disabled_features, self.vps)
 
     def has(self, privilege: int) -> bool:
         """It holds every bit of *privilege*."""

@@ -12,8 +12,8 @@ N = HvRegisterName
 _TRUST_LEVELS = "virtual trust levels are not built"
 _XSAVE = "XSAVE is not offered by CPUID"
 _CET = "control-flow enforcement is not offered by CPUID"
-_SPECULATION = "speculation is not a thing of this processor"
-_MTRR = "memory types are not told apart: CPUID does not offer MTRRs"
+_SPECULATION = "it is a command, or a thing of AMD's"
+_MTRR = "there are eight variable ranges: IA32_MTRRCAP"
 _COUNTERS = "performance counters are not offered by CPUID"
 _AN_ACT = "it is an act of the VP's own, not a state: InternalActivityState has that"
 
@@ -29,13 +29,13 @@ REASONS: dict[HvRegisterName, str] = {
     **dict.fromkeys((*_range(N.POWER_STATE_TRIGGER_C1, N.POWER_STATE_TRIGGER_C3), N.GUEST_IDLE), _AN_ACT),
     N.PENDING_EVENT1: "no event that is deferred needs a second one",
     N.XFEM: _XSAVE, N.XSS: _XSAVE, N.BNDCFGS: "MPX is not offered by CPUID",
-    **dict.fromkeys(_range(N.MTRR_CAP, N.MTRR_FIX4KF8000), _MTRR),
+    **dict.fromkeys((*_range(N.MTRR_PHYS_BASE8, N.MTRR_PHYS_BASEF), *_range(N.MTRR_PHYS_MASK8, N.MTRR_PHYS_MASKF)),
+                    _MTRR),
     N.MCOUNT: _COUNTERS, N.ACOUNT: _COUNTERS,
-    N.SPEC_CTRL: _SPECULATION, N.PRED_CMD: _SPECULATION, N.VIRT_SPEC_CTRL: _SPECULATION,
+    N.PRED_CMD: _SPECULATION, N.VIRT_SPEC_CTRL: _SPECULATION,
     N.TSX_CTRL: "TSX is not offered by CPUID",
     **dict.fromkeys(_range(N.U_CET, N.INTERRUPT_SSP_TABLE_ADDR), _CET),
     N.TSC_VIRTUAL_MULTIPLIER: "the time-stamp counter is offset, not scaled",
-    N.TSC_ADJUST: "IA32_TSC_ADJUST is not offered by CPUID",
     N.CPU_MANAGEMENT_VERSION: "logical processors are not managed from outside",
     N.VP_ROOT_SIGNAL_COUNT: "the hypervisor schedules: root is signalled about no VP",
     N.GUEST_SCHEDULER_EVENT: "the hypervisor schedules: root is signalled about no VP",

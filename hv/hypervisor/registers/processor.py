@@ -12,11 +12,11 @@ from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.intercepts import intercepts
 from hv.hypervisor.msrs import processor
 from hv.hypervisor.registers.table import Get, Put, as_bytes, integer, provide
-from hv.machine.msrs import EFER_WRITABLE, WRITERS
+from hv.machine.msrs import EFER_WRITABLE, READERS, WRITERS
 from hv.machine.registers import Table
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hv_status import HvStatus
-from hv.spec.msrs import Msr
+from hv.spec.msrs import FIXED_MTRRS, VARIABLE_MTRRS, Msr
 from hv.spec.synic import HvSegmentAttributes, HvSegmentRegister, HvTableRegister
 from hv.spec.x86 import RFLAGS_DEFINED, Cr4
 from hv.vmx.capabilities import PROCESSOR
@@ -79,6 +79,17 @@ def _kept_msr(name: HvRegisterName, msr: Msr) -> tuple[Get, Put]:
     return lambda vp: as_bytes(vp.regs.msrs[msr]), put
 
 
+def _value_msr(msr: int) -> tuple[Get, Put | None]:
+    """An MSR that is nothing but its value."""
+    def put(vp: VirtualProcessor, value: bytes) -> None:
+        WRITERS[msr](vp.regs, msr, integer(value))
+    return lambda vp: as_bytes(READERS[msr](vp.regs, msr)), put if msr in WRITERS else None
+
+
+def _set_tsc_adjust(vp: VirtualProcessor, value: bytes) -> None:
+    vp.tsc_adjust = integer(value)
+
+
 def _as_the_guest_knows_it(name: HvRegisterName, attribute: str) -> tuple[Get, Put]:
     """CR0 or CR4."""
     def put(vp: VirtualProcessor, value: bytes) -> None:
@@ -98,7 +109,7 @@ def _set_tsc(vp: VirtualProcessor, value: bytes) -> None:
     """By its offset. A VP without machine code reads the machine's own counter."""
     if not vp.partition.runs_code:
         raise HypercallError(HvStatus.INVALID_PARAMETER, f"vp {vp.index} has no time-stamp counter of its own")
-    processor.WRITERS[Msr.TSC](vp, Msr.TSC, integer(value))
+    processor.set_tsc(vp, integer(value))
 
 
 def _set_tsc_offset(vp: VirtualProcessor, value: bytes) -> None:
@@ -120,6 +131,11 @@ _KEPT = {N.KERNEL_GS_BASE: Msr.KERNEL_GS_BASE, N.PAT: Msr.PAT, N.SYSENTER_CS: Ms
          N.SYSENTER_EIP: Msr.SYSENTER_EIP, N.SYSENTER_ESP: Msr.SYSENTER_ESP, N.STAR: Msr.STAR, N.LSTAR: Msr.LSTAR,
          N.CSTAR: Msr.CSTAR, N.SFMASK: Msr.SFMASK, N.TSC_AUX: Msr.TSC_AUX}
 
+_VALUES = {N.MTRR_CAP: Msr.MTRRCAP, N.MTRR_DEF_TYPE: Msr.MTRR_DEF_TYPE, N.SPEC_CTRL: Msr.SPEC_CTRL,
+           **{N(N.MTRR_PHYS_BASE0 + n): base for n, (base, _) in enumerate(VARIABLE_MTRRS)},
+           **{N(N.MTRR_PHYS_MASK0 + n): mask for n, (_, mask) in enumerate(VARIABLE_MTRRS)},
+           **{N(N.MTRR_FIX64K00000 + n): msr for n, msr in enumerate(FIXED_MTRRS)}}
+
 for _name in (*_GENERAL, *_CONTROL):
     provide(_name, *_attribute(_name, _name.name.lower()))
 for _name in _SEGMENTS:
@@ -128,7 +144,10 @@ for _name in (N.IDTR, N.GDTR):
     provide(_name, *_table(_name.name.lower()))
 for _name, _msr in _KEPT.items():
     provide(_name, *_kept_msr(_name, _msr))
+for _name, _msr in _VALUES.items():
+    provide(_name, *_value_msr(_msr))
 provide(N.TSC, _get_tsc, _set_tsc)
+provide(N.TSC_ADJUST, lambda vp: as_bytes(vp.tsc_adjust), _set_tsc_adjust)
 provide(N.TSC_VIRTUAL_OFFSET, lambda vp: as_bytes(vp.tsc_offset), _set_tsc_offset)
 provide(N.INITIAL_APIC_ID, lambda vp: as_bytes(vp.apic.apic_id))
 provide(N.DEBUG_CTL, lambda vp: as_bytes(vp.regs.debugctl), _set_debugctl)

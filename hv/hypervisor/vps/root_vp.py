@@ -44,6 +44,7 @@ class RootRegisters:
             setattr(self, name, 0)
         self.rflags, self.cr0, self.cr4, self.efer = 0x202, 0x8005_0033, 0x220, 0x500
         self.debugctl = 0
+        self.kept_msrs: dict[int, int] = {}
         self.fp = FloatingPoint(memoryview(bytearray(context.SIZE)))
         self.dr6, self.dr7, self.cpl, self.interrupt_shadow = DR6_RESET, DR7_RESET, 0, False
         self.cs = Segment(0x10, 0, 0xFFFF_FFFF, 0xA09B)
@@ -92,6 +93,7 @@ class RootVirtualProcessor:
         self.runtime_100ns = 0
         self.caller = None
         self.kept_msrs: dict[int, int] = {}
+        self.tsc_adjust = 0
         self.late_timers: list[SyntheticTimer] = []
         self.stopped_because = ""
         self.on_interrupt: Callable[[int], None] = lambda vector: None

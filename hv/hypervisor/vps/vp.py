@@ -18,7 +18,8 @@ from hv.machine.idt import Event, EventKind
 from hv.machine.state import ProcessorState
 from hv.spec.apic import DEFAULT_BASE, ApicBase
 from hv.spec.msrs import Msr
-from hv.spec.vmcs import VmcsField
+from hv.spec.processor_features import HvProcessorFeatures
+from hv.spec.vmcs import SecondaryControls, VmcsField
 from hv.spec.x86 import Vector
 from hv.trace import events
 from hv.vmx.apic.interrupts import enter_apic
@@ -44,6 +45,7 @@ _U64 = (1 << 64) - 1
 _ENABLED = ApicBase(enabled=1, extended=1).raw
 _KEPT_BY_INIT = (Msr.STAR, Msr.LSTAR, Msr.CSTAR, Msr.SFMASK, Msr.KERNEL_GS_BASE, Msr.SYSENTER_CS, Msr.SYSENTER_ESP,
                  Msr.SYSENTER_EIP, Msr.TSC_AUX)
+_RDTSCP, _SECONDARY = HvProcessorFeatures.RDTSCP.value, VmcsField.SECONDARY_PROC_CONTROLS
 _EXTERNAL = EventKind.EXTERNAL          # naming a member of an enumeration costs a call
 
 
@@ -82,6 +84,7 @@ class VirtualProcessor:
         self.stopped_because = ""               # why it can never run again
         self.caller: Call | None = None         # who it is to the hypercalls, since its first one
         self.call_site: CallSite | None = None  # of the last VMCALL
+        self.tsc_adjust = 0                     # IA32_TSC_ADJUST: how far the guest has moved its counter
         self.kept_msrs: dict[int, int] = {}     # synthetic MSRs of its own that are nothing but their value
         self.npiep = 0                          # an HvNpiepConfig: what its programs may not do
         self.late_timers: list[SyntheticTimer] = []     # lazy ones that expired while it did not run
@@ -95,6 +98,8 @@ class VirtualProcessor:
         self.guest_regs = GuestRegisters(self.regs, vmcs)
         self._reset_registers()
         self.show_exceptions()
+        if partition.cpuid.processor_features & _RDTSCP:
+            vmcs.write(_SECONDARY, vmcs.read(_SECONDARY) | SecondaryControls.ENABLE_RDTSCP)
 
     @property
     def runtime(self) -> int:
@@ -201,6 +206,8 @@ class VirtualProcessor:
         self.regs.fp.reset()
         npiep.set_config(self, 0)
         self.kept_msrs.clear()
+        self.regs.kept_msrs.clear()
+        self.tsc_adjust = 0
         with self.vmcs.current():
             self.vcpu.set_tsc(self.partition.clock.tsc)
         self.explicit_suspend = True

@@ -15,7 +15,7 @@ from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.control_registers import cr_read, cr_write, dr_access
 from hv.vmx.intercepts.descriptor_tables import descriptor_table, ltr
 from hv.vmx.intercepts.events import exception, software_interrupt
-from hv.vmx.intercepts.instructions import cpuid, hlt, rdmsr, rdpmc, rdtsc, undefined, wbinvd, wrmsr
+from hv.vmx.intercepts.instructions import cpuid, hlt, rdmsr, rdpmc, rdtsc, rdtscp, undefined, wbinvd, wrmsr
 from hv.vmx.intercepts.invalidation import invlpg
 from hv.vmx.intercepts.ports import port_in, port_out
 from hv.vmx.intercepts.refused import refused_by_second_level
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Intercept = Callable[["Vcpu", int], VmExit | None]
 
 _BY_NAME: dict[Trap, Intercept] = {
-    Trap.CPUID: cpuid, Trap.HLT: hlt, Trap.RDMSR: rdmsr, Trap.WRMSR: wrmsr, Trap.RDTSC: rdtsc, Trap.RDTSCP: undefined,
+    Trap.CPUID: cpuid, Trap.HLT: hlt, Trap.RDMSR: rdmsr, Trap.WRMSR: wrmsr, Trap.RDTSC: rdtsc, Trap.RDTSCP: rdtscp,
     Trap.RDPMC: rdpmc, Trap.INVLPG: invlpg, Trap.PAUSE: pause, Trap.WBINVD: wbinvd, Trap.MONITOR: undefined,
     Trap.MWAIT: undefined, Trap.CR_READ: cr_read, Trap.CR_WRITE: cr_write, Trap.DR_READ: dr_access,
     Trap.DR_WRITE: dr_access, Trap.EXCEPTION: exception, Trap.SOFTWARE_INTERRUPT: software_interrupt,

@@ -27,7 +27,8 @@ _CPUID, _RDMSR, _WRMSR = (VmExit(reason, 0, 2) for reason in (ExitReason.CPUID, 
 _RDTSC_EXITING, _RDTSCP_ENABLED = PrimaryControls.RDTSC_EXITING.value, SecondaryControls.ENABLE_RDTSCP.value
 _TSD, _PCE = Cr4.TSD.value, Cr4.PCE.value
 _TSC = Msr.TSC.value
-_CPUID_CODE, _RDMSR_CODE, _WRMSR_CODE = 0xA20F, 0x320F, 0x300F      # the bytes, little-endian
+# The bytes, little-endian.
+_CPUID_CODE, _RDMSR_CODE, _WRMSR_CODE, _RDTSC_CODE = 0xA20F, 0x320F, 0x300F, 0x310F
 
 
 def cpuid(vcpu: Vcpu, detail: int) -> VmExit | None:
@@ -99,6 +100,9 @@ def _write_msr(vcpu: Vcpu) -> None:
 
 
 def rdtsc(vcpu: Vcpu, detail: int) -> VmExit | None:
+    """RDTSC, and RDTSCP, which the engine takes for the same."""
+    if vcpu.engine.code_head() & 0xFFFF != _RDTSC_CODE and decoded_at(vcpu).mnemonic == "rdtscp":
+        return rdtscp(vcpu, detail)
     _may_read_tsc(vcpu)
     if vcpu.controls.primary & _RDTSC_EXITING:
         return VmExit(ExitReason.RDTSC, 0, length_of(vcpu))
@@ -106,16 +110,17 @@ def rdtsc(vcpu: Vcpu, detail: int) -> VmExit | None:
     return None
 
 
-def rdtscp(vcpu: Vcpu, decoded: Decoded) -> VmExit | bool:
-    """Undefined without "enable RDTSCP"; the engine has none."""
+def rdtscp(vcpu: Vcpu, detail: int) -> VmExit | None:
+    """Undefined without "enable RDTSCP"."""
     if not vcpu.controls.secondary & _RDTSCP_ENABLED:
-        return False
+        raise GuestFault(Vector.UD)
     _may_read_tsc(vcpu)
+    length = length_of(vcpu)
     if vcpu.controls.primary & _RDTSC_EXITING:
-        return VmExit(ExitReason.RDTSCP, 0, decoded.length)
+        return VmExit(ExitReason.RDTSCP, 0, length)
     vcpu.state.rcx = vcpu.state.msrs[Msr.TSC_AUX] & 0xFFFF_FFFF
-    _read_tsc(vcpu, decoded.length)
-    return True
+    _read_tsc(vcpu, length)
+    return None
 
 
 def _may_read_tsc(vcpu: Vcpu) -> None:

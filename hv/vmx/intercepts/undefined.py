@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from hv.instructions.decode import Decoded, Undecodable, decode
 from hv.spec.x86 import MAX_INSTRUCTION_LENGTH
 from hv.vmx.exit import VmExit
-from hv.vmx.intercepts.instructions import rdtscp
 from hv.vmx.intercepts.invalidation import invpcid
 from hv.vmx.intercepts.system_calls import fast_call_in_long_mode
 from hv.vmx.intercepts.vmx_instructions import VMX_INSTRUCTIONS
@@ -16,7 +15,7 @@ from hv.vmx.intercepts.waiting import monitor, mwait
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
 
-_CARRY_OUT = {**VMX_INSTRUCTIONS, "rdtscp": rdtscp, "invpcid": invpcid, "monitor": monitor, "mwait": mwait}
+_CARRY_OUT = {**VMX_INSTRUCTIONS, "invpcid": invpcid, "monitor": monitor, "mwait": mwait}
 
 
 def undefined_here(vcpu: Vcpu) -> Decoded | None:

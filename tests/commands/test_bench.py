@@ -14,6 +14,7 @@ ASKED_FOR = {
     "exits_per_interrupt", "post_message_us", "signal_event_us", "stimer_jitter", "grade_per_s_per_core",
     "replay_go_ms", "replay_record_ratio", "step_key_ms", "lab_check_ms", "python_grade_per_s",
     "smp_lock_handoffs_per_s", "ipi_us",
+    "io_exit_us", "mmio_exit_us", "device_mmio_us", "timer_interrupt_us",
     "idle_vps_ratio", "flush_hypercall_us", "parallel_speedup_ratio",
 }
 

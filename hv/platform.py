@@ -33,7 +33,10 @@ from hv.machine.dma_engine import DmaEngine
 from hv.machine.gate import Gate
 from hv.machine.lp import LogicalProcessor
 from hv.machine.mmio import MmioBus
+from hv.machine.pci import PciFunction
+from hv.machine.pci_bus import PciBus
 from hv.machine.ram import PhysicalMemory
+from hv.pci.enumeration import place_bars
 from hv.root.crash import CrashReport
 from hv.root.processor import RootProcessor
 from hv.root.timers import RootTimers
@@ -49,10 +52,12 @@ from hv.trace.events import PartitionNamed
 
 DEFAULT_MEMORY_MIB = 128
 VM_MEMORY_MIB = 16
-DEVICE_SPA = 0xF000_0000            # registers of the first assignable device; RAM ends below
+DEVICE_SPA = 0xF000_0000            # where the BARs of assignable devices are; RAM ends below
+DEVICE_WINDOW = 0x10_0000
 SMALLEST_MIB, LARGEST_MIB = 4, DEVICE_SPA >> 20
 DEVICE_RID = 0x10                   # 00:02.0, the next ones follow
 DEVICE_COUNT = 4
+_COMMAND = PciHeader.offset_of("command")
 _LOW_PAGES = 256                    # root keeps the first MiB for itself
 Turns = Scheduler | ParallelScheduler
 
@@ -146,6 +151,7 @@ class Box:
         self.scheduler, self.factory = self._processors(slice_ticks, gate)
         self.hypervisor.vp_factory = cast(Any, self.factory)     # root's VP is one without a processor
         self.iommu = Iommu(self.memory, self._interrupt, self.trace)
+        self.pci = PciBus(range(DEVICE_SPA, DEVICE_SPA + DEVICE_WINDOW))
         self.devices = self._plug_devices()
         self._start_iommu()
         self.closed = False
@@ -161,17 +167,16 @@ class Box:
         """What the IOMMU let through arrives at the processor's APIC."""
         self.processor.interconnect.deliver(*message, BROADCAST_X2APIC)
 
-    def _plug_devices(self) -> list[DmaEngine]:
-        devices = []
-        for number in range(DEVICE_COUNT):
-            device = DmaEngine(DEVICE_RID + number, self.iommu, self.clock)
-            spa = DEVICE_SPA + number * PAGE_SIZE
-            device.config_write(PciHeader.offset_of("bar0"), 4, spa)
-            device.config_write(PciHeader.offset_of("command"), 2, PciCommand(memory_enabled=1, bus_master=1).raw)
-            self.mmio.add(spa, PAGE_SIZE, device)
-            self.hypervisor.owners.device_pages.add(spa // PAGE_SIZE)
-            devices.append(device)
-        return devices
+    def _plug_devices(self) -> list[PciFunction]:
+        """Multi-function devices on the bus, and what firmware does with them: addresses for their BARs."""
+        engines = [DmaEngine(DEVICE_RID + number, self.iommu, self.clock) for number in range(DEVICE_COUNT)]
+        self.pci.plug(*engines)
+        self.mmio.add(DEVICE_SPA, DEVICE_WINDOW, self.pci)
+        end = place_bars(self.pci, range(DEVICE_SPA, DEVICE_SPA + DEVICE_WINDOW))
+        self.hypervisor.owners.device_pages.update(range(DEVICE_SPA // PAGE_SIZE, end // PAGE_SIZE))
+        for rid in self.pci.functions:
+            self.pci.config_write(rid, _COMMAND, 2, PciCommand(memory_enabled=1, bus_master=1).raw)
+        return list(self.pci.functions.values())
 
     def _start_iommu(self) -> None:
         pool = self.hypervisor.root.pool
@@ -281,9 +286,9 @@ class Machine(Box):
 
     def _free_device(self) -> AssignedDevice:
         used = {worker.device.source_id for worker in self.root.workers if worker.device is not None}
-        for number, device in enumerate(self.devices):
+        for device in self.devices:
             if device.rid not in used:
-                return AssignedDevice(device.rid, (DEVICE_SPA >> 12) + number)
+                return AssignedDevice(device.rid, (device.bar or 0) >> 12)
         raise MachineError(f"all {len(self.devices)} assignable devices are in use", "run fewer VMs with a device")
 
     def _next_port_id(self) -> int:

@@ -18,13 +18,14 @@ MAY_IMPORT = {
     "printable": set(), "whole_file": set(),
     "trace": {"spec"},
     "instructions": {"spec"},
-    "machine": {"instructions", "spec", "trace"},
+    "pci": {"spec"},
+    "machine": {"instructions", "pci", "spec", "trace"},
     "vmx": {"machine", "instructions", "spec", "trace"},
     "iommu": {"machine", "spec", "trace"},
     "hypervisor": {"vmx", "iommu", "machine", "instructions", "spec", "trace"},
     "vmbus": {"spec", "trace"},
     "image": {"spec"},
-    "root": {"spec", "trace", "vmbus", "image", "instructions"},      # and the hypercall door, handed in to winhv.py
+    "root": {"spec", "trace", "vmbus", "image", "instructions", "pci"},   # and the door, handed in to winhv.py
     "child": {"spec", "vmbus"},
     "platform": EVERYTHING, "root_machine": EVERYTHING, "bare_machine": EVERYTHING,
     "replay": EVERYTHING, "debug": EVERYTHING, "step": EVERYTHING, "lab": EVERYTHING,

@@ -13,13 +13,13 @@ Its registers are BAR 0 (`DmaEngineRegisters`); a register is written and read w
 | 20 | 8 RO | ABORTED | the address the IOMMU refused, of the last command |
 | 28 | 8 | MSI_ADDRESS | |
 | 30 | 4 | MSI_DATA | |
-| 34 | 4 | MSI_ENABLE | bit 0; while 0 the MSI capability is used |
+| 34 | 4 | MSI_ENABLE | bit 0; while 0 interrupt 0 of MSI-X or MSI is used, if one is enabled |
 | 38 | 4 WO | INTERRUPT_ACK | any value: clears done, error, error code and interrupt |
 | 3C | 4 | PATTERN | what FILL repeats |
 
 A command takes its parameters when it is written, and 2 us and one tick per byte of virtual time until it ends. Then
 the bytes move, in pieces that cross no page of either side, each read and then written; the piece that is refused ends
-the command, those before it stay. The end, good or bad, is announced by an MSI.
+the command, those before it stay. The end, good or bad, is announced by an MSI. A function-level reset forgets it all.
 
 A mistake is told in STATUS and changes nothing else: COMMAND while busy, an unknown command, a length out of range, an
 access of a wrong size. Reads of what is not there give all ones.
@@ -30,7 +30,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any, ClassVar
 
-from hv.machine.clock import TSC_HZ, VirtualClock
+from hv.machine.clock import TSC_HZ, Timer, VirtualClock
 from hv.machine.pci import DmaPort, PciFunction, all_ones
 from hv.spec.layout import Layout, Register, bits, u32, u64
 from hv.spec.x86 import PAGE_SIZE
@@ -102,6 +102,12 @@ class DmaEngine(PciFunction):
         self.clock = clock
         self.registers = DmaEngineRegisters(id=DEVICE_MAGIC)
         self.status = DmaStatus()
+        self._timer: Timer | None = None        # the command under way
+
+    def reset_device(self) -> None:
+        """The command under way, if any, never ends."""
+        self.clock.cancel(self._timer)
+        self.registers, self.status = DmaEngineRegisters(id=DEVICE_MAGIC), DmaStatus()
 
     def read_register(self, offset: int, size: int) -> int:
         """A register, or half of one of eight bytes; all ones for anything else."""
@@ -143,7 +149,7 @@ class DmaEngine(PciFunction):
         else:
             self.status = DmaStatus(busy=1)
             self.registers.aborted = 0
-            self.clock.at(self.clock.tsc + SETUP_TICKS + job.length, lambda: self._finish(job))
+            self._timer = self.clock.at(self.clock.tsc + SETUP_TICKS + job.length, lambda: self._finish(job))
 
     def _finish(self, job: DmaEngineRegisters) -> None:
         self.status.busy = 0
@@ -153,7 +159,7 @@ class DmaEngine(PciFunction):
         if self.registers.msi_enable & 1:
             self.send_message(self.registers.msi_address, self.registers.msi_data)
         else:
-            self.send_msi()
+            self.interrupt()
 
     def _move(self, job: DmaEngineRegisters) -> bool:
         done = 0

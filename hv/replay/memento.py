@@ -25,7 +25,7 @@ from hv.replay.attributes import assign, attributes
 from hv.trace.bus import Trace
 
 _ROOMS = ("hv.machine", "hv.vmx", "hv.iommu", "hv.hypervisor", "hv.root", "hv.vmbus", "hv.child", "hv.spec", "hv.image",
-          "hv.platform", "hv.root_machine")
+          "hv.pci", "hv.platform", "hv.root_machine")
 _PLAIN = (int, float, complex, str, bytes, type(None), type(Ellipsis), range, slice, type, types.ModuleType,
           types.BuiltinFunctionType, types.CodeType, types.MethodWrapperType, types.WrapperDescriptorType,
           types.MemberDescriptorType, types.GetSetDescriptorType, property, enum.Enum, weakref.ref)

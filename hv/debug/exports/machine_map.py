@@ -13,11 +13,9 @@ from typing import Any
 from hv.debug.commands.memory import rights_text
 from hv.hypervisor.partitions.partition import Partition
 from hv.machine.faults import Access
-from hv.platform import DEVICE_SPA
 from hv.printable import printable
 from hv.spec.partition import ANY_VP
 
-DEVICE_PAGE = DEVICE_SPA >> 12
 MOST_RUNS = 8                   # of memory, in one box
 
 
@@ -106,7 +104,8 @@ def _memory_arrows(partition: Partition, machine: Any) -> Iterator[str]:
             yield f"  P{partition.id}M0 --> RAM"
         return
     for number, (_, _, spa, _) in enumerate(_runs(partition)[:MOST_RUNS]):
-        to = "RAM" if spa << 12 < machine.memory.size else f"D{machine.devices[spa - DEVICE_PAGE].rid}"
+        device = None if spa << 12 < machine.memory.size else machine.pci.function_at(spa << 12)
+        to = "RAM" if device is None else f"D{device.rid}"
         yield f"  P{partition.id}M{number} -->|{_quoted(f'spa {spa << 12:#x}')}| {to}"
 
 

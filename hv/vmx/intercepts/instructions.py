@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hv.instructions.decode import Decoded
 from hv.machine import msrs
 from hv.machine.clock import EXIT_TICKS
 from hv.machine.faults import GuestFault

@@ -80,6 +80,7 @@ class Vcpu:
         self.raised: Raised | None = None       # the guest's last exception
         self.interrupted = False                # a trap ended the engine's run only so that the loop looks
         self.waiting = Waiting()
+        self.tsc_reads = 0                      # how often the guest has read the time-stamp counter
         self.vmx: VmxOperation | None = None    # the processor's, which has the VMCSs that shadowing reads
         self.violations_convert = False         # EPT violations may be #VE
         self._only_walks = partial(only_walks, self)

@@ -238,8 +238,8 @@ PAUSE = 40                          # VM exit reason
 
 
 def test_a_delay_of_a_vp_that_runs_alone_takes_few_exits():
-    """100 ms of PAUSE until the time-stamp counter is there: nobody else can run, so time passes faster. Never by more
-    than 10 us a PAUSE, and a short spin not at all."""
+    """100 ms of PAUSE until the time-stamp counter is there: nobody else can run, so time passes faster the longer it
+    takes; by a 64th at most it takes longer than it should."""
     run = Run(program("""
         rdtsc
         shl rdx, 32
@@ -255,5 +255,5 @@ def test_a_delay_of_a_vp_that_runs_alone_takes_few_exits():
         call print_dec
     """, "nop"), 1)
     assert run.ended == "shutdown"
-    assert int(run.serial) < 30_000
-    assert 200_000_000 / 30_000 < run.exits[0][PAUSE] < 20_000
+    assert int(run.serial) <= 200_000_000 / 63
+    assert 64 < run.exits[0][PAUSE] < 1000

@@ -32,6 +32,9 @@ class Schedulable(Protocol):
     @property
     def runnable(self) -> bool: ...
 
+    @property
+    def tsc_reads(self) -> int: ...
+
     def run(self, until: int) -> None:
         """Run until the clock says *until* at the latest."""
 

@@ -25,8 +25,8 @@ from hv.trace.events import SwitchReason
 SLICE_TICKS = 100_000       # 50 us: small enough for two VPs that spin on each other's lock
 ALONE_TICKS = 10_000_000    # 5 ms: nobody waits, so only a timer, an interrupt or a woken VP needs an end
 WOKEN_TICKS = 20_000        # 10 us: what a VP has before a sibling that was woken goes first, and what that one has
-SHORT_SPIN = 256            # so many times a VP that runs alone may PAUSE in a turn before time passes faster
-SPIN_TICKS = 20_000         # 10 us, then, for each PAUSE
+SPIN_GAP = 100_000          # 50 us between two PAUSEs: the VP does not spin, or no more
+SPIN_SHIFT = 6              # a PAUSE of one that waits for a moment is worth 1/64 of the time that it has spun
 STAY_TICKS = 2_000_000      # 1 ms: so long siblings hand the engine to each other before anybody else is asked
 _SLICE_OVER, _HALTED, _SPINS = SwitchReason.SLICE_OVER, SwitchReason.HALTED, SwitchReason.SPINS
 _WOKEN, _CAPPED, _SUSPENDED = SwitchReason.WOKEN, SwitchReason.CAPPED, SwitchReason.SUSPENDED
@@ -47,7 +47,8 @@ class Scheduler:
         self._stay_until = 0                    # when the engine is left at the latest
         self._reason = _SLICE_OVER              # why the turn ends, or the last one ended
         self._next: Share | None = None         # whose turn comes next, if nothing happens until then
-        self._pauses = 0                        # in this turn, with nobody to give way to
+        self._spins_since = self._paused = 0    # of a VP that spins alone: its first PAUSE, and its last one
+        self._tsc_reads = 0                     # of that VP, at the last one
         self._cut_short = False                 # the last one, by a timer: somebody may be woken now
         self._passed = 0                        # how far the shares are that ran last
         self._root_waits = True
@@ -158,7 +159,7 @@ class Scheduler:
             self._passed = share.passed
         self._show(vp)
         self._share, self._began, self._ran = share, now, vp.ran
-        self._reason, self._cut_short, self._pauses = _SLICE_OVER, False, 0
+        self._reason, self._cut_short = _SLICE_OVER, False
         end = now + length
         self._slice_end = end if end < self._stay_until else self._stay_until
 
@@ -299,15 +300,17 @@ class Scheduler:
         sibling = self.queue.front(share)
         if sibling is None:
             if not vp.halted and not self.queue.active:
-                self._spins_alone(now)
+                self._spins_alone(vp, now)
             return not vp.halted and self._has_right(share) and vp.stays()
         return self._may_follow(sibling, vp, share) and self._follow(sibling, share, _SPINS)
 
-    def _spins_alone(self, now: int) -> None:
-        """What the VP waits for is time, or a device's work: once it spins for long, each PAUSE is worth more of it."""
-        self._pauses += 1
-        if self._pauses > SHORT_SPIN:
-            self._counter.done = min(now + SPIN_TICKS, self._counter.deadline)
+    def _spins_alone(self, vp: Schedulable, now: int) -> None:
+        """Who reads the clock between two PAUSEs waits for a moment: the longer it does, the more a PAUSE is worth."""
+        reads = vp.tsc_reads
+        if reads == self._tsc_reads or now - self._paused > SPIN_GAP:
+            self._spins_since = now
+        self._tsc_reads = reads
+        self._counter.done = self._paused = min(now + (now - self._spins_since >> SPIN_SHIFT), self._counter.deadline)
 
     def _sent(self, vp: Schedulable) -> bool:
         """*vp* has sent an interrupt. A sibling that it woke goes on in the engine at once: who sends one mostly has

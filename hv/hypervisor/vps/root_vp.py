@@ -77,7 +77,7 @@ class RootVirtualProcessor:
     event_pending = False               # it takes its interrupts when it runs
     exit_counts = [0] * 128             # Python has no VM exits
     npiep = 0
-    runtime, running = 0, False         # nor work that could be counted
+    runtime, running, tsc_reads = 0, False, 0       # nor work that could be counted
     clock_of_work: UnhaltedTimer | None = None
 
     def __init__(self, partition: Partition, index: int, on_kick: Callable[[Any], None]) -> None:

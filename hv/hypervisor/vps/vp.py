@@ -119,6 +119,11 @@ class VirtualProcessor:
         return woken
 
     @property
+    def tsc_reads(self) -> int:
+        """How often its program has read the time-stamp counter."""
+        return self.vcpu.tsc_reads
+
+    @property
     def exit_counts(self) -> list[int]:
         """Number of its VM exits by basic reason."""
         return self.vcpu.exits

@@ -129,6 +129,7 @@ def _may_read_tsc(vcpu: Vcpu) -> None:
 
 def _read_tsc(vcpu: Vcpu, length: int) -> None:
     vcpu.clock.advance(EXIT_TICKS)        # a guest that polls the counter must see it move
+    vcpu.tsc_reads += 1
     tsc = vcpu.tsc
     vcpu.state.rax, vcpu.state.rdx = tsc & 0xFFFF_FFFF, tsc >> 32
     advance(vcpu, length)

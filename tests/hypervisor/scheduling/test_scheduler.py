@@ -17,6 +17,7 @@ class ScriptedVp:
     def __init__(self, partition, index):
         self.partition, self.index = partition, index
         self.prompt, self.halted = partition.is_root, False
+        self.tsc_reads = 0
         self.ran = self.left = 0
         self.follows = self.lasts = True
         self.turns = 0

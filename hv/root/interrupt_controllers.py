@@ -42,16 +42,11 @@ class InterruptControllers:
         self.messages = MsiDelivery(winhv, partition_id)
         self.io_apic = IoApic(self.messages.send)
         self.intr = ExternalLine(winhv, partition_id, partial(self.io_apic.set_pin, INTR_PIN))
-        self.pic = I8259Pair(self.intr)
+        self.pic = I8259Pair(self.intr, levels=1 << Irq.ACPI)
         for ports in (PIC_MASTER, PIC_SLAVE, PIC_TRIGGER):
             board.add("i8259", ports, self.pic)
         board.add_memory("io-apic", range(IO_APIC_GPA, IO_APIC_GPA + WINDOW_SIZE), self.io_apic)
-        self._set_up_as_firmware()
         lines.listen(self._on_line)
-
-    def _set_up_as_firmware(self) -> None:
-        """The SCI is a level; ACPI "System Control Interrupt"."""
-        self.pic.write_port(PIC_TRIGGER[Irq.ACPI >> 3], 1, 1 << (Irq.ACPI & 7))
 
     def _on_line(self, number: int, asserted: bool) -> None:
         self.pic.set_line(number, asserted)

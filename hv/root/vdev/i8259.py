@@ -261,6 +261,13 @@ class I8259Pair:
             return self.slave.vector_base + self.slave.acknowledge()
         return self.master.vector_base + number
 
+    def answer(self) -> int:
+        """INTA of a processor that is not behind `intr`: the vector."""
+        self._settle()
+        vector = self.acknowledge()
+        self._show()
+        return vector
+
     def _settle(self) -> None:
         """The registers are about to be read or changed: what a processor has done until now, they must say."""
         if self.intr.taken():

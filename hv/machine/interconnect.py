@@ -78,8 +78,8 @@ class Interconnect:
     def _is_valid(icr: Icr, mode: DeliveryMode, shorthand: Shorthand) -> bool:
         if mode in (DeliveryMode.RESERVED, DeliveryMode.EXTINT, DeliveryMode.SMI):
             return False
-        if mode is DeliveryMode.INIT and not icr.level:
-            return False                        # INIT de-assert: today's processors ignore it
+        if mode is DeliveryMode.INIT and icr.trigger and not icr.level:
+            return False                        # INIT level de-assert: today's processors ignore it
         return mode is DeliveryMode.FIXED or shorthand in (Shorthand.NONE, Shorthand.OTHERS)
 
     def _named_by(self, sender: LocalApic, icr: Icr, shorthand: Shorthand) -> list[LocalApic]:

@@ -37,6 +37,7 @@ class ExternalLine:
     def __init__(self, winhv: WinHv, partition_id: int, pin: Callable[[bool], None]) -> None:
         self._winhv, self._partition_id, self._pin = winhv, partition_id, pin
         self.offered: int | None = None     # the vector that stands there
+        self.named: set[int] = set()        # VPs that an I/O APIC's message told to acknowledge
 
     def taken(self) -> bool:
         """A processor has acknowledged what stood there; True once."""
@@ -80,6 +81,21 @@ class ExternalLine:
         except HvError as error:
             return error.status is not HvStatus.NOT_ACKNOWLEDGED and not _is_gone(error)
         return True
+
+    def name(self, vp_index: int) -> bool:
+        """A message of delivery mode ExtINT: the VP acknowledges at the 8259s when it can. False: there is none."""
+        try:
+            self._watch(vp_index)
+        except HvError as error:
+            return not _is_gone(error)
+        self.named.add(vp_index)
+        return True
+
+    def acknowledges(self, vp_index: int) -> bool:
+        """The VP, which can take an interrupt now, was told to; True once."""
+        was_named = vp_index in self.named
+        self.named.discard(vp_index)
+        return was_named
 
     def _watch(self, vp_index: int) -> None:
         self._winhv.set_vp_registers(self._partition_id, vp_index,

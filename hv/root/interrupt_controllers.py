@@ -13,15 +13,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from hv.root.external_line import ExternalLine
+from hv.root.external_line import BOOT_VP, ExternalLine
 from hv.root.lines import InterruptLines
 from hv.root.motherboard import Motherboard
-from hv.root.msi import MsiDelivery
+from hv.root.msi import Msi, MsiDelivery
 from hv.root.vdev.i8259 import I8259Pair
 from hv.root.vdev.io_apic import IoApic
 from hv.root.winhv import WinHv
-from hv.spec.apic import DeliveryMode, Lvt, Svr
-from hv.spec.hv_registers import HvRegisterName
+from hv.spec.apic import DeliveryMode, Lvt, MsiAddress, Svr
+from hv.spec.hv_registers import HvRegisterName, PendingInterruptionRegister
 from hv.spec.io_apic import WINDOW_SIZE
 from hv.spec.pc import IO_APIC_GPA, PIC_MASTER, PIC_SLAVE, PIC_TRIGGER, TIMER_PIN, Irq
 
@@ -39,19 +39,14 @@ class InterruptControllers:
     """Those of *board*, whose VM is *partition_id*."""
 
     def __init__(self, board: Motherboard, lines: InterruptLines, winhv: WinHv, partition_id: int) -> None:
-        self.messages = MsiDelivery(winhv, partition_id)
+        self.messages = MsiDelivery(winhv, partition_id, self._on_extint)
         self.io_apic = IoApic(self.messages.send)
         self.intr = ExternalLine(winhv, partition_id, partial(self.io_apic.set_pin, INTR_PIN))
-        self.pic = I8259Pair(self.intr)
+        self.pic = I8259Pair(self.intr, levels=1 << Irq.ACPI)
         for ports in (PIC_MASTER, PIC_SLAVE, PIC_TRIGGER):
             board.add("i8259", ports, self.pic)
         board.add_memory("io-apic", range(IO_APIC_GPA, IO_APIC_GPA + WINDOW_SIZE), self.io_apic)
-        self._set_up_as_firmware()
         lines.listen(self._on_line)
-
-    def _set_up_as_firmware(self) -> None:
-        """The SCI is a level; ACPI "System Control Interrupt"."""
-        self.pic.write_port(PIC_TRIGGER[Irq.ACPI >> 3], 1, 1 << (Irq.ACPI & 7))
 
     def _on_line(self, number: int, asserted: bool) -> None:
         self.pic.set_line(number, asserted)
@@ -62,7 +57,14 @@ class InterruptControllers:
         """A processor has ended a level-triggered interrupt."""
         self.io_apic.end_of_interrupt(vector)
 
+    def _on_extint(self, msi: Msi) -> bool:
+        """# Simplified: a logical destination is the boot processor."""
+        return self.intr.name(BOOT_VP if MsiAddress(msi.address).logical else msi.destination)
+
     def interruptible(self, vp_index: int) -> Mapping[HvRegisterName, int]:
         """The VP can take an interrupt, as the 8259s wanted to know: registers to set before it goes on."""
-        self.pic.refresh()
-        return {}
+        if not self.intr.acknowledges(vp_index):
+            self.pic.refresh()
+            return {}
+        return {HvRegisterName.PENDING_INTERRUPTION: PendingInterruptionRegister(
+            interruption_pending=1, interruption_vector=self.pic.answer()).raw}

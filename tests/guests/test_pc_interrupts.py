@@ -204,3 +204,32 @@ def test_the_delivery_mode_is_the_entrys(pc, entry, letter):
     one = pc(guest(f"{MASK_PIC}; sti; {ring(4)}; nop; {mark('.')}", {2: mark("N"), 0x31: f"{mark('F')}; {EOI}"},
                    NO_APIC), [(4, entry)])
     assert one.log == f"{letter}."
+
+
+# --- the 8259s behind the I/O APIC ----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("vps", "entry"), [(1, 0x700), (1, 0xF00), (2, 0x700)], ids=["vp-0", "logical", "of-two"])
+def test_pin_0_brings_the_8259s_interrupts(pc, vps, entry):
+    """82093AA "Delivery Mode", ExtINT: the processor acknowledges at the 8259s, when it can take the interrupt; what
+    is the highest then is what it gets."""
+    one = pc(guest(f"{PIC}; {LINT0}, 0x10700; {ring(4)}; {ring(1)}; {mark('1')}; sti; nop; nop; nop; {mark('2')}; "
+                   f"{ring(5)}; {mark('3')}",
+                   {vector: f"{mark(letter)}; {PIC_EOI}" for vector, letter in ((0x21, "a"), (0x24, "b"), (0x25, "c"))},
+                   NO_APIC), [(0, entry)], vps=vps)
+    assert one.log == "1ab2c3"
+
+
+def test_a_request_that_is_gone_when_the_processor_asks_is_spurious(pc):
+    """8259A "Interrupt Sequence": a default IR7, which needs no EOI."""
+    one = pc(guest(f"{PIC}; {LINT0}, 0x10700; {ring(4)}; mov al, 0x10; out 0x21, al; sti; nop; {mark('.')}",
+                   {0x27: mark("S"), 0x24: mark("4")}, NO_APIC), [(0, 0x700)])
+    assert one.log == "S."
+
+
+def test_a_message_to_nobody_is_lost(pc):
+    one = pc(guest(f"{PIC}; {LINT0}, 0x10700; sti; nop; {mark('.')}", {0x24: mark("4")}, NO_APIC))
+    controllers = one.vm.worker.motherboard.interrupts
+    controllers.io_apic.entries[0] = 0x0900_0000_0000_0700
+    one.vm.worker.motherboard.lines.pulse(4)
+    one.machine.scheduler.run(one.machine.clock.tsc + TICKS)
+    assert (one.log, controllers.intr.offered, controllers.intr.named) == (".", 0x24, set())

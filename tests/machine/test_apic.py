@@ -461,7 +461,7 @@ def test_an_x2apic_ipi_reaches_whom_its_destination_names(destination, logical, 
 @pytest.mark.parametrize(("mode", "level", "expected"), [
     pytest.param(DeliveryMode.NMI, 1, ["nmi"], id="nmi"),
     pytest.param(DeliveryMode.INIT, 1, ["init"], id="init"),
-    pytest.param(DeliveryMode.INIT, 0, [], id="init-de-assert"),
+    pytest.param(DeliveryMode.INIT, 0, ["init"], id="init-as-an-edge"),
     pytest.param(DeliveryMode.STARTUP, 1, [0x51], id="sipi"),
     pytest.param(DeliveryMode.SMI, 1, [], id="smi"),
 ])
@@ -473,6 +473,17 @@ def test_the_other_delivery_modes_call_the_processor(mode, level, expected):
     apics[1].on_sipi = heard.append
     ipi(apics[0], 1, vector=0x51, delivery_mode=mode, level=level)
     assert (heard, apics[1].irr) == (expected, 0)
+
+
+def test_an_init_level_de_assert_is_nothing():
+    """SDM "Interrupt Command Register (ICR)": level 0, trigger mode level. Older buses set arbitration ids by it."""
+    apics = a_machine(2)
+    heard: list[object] = []
+    apics[1].on_init = lambda: heard.append("init")
+    ipi(apics[0], 1, delivery_mode=DeliveryMode.INIT, trigger=1, level=0)
+    assert not heard
+    ipi(apics[0], 1, delivery_mode=DeliveryMode.INIT, trigger=1, level=1)
+    assert heard
 
 
 @pytest.mark.parametrize(("destination", "vector", "expected"), [

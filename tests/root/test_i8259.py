@@ -103,6 +103,24 @@ def test_the_firmware_leaves_everything_masked():
     assert cpu.vector == 0x70
 
 
+def test_a_reset_is_what_the_firmware_leaves():
+    """The wires are not reset: a level that is still there is a request again, once it is unmasked."""
+    bench = Bench()
+    bench.pair = I8259Pair(bench.cpu, levels=1 << 9)
+    assert [bench.read(TRIGGERS), bench.read(TRIGGERS + 1)] == [0, 2]
+    bench.out(TRIGGERS, 0xFF)
+    for port in (MASTER + 1, SLAVE + 1):
+        bench.out(port, 0)
+    bench.up(9, 5, 1)
+    assert bench.cpu.take() == 0x09
+    bench.pair.reset()
+    assert [bench.cpu.vector, bench.read(TRIGGERS), bench.read(TRIGGERS + 1)] == [None, 0, 2]
+    assert (bench.registers(), bench.registers(SLAVE)) == ((0, 0, 0xFF), (2, 0, 0xFF))
+    bench.out(MASTER + 1, 0)
+    bench.out(SLAVE + 1, 0)
+    assert bench.served(1) == [0x71]
+
+
 def test_icw1_clears_and_nothing_comes_until_the_last_icw(bench):
     """8259A "Initialization Command Words 1 and 2"."""
     bench.out(MASTER + 1, 0xFF)

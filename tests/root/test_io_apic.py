@@ -216,6 +216,16 @@ def test_what_nobody_took_has_no_remote_irr(bench):
     assert bench.low(9) == LEVEL | REMOTE_IRR | 0x39
 
 
+def test_a_reset_masks_every_pin(bench):
+    bench.entry(9, LEVEL | 0x39)
+    bench.chip.set_pin(9, True)
+    bench.write(0, 0x0300_0000)
+    bench.chip.reset()
+    assert (bench.low(9), bench.read(0), bench.vectors) == (MASKED, 0x0F00_0000, [0x39])
+    bench.entry(9, LEVEL | 0x49)
+    assert bench.vectors == [0x39, 0x49]
+
+
 def test_it_shows_what_is_not_as_after_reset(bench):
     bench.entry(9, LEVEL | 0x39, 0x0100_0000)
     bench.chip.set_pin(9, True)

@@ -108,8 +108,8 @@ def forget(vp: VirtualProcessor) -> None:
 def complete(vp: VirtualProcessor) -> None:
     """The parent has answered (InterceptSuspend was cleared): *vp* may run on.
 
-    When the parent moved RIP it did an instruction, which a guest may have been stepping over. INVALID_REGISTER_VALUE
-    when the register page has what no register can hold.
+    When the parent moved RIP it did an instruction, which a guest may have been stepping over, and which ends the
+    shadow of an STI before it. INVALID_REGISTER_VALUE when the register page has what no register can hold.
     """
     if vp.register_page is not None:
         vp.register_page.load()
@@ -120,6 +120,7 @@ def complete(vp: VirtualProcessor) -> None:
         complete_element(vp, element)
     if message_type and vp.regs.rip != vp.asked_at and vp.pending_event is None:
         vp.regs.rflags &= ~_RF          # which an EPT violation sets: the instruction is done
+        vp.regs.interrupt_shadow = False
         if vp.regs.single_stepping:
             vp.owe_single_step()
     vp.kick()

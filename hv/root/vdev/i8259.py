@@ -36,16 +36,22 @@ class I8259:
 
     def __init__(self, vector_base: int, output: Callable[[bool], None]) -> None:
         self.output = output
+        self.inputs = 0                             # wires that are high
+        self.asserted = False                       # INT
+        self.reset(vector_base, 0)
+
+    def reset(self, vector_base: int, triggers: int) -> None:
+        """As the firmware leaves it."""
         self.vector_base = vector_base
-        self.inputs = self.triggers = 0             # wires that are high; 1 = level-triggered
-        self.irr = self.isr = 0
+        self.triggers = triggers                    # 1 = level
+        self.irr, self.isr = self.inputs & triggers, 0
         self.imr = 0xFF
         self.lowest = 7                             # the input of the lowest priority
         self.init_steps: list[int] = []             # ICWs that are still to come
         self.icw3 = 0
         self.auto_eoi = self.rotates_on_auto_eoi = self.special_nested = self.special_mask = False
         self.reads_isr = self.polls = False
-        self.asserted = False                       # INT
+        self.follow()
 
     # --- wires -----------------------------------------------------------------------------------------
 
@@ -208,13 +214,21 @@ class Intr(Protocol):
 
 
 class I8259Pair:
-    """Both chips behind their ports, with 16 inputs, and *intr*."""
+    """Both chips behind their ports, with 16 inputs, and *intr*. The firmware makes those of *levels* level-triggered.
+    """
 
-    def __init__(self, intr: Intr) -> None:
-        self.intr = intr
-        self.slave = I8259(SLAVE_VECTORS, self._cascade)
-        self.master = I8259(MASTER_VECTORS, self._drive)
+    def __init__(self, intr: Intr, levels: int = 0) -> None:
+        self.intr, self._levels = intr, levels
         self._rises = False
+        self.master = I8259(MASTER_VECTORS, self._drive)
+        self.slave = I8259(SLAVE_VECTORS, self._cascade)
+        self.reset()
+
+    def reset(self) -> None:
+        """As the firmware leaves them, with everything masked."""
+        self.slave.reset(SLAVE_VECTORS, self._levels >> 8)
+        self.master.reset(MASTER_VECTORS, self._levels & 0xFF)
+        self._show()
 
     def _cascade(self, asserted: bool) -> None:
         self.master.set_input(CASCADE, asserted)
@@ -246,6 +260,13 @@ class I8259Pair:
         if number == CASCADE:
             return self.slave.vector_base + self.slave.acknowledge()
         return self.master.vector_base + number
+
+    def answer(self) -> int:
+        """INTA of a processor that is not behind `intr`: the vector."""
+        self._settle()
+        vector = self.acknowledge()
+        self._show()
+        return vector
 
     def _settle(self) -> None:
         """The registers are about to be read or changed: what a processor has done until now, they must say."""

@@ -41,9 +41,13 @@ class IoApic:
 
     def __init__(self, send: SendMsi) -> None:
         self.send = send
-        self.id = IoApicId(id=IO_APIC_ID & 0xF).raw
-        self.select = 0
         self.asserted = [False] * IO_APIC_PINS
+        self.reset()
+
+    def reset(self) -> None:
+        """As after power-on; the wires are others'."""
+        self.id = IoApicId(id=IO_APIC_ID & 0xF).raw     # as the firmware numbers it
+        self.select = 0
         self.entries = [_MASKED] * IO_APIC_PINS         # RedirectionEntry as integers
 
     # --- pins ------------------------------------------------------------------------------------------

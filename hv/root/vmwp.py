@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from hv.image.model import NO_OPTIONS, BootOptions, Image
 from hv.instructions.decode import Undecodable
-from hv.root import answers, boot, boot_linux
+from hv.root import answers, boot, boot_linux, memory_types
 from hv.root.crash import CrashReport, collect
 from hv.root.emulator import Emulator
 from hv.root.interrupt_controllers import FIRMWARE_APIC
@@ -157,6 +157,7 @@ class Worker:
         self.winhv.set_vp_registers(self.partition_id, 0, registers)
         if self._has_pc:
             self.winhv.set_vp_registers(self.partition_id, 0, FIRMWARE_APIC)
+            memory_types.set_as_firmware_does(self.winhv, self.partition_id, self.vp_count)
 
     def _boot(self) -> Start:
         """Start state and tables of a program of ours."""

@@ -29,7 +29,7 @@ from hv.spec.hv_status import HvStatus
 from hv.spec.intercepts import HvInterceptAccess, HvInterceptType
 from hv.spec.layout import Layout
 from hv.spec.msrs import Msr
-from hv.spec.partition import HvMapGpaFlags
+from hv.spec.partition import HvMapGpaFlags, HvPartitionProperty
 from hv.spec.synic import (
     ApicEoiMessage,
     CpuidIntercept,
@@ -171,6 +171,10 @@ class Worker:
         image, _, options = self._program
         boot_linux.check(image, options, self.memory_bytes)
         return boot_linux.initial_registers(image), boot_linux.tables(image, options, MemoryMap(self.memory_bytes))
+
+    def ignore_msrs(self) -> None:
+        """Its guest may use MSRs that are not there: they read 0, and take any value."""
+        self.winhv.set_partition_property(self.partition_id, HvPartitionProperty.UNIMPLEMENTED_MSR_ACTION, 1)
 
     def write(self, gpa: int, data: bytes) -> None:
         """Store into the VM's memory, through root's own mapping of its pages."""

@@ -79,6 +79,8 @@ def build(description: MachineDescription, parallel: bool = False,
         for vm, image in zip(description.vms, images, strict=True):
             other = by_name.get(vm.other)
             by_name[vm.name] = machine.create_vm(vm.name, image, vm.memory_mib, vm.vps, vm.device, other)
+            if vm.ignore_msrs:
+                by_name[vm.name].worker.ignore_msrs()
     except (ImageError, MachineError) as error:
         raise CommandError(f"{vm.name}: {error.message}", error.hint) from None
     for connection in description.connections:

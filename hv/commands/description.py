@@ -9,6 +9,7 @@
     vps = 1
     device = false                      # assign it the DMA engine
     other = "receiver"                  # an earlier VM, named in the information block
+    ignore_msrs = false                 # true: RDMSR of one that is not there gives 0, and WRMSR does nothing
 
     [[connection]]                      # what `from` posts on connection `id` arrives at SINT `sint` of `to`
     from = "sender"
@@ -64,6 +65,7 @@ class VmDescription:
     vps: int = 1
     device: bool = False
     other: str = ""
+    ignore_msrs: bool = False       # RDMSR of one that is not there gives 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,19 +97,21 @@ class MachineDescription:
 
 _KINDS = {str: "a string", int: "an integer", bool: "true or false", list: "a list of tables", dict: "a table"}
 _TOP: dict[str, type] = {"memory_mib": int, "vm": list, "connection": list}
-_VM: dict[str, type] = {"name": str, "image": str, "memory_mib": int, "vps": int, "device": bool, "other": str}
+_VM: dict[str, type] = {"name": str, "image": str, "memory_mib": int, "vps": int, "device": bool, "other": str,
+                       "ignore_msrs": bool}
 _CONNECTION: dict[str, type] = {"from": str, "to": str, "id": int, "kind": str, "sint": int, "base": int, "flags": int,
                                 "gpa": int}
 _OF_KIND = {"message": {"sint"}, "event": {"sint", "base", "flags"}, "monitor": {"gpa"}}
 
 
 def single(place: Path, name: str, memory_mib: int = DEFAULT_VM_MIB, vps: int = 1,
-           device: bool = False) -> MachineDescription:
+           device: bool = False, ignore_msrs: bool = False) -> MachineDescription:
     """The machine around one guest; CommandError when a size is out of range."""
     in_range("--mem", memory_mib, 1, LARGEST_VM_MIB)
     in_range("--smp", vps, 1, MOST_VPS)
     machine_mib = max(DEFAULT_MACHINE_MIB, memory_mib + HYPERVISOR_MIB)
-    return MachineDescription([VmDescription(name, place, memory_mib, vps, device)], [], machine_mib)
+    return MachineDescription([VmDescription(name, place, memory_mib, vps, device, ignore_msrs=ignore_msrs)], [],
+                              machine_mib)
 
 
 def root(place: Path, name: str, memory_mib: int = DEFAULT_MACHINE_MIB, vps: int = 1) -> MachineDescription:
@@ -144,7 +148,7 @@ def _content(place: Path) -> bytes:
 def as_table(description: MachineDescription) -> dict[str, Any]:
     """The description as parsed TOML, which `described` reads; of images their names only."""
     vms = [{"name": vm.name, "image": vm.image.name, "memory_mib": vm.memory_mib, "vps": vm.vps, "device": vm.device,
-            "other": vm.other} for vm in description.vms]
+            "other": vm.other, "ignore_msrs": vm.ignore_msrs} for vm in description.vms]
     connections = [{"from": one.sender, "to": one.receiver, "id": one.id, "kind": one.kind, **{
         key: getattr(one, key) for key in sorted(_OF_KIND[one.kind])}} for one in description.connections]
     return {"memory_mib": description.memory_mib, "vm": vms, "connection": connections}

@@ -46,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mem", metavar="MIB", type=int,
                         help=f"memory in MiB (default {DEFAULT_VM_MIB}, of a machine {DEFAULT_MACHINE_MIB})")
     parser.add_argument("--device", action="store_true", help="assign the DMA engine (dma, device_domain, attacker)")
+    parser.add_argument("--ignore-msrs", action="store_true",
+                        help="an MSR that is not there reads 0 and takes any value, instead of #GP")
     parser.add_argument("--until", metavar="TIME",
                         help="stop at this moment of the machine's time, which is no failure: 10ms, 2s, or ticks")
     parser.add_argument("--budget", metavar="TIME", default=DEFAULT_BUDGET,
@@ -60,8 +62,9 @@ def describe(args: argparse.Namespace) -> MachineDescription:
     place = find_guest(args.file)
     if place.suffix.lower() != ".toml":
         return single(place, place.stem, DEFAULT_VM_MIB if args.mem is None else args.mem,
-                      1 if args.smp is None else args.smp, args.device)
-    for option, value in (("--smp", args.smp), ("--mem", args.mem), ("--device", args.device or None)):
+                      1 if args.smp is None else args.smp, args.device, args.ignore_msrs)
+    for option, value in (("--smp", args.smp), ("--mem", args.mem), ("--device", args.device or None),
+                          ("--ignore-msrs", args.ignore_msrs or None)):
         if value is not None:
             raise CommandError(f"{option} says what {place.name} says itself", "write it into the description")
     return read(place)
@@ -74,6 +77,8 @@ def describe_root(args: argparse.Namespace) -> MachineDescription:
         raise CommandError(f"{place.name} describes VMs, which a root of machine code makes itself", "leave --root out")
     if args.device:
         raise CommandError("--device assigns a device to a VM; root has all of them", "leave --device out")
+    if args.ignore_msrs:
+        raise CommandError("--ignore-msrs is a property that root gives a VM", "leave --ignore-msrs out")
     return root(place, place.stem, DEFAULT_MACHINE_MIB if args.mem is None else args.mem,
                 1 if args.smp is None else args.smp)
 

@@ -82,6 +82,8 @@ def answer(story: Story, at: int) -> str:
         match record.event:
             case events.Cpuid(leaf=leaf):
                 return f"leaf {leaf:#x} answered from the partition's own table"
+            case events.MsrIgnored(msr=msr):
+                return f"{msr_name(msr)} is not there, which the partition ignores"
             case events.MsrRead(msr=msr, value=value):
                 return f"{msr_name(msr)} is {value:#x}"
             case events.MsrWrite(msr=msr, value=value):

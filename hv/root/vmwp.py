@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from hv.image.model import NO_OPTIONS, BootOptions, Image
 from hv.instructions.decode import Undecodable
-from hv.root import answers, boot, boot_linux
+from hv.root import answers, boot, boot_linux, memory_types
 from hv.root.crash import CrashReport, collect
 from hv.root.emulator import Emulator
 from hv.root.interrupt_controllers import FIRMWARE_APIC
@@ -29,7 +29,7 @@ from hv.spec.hv_status import HvStatus
 from hv.spec.intercepts import HvInterceptAccess, HvInterceptType
 from hv.spec.layout import Layout
 from hv.spec.msrs import Msr
-from hv.spec.partition import HvMapGpaFlags
+from hv.spec.partition import HvMapGpaFlags, HvPartitionProperty
 from hv.spec.synic import (
     ApicEoiMessage,
     CpuidIntercept,
@@ -157,6 +157,7 @@ class Worker:
         self.winhv.set_vp_registers(self.partition_id, 0, registers)
         if self._has_pc:
             self.winhv.set_vp_registers(self.partition_id, 0, FIRMWARE_APIC)
+            memory_types.set_as_firmware_does(self.winhv, self.partition_id, self.vp_count)
 
     def _boot(self) -> Start:
         """Start state and tables of a program of ours."""
@@ -170,6 +171,10 @@ class Worker:
         image, _, options = self._program
         boot_linux.check(image, options, self.memory_bytes)
         return boot_linux.initial_registers(image), boot_linux.tables(image, options, MemoryMap(self.memory_bytes))
+
+    def ignore_msrs(self) -> None:
+        """Its guest may use MSRs that are not there: they read 0, and take any value."""
+        self.winhv.set_partition_property(self.partition_id, HvPartitionProperty.UNIMPLEMENTED_MSR_ACTION, 1)
 
     def write(self, gpa: int, data: bytes) -> None:
         """Store into the VM's memory, through root's own mapping of its pages."""

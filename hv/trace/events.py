@@ -97,6 +97,14 @@ class MsrWrite(Event):
     value: int
 
 
+class MsrIgnored(Event):
+    """An MSR that is not there was read as 0, or written (*write*) with *value*: its partition ignores such ones."""
+
+    msr: int
+    value: int
+    write: bool
+
+
 class CrWrite(Event):
     """MOV to CR*number*: the guest wrote *value*."""
 

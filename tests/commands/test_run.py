@@ -392,3 +392,18 @@ def test_the_timeline_of_a_parallel_run_is_one_too(capsys, tmp_path):
     place.write_text(TWO)
     assert run(capsys, place, "--parallel", "--trace", out)[0] == 0
     assert broken_rules(out.read_text()) == []
+
+
+@pytest.mark.parametrize("how", ["option", "description"])
+def test_msrs_that_are_not_there_are_ignored_on_request(how, capsys, tmp_path):
+    """Else the first of them is #GP, and without an IDT the end."""
+    place = tmp_path / "unknown.asm"
+    place.write_text(".bits 64\nstart:\n mov ecx, 0x1234\n mov eax, 7\n wrmsr\n rdmsr\n hlt\n")
+    assert run(capsys, place, "--json")[0] == 3
+    if how == "option":
+        code, out, _ = run(capsys, place, "--ignore-msrs", "--json")
+    else:
+        (tmp_path / "m.toml").write_text('[[vm]]\nname = "a"\nimage = "unknown.asm"\nignore_msrs = true\n')
+        code, out, _ = run(capsys, tmp_path / "m.toml", "--json")
+    assert code == 0
+    assert '"rax": "0x0"' in out

@@ -3,6 +3,8 @@
 import pytest
 
 from hv.spec.msrs import FIXED_MTRRS, VARIABLE_MTRRS, Msr
+from hv.trace.events import MsrIgnored
+from tests.guest_runner import run_guest
 from tests.guests.attempts import attempt
 
 GP = 13
@@ -108,3 +110,13 @@ def test_the_adjustment_is_what_the_guest_moved_its_counter_by():
         int.from_bytes(memory[at : at + 4], "little") for at in range(0x220000, 0x220020, 4))
     assert (counter, adjusted, back, tsc) == (0x100, 0xFF, 0, 0)        # the counter's low half was not 0
     assert (adjust, moved, aux, scp) == (0x8000_0000, 0x8000_0000, 77, 0)
+
+
+# --- MSRs that are not there -----------------------------------------------------------------------------
+
+def test_the_trace_tells_of_each_msr_that_is_ignored():
+    """Partition property UnimplementedMsrAction = 1."""
+    result = run_guest("mov ecx, 0x1234; mov eax, 7; xor edx, edx; wrmsr; rdmsr; mov ecx, 0xFE; xor eax, eax; hlt",
+                       prepare=lambda machine, vm: vm.worker.ignore_msrs())
+    assert (result.ended, result.rax) == ("halt", 0)
+    assert result.of(MsrIgnored) == [MsrIgnored(0x1234, 7, True), MsrIgnored(0x1234, 0, False)]

@@ -12,7 +12,7 @@ from hv.machine.faults import GuestFault
 from hv.spec.exits import ExitReason
 from hv.spec.intercepts import HvInterceptType
 from hv.spec.x86 import Vector
-from hv.trace.events import MsrRead, MsrWrite
+from hv.trace.events import MsrIgnored, MsrRead, MsrWrite
 from hv.vmx.exit import VmExit
 
 _RAX, _RCX, _RDX = range(3)
@@ -36,6 +36,7 @@ def handle_rdmsr(vp: VirtualProcessor, exit: VmExit) -> Verdict:
         return ASK_PARENT
     elif vp.partition.unimplemented_msr_action == IGNORE_UNIMPLEMENTED:
         value = 0
+        _note_ignored(vp, index, 0, False)
     else:
         raise GuestFault(Vector.GP, 0)
     gpr[_RAX], gpr[_RDX] = value & _LOW, value >> 32
@@ -56,8 +57,16 @@ def handle_wrmsr(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     elif vp.partition.intercepts.wants(_MSR, index, _WRITE):
         intercepts.send_msr(vp, index, True, exit.instruction_length)
         return ASK_PARENT
-    elif vp.partition.unimplemented_msr_action != IGNORE_UNIMPLEMENTED:
+    elif vp.partition.unimplemented_msr_action == IGNORE_UNIMPLEMENTED:
+        _note_ignored(vp, index, value, True)
+    else:
         raise GuestFault(Vector.GP, 0)
     if vp.trace.listening:
         vp.trace.emit(MsrWrite(index, value))
     return ADVANCE
+
+
+def _note_ignored(vp: VirtualProcessor, index: int, value: int, write: bool) -> None:
+    """The partition has asked that MSRs which are not there be no #GP; property UnimplementedMsrAction."""
+    if vp.trace.listening:
+        vp.trace.emit(MsrIgnored(index, value, write))

@@ -109,6 +109,7 @@ class Hypervisor:
         self.on_vp_deleted: Callable[[Any], None] = lambda vp: None     # what runs VPs forgets this one
         self.on_sent: Callable[[Any], bool] = lambda vp: bool(vp.stays())   # it sent an interrupt: likewise
         self.on_yield: Callable[[Any], bool] = lambda vp: False     # its turn may end: True when the engine runs on
+        self.on_ask: Callable[[Any], bool] = lambda vp: False       # it waits for its parent: likewise
         self.monitors = Monitors(self)
         self.before_run: Callable[[], None] = do_nothing        # a VP is about to run: for pages of counters
         self.statistics = Statistics(self)

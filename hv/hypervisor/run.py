@@ -58,6 +58,9 @@ def unexpected(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     return Halt(f"no handler for exit {exit.reason.name}")
 
 
+# Exits that an instruction makes, and so are met inside the engine's hook only.
+_OF_INSTRUCTIONS = frozenset({ExitReason.IO_INSTRUCTION, ExitReason.EPT_VIOLATION, ExitReason.CPUID, ExitReason.RDMSR,
+                              ExitReason.WRMSR})
 _BY_REASON: list[Handler] = [unexpected] * 128      # the same by number, for the exit path
 
 
@@ -104,6 +107,8 @@ def obey(vp: VirtualProcessor, exit: VmExit) -> bool:
         if vp.regs.complete_instruction(exit.instruction_length) and not vp.vcpu.single_step():
             return False
         return not vp.event_pending or vp.deliver_pending()
+    if verdict is ASK_PARENT and exit.reason in _OF_INSTRUCTIONS and not exit.idt_vectoring_info:
+        return vp.hypervisor.on_ask(vp)
     if verdict is YIELD:
         return _give_way(vp, exit)
     return carry_out(vp, exit, verdict)

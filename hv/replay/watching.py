@@ -7,7 +7,7 @@ The machine stands before the next instruction of any guest. What the event is p
 the handler is done, and what it leaves to the parent waits for the parent.
 
 Nothing is asked while nobody watches. For a watched machine the hypervisor's words to its scheduler (`on_halt`,
-`on_sent`, `on_yield`) are wrapped, and once the event is met no engine runs.
+`on_sent`, `on_yield`, `on_ask`) are wrapped, and once the event is met no engine runs.
 
 # Simplified: the VP that is stopped has given up the rest of its turn, so the next turns may be others' than without
 # the stop. It is the same order in every run with the same stops.
@@ -52,15 +52,16 @@ class Watch:
 
     def __enter__(self) -> Watch:
         hypervisor = self._machine.hypervisor
-        self._before = hypervisor.on_halt, hypervisor.on_sent, hypervisor.on_yield
-        hypervisor.on_halt, hypervisor.on_sent, hypervisor.on_yield = map(self._unless_met, self._before)
+        self._before = hypervisor.on_halt, hypervisor.on_sent, hypervisor.on_yield, hypervisor.on_ask
+        hypervisor.on_halt, hypervisor.on_sent, hypervisor.on_yield, hypervisor.on_ask = map(
+            self._unless_met, self._before)
         self._machine.trace.listen(self._hear)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         hypervisor = self._machine.hypervisor
         self._machine.trace.unlisten(self._hear)
-        hypervisor.on_halt, hypervisor.on_sent, hypervisor.on_yield = self._before
+        hypervisor.on_halt, hypervisor.on_sent, hypervisor.on_yield, hypervisor.on_ask = self._before
         for engine in self._held:
             engine.breakpoints.held = False
         if self._cut is not None and self._cut.leaving is _nothing_more:

@@ -103,7 +103,7 @@ def test_something_else_may_end_the_run(machine_of):
 
 def test_nothing_of_a_watch_is_left_behind(machine_of):
     machine = machine_of("timer")
-    hypervisor, words = machine.hypervisor, ("on_halt", "on_sent", "on_yield")
+    hypervisor, words = machine.hypervisor, ("on_halt", "on_sent", "on_yield", "on_ask")
     before = [getattr(hypervisor, word) for word in words]
     listeners = len(machine.trace._listeners)
     run_until(machine, exit_of(ExitReason.WRMSR))

@@ -54,8 +54,11 @@ class Scheduler:
         self._root_waits = True
         self._fewer = True                      # somebody who ran does not wait to run again, or root has acted
         self._period: Timer | None = None       # at its end those that are capped go on
+        self._until: int | None = None          # of the run, or of one turn
+        self._paused: Callable[[], bool] | None = None
         hypervisor.on_wake, hypervisor.on_spin = self._woken, self._spins
         hypervisor.on_halt, hypervisor.on_sent, hypervisor.on_yield = self._halts, self._sent, self._yields
+        hypervisor.on_ask = self._asks
 
     # --- the run ------------------------------------------------------------------------------------------
 
@@ -64,6 +67,7 @@ class Scheduler:
         """Run until *paused* says so, the clock reaches *until*, or nobody can run and no timer is set; or until
         *finished* says so, which is asked whenever a VP may have run for the last time."""
         self.look()
+        self._paused = paused
         while (paused is None or not paused()) and (until is None or self.clock.tsc < until):
             if self._fewer:
                 self._fewer = False
@@ -86,7 +90,7 @@ class Scheduler:
     def turn(self, until: int | None = None) -> bool:
         """One slice for the next VP, or a jump to the next timer; False when nothing can ever happen again."""
         queue, due = self.queue, self.clock.next_deadline()
-        share, self._next = self._next, None
+        share, self._next, self._until = self._next, None, until
         if due is not None and due <= self._counter.done:
             self.clock.run_due()
             due, share = self.clock.next_deadline(), None
@@ -98,11 +102,7 @@ class Scheduler:
             if vp is None:
                 return self.take_idle_interrupts() or self._idle(until)
             share = queue.share(vp.partition)
-        stay = self.slice_ticks
-        if len(queue.active) == 1:              # no other partition has anything to run
-            stay = ALONE_TICKS if len(share.ready) == 1 else max(STAY_TICKS, stay)
-        stay_until = self._counter.done + stay
-        self._stay_until = stay_until if until is None else min(until, stay_until)
+        self._stay_until = self._stay(share)
         if share.partition.schedule.cap and self._is_capped(vp, share):
             return True
         self._begin(vp, share)
@@ -112,6 +112,14 @@ class Scheduler:
             if self._share is not None:         # an error may come between two siblings' turns
                 self._end()
         return True
+
+    def _stay(self, share: Share) -> int:
+        """When the engine is left at the latest, if a VP of *share* has the next turn."""
+        stay = self.slice_ticks
+        if len(self.queue.active) == 1:         # no other partition has anything to run
+            stay = ALONE_TICKS if len(share.ready) == 1 else max(STAY_TICKS, stay)
+        end = self._counter.done + stay
+        return end if self._until is None or end < self._until else self._until
 
     def run_root(self) -> bool:
         """Let root do what waits for it; False when nothing did."""
@@ -322,6 +330,32 @@ class Scheduler:
             if first and self._may_follow(sibling, vp, share):
                 return self._follow(sibling, share, _WOKEN)
         return vp.stays()
+
+    def _asks(self, vp: Schedulable) -> bool:
+        """*vp* waits for its parent. If that is root, it has its turn inside the exit; True when *vp* comes next after
+        that, and the engine runs on with it: to leave it and to come back costs more than all else.
+        `docs/decisions/0019-root-answers-in-the-hook.md`."""
+        if not self._root_waits or self._share is None or vp is not self.current or not vp.can_follow(vp):
+            return False
+        self._end()
+        while self._root_waits and self.run_root():
+            pass
+        self._next = None
+        if (self._paused is not None and self._paused()) or self.processor.interrupt_waits():
+            return False
+        due = self.clock.next_deadline()
+        if due is not None and due <= self._counter.done:
+            self.clock.run_due()
+        now = self._counter.done
+        if (self._until is not None and now >= self._until) or self._root_waits or self.queue.next(now) is not vp \
+                or not vp.can_follow(vp):
+            return False
+        share = self.queue.share(vp.partition)
+        self._stay_until = self._stay(share)
+        if share.partition.schedule.cap and self._is_capped(vp, share):
+            return False
+        self._begin(vp, share)
+        return vp.take_over(self._next_stop())
 
     def _may_follow(self, sibling: Schedulable, vp: Schedulable, share: Share) -> bool:
         return sibling.can_follow(vp) and (not share.partition.schedule.cap

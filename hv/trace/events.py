@@ -414,7 +414,7 @@ class PartitionInitialized(Event):
 
 
 class PartitionReset(Event):
-    """*partition* has reset itself: its parent starts it again."""
+    """*partition* was reset, by itself or by its parent, who starts it again."""
 
     partition: int
 

@@ -506,3 +506,9 @@ class SerialOutput(Event):
     """The guest's serial port sent *text*."""
 
     text: str
+
+
+class PostCode(Event):
+    """The guest showed *code* on the display for power-on self tests, port 0x80."""
+
+    code: int

@@ -3,8 +3,11 @@
 import pytest
 
 from hv.platform import Machine
+from hv.spec.hv_registers import HvRegisterName as N
 from hv.trace.events import PartitionReset, PostCode
 from tests.guest_runner import assemble, image_of
+from tests.root.bench_clock import Clock
+from tests.root.test_vmwp import WRITE, Bench
 
 OFF = "mov dx, 0x604; mov ax, 0x2000; out dx, ax; cli; hlt"
 LIFE = "mov dx, 0x3F8; mov al, [0x9000]; inc byte ptr [0x9000]; add al, 0x41; out dx, al; cmp al, 0x42; je off"
@@ -62,7 +65,20 @@ def test_who_does_not_want_that_sees_the_end(way, ended):
 
 
 def test_a_processor_that_waits_for_an_answer_is_not_answered_in_its_second_life():
-    """VP 1 prints without end while VP 0 resets the machine, at many moments."""
+    """Both VPs wait as VP 0 resets the machine: what the message of VP 1 would have been answered is not set."""
+    board = Bench(timers=Clock())
+    board.worker.load(image_of("hlt"))
+    board.winhv.registers[N.INTERCEPT_SUSPEND] = 1
+    board.winhv.set_vp_registers = lambda partition, vp, values: board.winhv.calls.append(("set", vp, dict(values)))
+    board.port(0xCF9, 1, WRITE, 4)
+    board.winhv.calls.clear()
+    for _ in range(2):
+        board.port(0x80, 1, WRITE, 7, vp=1)
+    assert board.winhv.calls == [("set", 1, {N.INTERCEPT_SUSPEND: 0}),
+                                 ("set", 1, {N.RIP: 0x1001, N.INTERCEPT_SUSPEND: 0})]
+
+
+def test_a_machine_is_reset_while_its_second_processor_is_at_work():
     code = assemble("mov dx, 0x80; again:; inc al; out dx, al; jmp again", 16, 0x8000)[0][1]
     ap = ("mov ecx, 0x1B; rdmsr; or eax, 0xC00; wrmsr; mov ecx, 0x830; mov edx, 1; mov eax, 0x4500; wrmsr; "
           "mov eax, 0x4608; wrmsr; mov ecx, 3000; wait:; pause; loop wait")

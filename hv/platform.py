@@ -89,7 +89,8 @@ class VirtualMachine:
 
     @property
     def ended(self) -> str | None:
-        """None while it may run, else "halt", "shutdown", "triple-fault", "budget", "error" or "destroyed"."""
+        """None while it may run, else "halt", "shutdown", "triple-fault", "budget", "error" or "destroyed"; of a PC
+        also "debug-exit" or "reset"."""
         return self.worker.ended
 
     @property
@@ -109,6 +110,11 @@ class VirtualMachine:
     def resets(self) -> int:
         """How often it has reset itself."""
         return self.worker.resets
+
+    @property
+    def debug_exit(self) -> int | None:
+        """The value that its guest left with, by port 0xF4 of a PC."""
+        return self.worker.debug_exit
 
     @property
     def serial(self) -> str:

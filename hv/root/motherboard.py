@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from hv.spec.hv_registers import HvRegisterName
 
@@ -15,6 +15,14 @@ class Device(Protocol):
     def inspect(self) -> dict[str, Any]:
         """Plain data for the REPL."""
         raise NotImplementedError
+
+
+@runtime_checkable
+class Resettable(Protocol):
+    """A device that the reset line of the board reaches."""
+
+    def reset(self) -> None:
+        """It is as after power-on."""
 
 
 class PortDevice(Device, Protocol):
@@ -124,6 +132,12 @@ class Motherboard:
     def interruptible(self, vp_index: int) -> Mapping[HvRegisterName, int]:
         """VP *vp_index* stands where it would take an interrupt: registers to set before it goes on."""
         return {}
+
+    def reset(self) -> None:
+        """The reset line: every device that it reaches is as after power-on."""
+        for device in self.devices.values():
+            if isinstance(device, Resettable):
+                device.reset()
 
     def inspect(self) -> dict[str, Any]:
         """Plain data for the REPL."""

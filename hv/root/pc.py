@@ -12,14 +12,29 @@ from hv.root.interrupt_controllers import InterruptControllers
 from hv.root.lines import InterruptLines
 from hv.root.motherboard import Motherboard
 from hv.root.timers import RootTimers
+from hv.root.vdev.acpi_pm import AcpiPm
+from hv.root.vdev.diagnostics import DebugExit, PostDisplay
 from hv.root.vdev.i8254 import I8254
-from hv.root.vdev.power import PowerSwitch
+from hv.root.vdev.reset_control import ResetControl
 from hv.root.vdev.rtc import Rtc
-from hv.root.vdev.system_control import SystemControlB
+from hv.root.vdev.system_control import SystemControlA, SystemControlB
 from hv.root.vdev.uart16550 import Uart16550
 from hv.root.winhv import WinHv
 from hv.spec.hv_registers import HvRegisterName
-from hv.spec.pc import ACPI_CONTROL, CMOS, COM1_PORTS, PIT, SYSTEM_CONTROL_B, Irq
+from hv.spec.pc import (
+    ACPI_CONTROL,
+    ACPI_EVENT,
+    ACPI_TIMER,
+    CMOS,
+    COM1_PORTS,
+    DEBUG_EXIT,
+    PIT,
+    POST_PORT,
+    RESET_CONTROL,
+    SYSTEM_CONTROL_A,
+    SYSTEM_CONTROL_B,
+    Irq,
+)
 
 
 class PcHost(NamedTuple):
@@ -31,7 +46,10 @@ class PcHost(NamedTuple):
     memory_bytes: int
     timers: RootTimers
     send: Callable[[int], None]         # a byte has left COM1
-    end: Callable[[str], None]          # the VM is over behind this instruction: "shutdown", "debug-exit"
+    end: Callable[[str], None]          # the VM is over behind this instruction: "shutdown"
+    restart: Callable[[], None]         # it begins again, behind this instruction
+    leave: Callable[[int], None]        # it is over, with a value for who started it
+    show_post_code: Callable[[int], None]
 
 
 class Pc(Motherboard):
@@ -43,7 +61,7 @@ class Pc(Motherboard):
         self.interrupts = InterruptControllers(self, self.lines, host.winhv, host.partition_id)
         self._add_clocks()
         self.add("com1", COM1_PORTS, Uart16550(COM1_PORTS.start, host.send, self.lines.line(Irq.COM1), host.timers))
-        self.add("power", ACPI_CONTROL, PowerSwitch(lambda: host.end("shutdown")))
+        self._add_power()
 
     def _add_clocks(self) -> None:
         host = self.host
@@ -59,3 +77,14 @@ class Pc(Motherboard):
     def interruptible(self, vp_index: int) -> Mapping[HvRegisterName, int]:
         """The VP stands where it would take an interrupt: registers to set before it goes on."""
         return self.interrupts.interruptible(vp_index)
+
+    def _add_power(self) -> None:
+        """What ends the machine, or begins it again."""
+        host = self.host
+        acpi = AcpiPm(self.lines.line(Irq.ACPI), host.timers, lambda: host.end("shutdown"))
+        for ports in (ACPI_EVENT, ACPI_CONTROL, ACPI_TIMER):
+            self.add("acpi", ports, acpi)
+        self.add("system-control-a", range(SYSTEM_CONTROL_A, SYSTEM_CONTROL_A + 1), SystemControlA(host.restart))
+        self.add("reset-control", range(RESET_CONTROL, RESET_CONTROL + 1), ResetControl(host.restart))
+        self.add("debug-exit", DEBUG_EXIT, DebugExit(host.leave))
+        self.add("post", range(POST_PORT, POST_PORT + 1), PostDisplay(host.show_post_code))

@@ -49,9 +49,10 @@ from hv.spec.synic import (
 )
 from hv.spec.x86 import LARGE_PAGES, PAGE_SIZE, Vector
 from hv.trace.bus import Trace
-from hv.trace.events import GuestEnded, SerialOutput
+from hv.trace.events import GuestEnded, PostCode, SerialOutput
 
 N, T = HvRegisterName, HvMessageType
+RESET = "reset"
 DEVICE_VECTOR = 0x50                    # of VP 0: the assigned device's interrupt, docs/guests.md
 _ZEROES = bytes(PAGE_SIZE)
 # For tables: an overlay that a guest asks for splits a large page, and nobody can deposit while its WRMSR waits.
@@ -76,8 +77,8 @@ class AssignedDevice(NamedTuple):
 
 
 class Worker:
-    """One VM. `ended` is None while it may run, else "shutdown", "triple-fault", "halt", "budget", "error" or
-    "destroyed". With *timers* it has a PC board, else the least one.
+    """One VM. `ended` is None while it may run, else "shutdown", "triple-fault", "halt", "budget", "error",
+    "destroyed", and of one with a PC "debug-exit" or "reset". With *timers* it has a PC board, else the least one.
     """
 
     def __init__(self, winhv: WinHv, vid: Vid, trace: Trace, name: str, memory_bytes: int, vp_count: int,
@@ -91,7 +92,10 @@ class Worker:
         self.on_serial: Callable[[str], None] = lambda text: None
         self._serial = bytearray()
         self.refused_vp: int | None = None      # whose registers no processor enters
+        self.debug_exit: int | None = None      # the value that the guest left with
+        self.restarts, self.reboots = True, False       # after a reset, after a triple fault; else it is over
         self._ending: str | None = None
+        self._unanswered: set[int] = set()      # VPs whose question was asked before a reset
         self.device: AssignedDevice | None = None
         self._msi = (0, 0)
         self.pages: list[int] = []
@@ -117,7 +121,7 @@ class Worker:
 
     def _make_pc(self, timers: RootTimers) -> Motherboard:
         return Pc(PcHost(self.winhv, self.partition_id, self.vp_count, self.memory_bytes, timers, self._on_serial_byte,
-                         self._end_soon))
+                         self._end_soon, lambda: self._end_soon(RESET), self._on_debug_exit, self._on_post_code))
 
     def _make_partition(self) -> None:
         winhv, partition = self.winhv, self.partition_id
@@ -221,6 +225,30 @@ class Worker:
         """A device asks for the end; the instruction that led to it is completed first."""
         self._ending = ended
 
+    def _end_as_asked(self) -> None:
+        ending, self._ending = self._ending, None
+        if ending == RESET:
+            self.restart()
+        elif ending is not None:
+            self.end(ending)
+
+    def restart(self) -> None:
+        """The machine begins again: its VPs, its devices, and then its program. Or it has ended by "reset"."""
+        if not self.restarts:
+            self.end(RESET)
+            return
+        self.winhv.scrub_partition(self.partition_id)
+        self._begin_again()
+
+    def _begin_again(self) -> None:
+        """The hypervisor has done its part of a reset."""
+        self.resets += 1
+        if self._has_pc:
+            self._unanswered = {index for index in range(self.vp_count)
+                                if self.winhv.get_vp_register(self.partition_id, index, N.INTERCEPT_SUSPEND)}
+            self.motherboard.reset()
+        self.load(*self._program)
+        self.start()
 
     def destroy(self) -> None:
         """Give everything back: VPs, memory, partition. The tear-down order is the hypervisor's."""
@@ -238,7 +266,7 @@ class Worker:
             winhv.memory.write(page * PAGE_SIZE, _ZEROES)       # for its next user
         winhv.memory.free(self.pages)
 
-    # --- serial output -----------------------------------------------------------------------------------
+    # --- serial port -----------------------------------------------------------------------------------
 
     @property
     def serial(self) -> str:
@@ -252,16 +280,41 @@ class Worker:
         if self.trace.listening:
             self.trace.emit(SerialOutput(text))
 
+    def receive(self, data: bytes) -> None:
+        """*data* comes in at COM1, as fast as the guest takes it."""
+        com1 = self.motherboard.devices["com1"]
+        assert isinstance(com1, Uart16550), "every board has one"
+        com1.receive(data)
+
+    # --- what else devices tell --------------------------------------------------------------------------
+
+    def _on_debug_exit(self, value: int) -> None:
+        self.debug_exit = value
+        self._end_soon("debug-exit")
+
+    def _on_post_code(self, code: int) -> None:
+        if self.trace.listening:
+            self.trace.emit(PostCode(code))
+
     # --- intercepts --------------------------------------------------------------------------------------
 
     def _on_intercept(self, message: HvMessage) -> None:
         """Answer *message*; a VM that the hypervisor does not let us answer is over."""
-        if self.ended is not None:
+        if self.ended is not None or (self._unanswered and self._is_from_before(message)):
             return
         try:
             self._answer(message)
         except HvError as error:
             self.end("error", f"its worker was refused {error}")
+
+    def _is_from_before(self, message: HvMessage) -> bool:
+        """Its VP asked before the machine was reset: it is not answered, but may go on."""
+        vp_index = int.from_bytes(message.payload[:4], "little")
+        if message.header.message_type == T.X64_APIC_EOI or vp_index not in self._unanswered:
+            return False
+        self._unanswered.discard(vp_index)
+        self._complete(vp_index, {})
+        return True
 
     def _answer(self, message: HvMessage) -> None:
         kind, body = message.header.message_type, message.payload
@@ -312,7 +365,7 @@ class Worker:
             answer[N.RAX] = intercept.rax & keep | value
         self._complete(header.vp_index, answer)
         if self._ending is not None:
-            self.end(self._ending)
+            self._end_as_asked()
 
     def _on_memory(self, intercept: MemoryIntercept, emulator: Emulator) -> None:
         """Carry the instruction out on the devices of the board. What no instruction accesses (a page table, or the
@@ -327,7 +380,7 @@ class Worker:
             self.end("error", f"vp {header.vp_index} at rip {header.rip:#x}: the worker cannot do this at "
                               f"{intercept.gpa:#x}: {error}")
         if self._ending is not None:
-            self.end(self._ending)
+            self._end_as_asked()
 
     def _refuse(self, header: HvInterceptHeader) -> None:
         """Nothing of this VM is at that address, or has that number: the guest gets #GP(0)."""
@@ -343,10 +396,10 @@ class Worker:
             control = (intercept.rdx & 0xFFFF_FFFF) << 32 | intercept.rax & 0xFFFF_FFFF
             self.crash = collect(self.winhv, self.partition_id, vp_index, control, self.read, self.memory_bytes)
         self._complete(vp_index, {})
-        if intercept.msr_number == Msr.HV_RESET:
-            self.resets += 1
-            self.load(*self._program)
-            self.start()
+        if intercept.msr_number == Msr.HV_RESET and not self.restarts:
+            self.end(RESET)
+        elif intercept.msr_number == Msr.HV_RESET:
+            self._begin_again()
 
     def _waiting(self, vp_index: int) -> int:
         """What was being delivered to the VP when it stopped."""
@@ -360,6 +413,11 @@ class Worker:
             self._complete(header.vp_index, answer)
 
     def _end_by_triple_fault(self, header: HvInterceptHeader) -> None:
+        """A PC's board resets itself then; who debugs wants to see where it was."""
+        if self.reboots and self._has_pc:
+            self._complete(header.vp_index, {})
+            self.restart()
+            return
         self.end("triple-fault", f"vp {header.vp_index} triple-faulted at rip {header.rip:#x}")
 
     def _complete(self, vp_index: int, registers: Mapping[HvRegisterName, RegisterContent]) -> None:
@@ -369,5 +427,6 @@ class Worker:
     def inspect(self) -> dict[str, Any]:
         """Plain data for the REPL."""
         return {"name": self.name, "partition": self.partition_id, "memory": self.memory_bytes, "ended": self.ended,
-                "why": self.why, "devices": self.motherboard.inspect(), "serial": self.serial, "resets": self.resets,
+                "why": self.why, "debug_exit": self.debug_exit,
+                "devices": self.motherboard.inspect(), "serial": self.serial, "resets": self.resets,
                 "crash": str(self.crash) if self.crash else None}

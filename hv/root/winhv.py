@@ -188,6 +188,10 @@ class WinHv:
         """Forget it, once it is finalized, without VPs, and its pool is withdrawn."""
         self._call(HypercallCode.DELETE_PARTITION, PartitionInput(partition_id=partition_id))
 
+    def scrub_partition(self, partition_id: int) -> None:
+        """Reset it: its VPs are as after their creation, and wait for root's word; its memory stays."""
+        self._call(HypercallCode.SCRUB_PARTITION, PartitionInput(partition_id=partition_id))
+
     def get_partition_id(self) -> int:
         """Root's own id."""
         return int(self._call(HypercallCode.GET_PARTITION_ID, None, PartitionIdOutput).partition_id)

@@ -41,7 +41,8 @@ FW_CFG = range(0x510, 0x512)            # selector, data
 ACPI_EVENT = range(0x600, 0x604)        # PM1a_EVT_BLK: status, enable
 ACPI_CONTROL = range(0x604, 0x606)      # PM1a_CNT_BLK
 ACPI_TIMER = range(0x608, 0x60C)        # PM_TMR_BLK
-ACPI_TIMER_HZ = 3_579_545
+ACPI_TIMER_HZ = 3_579_545               # 32 bits: FADT flag TMR_VAL_EXT
+ACPI_S5 = 0                             # SLP_TYP of the state that is off, for \_S5
 PCI_ADDRESS, PCI_DATA = range(0xCF8, 0xCFC), range(0xCFC, 0xD00)
 RESET_CONTROL = 0xCF9                   # one byte of PCI_ADDRESS's dword, and a register of its own
 

@@ -422,7 +422,7 @@ class PartitionInitialized(Event):
 
 
 class PartitionReset(Event):
-    """*partition* has reset itself: its parent starts it again."""
+    """*partition* was reset, by itself or by its parent, who starts it again."""
 
     partition: int
 
@@ -514,3 +514,9 @@ class SerialOutput(Event):
     """The guest's serial port sent *text*."""
 
     text: str
+
+
+class PostCode(Event):
+    """The guest showed *code* on the display for power-on self tests, port 0x80."""
+
+    code: int

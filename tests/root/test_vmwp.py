@@ -90,11 +90,11 @@ class FakeVid:
 class Bench:
     """A worker with two VPs, and messages for it."""
 
-    def __init__(self, prepare=lambda winhv: None):
+    def __init__(self, prepare=lambda winhv: None, timers=None):
         self.winhv, self.vid, self.trace, self.events = FakeWinHv(), FakeVid(), Trace(), []
         self.trace.listen(lambda record: self.events.append(record.event))
         prepare(self.winhv)
-        self.worker = Worker(self.winhv, self.vid, self.trace, "test", MEMORY, 2)
+        self.worker = Worker(self.winhv, self.vid, self.trace, "test", MEMORY, 2, timers)
         self.made, self.winhv.calls = self.winhv.calls, []
 
     def send(self, kind, payload):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require, require_any_node
+from hv.hypervisor.partitions.partition import PartitionState
+from hv.hypervisor.partitions.reset import scrub
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
@@ -51,6 +53,17 @@ def finalize_partition(call: Call, input: PartitionInput) -> None:
 def delete_partition(call: Call, input: PartitionInput) -> None:
     """Gone, once it has neither VPs nor deposited pages."""
     call.hypervisor.delete_partition(call.find_child(input.partition_id))
+
+
+@hypercall(HypercallCode.SCRUB_PARTITION, input=PartitionInput)
+def scrub_partition(call: Call, input: PartitionInput) -> None:
+    """The partition is as HV_X64_MSR_RESET leaves it: VPs, APICs and SynICs as after creation, its memory kept.
+
+    How a parent restarts a virtual machine. The input is that of Microsoft's header (HV_INPUT_SCRUB_PARTITION).
+    """
+    partition = call.find_child(input.partition_id)
+    partition.require_state(PartitionState.ACTIVE)
+    scrub(partition)
 
 
 @hypercall(HypercallCode.GET_PARTITION_ID, output=PartitionIdOutput, privilege=HvPrivilege.ACCESS_PARTITION_ID)

@@ -1,10 +1,12 @@
-"""What HV_X64_MSR_RESET does: the partition is as it was when it began, and its parent is told to start it again.
+"""What HV_X64_MSR_RESET does, and a parent by HvCallScrubPartition: the partition is as it was when it began, and its
+parent starts it again.
 
 TLFS "Partition Reset" says that memory, and what the partition was given (ports, connections, devices, intercepts,
 properties, CPUID results, the register page), stay. So do the reference counter and the crash registers, which are
 for whoever looks for the reason. Pages of counters that the guest mapped, and its debug MSRs, go.
-Every VP is in the state after its creation: reset registers, and waiting for its parent's word. A parent that has
-installed an MSR intercept of HV_RESET gets that message; one that has not sees its VPs suspended.
+Every VP is in the state after its creation: reset registers, and waiting for its parent's word. When a guest resets
+itself, a parent that has installed an MSR intercept of HV_RESET gets that message; one that has not sees its VPs
+suspended.
 """
 
 from __future__ import annotations
@@ -29,6 +31,13 @@ def reset_by(vp: VirtualProcessor) -> None:
     if partition.trace.listening:
         partition.trace.emit(PartitionReset(partition.id))
     tell_parent(vp, Msr.HV_RESET)
+    reset(partition)
+
+
+def scrub(partition: Partition) -> None:
+    """Its parent resets it: HvCallScrubPartition. A VP that waits for the parent's answer goes on waiting for it."""
+    if partition.trace.listening:
+        partition.trace.emit(PartitionReset(partition.id))
     reset(partition)
 
 

@@ -7,7 +7,7 @@ from hv.spec.layout import Layout, u32, u64
 
 
 class PartitionInput(Layout):
-    """The input of InitializePartition, FinalizePartition, DeletePartition, ClearVirtualInterrupt."""
+    """The input of InitializePartition, FinalizePartition, DeletePartition, ScrubPartition, ClearVirtualInterrupt."""
 
     partition_id: u64
 

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench fidelity reference pictures fuzz clean
+.PHONY: demo test lint bench fidelity reference pictures fuzz attack clean
 
 demo: .venv/.installed
 	$(BIN)/hv demo
@@ -32,6 +32,11 @@ SEED ?= 0
 SECONDS ?= 60
 fuzz: .venv/.tested
 	$(BIN)/python -m tests.hypervisor.fuzz --seed $(SEED) --seconds $(SECONDS)
+
+# make attack SEED=7 ATTEMPTS=10000: a guest against the IOMMU, with its own device
+ATTEMPTS ?= 10000
+attack: .venv/.tested
+	$(BIN)/python -m tests.iommu.device_attack --seed $(SEED) --attempts $(ATTEMPTS)
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "hvlab needs Python 3.11 or newer; found $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }

@@ -16,7 +16,8 @@ from hv.spec.vtd import ENTRY_SIZE, FAULT_RECORDS, FaultReason, FaultRecord, Fau
 from hv.spec.x86 import PAGE_SIZE
 
 _CLEARABLE = FaultStatus(overflow=1, queue_error=1, completion_error=1, timeout_error=1).raw
-_QUEUE_ERROR = FaultStatus(queue_error=1).raw
+QUEUE_ERROR = FaultStatus(queue_error=1).raw            # IQE: a descriptor cannot be obeyed
+TIMEOUT_ERROR = FaultStatus(timeout_error=1).raw        # ITE: a device did not answer
 _QWORD = (1 << 64) - 1
 
 
@@ -45,16 +46,16 @@ class FaultLog:
         return FaultStatus(self._status.raw, pending=int(any(record.fault for record in self.records)))
 
     @property
-    def has_queue_error(self) -> bool:
-        """The invalidation queue stands still."""
-        return bool(self._status.queue_error)
+    def stops_queue(self) -> bool:
+        """The invalidation queue stands still until software has cleared an error."""
+        return bool(self._status.raw & (QUEUE_ERROR | TIMEOUT_ERROR))
 
     def record_dma(self, fault: DmaFault) -> None:
         """Record a refused DMA request, unless its context entry asks for silence."""
         if fault.recorded:
             self._record(FaultRecord(
                 page=(fault.iova & _QWORD) // PAGE_SIZE, source_id=fault.source_id, reason=fault.reason,
-                is_read=int(not fault.write), fault=1))
+                address_type=fault.address_type, is_read=int(not fault.write), fault=1))
 
     def record_interrupt(self, fault: InterruptFault) -> None:
         """Record a refused interrupt request, unless its entry asks for silence."""
@@ -75,10 +76,10 @@ class FaultLog:
             self._next = (self._next + 1) % FAULT_RECORDS
         self._announce(before)
 
-    def queue_error(self) -> None:
-        """The invalidation queue met something it cannot obey."""
+    def queue_stopped(self, error: int) -> None:
+        """The invalidation queue met QUEUE_ERROR or TIMEOUT_ERROR."""
         before = self.status
-        self._status.queue_error = 1
+        self._status.raw |= error
         self._announce(before)
 
     def _announce(self, before: FaultStatus) -> None:
@@ -90,7 +91,7 @@ class FaultLog:
         cleared = self._status.raw & value & _CLEARABLE
         self._status.raw &= ~cleared
         self._settle()
-        if cleared & _QUEUE_ERROR:
+        if cleared & (QUEUE_ERROR | TIMEOUT_ERROR):
             self.on_queue_error_cleared()
 
     def _settle(self) -> None:

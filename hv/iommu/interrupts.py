@@ -9,8 +9,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from hv.iommu.memory import UnitMemory
 from hv.machine.faults import BusError
-from hv.machine.ram import PhysicalMemory
 from hv.spec.apic import DeliveryMode, MsiAddress, MsiData
 from hv.spec.vtd import (
     ENTRY_SIZE,
@@ -77,7 +77,7 @@ def requested_index(address: int, data: int) -> int:
 class InterruptRemapper:
     """Remaps by the table that `table` describes; entries are cached until they are invalidated."""
 
-    def __init__(self, memory: PhysicalMemory) -> None:
+    def __init__(self, memory: UnitMemory) -> None:
         self.memory = memory
         self.table = InterruptTableAddress()
         self.enabled = False                    # GSTS.IRES

@@ -14,9 +14,10 @@ from typing import Any
 from hv.iommu.faults import FaultLog
 from hv.iommu.interrupts import InterruptFault, InterruptMessage, InterruptRemapper, as_written
 from hv.iommu.invalidation import Invalidation
+from hv.iommu.memory import UnitMemory
 from hv.iommu.registers import RegisterFile
-from hv.iommu.translate import DmaFault, Translator
-from hv.machine.ram import PhysicalMemory, pages_of
+from hv.iommu.translate import READ, WRITE, DmaFault, Leaf, Translator
+from hv.machine.faults import BusError
 from hv.spec.apic import DEFAULT_BASE, INTERRUPT_WINDOW_END
 from hv.spec.vtd import (
     FAULT_OFFSET,
@@ -24,6 +25,7 @@ from hv.spec.vtd import (
     GUEST_ADDRESS_WIDTH,
     IOTLB_OFFSET,
     MAXIMUM_ADDRESS_MASK,
+    AddressType,
     Cap,
     Ecap,
     GlobalCommand,
@@ -36,11 +38,15 @@ from hv.trace import events
 from hv.trace.bus import Trace
 
 VERSION = 0x10
+_WINDOW = DEFAULT_BASE >> 20
+_OFFSET = PAGE_SIZE - 1
+_UNTRANSLATED = AddressType.UNTRANSLATED.value
 CAPABILITIES = Cap(
-    domains=6, sagaw=0b00110, mgaw=GUEST_ADDRESS_WIDTH - 1, fault_offset=FAULT_OFFSET // 16, large_pages=0b11,
-    page_selective=1, fault_records=FAULT_RECORDS - 1, address_mask=MAXIMUM_ADDRESS_MASK)
+    domains=6, sagaw=0b00110, mgaw=GUEST_ADDRESS_WIDTH - 1, zero_length_read=1, large_pages=0b11,
+    fault_offset=FAULT_OFFSET // 16, page_selective=1, fault_records=FAULT_RECORDS - 1,
+    address_mask=MAXIMUM_ADDRESS_MASK)
 EXTENDED_CAPABILITIES = Ecap(
-    coherent=1, queued=1, interrupt_remapping=1, extended_interrupts=1, pass_through=1,
+    coherent=1, queued=1, device_tlb=1, interrupt_remapping=1, extended_interrupts=1, pass_through=1,
     iotlb_offset=IOTLB_OFFSET // 16, handle_mask=15)
 
 
@@ -50,12 +56,16 @@ class Iommu:
     It is the `DmaPort` of its devices: `dma_read`, `dma_write`, `message`.
     """
 
-    def __init__(self, memory: PhysicalMemory, interrupt: Callable[[InterruptMessage], None],
-                 trace: Trace | None = None, name: str = "iommu0") -> None:
+    def __init__(self, memory: UnitMemory, interrupt: Callable[[InterruptMessage], None],
+                 trace: Trace | None = None, name: str = "iommu0", capabilities: Cap = CAPABILITIES,
+                 extended: Ecap = EXTENDED_CAPABILITIES) -> None:
         self.memory, self.interrupt, self.trace, self.name = memory, interrupt, trace or Trace(), name
+        self.capabilities, self.extended = capabilities, extended
         self.status = GlobalCommand()           # GSTS
         self.root_table, self.interrupt_table = RootTableAddress(), InterruptTableAddress()
-        self.translator, self.remapper = Translator(memory), InterruptRemapper(memory)
+        self.translator = Translator(memory, device_tlbs=bool(extended.device_tlb))
+        self.remapper = InterruptRemapper(memory)
+        self._translates = False                # GSTS.TES
         self.faults = FaultLog(self._own_interrupt)
         self.invalidation = Invalidation(memory, self.translator, self.remapper, self.faults, self._own_interrupt)
         self._file = RegisterFile()
@@ -64,8 +74,8 @@ class Iommu:
     def _declare_registers(self) -> None:
         file = self._file
         file.add(VtdRegister.VER, 4, lambda: VERSION)
-        file.add(VtdRegister.CAP, 8, lambda: CAPABILITIES.raw)
-        file.add(VtdRegister.ECAP, 8, lambda: EXTENDED_CAPABILITIES.raw)
+        file.add(VtdRegister.CAP, 8, lambda: self.capabilities.raw)
+        file.add(VtdRegister.ECAP, 8, lambda: self.extended.raw)
         file.add(VtdRegister.GCMD, 4, lambda: 0, self._command)
         file.add(VtdRegister.GSTS, 4, lambda: self.status.raw)
         file.add(VtdRegister.RTADDR, 8, lambda: self.root_table.raw, self._set_root_table)
@@ -93,6 +103,7 @@ class Iommu:
             self.remapper.table = self.interrupt_table
             self.status.set_interrupt_table = 1
         self.status.translation = command.translation
+        self._translates = bool(command.translation)
         self.status.interrupt_remapping = command.interrupt_remapping
         self.status.compatibility_format = command.compatibility_format
         self.status.queued_invalidation = command.queued_invalidation
@@ -112,26 +123,67 @@ class Iommu:
 
     # The devices' face.
 
-    def dma_read(self, source_id: int, iova: int, size: int) -> bytes | None:
+    def dma_read(self, source_id: int, iova: int, size: int, address_type: int = _UNTRANSLATED) -> bytes | None:
         """What *source_id* reads at *iova*; None, and a fault record, when it may not or nothing is there."""
-        pieces = self._pieces(source_id, iova, size, write=False)
+        if (self._translates and address_type == _UNTRANSLATED and 0 < size <= PAGE_SIZE - (iova & _OFFSET)
+                and iova >> 20 != _WINDOW and not self.trace.listening):
+            spa = self.translator.quick(source_id, iova, READ)
+            if spa is not None and spa + size <= self.memory.size:
+                return self.memory.read(spa, size)
+        pieces = self._pieces(source_id, iova, size, False, address_type)
         if pieces is None:
             return None
-        return b"".join(self.memory.read(spa, length) for spa, length in pieces)
+        read = self.memory.read
+        try:
+            if len(pieces) == 1:
+                return read(*pieces[0])
+            return b"".join([read(spa, length) for spa, length in pieces])
+        except BusError:
+            return None             # translated, but no RAM answers: an abort, not a fault of the unit
 
-    def dma_write(self, source_id: int, iova: int, data: bytes) -> bool:
+    def dma_write(self, source_id: int, iova: int, data: bytes, address_type: int = _UNTRANSLATED) -> bool:
         """Store *data* for *source_id*, all of it or (False) nothing; four bytes in the interrupt window interrupt."""
-        if len(data) == 4 and iova % 4 == 0 and is_interrupt_address(iova):
+        if iova >> 20 == _WINDOW and len(data) == 4 and iova % 4 == 0:
+            if address_type != _UNTRANSLATED:
+                return False        # VT-d "Address Range FEEx_xxxx": only an untranslated write is an interrupt request
             self._interrupt_request(source_id, iova, int.from_bytes(data, "little"))
             return True
-        pieces = self._pieces(source_id, iova, len(data), write=True)
+        size = len(data)
+        if (self._translates and address_type == _UNTRANSLATED and 0 < size <= PAGE_SIZE - (iova & _OFFSET)
+                and iova >> 20 != _WINDOW and not self.trace.listening):
+            spa = self.translator.quick(source_id, iova, WRITE)
+            if spa is not None and spa + size <= self.memory.size:
+                self.memory.write(spa, data)
+                return True
+        pieces = self._pieces(source_id, iova, size, True, address_type)
         if pieces is None:
+            return False
+        if len(pieces) == 1 and pieces[0][0] + pieces[0][1] <= self.memory.size:
+            self.memory.write(pieces[0][0], data)
+            return True
+        return self._write_pieces(pieces, data)
+
+    def _write_pieces(self, pieces: list[tuple[int, int]], data: bytes) -> bool:
+        if any(spa + length > self.memory.size for spa, length in pieces):
             return False
         done = 0
         for spa, length in pieces:
             self.memory.write(spa, data[done : done + length])
             done += length
         return True
+
+    def translation_request(self, source_id: int, iova: int) -> Leaf | None:
+        """What a device with a TLB of its own may keep of the page at *iova*; None when it may not ask.
+
+        PCI Express "Translation Request". While translation is off nobody answers.
+        """
+        if not self._translates or is_interrupt_address(iova):
+            return None
+        try:
+            return self.translator.for_device_tlb(source_id, iova)
+        except DmaFault as fault:
+            self._refuse_dma(fault)
+            return None
 
     def message(self, source_id: int, address: int, data: int) -> None:
         """A posted dword write of *source_id*: an interrupt in the interrupt window, a DMA elsewhere."""
@@ -141,19 +193,22 @@ class Iommu:
         else:
             self.dma_write(source_id, address, data.to_bytes(4, "little"))
 
-    def _pieces(self, source_id: int, iova: int, size: int, write: bool) -> list[tuple[int, int]] | None:
-        """Where the request goes, as (spa, size); None when it is refused, or leaves memory, or meets the window."""
+    def _pieces(self, source_id: int, iova: int, size: int, write: bool,
+                address_type: int) -> list[tuple[int, int]] | None:
+        """Where the request goes, as (spa, size); None when it is refused or meets the interrupt window."""
         if iova < INTERRUPT_WINDOW_END and iova + size > DEFAULT_BASE:
             return None             # the interrupt window is never translated
-        try:
-            pieces = (self.translator.dma(source_id, iova, size, write) if self.status.translation
-                      else list(pages_of(iova, size)))
-        except DmaFault as fault:
-            self._refuse_dma(fault)
-            return None
-        if any(spa + length > self.memory.size for spa, length in pieces):
-            return None             # translated, but no RAM answers: an abort, not a fault of the unit
-        if self.trace.listening and pieces:
+        if self._translates:
+            try:
+                pieces = self.translator.dma(source_id, iova, size, write, address_type)
+            except DmaFault as fault:
+                self._refuse_dma(fault)
+                return None
+        elif address_type == _UNTRANSLATED:
+            pieces = [(iova, size)]
+        else:
+            return None             # nobody can have asked for a translation
+        if self.trace.listening and all(spa + length <= self.memory.size for spa, length in pieces):
             self.trace.emit(events.Dma(source_id, iova, size, write, pieces[0][0]))
         return pieces
 

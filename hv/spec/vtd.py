@@ -240,6 +240,7 @@ class FaultRecord(Register):
     page = bits(63, 12)             # DMA: page of the address; interrupt: index in the bits 63:48
     source_id = bits(79, 64)
     reason = bits(103, 96)          # FaultReason
+    address_type = bits(125, 124)   # AddressType
     is_read = bits(126)             # T
     fault = bits(127)               # F, RW1C
 
@@ -286,11 +287,19 @@ class RootEntry(Register):
     context_table = bits(HOST_ADDRESS_WIDTH - 1, 12)
 
 
+class AddressType(Numbering):
+    """AT of a request: what its address is. PCI Express "Address Translation Services"."""
+
+    UNTRANSLATED = 0
+    TRANSLATION_REQUEST = 1         # a device asks, to fill a TLB of its own
+    TRANSLATED = 2                  # a device that has asked
+
+
 class TranslationType(Numbering):
     """TT of a context entry."""
 
     SECOND_LEVEL = 0
-    DEVICE_TLB = 1
+    DEVICE_TLB = 1                  # likewise, and the device may send translated requests
     PASS_THROUGH = 2
     RESERVED = 3
 

@@ -6,12 +6,13 @@ from typing import Any
 
 from hv.iommu.driver import IommuDriver
 from hv.iommu.interrupts import InterruptMessage
-from hv.iommu.unit import Iommu
+from hv.iommu.unit import EXTENDED_CAPABILITIES, Iommu
 from hv.machine.ram import PhysicalMemory
 from hv.spec.vtd import (
     ENTRY_SIZE,
     FAULT_RECORDS,
     ContextEntry,
+    Ecap,
     FaultRecord,
     FaultStatus,
     GlobalCommand,
@@ -35,13 +36,13 @@ IOVA = 0x12345000
 class Bench:
     """One device in one domain with one page mapped, written by hand into fixed places; TE and IRE are on."""
 
-    def __init__(self) -> None:
+    def __init__(self, extended: Ecap = EXTENDED_CAPABILITIES) -> None:
         self.memory = PhysicalMemory(RAM)
         self.messages: list[InterruptMessage] = []
         self.events: list[Any] = []
         self.trace = Trace()
         self.trace.listen(lambda record: self.events.append(record.event))
-        self.iommu = Iommu(self.memory, self.messages.append, self.trace)
+        self.iommu = Iommu(self.memory, self.messages.append, self.trace, extended=extended)
         self.root(RootEntry(present=1, context_table=CONTEXTS >> 12))
         self.context(ContextEntry(present=1, address_width=2, domain_id=DOMAIN, second_level=LEVELS[3] >> 12))
         for level in (4, 3, 2):

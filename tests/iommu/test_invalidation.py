@@ -206,7 +206,7 @@ def test_a_wait_descriptor_raises_its_event_once_until_iwc_is_cleared():
 BAD = [
     pytest.param(Descriptor(type=0), id="type-0"),
     pytest.param(Descriptor(type=6), id="type-of-scalable-mode"),
-    pytest.param(DeviceTlbDescriptor(type=DescriptorType.DEVICE_TLB), id="device-tlb-not-supported"),
+    pytest.param(DeviceTlbDescriptor(1 << 65, type=DescriptorType.DEVICE_TLB), id="device-tlb-reserved"),
     pytest.param(ContextDescriptor(type=DescriptorType.CONTEXT), id="context-granularity-0"),
     pytest.param(IotlbDescriptor(type=DescriptorType.IOTLB), id="iotlb-granularity-0"),
     pytest.param(IotlbDescriptor(type=DescriptorType.IOTLB, granularity=3, address_mask=19), id="iotlb-beyond-mamv"),

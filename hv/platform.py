@@ -36,6 +36,8 @@ from hv.machine.mmio import MmioBus
 from hv.machine.pci import PciFunction
 from hv.machine.pci_bus import PciBus
 from hv.machine.ram import PhysicalMemory
+from hv.machine.ring_nic import RingNic
+from hv.machine.ring_wire import Wire
 from hv.pci.enumeration import place_bars
 from hv.root.crash import CrashReport
 from hv.root.processor import RootProcessor
@@ -55,8 +57,9 @@ VM_MEMORY_MIB = 16
 DEVICE_SPA = 0xF000_0000            # where the BARs of assignable devices are; RAM ends below
 DEVICE_WINDOW = 0x10_0000
 SMALLEST_MIB, LARGEST_MIB = 4, DEVICE_SPA >> 20
-DEVICE_RID = 0x10                   # 00:02.0, the next ones follow
-DEVICE_COUNT = 4
+DEVICE_RID = 0x10                   # 00:02.0, the DMA engines; the next ones follow
+NIC_RID = 0x18                      # 00:03.0, the network card
+DEVICE_COUNT = 4                    # functions of each
 _COMMAND = PciHeader.offset_of("command")
 _LOW_PAGES = 256                    # root keeps the first MiB for itself
 Turns = Scheduler | ParallelScheduler
@@ -170,7 +173,10 @@ class Box:
     def _plug_devices(self) -> list[PciFunction]:
         """Multi-function devices on the bus, and what firmware does with them: addresses for their BARs."""
         engines = [DmaEngine(DEVICE_RID + number, self.iommu, self.clock) for number in range(DEVICE_COUNT)]
+        card = Wire()
+        nics = [RingNic(NIC_RID + number, self.iommu, self.clock, card, self.trace) for number in range(DEVICE_COUNT)]
         self.pci.plug(*engines)
+        self.pci.plug(*nics)
         self.mmio.add(DEVICE_SPA, DEVICE_WINDOW, self.pci)
         end = place_bars(self.pci, range(DEVICE_SPA, DEVICE_SPA + DEVICE_WINDOW))
         self.hypervisor.owners.device_pages.update(range(DEVICE_SPA // PAGE_SIZE, end // PAGE_SIZE))

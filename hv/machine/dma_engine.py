@@ -34,6 +34,7 @@ from hv.machine.clock import TSC_HZ, Timer, VirtualClock
 from hv.machine.device_registers import find
 from hv.machine.pci import DmaPort, PciFunction, all_ones
 from hv.spec.layout import Layout, Register, bits, u32, u64
+from hv.spec.pci import DeviceId
 from hv.spec.x86 import PAGE_SIZE
 
 DEVICE_MAGIC = int.from_bytes(b"DMAE", "little")
@@ -95,7 +96,7 @@ WRITABLE = frozenset({"source", "destination", "length", "msi_address", "msi_dat
 class DmaEngine(PciFunction):
     """The DMA engine with requester id *rid*, on *clock*."""
 
-    DEVICE_ID: ClassVar[int] = 0x0DAE
+    DEVICE_ID: ClassVar[int] = DeviceId.DMA_ENGINE.value
     CLASS_CODE: ClassVar[tuple[int, int, int]] = (0x08, 0x01, 0x00)    # system peripheral, DMA controller
 
     def __init__(self, rid: int, upstream: DmaPort, clock: VirtualClock) -> None:

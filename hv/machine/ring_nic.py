@@ -60,6 +60,7 @@ from hv.machine.device_registers import find
 from hv.machine.pci import Bar, BarKind, DmaPort, PciFunction, all_ones
 from hv.machine.ring_wire import Wire
 from hv.spec.layout import Layout, Register, bits, raw, u32, u64
+from hv.spec.pci import DeviceId
 from hv.trace import events
 from hv.trace.bus import Trace
 
@@ -131,7 +132,7 @@ _SETTINGS = frozenset({"tx_base", "tx_size", "rx_base", "rx_size"})     # kept w
 class RingNic(PciFunction):
     """The function with requester id *rid*, on *clock*; its frames go by *wire*."""
 
-    DEVICE_ID: ClassVar[int] = 0x0417
+    DEVICE_ID: ClassVar[int] = DeviceId.NETWORK_CARD.value
     CLASS_CODE: ClassVar[tuple[int, int, int]] = (0x02, 0x00, 0x00)    # network, Ethernet
     BARS: ClassVar[tuple[Bar, ...]] = (Bar(0, 4096, BarKind.MEMORY_64),)
     MESSAGES: ClassVar[int] = 4

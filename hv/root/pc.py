@@ -8,18 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from hv.root.assignable import AssignedDevice
+from hv.root.device_of_vm import DeviceOfVm
 from hv.root.interrupt_controllers import InterruptControllers
 from hv.root.lines import InterruptLines
 from hv.root.motherboard import Motherboard
 from hv.root.timers import RootTimers
+from hv.root.vdev.assigned_function import AssignedFunction
 from hv.root.vdev.i8254 import I8254
+from hv.root.vdev.pci_host import SELECT, PciHost
 from hv.root.vdev.power import PowerSwitch
 from hv.root.vdev.rtc import Rtc
 from hv.root.vdev.system_control import SystemControlB
 from hv.root.vdev.uart16550 import Uart16550
 from hv.root.winhv import WinHv
 from hv.spec.hv_registers import HvRegisterName
-from hv.spec.pc import ACPI_CONTROL, CMOS, COM1_PORTS, PIT, SYSTEM_CONTROL_B, Irq
+from hv.spec.pc import ACPI_CONTROL, CMOS, COM1_PORTS, ECAM_BUSES, ECAM_GPA, PCI_DATA, PIT, SYSTEM_CONTROL_B, Irq
+
+FIRST_ASSIGNED = 0x10                   # 00:02.0: what is assigned to the VM, a device number for each
 
 
 class PcHost(NamedTuple):
@@ -44,6 +50,7 @@ class Pc(Motherboard):
         self._add_clocks()
         self.add("com1", COM1_PORTS, Uart16550(COM1_PORTS.start, host.send, self.lines.line(Irq.COM1), host.timers))
         self.add("power", ACPI_CONTROL, PowerSwitch(lambda: host.end("shutdown")))
+        self._add_pci()
 
     def _add_clocks(self) -> None:
         host = self.host
@@ -51,6 +58,18 @@ class Pc(Motherboard):
         self.add("pit", PIT, pit)
         self.add("system-control-b", range(SYSTEM_CONTROL_B, SYSTEM_CONTROL_B + 1), SystemControlB(pit, host.timers))
         self.add("rtc", CMOS, Rtc(self.lines.line(Irq.RTC), host.timers, host.memory_bytes, host.vp_count))
+
+    def _add_pci(self) -> None:
+        self.pci = PciHost()
+        self.add("pci", SELECT, self.pci)
+        self.add("pci", PCI_DATA, self.pci)
+        self.add_memory("pci", range(ECAM_GPA, ECAM_GPA + (ECAM_BUSES << 20)), self.pci)
+
+    def assign(self, device: AssignedDevice, number: int) -> None:
+        """The machine's *device* is on the VM's PCI bus, as the VM's assigned device *number*."""
+        host = self.host
+        function = AssignedFunction(DeviceOfVm(host.winhv, host.partition_id, host.vp_count, self, device))
+        self.pci.plug(FIRST_ASSIGNED + 8 * number, function)
 
     def end_of_interrupt(self, vector: int) -> None:
         """A processor has ended a level-triggered interrupt."""

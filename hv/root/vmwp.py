@@ -140,12 +140,15 @@ class Worker:
     def assign(self, device: AssignedDevice) -> None:
         """Give the VM a device: its registers at the fixed address, its DMA, its interrupt as DEVICE_VECTOR of VP 0.
 
-        A second one is a page and a vector further, and so on.
+        A second one is a page and a vector further, and so on. On a PC board it is a function of the PCI bus instead.
         """
         winhv, partition, number = self.winhv, self.partition_id, len(self.devices)
         winhv.attach_device(partition, device.source_id, device.source_id)
         self.devices.append(device)
         winhv.deposit_memory(partition, winhv.memory.allocate(SPARE_PAGES_OF_DEVICE))
+        if isinstance(self.motherboard, Pc):
+            self.motherboard.assign(device, number)
+            return
         winhv.map_gpa_pages(partition, boot.BAR_GPA // PAGE_SIZE + number, [device.bar_page])
         message = winhv.map_device_interrupt(partition, device.source_id, 0, DEVICE_VECTOR + number)
         if not device.has_own_message:
@@ -169,7 +172,7 @@ class Worker:
         """Start state and tables of a program of ours."""
         image, other_partition_id, _ = self._program
         boot.check(image, self.memory_bytes)
-        bar = boot.BAR_GPA if self.device else 0
+        bar = boot.BAR_GPA if self.device and not self._has_pc else 0
         information = boot.Information(bar, *self._msi, self.partition_id, other_partition_id)
         return boot.initial_registers(image, 0, self.memory_bytes), boot.tables(image, information)
 

@@ -10,7 +10,7 @@ Bringing a VM up goes through root's worker, and so through hypercalls; nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import hv.hypervisor.exits  # noqa: F401  registers the exit handlers
@@ -36,12 +36,15 @@ from hv.machine.mmio import MmioBus
 from hv.machine.pci import PciFunction
 from hv.machine.pci_bus import PciBus
 from hv.machine.ram import PhysicalMemory
+from hv.machine.ring_nic import RingNic
+from hv.machine.ring_wire import Wire
 from hv.pci.enumeration import place_bars
+from hv.root.assignable import KINDS, AssignedDevice, PhysicalPci
 from hv.root.crash import CrashReport
 from hv.root.processor import RootProcessor
 from hv.root.timers import RootTimers
 from hv.root.vid import Vid
-from hv.root.vmwp import AssignedDevice, Worker
+from hv.root.vmwp import Worker
 from hv.root.winhv import HvError, OutOfPages, RootMemory, WinHv
 from hv.spec.apic import BROADCAST_X2APIC
 from hv.spec.pci import PciCommand, PciHeader
@@ -55,8 +58,9 @@ VM_MEMORY_MIB = 16
 DEVICE_SPA = 0xF000_0000            # where the BARs of assignable devices are; RAM ends below
 DEVICE_WINDOW = 0x10_0000
 SMALLEST_MIB, LARGEST_MIB = 4, DEVICE_SPA >> 20
-DEVICE_RID = 0x10                   # 00:02.0, the next ones follow
-DEVICE_COUNT = 4
+DEVICE_RID = 0x10                   # 00:02.0, the DMA engines; the next ones follow
+NIC_RID = 0x18                      # 00:03.0, the network card
+DEVICE_COUNT = 4                    # functions of each
 _COMMAND = PciHeader.offset_of("command")
 _LOW_PAGES = 256                    # root keeps the first MiB for itself
 Turns = Scheduler | ParallelScheduler
@@ -78,6 +82,7 @@ class RootPartition(NamedTuple):
     timers: RootTimers
     workers: list[Worker]
     memory: RootMemory
+    pci: PhysicalPci
 
 
 class VirtualMachine:
@@ -176,7 +181,10 @@ class Box:
     def _plug_devices(self) -> list[PciFunction]:
         """Multi-function devices on the bus, and what firmware does with them: addresses for their BARs."""
         engines = [DmaEngine(DEVICE_RID + number, self.iommu, self.clock) for number in range(DEVICE_COUNT)]
+        card = Wire()
+        nics = [RingNic(NIC_RID + number, self.iommu, self.clock, card, self.trace) for number in range(DEVICE_COUNT)]
         self.pci.plug(*engines)
+        self.pci.plug(*nics)
         self.mmio.add(DEVICE_SPA, DEVICE_WINDOW, self.pci)
         end = place_bars(self.pci, range(DEVICE_SPA, DEVICE_SPA + DEVICE_WINDOW))
         self.hypervisor.owners.device_pages.update(range(DEVICE_SPA // PAGE_SIZE, end // PAGE_SIZE))
@@ -239,26 +247,31 @@ class Machine(Box):
         processor = RootProcessor(vmcall, lambda index, value: msrs.write_msr(vp, index, value),
                                   lambda: self.clock.tsc, memory, handlers.__setitem__)
         winhv = WinHv(processor.vmcall, memory)
-        return RootPartition(winhv, Vid(processor), RootTimers(processor), [], memory)
+        return RootPartition(winhv, Vid(processor), RootTimers(processor), [], memory,
+                             PhysicalPci(self.pci, self.mmio))
 
     # --- virtual machines --------------------------------------------------------------------------------
 
     def create_vm(self, name: str, image: Image, memory_mib: int = VM_MEMORY_MIB, vps: int = 1,
                   dma_device: bool = False, other: VirtualMachine | None = None, pc: bool = False,
-                  options: BootOptions = NO_OPTIONS) -> VirtualMachine:
+                  options: BootOptions = NO_OPTIONS, devices: Sequence[str] = ()) -> VirtualMachine:
         """A VM with *image* loaded, ready to run; MachineError, ImageError.
 
         *other* is named in its information block. With *pc*, or an image that is for a PC, it has a PC board,
-        `hv/root/pc.py`; *options* are what a boot loader hands to a kernel.
+        `hv/root/pc.py`; *options* are what a boot loader hands to a kernel. *devices* are kinds of assignable ones,
+        "dma" or "ring", each as often as wanted; *dma_device* is a "dma" before them.
         """
         if memory_mib <= 0 or vps <= 0:
             raise MachineError(f"VM {name} has {memory_mib} MiB and {vps} VPs", "give it one of each at least")
-        device = self._free_device() if dma_device else None
+        kinds = ("dma", *devices) if dma_device else devices
+        self._check_devices(kinds)
         self._root_runs()
         worker = self._make_worker(name, memory_mib, vps, self.root.timers if pc or image.wants_pc else None)
         try:
-            if device is not None:
-                worker.assign(device)
+            for kind in kinds:
+                used = [device.source_id for device in worker.devices]
+                rid = next(rid for rid in self._free_devices(kind) if rid not in used)
+                worker.assign(AssignedDevice(self.root.pci, rid))
             worker.load(image, other.partition_id if other else 0, options)
             worker.start()
         except BaseException:
@@ -290,12 +303,17 @@ class Machine(Box):
         """What happens now is root's doing: its management stack was called from outside."""
         self.trace.at(self.hypervisor.root.id, 0)
 
-    def _free_device(self) -> AssignedDevice:
-        used = {worker.device.source_id for worker in self.root.workers if worker.device is not None}
-        for device in self.devices:
-            if device.rid not in used:
-                return AssignedDevice(device.rid, (device.bar or 0) >> 12)
-        raise MachineError(f"all {len(self.devices)} assignable devices are in use", "run fewer VMs with a device")
+    def _check_devices(self, kinds: Sequence[str]) -> None:
+        """MachineError unless there are so many free functions of each of *kinds*."""
+        for kind in dict.fromkeys(kinds):
+            if kind not in KINDS:
+                raise MachineError(f"there is no device `{kind}`", f"there are {', '.join(KINDS)}")
+            if len(self._free_devices(kind)) < kinds.count(kind):
+                raise MachineError(f"all {DEVICE_COUNT} {kind} devices are in use", "run fewer VMs with a device")
+
+    def _free_devices(self, kind: str) -> list[int]:
+        used = {device.source_id for worker in self.root.workers for device in worker.devices}
+        return [rid for rid in self.root.pci.functions(kind) if rid not in used]
 
     def _next_port_id(self) -> int:
         self._last_port_id += 1

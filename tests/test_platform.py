@@ -153,7 +153,7 @@ def test_devices_run_out(machine):
     for n in range(DEVICE_COUNT):
         machine.create_vm(f"vm{n}", program(), memory_mib=1, dma_device=True)
     before = books(machine)
-    with pytest.raises(MachineError, match=rf"^all {DEVICE_COUNT} assignable devices are in use; run fewer VMs"):
+    with pytest.raises(MachineError, match=rf"^all {DEVICE_COUNT} dma devices are in use; run fewer VMs"):
         machine.create_vm("one more", program(), memory_mib=1, dma_device=True)
     assert books(machine) == before
     machine.destroy_vm(machine.vms[1])

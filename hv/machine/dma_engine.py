@@ -31,8 +31,10 @@ from enum import IntEnum
 from typing import Any, ClassVar
 
 from hv.machine.clock import TSC_HZ, Timer, VirtualClock
+from hv.machine.device_registers import find
 from hv.machine.pci import DmaPort, PciFunction, all_ones
 from hv.spec.layout import Layout, Register, bits, u32, u64
+from hv.spec.pci import DeviceId
 from hv.spec.x86 import PAGE_SIZE
 
 DEVICE_MAGIC = int.from_bytes(b"DMAE", "little")
@@ -94,7 +96,7 @@ WRITABLE = frozenset({"source", "destination", "length", "msi_address", "msi_dat
 class DmaEngine(PciFunction):
     """The DMA engine with requester id *rid*, on *clock*."""
 
-    DEVICE_ID: ClassVar[int] = 0x0DAE
+    DEVICE_ID: ClassVar[int] = DeviceId.DMA_ENGINE.value
     CLASS_CODE: ClassVar[tuple[int, int, int]] = (0x08, 0x01, 0x00)    # system peripheral, DMA controller
 
     def __init__(self, rid: int, upstream: DmaPort, clock: VirtualClock) -> None:
@@ -111,7 +113,7 @@ class DmaEngine(PciFunction):
 
     def read_register(self, offset: int, size: int) -> int:
         """A register, or half of one of eight bytes; all ones for anything else."""
-        found = _find(offset, size)
+        found = find(DmaEngineRegisters, offset, size)
         if found is None:
             return all_ones(size)
         self.registers.status = self.status.raw
@@ -121,7 +123,7 @@ class DmaEngine(PciFunction):
 
     def write_register(self, offset: int, size: int, value: int) -> None:
         """Write a register, or half of one; to a read-only one nothing happens, a wrong access is an error."""
-        found = _find(offset, size)
+        found = find(DmaEngineRegisters, offset, size)
         if found is None:
             self._fail(DmaError.ACCESS)
             return
@@ -186,16 +188,6 @@ class DmaEngine(PciFunction):
         """Plain data for the REPL."""
         self.registers.status = self.status.raw
         return {**super().inspect(), "registers": self.registers.inspect(), "status": self.status.inspect()}
-
-
-def _find(offset: int, size: int) -> tuple[str, int] | None:
-    """The register that an access means, and by how many bits it is shifted there; None for a wrong access."""
-    if size not in (4, 8) or offset % size:
-        return None
-    for name, (start, kind) in DmaEngineRegisters.FIELDS.items():
-        if start <= offset and offset + size <= start + kind.size:
-            return name, 8 * (offset - start)
-    return None
 
 
 def _fill(pattern: int, done: int, size: int) -> bytes:

@@ -22,6 +22,7 @@ from hv.spec.pci import (
     CAPABILITY_POWER,
     EXPRESS_VERSION,
     INTEGRATED_ENDPOINT,
+    OUR_VENDOR,
     BarKind,
     ExpressDeviceCapabilities,
     ExpressDeviceControl,
@@ -61,7 +62,7 @@ class PciFunction:
     A device gives the class variables, and overrides `read_register`, `write_register` and `reset_device`.
     """
 
-    VENDOR_ID: ClassVar[int] = 0x1414
+    VENDOR_ID: ClassVar[int] = OUR_VENDOR
     DEVICE_ID: ClassVar[int] = 0xFFFF
     CLASS_CODE: ClassVar[tuple[int, int, int]] = (0xFF, 0x00, 0x00)    # base class, subclass, programming interface
     BARS: ClassVar[tuple[Bar, ...]] = (Bar(0, 4096),)                  # the device's; its registers are the first

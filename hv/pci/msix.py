@@ -71,7 +71,7 @@ class Msix:
 
     def __init__(self, config: ConfigSpace, count: int, bar: int,
                  pending_bits: Callable[[], int] | None = None) -> None:
-        self.config, self.table = config, MsixTable(count)
+        self.config, self.bar, self.table = config, bar, MsixTable(count)
         self.pending = 0
         self._pending_bits = pending_bits
         self.offset = config.add_capability(

@@ -8,13 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from hv.root.assignable import AssignedDevice
+from hv.root.device_of_vm import DeviceOfVm
 from hv.root.interrupt_controllers import InterruptControllers
 from hv.root.lines import InterruptLines
 from hv.root.motherboard import Motherboard
 from hv.root.timers import RootTimers
 from hv.root.vdev.acpi_pm import AcpiPm
+from hv.root.vdev.assigned_function import AssignedFunction
 from hv.root.vdev.diagnostics import DebugExit, PostDisplay
 from hv.root.vdev.i8254 import I8254
+from hv.root.vdev.pci_host import SELECT, PciHost
 from hv.root.vdev.reset_control import ResetControl
 from hv.root.vdev.rtc import Rtc
 from hv.root.vdev.system_control import SystemControlA, SystemControlB
@@ -28,6 +32,9 @@ from hv.spec.pc import (
     CMOS,
     COM1_PORTS,
     DEBUG_EXIT,
+    ECAM_BUSES,
+    ECAM_GPA,
+    PCI_DATA,
     PIT,
     POST_PORT,
     RESET_CONTROL,
@@ -35,6 +42,8 @@ from hv.spec.pc import (
     SYSTEM_CONTROL_B,
     Irq,
 )
+
+FIRST_ASSIGNED = 0x10                   # 00:02.0: what is assigned to the VM, a device number for each
 
 
 class PcHost(NamedTuple):
@@ -62,6 +71,7 @@ class Pc(Motherboard):
         self._add_clocks()
         self.add("com1", COM1_PORTS, Uart16550(COM1_PORTS.start, host.send, self.lines.line(Irq.COM1), host.timers))
         self._add_power()
+        self._add_pci()
 
     def _add_clocks(self) -> None:
         host = self.host
@@ -69,6 +79,18 @@ class Pc(Motherboard):
         self.add("pit", PIT, pit)
         self.add("system-control-b", range(SYSTEM_CONTROL_B, SYSTEM_CONTROL_B + 1), SystemControlB(pit, host.timers))
         self.add("rtc", CMOS, Rtc(self.lines.line(Irq.RTC), host.timers, host.memory_bytes, host.vp_count))
+
+    def _add_pci(self) -> None:
+        self.pci = PciHost()
+        self.add("pci", SELECT, self.pci)
+        self.add("pci", PCI_DATA, self.pci)
+        self.add_memory("pci", range(ECAM_GPA, ECAM_GPA + (ECAM_BUSES << 20)), self.pci)
+
+    def assign(self, device: AssignedDevice, number: int) -> None:
+        """The machine's *device* is on the VM's PCI bus, as the VM's assigned device *number*."""
+        host = self.host
+        function = AssignedFunction(DeviceOfVm(host.winhv, host.partition_id, host.vp_count, self, device))
+        self.pci.plug(FIRST_ASSIGNED + 8 * number, function)
 
     def end_of_interrupt(self, vector: int) -> None:
         """A processor has ended a level-triggered interrupt."""

@@ -7,11 +7,12 @@ matter of where `WinHv` is called from.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from hv.image.model import NO_OPTIONS, BootOptions, Image
 from hv.instructions.decode import Undecodable
 from hv.root import answers, boot, boot_linux, memory_types
+from hv.root.assignable import AssignedDevice
 from hv.root.crash import CrashReport, collect
 from hv.root.emulator import Emulator
 from hv.root.interrupt_controllers import FIRMWARE_APIC
@@ -69,13 +70,6 @@ _READ_WRITE = HvInterceptAccess.READ | HvInterceptAccess.WRITE
 Start = tuple[Mapping[HvRegisterName, int | Layout], Mapping[int, bytes]]     # registers, and memory by gpa
 
 
-class AssignedDevice(NamedTuple):
-    """A device of the machine that a VM gets: its requester id, and the page of its registers."""
-
-    source_id: int
-    bar_page: int
-
-
 class Worker:
     """One VM. `ended` is None while it may run, else "shutdown", "triple-fault", "halt", "budget", "error",
     "destroyed", and of one with a PC "debug-exit" or "reset". With *timers* it has a PC board, else the least one.
@@ -96,7 +90,7 @@ class Worker:
         self.restarts, self.reboots = True, False       # after a reset, after a triple fault; else it is over
         self._ending: str | None = None
         self._unanswered: set[int] = set()      # VPs whose question was asked before a reset
-        self.device: AssignedDevice | None = None
+        self.devices: list[AssignedDevice] = []
         self._msi = (0, 0)
         self.pages: list[int] = []
         self._vps_made = 0
@@ -142,13 +136,29 @@ class Worker:
         winhv.deposit_memory(partition, winhv.memory.allocate(SPARE_PAGES + SPARE_PAGES_OF_VP * self.vp_count))
         self.vid.register(partition, self._on_intercept)
 
+    @property
+    def device(self) -> AssignedDevice | None:
+        """The first of its devices."""
+        return self.devices[0] if self.devices else None
+
     def assign(self, device: AssignedDevice) -> None:
-        """Give the VM a device: its registers at the fixed address, its DMA, its interrupt as DEVICE_VECTOR of VP 0."""
-        self.winhv.attach_device(self.partition_id, device.source_id, device.source_id)
-        self.winhv.deposit_memory(self.partition_id, self.winhv.memory.allocate(SPARE_PAGES_OF_DEVICE))
-        self.winhv.map_gpa_pages(self.partition_id, boot.BAR_GPA // PAGE_SIZE, [device.bar_page])
-        self._msi = self.winhv.map_device_interrupt(self.partition_id, device.source_id, 0, DEVICE_VECTOR)
-        self.device = device
+        """Give the VM a device: its registers at the fixed address, its DMA, its interrupt as DEVICE_VECTOR of VP 0.
+
+        A second one is a page and a vector further, and so on. On a PC board it is a function of the PCI bus instead.
+        """
+        winhv, partition, number = self.winhv, self.partition_id, len(self.devices)
+        winhv.attach_device(partition, device.source_id, device.source_id)
+        self.devices.append(device)
+        winhv.deposit_memory(partition, winhv.memory.allocate(SPARE_PAGES_OF_DEVICE))
+        if isinstance(self.motherboard, Pc):
+            self.motherboard.assign(device, number)
+            return
+        winhv.map_gpa_pages(partition, boot.BAR_GPA // PAGE_SIZE + number, [device.bar_page])
+        message = winhv.map_device_interrupt(partition, device.source_id, 0, DEVICE_VECTOR + number)
+        if not device.has_own_message:
+            device.interrupt_by(message)
+        if not number:
+            self._msi = message
 
     def load(self, image: Image, other_partition_id: int = 0, options: BootOptions = NO_OPTIONS) -> None:
         """Write the program and its start state; ImageError when it does not fit."""
@@ -167,7 +177,7 @@ class Worker:
         """Start state and tables of a program of ours."""
         image, other_partition_id, _ = self._program
         boot.check(image, self.memory_bytes)
-        bar = boot.BAR_GPA if self.device else 0
+        bar = boot.BAR_GPA if self.device and not self._has_pc else 0
         information = boot.Information(bar, *self._msi, self.partition_id, other_partition_id)
         return boot.initial_registers(image, 0, self.memory_bytes), boot.tables(image, information)
 
@@ -255,8 +265,9 @@ class Worker:
         winhv, partition = self.winhv, self.partition_id
         self.vid.unregister(partition)
         self.end("destroyed")
-        if self.device is not None:
-            winhv.detach_device(partition, self.device.source_id)
+        for device in self.devices:
+            device.reset()
+            winhv.detach_device(partition, device.source_id)
         winhv.finalize_partition(partition)
         for index in range(self._vps_made):
             winhv.delete_vp(partition, index)
@@ -428,5 +439,6 @@ class Worker:
         """Plain data for the REPL."""
         return {"name": self.name, "partition": self.partition_id, "memory": self.memory_bytes, "ended": self.ended,
                 "why": self.why, "debug_exit": self.debug_exit,
+                "assigned": [device.inspect() for device in self.devices],
                 "devices": self.motherboard.inspect(), "serial": self.serial, "resets": self.resets,
                 "crash": str(self.crash) if self.crash else None}

@@ -24,6 +24,17 @@ CAPABILITY_PCI_EXPRESS = 0x10
 CAPABILITY_MSIX = 0x11
 
 
+OUR_VENDOR = 0x1414
+
+
+class DeviceId(IntEnum):
+    """The device ids of OUR_VENDOR."""
+
+    DMA_ENGINE = 0x0DAE
+    NETWORK_CARD = 0x0417
+    HOST_BRIDGE = 0x29C0        # of a VM's own bus
+
+
 class Rid(Register):
     """Requester id: bus, device, function. VT-d calls it the source-id."""
 

@@ -272,6 +272,22 @@ class DeviceDetached(Event):
     partition: int
 
 
+class FrameSent(Event):
+    """A function of the network card sent a frame of *size* bytes; *takers* are the functions that received it."""
+
+    source_id: int
+    size: int
+    takers: tuple[int, ...]
+
+
+class DeviceStopped(Event):
+    """Device *source_id* met what it cannot use in its partition's memory, at *address* if that was it."""
+
+    source_id: int
+    error: str
+    address: int
+
+
 class DeviceDomainCreated(Event):
     """*partition* has a device domain of its own making, empty."""
 

@@ -5,7 +5,7 @@ import pytest
 from hv.image.errors import ImageError
 from hv.image.model import Image, Segment
 from hv.root import boot
-from hv.root.vmwp import SPARE_PAGES_OF_DEVICE, AssignedDevice, Worker
+from hv.root.vmwp import SPARE_PAGES_OF_DEVICE, Worker
 from hv.root.winhv import HvError, RootMemory
 from hv.spec.hv_registers import HvRegisterName as N
 from hv.spec.hv_registers import PendingInterruptionRegister
@@ -217,11 +217,26 @@ def test_a_program_and_the_loaders_tables_are_written_and_the_first_vp_starts_at
         worker.load(Image("flat", [Segment(MEMORY, b"x", True, True)], MEMORY, 64))
 
 
+class FakeDevice:
+    """Notes what becomes of it."""
+
+    def __init__(self, source_id, bar_page, has_own_message=True):
+        self.source_id, self.bar_page, self.has_own_message = source_id, bar_page, has_own_message
+        self.acts = []
+
+    def interrupt_by(self, message):
+        self.acts.append(message)
+
+    def reset(self):
+        self.acts.append("reset")
+
+
 def test_an_assigned_device_is_mapped_told_and_taken_back():
     bench = Bench()
     calls = bench.winhv.calls
     bench.winhv.map_device_interrupt = lambda *arguments: calls.append(("msi", *arguments)) or (0xFEE0, 0x11)
-    bench.worker.assign(AssignedDevice(0x18, 0x4444))
+    device = FakeDevice(0x18, 0x4444)
+    bench.worker.assign(device)
     assert calls[1][:2] == ("deposit_memory", PARTITION)
     assert len(calls.pop(1)[2]) == SPARE_PAGES_OF_DEVICE
     assert bench.winhv.calls == [("attach_device", PARTITION, 0x18, 0x18),
@@ -233,6 +248,20 @@ def test_an_assigned_device_is_mapped_told_and_taken_back():
     bench.worker.destroy()
     names = bench.winhv.names()
     assert names.index("detach_device") == names.index("finalize_partition") - 1
+    assert device.acts == ["reset"], "the next VM finds nothing of it"
+
+
+def test_a_second_device_is_a_page_and_a_vector_further_and_its_message_is_put_into_its_msi_capability():
+    bench = Bench()
+    calls = bench.winhv.calls
+    bench.winhv.map_device_interrupt = lambda *arguments: calls.append(("msi", *arguments)) or (0xFEE0, len(calls))
+    devices = [FakeDevice(0x18, 0x4444), FakeDevice(0x10, 0x5555, has_own_message=False)]
+    for device in devices:
+        bench.worker.assign(device)
+    assert ("map_gpa_pages", PARTITION, 0xF0001, [0x5555]) in calls
+    assert calls[-1] == ("msi", PARTITION, 0x10, 0, 0x51)
+    assert [device.acts for device in devices] == [[], [(0xFEE0, len(calls))]]
+    assert bench.worker.device is devices[0]
 
 
 # --- ports --------------------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class Scheduler:
         self._stay_until = 0                    # when the engine is left at the latest
         self._reason = _SLICE_OVER              # why the turn ends, or the last one ended
         self._next: Share | None = None         # whose turn comes next, if nothing happens until then
-        self._spins_since = self._paused = 0    # of a VP that spins alone: its first PAUSE, and its last one
+        self._spins_since = self._last_pause = 0        # of a VP that spins alone: its first PAUSE, and its last
         self._tsc_reads = 0                     # of that VP, at the last one
         self._cut_short = False                 # the last one, by a timer: somebody may be woken now
         self._passed = 0                        # how far the shares are that ran last
@@ -315,10 +315,11 @@ class Scheduler:
     def _spins_alone(self, vp: Schedulable, now: int) -> None:
         """Who reads the clock between two PAUSEs waits for a moment: the longer it does, the more a PAUSE is worth."""
         reads = vp.tsc_reads
-        if reads == self._tsc_reads or now - self._paused > SPIN_GAP:
+        if reads == self._tsc_reads or now - self._last_pause > SPIN_GAP:
             self._spins_since = now
         self._tsc_reads = reads
-        self._counter.done = self._paused = min(now + (now - self._spins_since >> SPIN_SHIFT), self._counter.deadline)
+        ahead = now + (now - self._spins_since >> SPIN_SHIFT)
+        self._counter.done = self._last_pause = min(ahead, self._counter.deadline)
 
     def _sent(self, vp: Schedulable) -> bool:
         """*vp* has sent an interrupt. A sibling that it woke goes on in the engine at once: who sends one mostly has

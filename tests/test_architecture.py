@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "iommu": {"machine", "spec", "trace"},
     "hypervisor": {"vmx", "iommu", "machine", "instructions", "spec", "trace"},
     "vmbus": {"spec", "trace"},
-    "image": {"spec"},
+    "image": {"spec", "whole_file"},
     "root": {"spec", "trace", "vmbus", "image", "instructions", "pci"},   # and the door, handed in to winhv.py
     "child": {"spec", "vmbus"},
     "platform": EVERYTHING, "root_machine": EVERYTHING, "bare_machine": EVERYTHING,

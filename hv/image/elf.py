@@ -194,6 +194,22 @@ def _load(data: bytes) -> Image:
     return Image("elf", segments, _entry(header.entry, loads), kind.bits, _symbols(data, header, kind))
 
 
+def load_kernel(data: bytes, most_bytes: int) -> tuple[list[Segment], int, int]:
+    """Segments, entry and mode (32 or 64) of the kernel *data*, whose entry is a physical address already.
+
+    ImageError when it is damaged or takes more than *most_bytes*. What stands behind the ELF, or is dynamic, is for
+    whoever moves the kernel, and it is not moved here.
+    """
+    kind = _class_of(data)
+    header = kind.header.parse(_slice(data, 0, kind.header.SIZE, "the ELF header"))
+    _check_header(header, kind)
+    loads = [each for each in _programs(data, header, kind) if each.type == _PT_LOAD and each.memsz]
+    segments = _segments(data, loads, kind, most_bytes)
+    if not any(each.executable and each.gpa <= header.entry < each.gpa + len(each.data) for each in segments):
+        raise ImageError(f"the entry {header.entry:#x} is in no executable segment", "it is a physical address")
+    return segments, header.entry, kind.bits
+
+
 def _slice(data: bytes, offset: int, size: int, what: str) -> bytes:
     if offset + size > len(data):
         raise ImageError(f"{what} ends at byte {offset + size:#x}, the file at {len(data):#x}", "the file is truncated")
@@ -231,10 +247,12 @@ def _programs(data: bytes, header: Header, kind: _Class) -> list[ProgramHeader]:
     return [kind.program.parse(table, n * kind.program.SIZE) for n in range(header.phnum)]
 
 
-def _segments(data: bytes, loads: list[ProgramHeader], kind: _Class) -> list[Segment]:
+def _segments(data: bytes, loads: list[ProgramHeader], kind: _Class,
+              most_bytes: int | None = None) -> list[Segment]:
     total = sum(program.memsz for program in loads)
-    if total > MAX_LOADED_BYTES:
-        raise ImageError(f"its segments take {total:#x} bytes, and {MAX_LOADED_BYTES:#x} is the most")
+    most = MAX_LOADED_BYTES if most_bytes is None else most_bytes
+    if total > most:
+        raise ImageError(f"its segments take {total:#x} bytes, and {most:#x} is the most")
     segments = []
     for number, program in enumerate(loads):
         if program.filesz > program.memsz:

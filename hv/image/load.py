@@ -17,17 +17,18 @@ from hv.image.model import Image, Segment
 from hv.image.source import read_text
 
 MAX_FILE_BYTES = 64 << 20
+MOST_MEMORY_BYTES = 2 << 30     # of a VM
 ASSEMBLY = (".asm", ".s", ".inc")
 CODE_END = 2 << 20      # what assembly puts above is data: the start page tables map it no-execute, docs/guests.md
 _MULTIBOOT, _MULTIBOOT2 = 0x1BADB002, 0xE85250D6
 
 
 def load(path: str | Path, defines: Mapping[str, int] | None = None, *, bits: int | None = None,
-         origin: int | None = None, unpack: bool = True) -> Image:
+         origin: int | None = None, unpack: bool = True, most_bytes: int = MOST_MEMORY_BYTES) -> Image:
     """The program in the file *path*; ImageError says what is wrong with it in one line.
 
     *bits* and *origin* are for flat binaries (and the defaults of assembly); *defines* are constants for assembly;
-    without *unpack* a compressed kernel unpacks itself.
+    without *unpack* a compressed kernel unpacks itself, else it becomes *most_bytes* at most.
     """
     place = Path(path)
     data = _read(place)
@@ -35,7 +36,7 @@ def load(path: str | Path, defines: Mapping[str, int] | None = None, *, bits: in
         _refuse_multiboot(data, place.name)
         return load_elf(data, place.name)
     if is_bzimage(data):
-        return load_bzimage(data, place.name, unpack)
+        return load_bzimage(data, place.name, most_bytes, unpack)
     suffix = place.suffix.lower()
     if suffix in ASSEMBLY:
         return load_assembly(place, defines, bits=bits, origin=origin)

@@ -9,7 +9,7 @@ Root reaches the hypervisor through hypercalls only (`winhv.py`), and its own me
   what is no device's, `crash.py` takes a guest's report of its own crash.
 * `pc.py` is the board of a small PC: its devices, and their interrupt `lines.py`. `timers.py` is time for devices.
 * `saved_vp.py` makes a VP a value, and a VP of it again.
-* `boot.py` is the state a program starts in (`docs/guests.md`).
+* `boot.py` is the state a program starts in (`docs/guests.md`); `starting.py` finds the one of its kind.
 
 Read `vmwp.py` first. May import spec, trace, image and instructions; imported by platform, debug, lab and commands.
 """

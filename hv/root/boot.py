@@ -1,6 +1,7 @@
 """The state a program starts in, for each mode: what `docs/guests.md` promises. No firmware runs.
 
-`initial_registers` is what the worker sets by hypercall, `tables` what it writes into the VM's memory.
+`initial_registers` is what the worker sets by hypercall, `tables` what it writes into the VM's memory. What has a boot
+protocol of its own starts by that: `starting.py`.
 """
 
 from __future__ import annotations
@@ -45,6 +46,19 @@ class Information(NamedTuple):
         """The block as bytes."""
         words = (self.bar, self.msi_address, self.msi_data, self.partition_id, self.other_partition_id)
         return b"".join(word.to_bytes(8, "little") for word in words)
+
+
+class Start(NamedTuple):
+    """What the loader leaves behind: memory by its address, and registers of VP 0."""
+
+    memory: dict[int, bytes]
+    registers: Mapping[HvRegisterName, int | Layout]
+
+
+def start(image: Image, memory_bytes: int, information: Information) -> Start:
+    """*image* as `docs/guests.md` has it start; ImageError when it does not fit."""
+    check(image, memory_bytes)
+    return Start(tables(image, information), initial_registers(image, 0, memory_bytes))
 
 
 def check(image: Image, memory_bytes: int) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hv.spec.linux_boot import E820_RAM, E820_RESERVED
-from hv.spec.pc import BIOS_GPA, EBDA_GPA, LEGACY_HOLE
+from hv.spec.pc import EBDA_GPA, ECAM_BUSES, ECAM_GPA, LEGACY_HOLE
+
+_BUS_BYTES = 1 << 20            # of PCI Express configuration space, for each bus
 
 
 class Part(NamedTuple):
@@ -37,8 +39,8 @@ class MemoryMap:
 
     @property
     def parts(self) -> list[Part]:
-        """All of them."""
+        """All of them. Linux believes in PCI Express configuration space only where it is reserved."""
         high = LEGACY_HOLE.stop
-        return [Part(0, EBDA_GPA, E820_RAM), Part(EBDA_GPA, LEGACY_HOLE.start - EBDA_GPA, E820_RESERVED),
-                Part(BIOS_GPA, high - BIOS_GPA, E820_RESERVED), Part(high, self.low_end - high, E820_RAM),
-                *self._reserved]
+        free = [Part(high, self.low_end - high, E820_RAM)] if self.low_end > high else []
+        return [Part(0, EBDA_GPA, E820_RAM), Part(EBDA_GPA, high - EBDA_GPA, E820_RESERVED), *free, *self._reserved,
+                Part(ECAM_GPA, ECAM_BUSES * _BUS_BYTES, E820_RESERVED)]

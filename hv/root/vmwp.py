@@ -11,7 +11,7 @@ from typing import Any
 
 from hv.image.model import NO_OPTIONS, BootOptions, Image
 from hv.instructions.decode import Undecodable
-from hv.root import answers, boot, boot_linux, memory_types
+from hv.root import answers, boot, memory_types, starting
 from hv.root.assignable import AssignedDevice
 from hv.root.crash import CrashReport, collect
 from hv.root.emulator import Emulator
@@ -28,7 +28,6 @@ from hv.root.winhv import HvError, RegisterContent, WinHv
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hv_status import HvStatus
 from hv.spec.intercepts import HvInterceptAccess, HvInterceptType
-from hv.spec.layout import Layout
 from hv.spec.msrs import Msr
 from hv.spec.partition import HvMapGpaFlags, HvPartitionProperty
 from hv.spec.synic import (
@@ -65,9 +64,6 @@ _GONE = (HvStatus.INVALID_VP_INDEX, HvStatus.INVALID_PARTITION_ID, HvStatus.INVA
 _GVA_GPA_VALID = HvMemoryAccessInfo(gva_gpa_valid=1).raw
 _INTERRUPTION_PENDING = HvExecutionState(interruption_pending=1).raw
 _READ_WRITE = HvInterceptAccess.READ | HvInterceptAccess.WRITE
-
-
-Start = tuple[Mapping[HvRegisterName, int | Layout], Mapping[int, bytes]]     # registers, and memory by gpa
 
 
 class Worker:
@@ -162,29 +158,16 @@ class Worker:
 
     def load(self, image: Image, other_partition_id: int = 0, options: BootOptions = NO_OPTIONS) -> None:
         """Write the program and its start state; ImageError when it does not fit."""
+        bar = boot.BAR_GPA if self.device and not self._has_pc else 0
+        information = boot.Information(bar, *self._msi, self.partition_id, other_partition_id)
+        start = starting.start(image, options, MemoryMap(self.memory_bytes), information)
         self._program = image, other_partition_id, options
-        registers, tables = self._boot_linux() if image.kind == "linux" else self._boot()
-        for gpa, data in tables.items():
+        for gpa, data in start.memory.items():
             self.write(gpa, data)
-        for segment in image.segments:
-            self.write(segment.gpa, segment.data)
-        self.winhv.set_vp_registers(self.partition_id, 0, registers)
+        self.winhv.set_vp_registers(self.partition_id, 0, start.registers)
         if self._has_pc:
             self.winhv.set_vp_registers(self.partition_id, 0, FIRMWARE_APIC)
             memory_types.set_as_firmware_does(self.winhv, self.partition_id, self.vp_count)
-
-    def _boot(self) -> Start:
-        """Start state and tables of a program of ours."""
-        image, other_partition_id, _ = self._program
-        boot.check(image, self.memory_bytes)
-        bar = boot.BAR_GPA if self.device and not self._has_pc else 0
-        information = boot.Information(bar, *self._msi, self.partition_id, other_partition_id)
-        return boot.initial_registers(image, 0, self.memory_bytes), boot.tables(image, information)
-
-    def _boot_linux(self) -> Start:
-        image, _, options = self._program
-        boot_linux.check(image, options, self.memory_bytes)
-        return boot_linux.initial_registers(image), boot_linux.tables(image, options, MemoryMap(self.memory_bytes))
 
     def ignore_msrs(self) -> None:
         """Its guest may use MSRs that are not there: they read 0, and take any value."""

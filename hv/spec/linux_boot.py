@@ -1,104 +1,147 @@
-"""What a boot loader and a Linux kernel for x86 say to each other.
+"""What a Linux kernel and its boot loader tell each other: the setup header of a bzImage, and the zero page.
 
-"The Linux/x86 Boot Protocol": the setup header in the kernel's file, the page of boot parameters ("zero page") that the
-loader fills, and the 64-bit entry.
+Linux "The Linux/x86 Boot Protocol" (Documentation/arch/x86/boot.rst) and "Zero Page" (zero-page.rst). A field holds
+something from the protocol version on that its comment names; the header says which version it is of.
 """
+
+# mypy: disable-error-code="valid-type, type-arg"
 
 from __future__ import annotations
 
-from typing import ClassVar
+from enum import IntEnum, IntFlag
 
-from hv.spec.layout import Layout, Register, bits, u8, u16, u32, u64
+from hv.spec.layout import Layout, array, raw, u8, u16, u32, u64
 
-HEADER_OFFSET = 0x1F1           # of the setup header, in the file and in the boot parameters
-BOOT_FLAG, HEADER_MAGIC = 0xAA55, int.from_bytes(b"HdrS", "little")
-FIRST_64_BIT_VERSION = 0x020C   # of the protocol: xloadflags has meaning
+SETUP_HEADER = 0x1F1            # its offset, in the file and in the zero page alike
 SECTOR = 512
-DEFAULT_SETUP_SECTORS = 4       # when the header says 0
-ENTRY_64 = 0x200                # of the protected-mode code, behind where it is loaded
-BOOT_CS, BOOT_DS = 0x10, 0x18   # selectors of the GDT that the kernel is entered with
-UNDEFINED_LOADER = 0xFF         # type_of_loader of one that has no number
-
-# Offsets in the page of boot parameters
-ACPI_RSDP, E820_COUNT, E820_TABLE = 0x070, 0x1E8, 0x2D0
-MOST_E820_ENTRIES = 128
-PARAMETERS_SIZE = 4096
-
-
-class LoadFlags(Register):
-    """loadflags."""
-
-    WIDTH: ClassVar[int] = 8
-    loaded_high = bits(0)       # the protected-mode code goes to 1 MiB, not to 64 KiB
-    kaslr = bits(1)
-    quiet = bits(5)
-    keep_segments = bits(6)
-    can_use_heap = bits(7)
+BOOT_FLAG = 0xAA55
+HEADER_MAGIC = b"HdrS"
+ENTRY_64 = 0x200                # of the protected-mode kernel: where 64-bit code is entered
+DEFAULT_SETUP_SECTORS = 4       # what a count of 0 means
+DEFAULT_LOAD_GPA = 0x100000     # of a kernel that is loaded high
+DEFAULT_COMMAND_LINE = 255      # characters, before 2.06
+DEFAULT_INITRD_LIMIT = 0x37FF_FFFF          # before 2.03
+UNDEFINED_LOADER = 0xFF         # type_of_loader of one without a number of its own
+BOOT_CS, BOOT_DS = 0x10, 0x18   # selectors the kernel is entered with
+MOST_E820_ENTRIES = 128         # of the zero page
+E820_RAM, E820_RESERVED, E820_ACPI, E820_NVS = 1, 2, 3, 4
 
 
-class XLoadFlags(Register):
-    """xloadflags."""
+class ProtocolVersion(IntEnum):
+    """Versions that brought a field which is read here."""
 
-    WIDTH: ClassVar[int] = 16
-    kernel_64 = bits(0)         # there is the 64-bit entry
-    above_4g = bits(1)
-    efi_handover_32 = bits(2)
-    efi_handover_64 = bits(3)
-    efi_kexec = bits(4)
-    five_level = bits(5)
-    five_level_enabled = bits(6)
+    INITRD_LIMIT = 0x203
+    RELOCATABLE = 0x205
+    COMMAND_LINE_SIZE = 0x206
+    PAYLOAD = 0x208
+    PREFERRED_ADDRESS = 0x20A
+    EXTENDED_FLAGS = 0x20C
+
+
+class LoadFlags(IntFlag):
+    """`loadflags`."""
+
+    LOADED_HIGH = 1 << 0        # the protected-mode code goes to 1 MiB, not 64 KiB: a bzImage
+    KASLR = 1 << 1              # the kernel was moved by its own decompressor, which says so to it
+    QUIET = 1 << 5
+    KEEP_SEGMENTS = 1 << 6
+    CAN_USE_HEAP = 1 << 7
+
+
+class ExtendedLoadFlags(IntFlag):
+    """`xloadflags`."""
+
+    KERNEL_64 = 1 << 0          # there is a 64-bit entry, at ENTRY_64
+    ABOVE_4G = 1 << 1
 
 
 class SetupHeader(Layout):
-    """The setup header, from HEADER_OFFSET on."""
+    """What the kernel says of itself, and where its loader answers; offsets of 0x1F1 on. 123 bytes."""
 
-    setup_sectors: u8
+    setup_sects: u8             # sectors of real-mode code behind the first one
     root_flags: u16
-    code_size: u32              # of the protected-mode code, in 16 bytes
+    syssize: u32                # of the protected-mode code, in 16 bytes
     ram_size: u16
-    video_mode: u16
-    root_device: u16
+    vid_mode: u16
+    root_dev: u16
     boot_flag: u16              # BOOT_FLAG
-    jump: u16                   # its second byte is how far the header reaches behind 0x202
-    magic: u32                  # HEADER_MAGIC
-    version: u16                # of the protocol: 0x020F is 2.15
-    realmode_switch: u32
-    start_segment: u16
-    kernel_version: u16         # offset of a string, less 0x200
-    type_of_loader: u8
-    load_flags: u8              # LoadFlags
-    move_size: u16
+    jump: u16                   # EB nn: the header ends nn bytes behind it
+    header: u32                 # HEADER_MAGIC
+    version: u16                # 0x020F is 2.15
+    realmode_swtch: u32
+    start_sys_seg: u16
+    kernel_version: u16
+    type_of_loader: u8          # from here on the loader writes, where it says so
+    loadflags: u8
+    setup_move_size: u16
     code32_start: u32
-    ramdisk_image: u32
-    ramdisk_size: u32
-    boot_sector_kludge: u32
-    heap_end: u16
-    loader_version: u8
-    loader_type: u8
-    command_line: u32           # address, below 4 GiB
-    initrd_address_max: u32     # of its last byte
-    kernel_alignment: u32
-    relocatable: u8
-    minimum_alignment: u8       # power of two
-    xload_flags: u16            # XLoadFlags
-    command_line_size: u32      # without the zero byte at its end
-    hardware_subarch: u32
+    ramdisk_image: u32          # loader
+    ramdisk_size: u32           # loader
+    bootsect_kludge: u32
+    heap_end_ptr: u16
+    ext_loader_ver: u8
+    ext_loader_type: u8
+    cmd_line_ptr: u32           # loader
+    initrd_addr_max: u32        # 2.03: the highest address of the initrd's last byte
+    kernel_alignment: u32       # 2.05
+    relocatable_kernel: u8      # 2.05
+    min_alignment: u8           # 2.10, power of two
+    xloadflags: u16             # 2.12
+    cmdline_size: u32           # 2.06: characters, without the zero behind them
+    hardware_subarch: u32       # 2.07
     hardware_subarch_data: u64
-    payload_offset: u32         # of the compressed kernel, in the protected-mode code
-    payload_length: u32
-    setup_data: u64
-    preferred_address: u64
-    init_size: u32              # memory that it needs from where it is loaded on, until it has found its own map
-    handover_offset: u32
-    kernel_info_offset: u32
+    payload_offset: u32         # 2.08: from the start of the protected-mode code
+    payload_length: u32         # 2.08
+    setup_data: u64             # 2.09: a list of the loader's, 0 is none
+    pref_address: u64           # 2.10: where it likes to be loaded
+    init_size: u32              # 2.10: bytes it needs from there on, before it can look at the memory map
+    handover_offset: u32        # 2.11
+    kernel_info_offset: u32     # 2.15
 
 
 class E820Entry(Layout):
-    """One range of the memory map; "e820 map"."""
+    """One range of the memory map; ACPI "Address Range Descriptor Structure". 20 bytes."""
 
     address: u64
     size: u64
-    type: u32                   # MemoryType
+    type: u32                   # E820_RAM ...
 
 
-E820_RAM, E820_RESERVED, E820_ACPI, E820_NVS = 1, 2, 3, 4
+class ZeroPage(Layout):
+    """`struct boot_params`: the page RSI points to. 4096 bytes."""
+
+    screen_info: raw[0x40]      # all zero: there is no screen
+    apm_bios_info: raw[0x14]
+    padding_54: u32
+    tboot_addr: u64
+    ist_info: raw[0x10]
+    acpi_rsdp_addr: u64         # 0: the kernel looks for it in the BIOS area
+    padding_78: u64
+    hd0_info: raw[0x10]
+    hd1_info: raw[0x10]
+    sys_desc_table: raw[0x10]
+    olpc_ofw_header: raw[0x10]
+    ext_ramdisk_image: u32      # bits 63:32
+    ext_ramdisk_size: u32
+    ext_cmd_line_ptr: u32
+    padding_cc: raw[0x70]
+    cc_blob_address: u32
+    edid_info: raw[0x80]
+    efi_info: raw[0x20]
+    alt_mem_k: u32
+    scratch: u32
+    e820_entries: u8
+    eddbuf_entries: u8
+    edd_mbr_sig_buf_entries: u8
+    kbd_status: u8
+    secure_boot: u8
+    padding_1ed: u16
+    sentinel: u8                # not 0: a loader has left rubbish here
+    padding_1f0: u8
+    hdr: SetupHeader
+    padding_26c: raw[0x24]
+    edd_mbr_sig_buffer: raw[0x40]
+    e820_table: array[E820Entry, MOST_E820_ENTRIES]
+    padding_cd0: raw[0x30]
+    eddbuf: raw[0x1EC]
+    padding_eec: raw[0x114]

@@ -1,0 +1,30 @@
+"""Which way a program is started: by the boot protocol of its kind, or as `docs/guests.md` has it for our own."""
+
+from __future__ import annotations
+
+from hv.image.errors import ImageError
+from hv.image.model import BootOptions, Image
+from hv.root import boot, boot_linux
+from hv.root.boot import Information, Start
+from hv.root.memory_map import MemoryMap
+
+
+def start(image: Image, options: BootOptions, memory_map: MemoryMap, information: Information,
+          rsdp_gpa: int = 0) -> Start:
+    """Memory and registers of a VM that starts *image*, whose own memory is included; ImageError when it does not fit,
+    or was handed what its kind has no use for.
+
+    *rsdp_gpa* is where the ACPI tables begin, 0 when there are none or the program shall look for them.
+    """
+    if image.kind == "linux":
+        made = boot_linux.start(image, options, memory_map, rsdp_gpa)
+    else:
+        _refuse(image, options)
+        made = boot.start(image, memory_map.memory_bytes, information)
+    return made._replace(memory=made.memory | {segment.gpa: segment.data for segment in image.segments})
+
+
+def _refuse(image: Image, options: BootOptions) -> None:
+    for what, given in (("a command line", options.command_line), ("an initrd", options.initrd)):
+        if given:
+            raise ImageError(f"{what} is for a Linux kernel, and this is of kind {image.kind}", "leave it out")

@@ -19,7 +19,7 @@ def io_permitted(state: Registers, memory: LinearMemory, port: int, size: int) -
     Real mode may; protected mode may at CPL <= IOPL; else, and always in virtual-8086 mode, the bitmap of the TSS
     decides. Raises the GuestFault or NestedFault of reading the TSS.
     """
-    if not state.cr0 & _PE:
+    if not state.cpl or not state.cr0 & _PE:        # CPL 0 is no more than any IOPL; virtual-8086 mode has 3
         return True
     if not state.rflags & _VM and state.cpl <= state.rflags >> _IOPL_SHIFT & 3:
         return True

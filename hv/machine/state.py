@@ -443,6 +443,10 @@ class ProcessorState:
         """RFLAGS.RF is 1, without computing the arithmetic flags."""
         self.words[_EFLAGS] |= _RF
 
+    def clear_resume_flag(self) -> None:
+        """RFLAGS.RF is 0, likewise."""
+        self.words[_EFLAGS] &= ~_RF
+
     def ignore_code_base(self) -> bool:
         """In 64-bit mode the base of CS is nothing, but the engine would add it: True when it was there, and is 0 now.
 

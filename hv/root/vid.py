@@ -45,13 +45,16 @@ class Vid:
             handler = self._handlers.get(message.header.sender)
             if handler is not None:
                 handler(message)
+            if not message.header.message_flags & MESSAGE_PENDING:
+                return                  # the next one comes with an interrupt of its own
 
     def _take(self) -> HvMessage | None:
         """The message in the slot, which is free afterwards; None when it is empty. The order is the protocol's:
         read, free, and only then look whether more wait."""
-        if self._memory.read(self._slot, len(_EMPTY)) == _EMPTY:
+        found = self._memory.read(self._slot, MESSAGE_SIZE)
+        if found[: len(_EMPTY)] == _EMPTY:
             return None
-        message = HvMessage.parse(self._memory.read(self._slot, MESSAGE_SIZE))
+        message = HvMessage.parse(found)
         self._memory.write(self._slot, _EMPTY)
         if message.header.message_flags & MESSAGE_PENDING:
             self._processor.wrmsr(Msr.HV_EOM, 0)

@@ -37,6 +37,7 @@ from hv.spec.synic import (
     HeaderOnlyIntercept,
     HvExecutionState,
     HvInterceptHeader,
+    HvIoPortAccessInfo,
     HvMemoryAccessInfo,
     HvMessage,
     HvMessageType,
@@ -63,6 +64,11 @@ _ALL_RIGHTS = HvMapGpaFlags.READABLE | HvMapGpaFlags.WRITABLE | HvMapGpaFlags.EX
 _GONE = (HvStatus.INVALID_VP_INDEX, HvStatus.INVALID_PARTITION_ID, HvStatus.INVALID_PARTITION_STATE)
 _GVA_GPA_VALID = HvMemoryAccessInfo(gva_gpa_valid=1).raw
 _INTERRUPTION_PENDING = HvExecutionState(interruption_pending=1).raw
+# A port is what most intercepts are about, so they are not taken apart further than needed.
+_PORT_INTERCEPT = IoPortIntercept.picker("header.vp_index", "header.length_and_cr8", "header.access_type",
+                                         "header.rip", "port", "access_info", "rax")
+_ACCESS_SIZE, _WRITE, _U64 = HvIoPortAccessInfo(access_size=7).raw, int(InterceptAccess.WRITE), (1 << 64) - 1
+_RIP, _RAX, _INTERCEPT_SUSPEND = N.RIP, N.RAX, N.INTERCEPT_SUSPEND
 _READ_WRITE = HvInterceptAccess.READ | HvInterceptAccess.WRITE
 
 
@@ -314,7 +320,7 @@ class Worker:
         kind, body = message.header.message_type, message.payload
         match kind:
             case T.X64_IO_PORT_INTERCEPT:
-                self._on_port(IoPortIntercept.parse(body))
+                self._on_port(body)
             case T.UNMAPPED_GPA if self.emulator is not None:
                 self._on_memory(MemoryIntercept.parse(body), self.emulator)
             case T.UNMAPPED_GPA | T.GPA_INTERCEPT:
@@ -347,17 +353,18 @@ class Worker:
             case _:
                 self.end("error", f"nobody answers intercept message {kind:#x}")
 
-    def _on_port(self, intercept: IoPortIntercept) -> None:
+    def _on_port(self, message: bytes) -> None:
         """Ask the device, then complete the instruction: RAX for IN, RIP behind it."""
-        header, size = intercept.header, intercept.access_info & 7
-        answer = answers.past(header)
-        if header.access_type == InterceptAccess.WRITE:
-            self.motherboard.write(intercept.port, size, intercept.rax & (1 << 8 * size) - 1)
+        vp_index, length, access, rip, port, size, rax = _PORT_INTERCEPT.unpack_from(message)
+        size, rip = size & _ACCESS_SIZE, rip + (length & 0xF) & _U64
+        mask = (1 << 8 * size) - 1
+        if access == _WRITE:
+            self.motherboard.write(port, size, rax & mask)
+            answer: dict[HvRegisterName, RegisterContent] = {_RIP: rip, _INTERCEPT_SUSPEND: 0}
         else:
-            value = self.motherboard.read(intercept.port, size)
-            keep = ~((1 << 8 * size) - 1) & (1 << 64) - 1 if size < 4 else 0
-            answer[N.RAX] = intercept.rax & keep | value
-        self._complete(header.vp_index, answer)
+            value = self.motherboard.read(port, size)
+            answer = {_RIP: rip, _RAX: rax & ~mask | value if size < 4 else value, _INTERCEPT_SUSPEND: 0}
+        self.winhv.set_vp_registers(self.partition_id, vp_index, answer)
         if self._ending is not None:
             self._end_as_asked()
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import neg
+from struct import Struct
+from struct import error as struct_error
 from typing import Any
 
 from hv.spec.hv_registers import HvRegisterName
@@ -100,8 +102,15 @@ from hv.spec.x86 import LARGE_PAGES, PAGE_SIZE
 
 DEPOSIT_BATCH = 16                      # pages
 MAX_REPS = (1 << 12) - 1
+_FEW = 8                                # registers that one intercept mostly sets
 MAX_DEPOSITS = 1024                     # batches for one call: more means that something else is wrong
 PCI = 1
+_COUNT_SHIFT, _START_SHIFT, _UNITS_SHIFT = (
+    HypercallControl(**{name: 1}).raw.bit_length() - 1 for name in ("rep_count", "rep_start", "variable_header_size"))
+_STATUS, _COMPLETE_SHIFT = HypercallResult(status=0xFFFF).raw, HypercallResult(reps_complete=1).raw.bit_length() - 1
+_SUCCESS, _SET_REGISTERS = HvStatus.SUCCESS, int(HypercallCode.SET_VP_REGISTERS)     # naming a member costs a call
+_REGISTERS_HEADER = Struct("<QIB3x")                # VpRegistersInput
+_INTEGER_REGISTER = Struct("<I12xQ8x")              # RegisterAssoc of an integer
 
 Door = Callable[[int, int, int], int]   # (control, input gpa, output gpa) -> result value
 RegisterContent = int | bytes | Layout
@@ -401,10 +410,26 @@ class WinHv:
     def set_vp_registers(self, partition_id: int, vp_index: int,
                          values: Mapping[HvRegisterName, RegisterContent]) -> None:
         """Set registers, in order: an integer, 16 bytes, or a layout of 16 bytes each."""
+        if self._set_integers(partition_id, vp_index, values):
+            return
         self._reps(HypercallCode.SET_VP_REGISTERS,
                    lambda first: VpRegistersInput(partition_id=partition_id, vp_index=vp_index),
                    [RegisterAssoc(name=name, value=register_bytes(value)).pack() for name, value in values.items()],
                    pool=partition_id)
+
+    def _set_integers(self, partition_id: int, vp_index: int, values: Mapping[HvRegisterName, RegisterContent]) -> bool:
+        """What answers most intercepts, a few integers, in one call without detours; False when it has to be made
+        again: with other values, or for its status."""
+        count = len(values)
+        if not 0 < count <= _FEW:
+            return False
+        try:
+            list_ = [_INTEGER_REGISTER.pack(name, value) for name, value in values.items()]
+        except struct_error:
+            return False
+        self.memory.write(self._input, _REGISTERS_HEADER.pack(partition_id, vp_index, 0) + b"".join(list_))
+        result = self.door(_SET_REGISTERS | count << _COUNT_SHIFT, self._input, self._output)
+        return not result & _STATUS and result >> _COMPLETE_SHIFT & MAX_REPS == count
 
     # --- interrupts and devices --------------------------------------------------------------------
 
@@ -582,10 +607,10 @@ class WinHv:
 
     def _enter(self, code: HypercallCode, rep_count: int, rep_start: int, units: int = 0) -> tuple[HvStatus, int]:
         """Execute the hypercall with the input page as it is: (status, reps completed)."""
-        control = HypercallControl(call_code=code, rep_count=rep_count, rep_start=rep_start,
-                                   variable_header_size=units)
-        result = HypercallResult(self.door(control.raw, self._input, self._output))
-        return HvStatus(result.status), result.reps_complete
+        control = int(code) | rep_count << _COUNT_SHIFT | rep_start << _START_SHIFT | units << _UNITS_SHIFT
+        result = self.door(control, self._input, self._output)
+        status = result & _STATUS
+        return HvStatus(status) if status else _SUCCESS, result >> _COMPLETE_SHIFT & MAX_REPS
 
     def _deposit_batch(self, partition_id: int) -> None:
         """What TLFS "Memory Management" asks of a parent: more pages, then the call again."""

@@ -22,6 +22,7 @@ offset, a shift or a mask. Fields stand packed in the order written; padding is 
 from __future__ import annotations
 
 import sys
+from struct import Struct, calcsize
 from typing import Any, ClassVar, NoReturn, Self, cast
 
 from hv.spec.codec import make_init, make_pack, make_parse
@@ -140,6 +141,26 @@ class Layout:
     def offset_of(cls, name: str) -> int:
         """Offset in bytes of the field *name*."""
         return cls.FIELDS[name][0]
+
+    @classmethod
+    def place_of(cls, path: str) -> tuple[int, str]:
+        """Offset in bytes and `struct` format of a field, of one in a field too: "header.rip"."""
+        name, _, rest = path.partition(".")
+        offset, kind = cls.FIELDS[name]
+        if not rest:
+            return offset, kind.format
+        assert kind.layout is not None, f"{cls.__name__}.{name} has no fields"
+        inner, code = kind.layout.place_of(rest)
+        return offset + inner, code
+
+    @classmethod
+    def picker(cls, *paths: str) -> Struct:
+        """What takes the fields *paths*, in their order, and nothing else from the bytes of one."""
+        code, at = "<", 0
+        for offset, kind in map(cls.place_of, paths):
+            code += f"{offset - at}x{kind}"
+            at = offset + calcsize("<" + kind)
+        return Struct(code)
 
     def inspect(self) -> dict[str, Any]:
         """Plain data, field by field, for the REPL and for JSON."""

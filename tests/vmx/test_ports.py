@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from hv.instructions.decode import decode
 from hv.spec.exits import ExitReason, IoQualification
 from hv.spec.vmcs import PrimaryControls, VmcsField
+from hv.vmx.intercepts.ports import _PLAIN
 from hv.vmx.vmcs import DEFAULT_CONTROLS
 from tests.proves import proves
 from tests.vmx.test_instruction_information import STRINGS
@@ -163,3 +165,12 @@ def test_each_repetition_is_single_stepped(box):
 def test_rep_with_a_count_of_0_does_nothing(box):
     _, exit = box.exit_of("rep insb; cpuid", rdi=FAR, rcx=0)
     assert exit.reason is R.CPUID
+
+
+def test_the_plain_instructions_are_described_as_the_disassembler_would():
+    """Those without a prefix do not go through it."""
+    for (opcode, size), (qualification, length) in _PLAIN.items():
+        decoded = decode(bytes([opcode, 0x60, 0x90]), 16 if size == 2 else 32)
+        io = IoQualification(qualification)
+        assert (decoded.length, decoded.port.input, decoded.port.size, decoded.port.port is not None) == (
+            length, bool(io.in_), io.size, bool(io.immediate))

@@ -12,20 +12,24 @@ from hv.trace.events import PortIo
 from hv.vmx.exit import VmExit
 
 _READ, _WRITE = 1, 2
+_STRING, _IN = IoQualification(string=1).raw, IoQualification(in_=1).raw
+_PORT_SHIFT = IoQualification(port=1).raw.bit_length() - 1
 
 
 @on_exit(ExitReason.IO_INSTRUCTION)
 def handle_io(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     """TLFS "Intercepts": without an intercept OUT is dropped and IN gives all ones, but root's pass to the hardware."""
-    io = IoQualification(exit.qualification)
-    if io.string:
-        return _string_io(vp, exit, io)
+    qualification = exit.qualification
+    if qualification & _STRING:
+        return _string_io(vp, exit, IoQualification(qualification))
+    port, size, is_read = qualification >> _PORT_SHIFT, (qualification & 7) + 1, qualification & _IN
     if vp.trace.listening:
-        value = 0 if io.in_ else vp.regs.rax & (1 << 8 * io.size) - 1
-        vp.trace.emit(PortIo(io.port, io.size, not io.in_, value))
-    if _parent_wants(vp, io):
-        intercepts.send_io_port(vp, io.port, io.size, not io.in_, exit.instruction_length)
+        value = 0 if is_read else vp.regs.rax & (1 << 8 * size) - 1
+        vp.trace.emit(PortIo(port, size, not is_read, value))
+    if vp.partition.intercepts.wants_port(port, _READ if is_read else _WRITE):
+        intercepts.send_io_port(vp, port, size, not is_read, exit.instruction_length)
         return ASK_PARENT
+    io = IoQualification(qualification)
     value = _unasked(vp, io, vp.regs.rax)
     if io.in_:
         vp.regs.rax = vp.regs.rax & -(1 << 8 * io.size) | value if io.size < 4 else value

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 _CODE = int(HypercallControl(call_code=0xFFFF))
 _FAST = int(HypercallControl(fast=1))
 _PLAIN = _CODE | _FAST                  # all that a simple call may set
-_REP_START = HypercallControl(rep_start=0xFFF).raw
+_REP_START, _REPS = HypercallControl(rep_start=0xFFF).raw, 0xFFF
+_REP = int(HypercallControl(call_code=0xFFFF, fast=1, rep_count=0xFFF, rep_start=0xFFF))    # all that a rep call may
+_COUNT_SHIFT = HypercallControl(rep_count=1).raw.bit_length() - 1
 _REP_START_SHIFT = HypercallControl(rep_start=1).raw.bit_length() - 1
 _REP_SHIFT = HypercallResult(reps_complete=1).raw.bit_length() - 1
 _REGISTERS = struct.Struct("<QQ")
@@ -51,9 +53,12 @@ def hypercall(hypervisor: Hypervisor, vp: VirtualProcessor, control: int, input_
     try:
         declaration = HYPERCALLS.get(control & _CODE) or _unknown(vp, control & _CODE)
         if control & ~_PLAIN or declaration.rep:
-            reps = _check_shape(declaration, HypercallControl(control))
+            start = control >> _REP_START_SHIFT & _REPS
+            if control & ~_REP or not declaration.rep or start >= control >> _COUNT_SHIFT & _REPS:
+                start = _check_shape(declaration, HypercallControl(control))
+            reps = start
         if declaration.rep:
-            reps, refusal = _rep_call(call, declaration, HypercallControl(control), input_gpa, output_gpa)
+            reps, refusal = _rep_call(call, declaration, control, input_gpa, output_gpa)
         elif declaration.variable:
             _variable_call(call, declaration, HypercallControl(control), input_gpa, output_gpa)
         else:
@@ -137,21 +142,24 @@ def _units(data: bytes) -> tuple[int, ...]:
     return struct.unpack(f"<{len(data) // 8}Q", data)
 
 
-def _rep_call(call: Call, declaration: Declaration, control: HypercallControl, input_gpa: int,
+def _rep_call(call: Call, declaration: Declaration, control: int, input_gpa: int,
               output_gpa: int) -> tuple[int, HypercallError | None]:
     """The reps completed, whose outputs are written in any case, and the refusal that ended them.
 
     CallInterrupted when there are more of them than may be done at a time.
     """
-    count, start = control.rep_count, control.rep_start
+    count, start, fast = control >> _COUNT_SHIFT & _REPS, control >> _REP_START_SHIFT & _REPS, control & _FAST
     step = declaration.rep_output.SIZE if declaration.rep_output else 0
     element = declaration.rep_input.SIZE if declaration.rep_input else 0
-    header = declaration.input_size + 8 * control.variable_header_size
+    header = declaration.input_size
+    if declaration.variable:
+        header += 8 * HypercallControl(control).variable_header_size
     size = header + count * element
-    data = read_input(call, declaration, control.fast, size, count * step, input_gpa, output_gpa)
+    data = read_input(call, declaration, fast, size, count * step, input_gpa, output_gpa)
     reps, refusal = Reps(data[header:size], declaration.rep_input, start, count, call), None
     try:
-        _check_reserved(declaration, data)
+        if declaration.reserved:
+            _check_reserved(declaration, data)
         assert declaration.input is not None, "a rep call has a header"
         variable = (_units(data[declaration.input_size : header]),) if declaration.variable else ()
         declaration.handler(call, declaration.input.parse(data), *variable, reps)
@@ -162,13 +170,13 @@ def _rep_call(call: Call, declaration: Declaration, control: HypercallControl, i
     call.rep_ticks += ticks
     finished = (reps.done - start) * step
     if finished:
-        write_output(call, control.fast, size, output_gpa, start * step, bytes(reps.output[:finished]))
+        write_output(call, fast, size, output_gpa, start * step, bytes(reps.output[:finished]))
     if refusal is None and reps.done < count:
         _interrupt(call, declaration, control, reps.done)
     return reps.done, refusal
 
 
-def _interrupt(call: Call, declaration: Declaration, control: HypercallControl, done: int) -> NoReturn:
-    assert done > control.rep_start, f"{declaration.code.name} does not ask for its reps"
-    call.emit(HypercallInterrupted(declaration.code, done, control.rep_count))
-    raise CallInterrupted(HypercallControl(control.raw & ~_REP_START | done << _REP_START_SHIFT).raw)
+def _interrupt(call: Call, declaration: Declaration, control: int, done: int) -> NoReturn:
+    assert done > control >> _REP_START_SHIFT & _REPS, f"{declaration.code.name} does not ask for its reps"
+    call.emit(HypercallInterrupted(declaration.code, done, control >> _COUNT_SHIFT & _REPS))
+    raise CallInterrupted(control & ~_REP_START | done << _REP_START_SHIFT)

@@ -6,8 +6,10 @@ name any VP of a child. `hv/hypervisor/registers/` gives each name its way in an
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import TYPE_CHECKING
 
+from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.hypercalls.registry import Call, Reps, hypercall, require, require_vtl0
 from hv.hypervisor.partitions.partition import PartitionState
 from hv.hypervisor.registers.table import get_register, set_register
@@ -29,6 +31,10 @@ _UNCHECKED = frozenset({HvRegisterName.EXPLICIT_SUSPEND, HvRegisterName.INTERCEP
                         *range(HvRegisterName.RAX, HvRegisterName.RIP + 1)})
 
 
+_ASSOC = Struct("<" + RegisterAssoc.FORMAT)
+_NO_PADDING = bytes(12)
+
+
 @hypercall(HypercallCode.GET_VP_REGISTERS, input=VpRegistersInput, rep_input=RegisterName, rep_output=RegisterValue)
 def get_vp_registers(call: Call, input: VpRegistersInput, reps: Reps) -> None:
     """The values of the registers named; INVALID_PARAMETER at the first name that is unknown."""
@@ -43,10 +49,11 @@ def set_vp_registers(call: Call, input: VpRegistersInput, reps: Reps) -> None:
     vp = _target(call, input)
     if vp is call.vp:
         vp.end_run_with(_nothing)           # it may not run any more, and VM entry has something to check
-    for element in reps:
-        require(not any(element.padding), f"register {element.name:#x}: bytes 4..15 must be zero")
-        set_register(vp, element.name, element.value)
-        if element.name not in _UNCHECKED:
+    for name, padding, value in reps.unpacked(_ASSOC):
+        if padding != _NO_PADDING:
+            raise HypercallError(HvStatus.INVALID_PARAMETER, f"register {name:#x}: bytes 4..15 must be zero")
+        set_register(vp, name, value)
+        if name not in _UNCHECKED:
             vp.registers_written()
 
 

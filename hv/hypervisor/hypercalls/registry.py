@@ -9,6 +9,7 @@ returns as usual, and is called again for the rest.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from hv.hypervisor.errors import HypercallError
@@ -144,6 +145,15 @@ class Reps:
             yield n if layout is None else layout.parse(self._data, n * layout.SIZE)
             n = self.done = n + 1
 
+    def unpacked(self, element: Struct) -> Iterator[tuple[Any, ...]]:
+        """`__iter__` for a list whose elements *element* takes apart: fewer steps, for lists that every exit has."""
+        vp, n = self._vp, self.start
+        while n < self._stop:
+            if n > self.start and vp is not None and vp.event_pending:
+                return
+            yield element.unpack_from(self._data, n * element.size)
+            n = self.done = n + 1
+
     def weigh(self, weight: int) -> None:
         """The rep being done was as much work as *weight* usual ones, and those after it are taken to be so too."""
         self._heavier += (weight - 1) * REP_TICKS
@@ -176,6 +186,8 @@ def require(condition: object, text: str, status: HvStatus = HvStatus.INVALID_PA
 
 def require_vtl0(input_vtl: int) -> None:
     """Only the current trust level exists here: INVALID_PARAMETER for reserved bits, INVALID_VTL_STATE for another."""
+    if not input_vtl:
+        return
     vtl = HvInputVtl(input_vtl)
     require(not input_vtl & HvInputVtl.RESERVED, f"reserved bits in input VTL {input_vtl:#x}")
     require(not vtl.target_vtl, f"vtl {vtl.target_vtl} does not exist", HvStatus.INVALID_VTL_STATE)

@@ -7,13 +7,13 @@ intercept-suspended, until the parent has set the registers and writes 0 to the 
 from __future__ import annotations
 
 from functools import partial
+from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from hv.hypervisor.intercepts.string_io import complete_element
 from hv.hypervisor.synic.synic import QueuedMessage
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.registers import Segment
-from hv.spec.layout import Layout
 from hv.spec.synic import (
     SINT_INTERCEPT,
     CpuidIntercept,
@@ -48,6 +48,12 @@ _PRESENT = 1 << 7
 _RF = Rflags.RF.value
 _PE, _AM, _LMA = Cr0.PE.value, Cr0.AM.value, Efer.LMA.value     # plain integers: `&` with a flag makes a new member
 _DR7_ENABLES = 0xFF                     # L0, G0 .. L3, G3
+_STATE_PE, _STATE_AM, _STATE_LMA, _STATE_DEBUG, _STATE_PENDING, _STATE_SHADOW = (
+    HvExecutionState(**{name: 1}).raw for name in ("cr0_pe", "cr0_am", "efer_lma", "debug_active",
+                                                   "interruption_pending", "interrupt_shadow"))
+_HEADER = Struct("<" + HvInterceptHeader.FORMAT)
+_IO_PORT_MESSAGE, _IO_PORT = Struct("<" + IoPortIntercept.FORMAT).pack, HvMessageType.X64_IO_PORT_INTERCEPT
+_READ, _WRITE = InterceptAccess.READ.value, InterceptAccess.WRITE.value
 _GENERAL_REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                       "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
 
@@ -60,14 +66,20 @@ def segment_register(segment: Segment) -> HvSegmentRegister:
     return HvSegmentRegister(base=segment.base, limit=segment.limit, selector=segment.selector, attributes=attributes)
 
 
+def _segment(segment: Segment) -> tuple[int, int, int, int]:
+    """The same as the values of its fields."""
+    selector, base, limit, rights = segment
+    return base, limit, selector, rights & _ATTRIBUTES & ~_PRESENT if rights & _UNUSABLE else rights & _ATTRIBUTES
+
+
 def segment_of(register: HvSegmentRegister) -> Segment:
     """The reverse of `segment_register`: what is not present is unusable."""
     rights = register.attributes if register.attributes & _PRESENT else register.attributes | _UNUSABLE
     return Segment(register.selector, register.base, register.limit, rights)
 
 
-def send(vp: VirtualProcessor, message_type: HvMessageType, payload: Layout) -> None:
-    """Suspend *vp* and queue the message for its parent."""
+def send(vp: VirtualProcessor, message_type: HvMessageType, payload: bytes) -> None:
+    """Suspend *vp* and queue the message for its parent; *payload* is that of its type."""
     parent = vp.partition.parent
     assert parent is not None, "root has nobody to ask"
     vp.intercept_suspend = True
@@ -76,19 +88,22 @@ def send(vp: VirtualProcessor, message_type: HvMessageType, payload: Layout) -> 
     if vp.register_page is not None:
         vp.register_page.fill()
     if vp.message_page is not None:
-        vp.message_page.show(message_type, payload.pack())
+        vp.message_page.show(message_type, payload)
     _queue(vp, parent, message_type, payload)
     vp.kick()
     if vp.partition.trace.listening:
         vp.partition.trace.emit(InterceptSent(message_type, vp.partition.id, vp.index))
 
 
-def _queue(vp: VirtualProcessor, parent: Partition, message_type: HvMessageType, payload: Layout) -> None:
+def _queue(vp: VirtualProcessor, parent: Partition, message_type: HvMessageType, payload: bytes) -> None:
     """A VP has one buffer for its messages: what the parent has not even seen is replaced."""
-    forget(vp)
+    if vp.message is not None:
+        forget(vp)
     if parent.vps:                      # a parent without a processor hears nothing
         receiver = parent.vps[min(parent.vps)]
-        message = QueuedMessage(message_type, payload.pack(), vp.partition.id, partial(_delivered, vp))
+        if receiver.synic.post_now(SINT_INTERCEPT, message_type, payload, vp.partition.id):
+            return
+        message = QueuedMessage(message_type, payload, vp.partition.id, partial(_delivered, vp))
         vp.message = receiver, message
         receiver.synic.post(SINT_INTERCEPT, message)
 
@@ -119,7 +134,7 @@ def complete(vp: VirtualProcessor) -> None:
     if element is not None:
         complete_element(vp, element)
     if message_type and vp.regs.rip != vp.asked_at and vp.pending_event is None:
-        vp.regs.rflags &= ~_RF          # which an EPT violation sets: the instruction is done
+        vp.regs.clear_resume_flag()     # which an EPT violation sets: the instruction is done
         vp.regs.interrupt_shadow = False
         if vp.regs.single_stepping:
             vp.owe_single_step()
@@ -140,19 +155,19 @@ def send_io_port(vp: VirtualProcessor, port: int, size: int, write: bool, length
                  string: bool = False, rep: bool = False, instruction: bytes = b"") -> None:
     """IN or OUT of *size* bytes; *length* is the instruction's, in bytes. *rax* is shown instead of the VP's own."""
     regs = vp.regs
-    info = HvIoPortAccessInfo(access_size=size, string_op=int(string), rep_prefix=int(rep))
-    send(vp, HvMessageType.X64_IO_PORT_INTERCEPT, IoPortIntercept(
-        header=header(vp, InterceptAccess.WRITE if write else InterceptAccess.READ, length), port=port,
-        access_info=info.raw, instruction_byte_count=len(instruction),
-        instruction_bytes=instruction[:MAX_INSTRUCTION], rax=regs.rax if rax is None else rax,
-        ds=segment_register(regs.ds), es=segment_register(regs.es), rcx=regs.rcx, rsi=regs.rsi, rdi=regs.rdi))
+    info = size if not string and not rep else HvIoPortAccessInfo(
+        access_size=size, string_op=int(string), rep_prefix=int(rep)).raw
+    send(vp, _IO_PORT, _IO_PORT_MESSAGE(
+        *_header(vp, _WRITE if write else _READ, length), port, info, len(instruction), 0,
+        regs.rax if rax is None else rax, instruction[:MAX_INSTRUCTION], *_segment(regs.ds), *_segment(regs.es),
+        regs.rcx, regs.rsi, regs.rdi))
 
 
 def send_msr(vp: VirtualProcessor, index: int, write: bool, length: int) -> None:
     """RDMSR or WRMSR of *index*."""
     access = InterceptAccess.WRITE if write else InterceptAccess.READ
     send(vp, HvMessageType.X64_MSR_INTERCEPT, MsrIntercept(
-        header=header(vp, access, length), msr_number=index, rdx=vp.regs.rdx, rax=vp.regs.rax))
+        header=header(vp, access, length), msr_number=index, rdx=vp.regs.rdx, rax=vp.regs.rax).pack())
 
 
 def send_cpuid(vp: VirtualProcessor, default: tuple[int, int, int, int], length: int) -> None:
@@ -160,7 +175,7 @@ def send_cpuid(vp: VirtualProcessor, default: tuple[int, int, int, int], length:
     regs, (eax, ebx, ecx, edx) = vp.regs, default
     send(vp, HvMessageType.X64_CPUID_INTERCEPT, CpuidIntercept(
         header=header(vp, InterceptAccess.EXECUTE, length), rax=regs.rax, rcx=regs.rcx, rdx=regs.rdx, rbx=regs.rbx,
-        default_rax=eax, default_rcx=ecx, default_rdx=edx, default_rbx=ebx))
+        default_rax=eax, default_rcx=ecx, default_rdx=edx, default_rbx=ebx).pack())
 
 
 def send_hypercall(vp: VirtualProcessor, length: int) -> None:
@@ -168,7 +183,7 @@ def send_hypercall(vp: VirtualProcessor, length: int) -> None:
     regs: Any = vp.regs
     send(vp, HvMessageType.HYPERCALL_INTERCEPT, HypercallIntercept(
         header=header(vp, InterceptAccess.EXECUTE, length), rax=regs.rax, rbx=regs.rbx, rcx=regs.rcx, rdx=regs.rdx,
-        r8=regs.r8, rsi=regs.rsi, rdi=regs.rdi, xmm_registers=b"".join(map(regs.read_xmm, range(6)))))
+        r8=regs.r8, rsi=regs.rsi, rdi=regs.rdi, xmm_registers=b"".join(map(regs.read_xmm, range(6)))).pack())
 
 
 def send_memory(vp: VirtualProcessor, gpa: int, access: Access, *, gva: int | None = None, final: bool = True,
@@ -184,7 +199,7 @@ def send_memory(vp: VirtualProcessor, gpa: int, access: Access, *, gva: int | No
     send(vp, HvMessageType.GPA_INTERCEPT if mapped else HvMessageType.UNMAPPED_GPA, MemoryIntercept(
         header=header(vp, kind, length), cache_type=CACHE_WRITE_BACK, instruction_byte_count=len(instruction),
         access_info=info.raw, tpr_priority=vp.apic.cr8, gva=gva or 0, gpa=gpa,
-        instruction_bytes=instruction[:MAX_INSTRUCTION]))
+        instruction_bytes=instruction[:MAX_INSTRUCTION]).pack())
 
 
 def send_exception(vp: VirtualProcessor, vector: int, error_code: int | None = None, *, parameter: int = 0,
@@ -196,26 +211,31 @@ def send_exception(vp: VirtualProcessor, vector: int, error_code: int | None = N
         header=header(vp, InterceptAccess.EXECUTE, length), exception_vector=vector, exception_info=info.raw,
         instruction_byte_count=len(instruction), error_code=error_code or 0, exception_parameter=parameter,
         instruction_bytes=instruction[:MAX_INSTRUCTION], ds=segment_register(regs.ds), ss=segment_register(regs.ss),
-        registers=tuple(getattr(regs, name) for name in _GENERAL_REGISTERS)))
+        registers=tuple(getattr(regs, name) for name in _GENERAL_REGISTERS)).pack())
 
 
 def send_unrecoverable_exception(vp: VirtualProcessor) -> None:
     """A triple fault: the VP cannot go on by itself."""
-    send(vp, HvMessageType.UNRECOVERABLE_EXCEPTION, HeaderOnlyIntercept(header=header(vp)))
+    send(vp, HvMessageType.UNRECOVERABLE_EXCEPTION, HeaderOnlyIntercept(header=header(vp)).pack())
 
 
 def send_invalid_register(vp: VirtualProcessor) -> None:
     """VM entry refuses the VP's registers. It has no header, since they mean nothing."""
-    send(vp, HvMessageType.INVALID_VP_REGISTER_VALUE, InvalidVpRegisterMessage(vp_index=vp.index))
+    send(vp, HvMessageType.INVALID_VP_REGISTER_VALUE, InvalidVpRegisterMessage(vp_index=vp.index).pack())
 
 
 def header(vp: VirtualProcessor, access: InterceptAccess = InterceptAccess.EXECUTE,
            length: int = 0) -> HvInterceptHeader:
     """What every message about an instruction begins with; *length* in bytes, 0 where it is not known."""
+    return HvInterceptHeader.parse(_HEADER.pack(*_header(vp, int(access), length)))
+
+
+def _header(vp: VirtualProcessor, access: int, length: int) -> tuple[int, ...]:
+    """The same as the values of its fields, those of CS among them."""
     regs: Any = vp.regs
-    state = HvExecutionState(
-        cpl=regs.cpl, cr0_pe=int(bool(regs.cr0 & _PE)), cr0_am=int(bool(regs.cr0 & _AM)),
-        efer_lma=int(bool(regs.efer & _LMA)), debug_active=int(bool(regs.dr7 & _DR7_ENABLES)),
-        interruption_pending=int(vp.pending_event is not None), interrupt_shadow=int(bool(regs.interrupt_shadow)))
-    return HvInterceptHeader(vp_index=vp.index, length_and_cr8=length & 0xF | vp.apic.cr8 << 4, access_type=access,
-                             execution_state=state.raw, cs=segment_register(regs.cs), rip=regs.rip, rflags=regs.rflags)
+    cr0 = regs.cr0
+    state = (regs.cpl | (_STATE_PE if cr0 & _PE else 0) | (_STATE_AM if cr0 & _AM else 0)
+             | (_STATE_LMA if regs.efer & _LMA else 0) | (_STATE_DEBUG if regs.dr7 & _DR7_ENABLES else 0)
+             | (_STATE_PENDING if vp.pending_event is not None else 0)
+             | (_STATE_SHADOW if regs.interrupt_shadow else 0))
+    return (vp.index, length & 0xF | vp.apic.cr8 << 4, access, state, *_segment(regs.cs), regs.rip, regs.rflags)

@@ -82,7 +82,7 @@ def tell(vp: VirtualProcessor) -> None:
         return
     _become(vp, wanted)
     intercepts.send(vp, HvMessageType.X64_INTERRUPTION_DELIVERABLE, InterruptionDeliverable(
-        header=intercepts.header(vp), deliverable_type=kind))
+        header=intercepts.header(vp), deliverable_type=kind).pack())
 
 
 def _tell_of_sints(vp: VirtualProcessor, wanted: Notifications) -> None:
@@ -90,7 +90,7 @@ def _tell_of_sints(vp: VirtualProcessor, wanted: Notifications) -> None:
     wanted.sints &= ~free
     _become(vp, wanted)
     intercepts.send(vp, HvMessageType.SYNIC_SINT_DELIVERABLE, SintDeliverable(
-        header=intercepts.header(vp), deliverable_sints=free))
+        header=intercepts.header(vp), deliverable_sints=free).pack())
 
 
 def _become(vp: VirtualProcessor, wanted: Notifications) -> None:

@@ -211,7 +211,9 @@ class GpaSpace:
     def translate(self, gpa: int, access: Access) -> int:
         """The spa behind *gpa*, or NestedFault when the partition itself could not do *access* there."""
         page = gpa >> 12
-        mapping = self._met.get(page)           # `visible`, for what is usual
+        if self.identity and page not in self._overlays and self.owners.is_root(page):
+            return gpa                          # `visible`, for what is usual
+        mapping = self._met.get(page)           # likewise
         if mapping is None or page in self._overlays:
             mapping = self.visible(page)
         if mapping is None or int(access) & ~int(mapping.rights) or mapping.spa >= self.memory.size:

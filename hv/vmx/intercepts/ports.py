@@ -26,6 +26,20 @@ if TYPE_CHECKING:
 
 _LARGEST = 4                    # bytes of an element
 _PAGE_OFFSET = PAGE_SIZE - 1
+_IO_INSTRUCTION, _PORT_SHIFT = ExitReason.IO_INSTRUCTION, IoQualification(port=1).raw.bit_length() - 1
+
+
+def _plain_instructions() -> dict[tuple[int, int], tuple[int, int]]:
+    """IN and OUT without a prefix: (opcode, bytes of data) -> qualification but for the port, length."""
+    found = {}
+    for opcode, size in ((0xE4, 1), (0xE5, 2), (0xE5, 4), (0xE6, 1), (0xE7, 2), (0xE7, 4)):
+        for by_dx in (0, 8):                # the same in DX, eight opcodes on
+            qualification = IoQualification(size_minus_1=size - 1, in_=int(opcode < 0xE6), immediate=int(not by_dx))
+            found[opcode | by_dx, size] = qualification.raw, 1 if by_dx else 2
+    return found
+
+
+_PLAIN = _plain_instructions()
 
 
 def port_in(vcpu: Vcpu, detail: int) -> VmExit | None:
@@ -41,6 +55,9 @@ def _port(vcpu: Vcpu) -> VmExit | None:
     port, size, _ = vcpu.engine.port()
     if not io_permitted(vcpu.state, vcpu.memory, port, size):
         raise GuestFault(Vector.GP, 0)
+    plain = _PLAIN.get((vcpu.engine.code_head() & 0xFF, size))
+    if plain is not None and _port_exits(vcpu, port, size):         # the usual, without the disassembler
+        return VmExit(_IO_INSTRUCTION, plain[0] | port << _PORT_SHIFT, plain[1])
     decoded = decoded_at(vcpu)
     access = decoded.port
     if access is None:      # what the engine executed does not stand there any more
@@ -73,6 +90,9 @@ def _port_exits(vcpu: Vcpu, port: int, size: int) -> bool:
     if port + size > 0x10000:
         return True
     memory, bitmaps = vcpu.second_level.memory, vcpu.controls.io_bitmaps
+    first = bitmaps[port >> 15] + ((port & 0x7FFF) >> 3)
+    if (port & 7) + size <= 8 and first < memory.size:
+        return bool(memory.view[first] >> (port & 7) & (1 << size) - 1)
     return any(read_physical(memory, bitmaps[each >> 15] + ((each & 0x7FFF) >> 3), 1)[0] >> (each & 7) & 1
                for each in range(port, port + size))
 

@@ -49,6 +49,7 @@ def choose(names: list[str] | None) -> list[Metric]:
     """The metrics called *names*, or all; CommandError for one that there is not."""
     import hv.commands.metrics_exits
     import hv.commands.metrics_grade
+    import hv.commands.metrics_iommu
     import hv.commands.metrics_lab
     import hv.commands.metrics_parallel
     import hv.commands.metrics_replay

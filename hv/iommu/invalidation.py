@@ -104,7 +104,8 @@ class Invalidation:
         too_large = granularity is Granularity.SELECTIVE and self._address.address_mask > MAXIMUM_ADDRESS_MASK
         if command.invalidate and not self.enabled and not too_large:
             self.translator.invalidate_pages(
-                granularity, command.domain_id, self._address.page, self._address.address_mask)
+                granularity, command.domain_id, self._address.page, self._address.address_mask,
+                bool(self._address.hint))
             command.actual = granularity
         command.invalidate = 0
         self._iotlb = command
@@ -192,7 +193,7 @@ class Invalidation:
         if granularity is Granularity.SELECTIVE and descriptor.address_mask > MAXIMUM_ADDRESS_MASK:
             return QUEUE_ERROR
         self.translator.invalidate_pages(
-            granularity, descriptor.domain_id, descriptor.page, descriptor.address_mask)
+            granularity, descriptor.domain_id, descriptor.page, descriptor.address_mask, bool(descriptor.hint))
         return 0
 
     def _invalidate_device(self, descriptor: DeviceTlbDescriptor) -> None:

@@ -1,8 +1,9 @@
-"""The walk of a DMA request: root entry, context entry, second-level tables; and the two caches on the way.
+"""The walk of a DMA request: root entry, context entry, second-level tables; and the caches on the way.
 
 The caches are the reason why software has to invalidate: an entry that was cached is used, whatever the tables say by
 now. Only what a request succeeded with is cached: the context entry under the source-id, the translation of a page
-under (domain id, page). VT-d "DMA Remapping", "Caching Translation Information".
+under (domain id, page), and which table has the last-level entries of 2 MiB, so that a list of pages costs one walk
+and then an entry each. VT-d "DMA Remapping", "Caching Translation Information", "Paging-Structure Caches".
 
 A request has an address type (AT of a PCI Express packet): an ordinary one is untranslated; a device with a TLB of its
 own may ask for a translation, and later send a translated request, which is believed only where the context entry says
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 from hv.iommu.memory import UnitMemory
 from hv.machine.faults import BusError
 from hv.machine.ram import pages_of
+from hv.spec.apic import DEFAULT_BASE
 from hv.spec.vtd import (
     ENTRY_SIZE,
     GUEST_ADDRESS_WIDTH,
@@ -35,14 +37,17 @@ from hv.spec.x86 import PAGE_SHIFT, PAGE_SIZE
 SUPPORTED_WIDTHS = {1: 39, 2: 48}       # AW -> bits of an address; AW + 2 levels
 LARGE_PAGE_LEVELS = (2, 3)              # 2 MiB and 1 GiB
 IOTLB_ENTRIES = 4096                    # the oldest leaves when one more is needed
+TABLE_ENTRIES = 256                     # likewise
 READ, WRITE = 1, 2                      # rights, as in a second-level entry
 EITHER = READ | WRITE                   # what a zero-length read needs: one of them (CAP.ZLR)
 
 _LARGE = SecondLevelEntry(large=1).raw
 _ADDRESS = (1 << HOST_ADDRESS_WIDTH) - PAGE_SIZE
+_WINDOW = DEFAULT_BASE >> 20            # interrupt requests go there
 _PAGE = ~(PAGE_SIZE - 1)
 _OFFSET = PAGE_SIZE - 1
 _PAGE_BITS = GUEST_ADDRESS_WIDTH - PAGE_SHIFT
+_TABLE_BITS = 9                         # of a page number: which entry of the last table
 _UNTRANSLATED = AddressType.UNTRANSLATED.value
 
 
@@ -70,6 +75,8 @@ class SoundContext(NamedTuple):
     domain_id: int
     type: int           # TranslationType
     width: int          # bits of an address
+    walked_below: int   # the first address that is too large; 0 when its requests are not walked
+    first_key: int      # in the IOTLB, of its domain
     table: int          # address of the topmost second-level table
     levels: int
     silent: bool        # FPD
@@ -88,10 +95,12 @@ class Translator:
 
     def __init__(self, memory: UnitMemory, device_tlbs: bool = False) -> None:
         self.memory = memory
+        self._end = memory.size
         self.device_tlbs = device_tlbs                  # ECAP.DT
         self.root_table = 0
         self._contexts: dict[int, SoundContext] = {}    # by source-id
-        self._pages: dict[int, int] = {}                # _key(domain, page) -> address of a page | rights
+        self._pages: dict[int, int] = {}                # domain and page -> address of a page | rights
+        self._tables: dict[int, int] = {}               # domain and 2 MiB -> address of the last table | rights
 
     # --- requests --------------------------------------------------------------------------------------
 
@@ -106,13 +115,37 @@ class Translator:
             return [(self.translate(source_id, iova, needed, address_type), size)]
         return [(self.translate(source_id, at, needed, address_type), length) for at, length in pages_of(iova, size)]
 
+    def quick(self, source_id: int, iova: int, size: int, needed: int) -> int | None:
+        """Where *size* bytes at *iova* are, when that is a matter of the caches and one last-level entry.
+
+        None: the request has to be looked at more closely. Nothing is decided here that `dma` decides otherwise.
+        """
+        context = self._contexts.get(source_id)
+        offset = iova & _OFFSET
+        if context is None or iova >= context.walked_below or offset + size > PAGE_SIZE:
+            return None
+        key = context.first_key + (iova >> PAGE_SHIFT)
+        found = self._pages.get(key)
+        if found is None:
+            found = self._near(key, iova)
+        return (found & _PAGE) + offset if found & needed else None
+
+    def _near(self, key: int, iova: int) -> int:
+        """The last-level entry of a page whose table is known; 0 when it is not, or not sound."""
+        table = self._tables.get(key >> _TABLE_BITS)
+        if table is None or iova >> 20 == _WINDOW:
+            return 0
+        entry = self.memory.read_u64((table & _PAGE) + (iova >> 9 & 0xFF8))
+        found = entry & (table | _PAGE) & (_ADDRESS | EITHER)
+        if entry & _LEAF_RESERVED or not found & EITHER or found >= self._end:
+            return 0
+        if len(self._pages) >= IOTLB_ENTRIES:
+            del self._pages[next(iter(self._pages))]
+        self._pages[key] = found
+        return found
+
     def translate(self, source_id: int, iova: int, needed: int, address_type: int = _UNTRANSLATED) -> int:
         """The address behind one address of a device that wants the rights *needed*; DmaFault when it is refused."""
-        context = self._contexts.get(source_id)
-        if context is not None and address_type == _UNTRANSLATED and not iova >> context.width:
-            found = self._pages.get(context.domain_id << _PAGE_BITS | iova >> PAGE_SHIFT)
-            if found is not None and found & needed and context.type != TranslationType.PASS_THROUGH:
-                return found & _PAGE | iova & _OFFSET
         return self._ask(source_id, iova, needed, address_type).spa | iova & _OFFSET
 
     def for_device_tlb(self, source_id: int, iova: int) -> Leaf:
@@ -147,7 +180,7 @@ class Translator:
             raise Refusal(FaultReason.ADDRESS_BEYOND_WIDTH)
         if context.type == TranslationType.PASS_THROUGH or address_type == AddressType.TRANSLATED:
             return Leaf(iova & _PAGE, EITHER, PAGE_SIZE)
-        key = context.domain_id << _PAGE_BITS | iova >> PAGE_SHIFT
+        key = context.first_key + (iova >> PAGE_SHIFT)
         found = self._pages.get(key)
         if found is None:
             leaf = self.walk(context, iova, needed)
@@ -180,7 +213,9 @@ class Translator:
             raise Refusal(FaultReason.CONTEXT_INVALID)
         pass_through = entry.type == TranslationType.PASS_THROUGH
         width = GUEST_ADDRESS_WIDTH if pass_through else SUPPORTED_WIDTHS[entry.address_width]
-        return SoundContext(entry, entry.domain_id, entry.type, width, entry.second_level * PAGE_SIZE,
+        return SoundContext(entry, entry.domain_id, entry.type, width, 0 if pass_through else 1 << width,
+                            entry.domain_id << _PAGE_BITS,
+                            entry.second_level * PAGE_SIZE,
                             entry.address_width + 2, bool(entry.fault_disabled))
 
     def _load(self, spa: int, reason: FaultReason) -> int:
@@ -199,6 +234,7 @@ class Translator:
                 entry = read_u64(table + (iova >> shift & 0x1FF) * 8)
             except BusError:
                 raise Refusal(FaultReason.SECOND_LEVEL_ACCESS) from None
+            above = rights
             rights &= entry
             if not rights & needed:
                 _check_rights(rights, needed)           # before the reserved bits
@@ -206,15 +242,24 @@ class Translator:
             if entry & _RESERVED[level, is_leaf]:
                 raise Refusal(FaultReason.SECOND_LEVEL_RESERVED)
             if is_leaf:
+                if level == 1:
+                    self._keep_table(context.first_key + (iova >> PAGE_SHIFT), table, above)
                 return Leaf(entry & _ADDRESS | iova & (1 << shift) - PAGE_SIZE, rights, 1 << shift)
             table, level = entry & _ADDRESS, level - 1
 
     # --- caches ----------------------------------------------------------------------------------------
 
     def _cache(self, key: int, leaf: Leaf) -> None:
+        if leaf.spa >= self._end:
+            return                      # no RAM answers there: each request is to find out
         if len(self._pages) >= IOTLB_ENTRIES:
             del self._pages[next(iter(self._pages))]
         self._pages[key] = leaf.spa | leaf.rights
+
+    def _keep_table(self, key: int, table: int, rights: int) -> None:
+        if len(self._tables) >= TABLE_ENTRIES:
+            del self._tables[next(iter(self._tables))]
+        self._tables[key >> _TABLE_BITS] = table | rights
 
     def invalidate_contexts(self, granularity: Granularity, domain_id: int, source_id: int, function_mask: int) -> None:
         """Forget context entries: all, those of a domain, or those of a device (and of its masked functions) in it."""
@@ -226,26 +271,27 @@ class Translator:
                     or (granularity is Granularity.SELECTIVE and of_device)):
                 del self._contexts[cached]
 
-    def invalidate_pages(self, granularity: Granularity, domain_id: int, page: int, address_mask: int) -> None:
-        """Forget translations: all, those of a domain, or 2^*address_mask* aligned pages around *page* in it."""
+    def invalidate_pages(self, granularity: Granularity, domain_id: int, page: int, address_mask: int,
+                         leaves_only: bool = False) -> None:
+        """Forget translations: all, those of a domain, or 2^*address_mask* aligned pages around *page* in it.
+
+        *leaves_only* (IH) is software's word that it has changed last-level entries only.
+        """
         match granularity:
             case Granularity.GLOBAL:
                 self._pages.clear()
+                self._tables.clear()
             case Granularity.DOMAIN:
-                self._forget(domain_id, 0, 1 << _PAGE_BITS)
+                self._forget(domain_id, 0, 1 << _PAGE_BITS, leaves_only=False)
             case Granularity.SELECTIVE:
                 first = page >> address_mask << address_mask
-                self._forget(domain_id, first, first + (1 << address_mask))
+                self._forget(domain_id, first, min(first + (1 << address_mask), 1 << _PAGE_BITS), leaves_only)
 
-    def _forget(self, domain_id: int, first: int, end: int) -> None:
+    def _forget(self, domain_id: int, first: int, end: int, leaves_only: bool) -> None:
         base = domain_id << _PAGE_BITS
-        wanted = range(base + first, base + min(end, 1 << _PAGE_BITS))
-        if len(wanted) < len(self._pages):
-            for key in wanted:
-                self._pages.pop(key, None)
-        else:
-            for key in [key for key in self._pages if key in wanted]:
-                del self._pages[key]
+        _drop(self._pages, range(base + first, base + end))
+        if not leaves_only and end > first:
+            _drop(self._tables, range(base + first >> _TABLE_BITS, (base + end - 1 >> _TABLE_BITS) + 1))
 
     def cached_pages(self) -> Iterator[tuple[int, int, int, int]]:
         """(domain, iova, spa, rights) of what the IOTLB has, oldest first."""
@@ -261,6 +307,16 @@ class Translator:
             "pages": [{"domain": domain, "iova": iova, "spa": spa, "rights": rights}
                       for domain, iova, spa, rights in self.cached_pages()],
         }
+
+
+def _drop(cache: dict[int, int], keys: range) -> None:
+    """Forget *keys*, by whichever way is the shorter."""
+    if len(keys) < len(cache):
+        for key in keys:
+            cache.pop(key, None)
+    else:
+        for key in [key for key in cache if key in keys]:
+            del cache[key]
 
 
 def _check_rights(rights: int, needed: int) -> None:
@@ -279,3 +335,4 @@ def _reserved_bits(level: int, is_leaf: bool) -> int:
 
 
 _RESERVED = {(level, is_leaf): _reserved_bits(level, is_leaf) for level in range(1, 5) for is_leaf in (False, True)}
+_LEAF_RESERVED = _RESERVED[1, True]

@@ -16,7 +16,7 @@ from hv.iommu.interrupts import InterruptFault, InterruptMessage, InterruptRemap
 from hv.iommu.invalidation import Invalidation
 from hv.iommu.memory import UnitMemory
 from hv.iommu.registers import RegisterFile
-from hv.iommu.translate import DmaFault, Leaf, Translator
+from hv.iommu.translate import READ, WRITE, DmaFault, Leaf, Translator
 from hv.machine.faults import BusError
 from hv.spec.apic import DEFAULT_BASE, INTERRUPT_WINDOW_END
 from hv.spec.vtd import (
@@ -38,6 +38,7 @@ from hv.trace import events
 from hv.trace.bus import Trace
 
 VERSION = 0x10
+_WINDOW = DEFAULT_BASE >> 20
 _UNTRANSLATED = AddressType.UNTRANSLATED.value
 CAPABILITIES = Cap(
     domains=6, sagaw=0b00110, mgaw=GUEST_ADDRESS_WIDTH - 1, zero_length_read=1, large_pages=0b11,
@@ -123,6 +124,10 @@ class Iommu:
 
     def dma_read(self, source_id: int, iova: int, size: int, address_type: int = _UNTRANSLATED) -> bytes | None:
         """What *source_id* reads at *iova*; None, and a fault record, when it may not or nothing is there."""
+        if self._translates and not address_type and not self.trace.listening:
+            spa = self.translator.quick(source_id, iova, size, READ)
+            if spa is not None:
+                return self.memory.read(spa, size)
         pieces = self._pieces(source_id, iova, size, False, address_type)
         if pieces is None:
             return None
@@ -136,12 +141,18 @@ class Iommu:
 
     def dma_write(self, source_id: int, iova: int, data: bytes, address_type: int = _UNTRANSLATED) -> bool:
         """Store *data* for *source_id*, all of it or (False) nothing; four bytes in the interrupt window interrupt."""
-        if len(data) == 4 and iova % 4 == 0 and is_interrupt_address(iova):
+        if iova >> 20 == _WINDOW and len(data) == 4 and iova % 4 == 0:
             if address_type != _UNTRANSLATED:
                 return False        # VT-d "Address Range FEEx_xxxx": only an untranslated write is an interrupt request
             self._interrupt_request(source_id, iova, int.from_bytes(data, "little"))
             return True
-        pieces = self._pieces(source_id, iova, len(data), True, address_type)
+        size = len(data)
+        if self._translates and not address_type and not self.trace.listening:
+            spa = self.translator.quick(source_id, iova, size, WRITE)
+            if spa is not None:
+                self.memory.write(spa, data)
+                return True
+        pieces = self._pieces(source_id, iova, size, True, address_type)
         if pieces is None:
             return False
         if len(pieces) == 1 and pieces[0][0] + pieces[0][1] <= self.memory.size:

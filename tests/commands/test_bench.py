@@ -16,6 +16,7 @@ ASKED_FOR = {
     "smp_lock_handoffs_per_s", "ipi_us",
     "io_exit_us", "mmio_exit_us", "device_mmio_us", "timer_interrupt_us",
     "idle_vps_ratio", "flush_hypercall_us", "parallel_speedup_ratio",
+    "dma_page_us",
 }
 
 

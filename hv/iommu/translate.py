@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from hv.iommu.memory import UnitMemory
 from hv.machine.faults import BusError
 from hv.machine.ram import pages_of
+from hv.spec.apic import DEFAULT_BASE
 from hv.spec.vtd import (
     ENTRY_SIZE,
     GUEST_ADDRESS_WIDTH,
@@ -42,6 +43,7 @@ EITHER = READ | WRITE                   # what a zero-length read needs: one of 
 
 _LARGE = SecondLevelEntry(large=1).raw
 _ADDRESS = (1 << HOST_ADDRESS_WIDTH) - PAGE_SIZE
+_WINDOW = DEFAULT_BASE >> 20            # interrupt requests go there
 _PAGE = ~(PAGE_SIZE - 1)
 _OFFSET = PAGE_SIZE - 1
 _PAGE_BITS = GUEST_ADDRESS_WIDTH - PAGE_SHIFT
@@ -74,6 +76,7 @@ class SoundContext(NamedTuple):
     type: int           # TranslationType
     width: int          # bits of an address
     walked_below: int   # the first address that is too large; 0 when its requests are not walked
+    first_key: int      # in the IOTLB, of its domain
     table: int          # address of the topmost second-level table
     levels: int
     silent: bool        # FPD
@@ -92,6 +95,7 @@ class Translator:
 
     def __init__(self, memory: UnitMemory, device_tlbs: bool = False) -> None:
         self.memory = memory
+        self._end = memory.size
         self.device_tlbs = device_tlbs                  # ECAP.DT
         self.root_table = 0
         self._contexts: dict[int, SoundContext] = {}    # by source-id
@@ -111,42 +115,37 @@ class Translator:
             return [(self.translate(source_id, iova, needed, address_type), size)]
         return [(self.translate(source_id, at, needed, address_type), length) for at, length in pages_of(iova, size)]
 
-    def quick(self, source_id: int, iova: int, needed: int) -> int | None:
-        """The address behind one address of a device, when that is a matter of the caches and one last-level entry.
+    def quick(self, source_id: int, iova: int, size: int, needed: int) -> int | None:
+        """Where *size* bytes at *iova* are, when that is a matter of the caches and one last-level entry.
 
-        None: the request has to be looked at more closely. Nothing is decided here that `translate` decides otherwise.
+        None: the request has to be looked at more closely. Nothing is decided here that `dma` decides otherwise.
         """
         context = self._contexts.get(source_id)
-        if context is None or iova >= context.walked_below:
+        offset = iova & _OFFSET
+        if context is None or iova >= context.walked_below or offset + size > PAGE_SIZE:
             return None
-        key = context.domain_id << _PAGE_BITS | iova >> PAGE_SHIFT
+        key = context.first_key + (iova >> PAGE_SHIFT)
         found = self._pages.get(key)
         if found is None:
-            table = self._tables.get(key >> _TABLE_BITS)
-            if table is None:
-                return None
-            try:
-                entry = self.memory.read_u64((table & _PAGE) + (iova >> 9 & 0xFF8))
-            except BusError:
-                return None
-            if entry & _LEAF_RESERVED:
-                return None
-            found = entry & _ADDRESS | entry & table & EITHER
-            if not found & needed:
-                return None
-            if len(self._pages) >= IOTLB_ENTRIES:
-                del self._pages[next(iter(self._pages))]
-            self._pages[key] = found
-        elif not found & needed:
-            return None
-        return found & _PAGE | iova & _OFFSET
+            found = self._near(key, iova)
+        return (found & _PAGE) + offset if found & needed else None
+
+    def _near(self, key: int, iova: int) -> int:
+        """The last-level entry of a page whose table is known; 0 when it is not, or not sound."""
+        table = self._tables.get(key >> _TABLE_BITS)
+        if table is None or iova >> 20 == _WINDOW:
+            return 0
+        entry = self.memory.read_u64((table & _PAGE) + (iova >> 9 & 0xFF8))
+        found = entry & (table | _PAGE) & (_ADDRESS | EITHER)
+        if entry & _LEAF_RESERVED or not found & EITHER or found >= self._end:
+            return 0
+        if len(self._pages) >= IOTLB_ENTRIES:
+            del self._pages[next(iter(self._pages))]
+        self._pages[key] = found
+        return found
 
     def translate(self, source_id: int, iova: int, needed: int, address_type: int = _UNTRANSLATED) -> int:
         """The address behind one address of a device that wants the rights *needed*; DmaFault when it is refused."""
-        if address_type == _UNTRANSLATED:
-            found = self.quick(source_id, iova, needed)
-            if found is not None:
-                return found
         return self._ask(source_id, iova, needed, address_type).spa | iova & _OFFSET
 
     def for_device_tlb(self, source_id: int, iova: int) -> Leaf:
@@ -181,7 +180,7 @@ class Translator:
             raise Refusal(FaultReason.ADDRESS_BEYOND_WIDTH)
         if context.type == TranslationType.PASS_THROUGH or address_type == AddressType.TRANSLATED:
             return Leaf(iova & _PAGE, EITHER, PAGE_SIZE)
-        key = context.domain_id << _PAGE_BITS | iova >> PAGE_SHIFT
+        key = context.first_key + (iova >> PAGE_SHIFT)
         found = self._pages.get(key)
         if found is None:
             leaf = self.walk(context, iova, needed)
@@ -215,6 +214,7 @@ class Translator:
         pass_through = entry.type == TranslationType.PASS_THROUGH
         width = GUEST_ADDRESS_WIDTH if pass_through else SUPPORTED_WIDTHS[entry.address_width]
         return SoundContext(entry, entry.domain_id, entry.type, width, 0 if pass_through else 1 << width,
+                            entry.domain_id << _PAGE_BITS,
                             entry.second_level * PAGE_SIZE,
                             entry.address_width + 2, bool(entry.fault_disabled))
 
@@ -243,13 +243,15 @@ class Translator:
                 raise Refusal(FaultReason.SECOND_LEVEL_RESERVED)
             if is_leaf:
                 if level == 1:
-                    self._keep_table(context.domain_id << _PAGE_BITS | iova >> PAGE_SHIFT, table, above)
+                    self._keep_table(context.first_key + (iova >> PAGE_SHIFT), table, above)
                 return Leaf(entry & _ADDRESS | iova & (1 << shift) - PAGE_SIZE, rights, 1 << shift)
             table, level = entry & _ADDRESS, level - 1
 
     # --- caches ----------------------------------------------------------------------------------------
 
     def _cache(self, key: int, leaf: Leaf) -> None:
+        if leaf.spa >= self._end:
+            return                      # no RAM answers there: each request is to find out
         if len(self._pages) >= IOTLB_ENTRIES:
             del self._pages[next(iter(self._pages))]
         self._pages[key] = leaf.spa | leaf.rights

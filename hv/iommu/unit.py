@@ -39,7 +39,6 @@ from hv.trace.bus import Trace
 
 VERSION = 0x10
 _WINDOW = DEFAULT_BASE >> 20
-_OFFSET = PAGE_SIZE - 1
 _UNTRANSLATED = AddressType.UNTRANSLATED.value
 CAPABILITIES = Cap(
     domains=6, sagaw=0b00110, mgaw=GUEST_ADDRESS_WIDTH - 1, zero_length_read=1, large_pages=0b11,
@@ -125,10 +124,9 @@ class Iommu:
 
     def dma_read(self, source_id: int, iova: int, size: int, address_type: int = _UNTRANSLATED) -> bytes | None:
         """What *source_id* reads at *iova*; None, and a fault record, when it may not or nothing is there."""
-        if (self._translates and address_type == _UNTRANSLATED and 0 < size <= PAGE_SIZE - (iova & _OFFSET)
-                and iova >> 20 != _WINDOW and not self.trace.listening):
-            spa = self.translator.quick(source_id, iova, READ)
-            if spa is not None and spa + size <= self.memory.size:
+        if self._translates and not address_type and not self.trace.listening:
+            spa = self.translator.quick(source_id, iova, size, READ)
+            if spa is not None:
                 return self.memory.read(spa, size)
         pieces = self._pieces(source_id, iova, size, False, address_type)
         if pieces is None:
@@ -149,10 +147,9 @@ class Iommu:
             self._interrupt_request(source_id, iova, int.from_bytes(data, "little"))
             return True
         size = len(data)
-        if (self._translates and address_type == _UNTRANSLATED and 0 < size <= PAGE_SIZE - (iova & _OFFSET)
-                and iova >> 20 != _WINDOW and not self.trace.listening):
-            spa = self.translator.quick(source_id, iova, WRITE)
-            if spa is not None and spa + size <= self.memory.size:
+        if self._translates and not address_type and not self.trace.listening:
+            spa = self.translator.quick(source_id, iova, size, WRITE)
+            if spa is not None:
                 self.memory.write(spa, data)
                 return True
         pieces = self._pieces(source_id, iova, size, True, address_type)

@@ -97,6 +97,7 @@ class Attack:
         """One command of the device, with its interrupt, and now and then something root does meanwhile."""
         rng = self.random
         self.attempts += 1
+        self.machine.trace.listening = rng.random() < 0.75      # the unit is quicker while nobody looks
         match rng.randrange(16):
             case 0:
                 self.device.send_message(self.address(), rng.getrandbits(32))

@@ -123,6 +123,12 @@ def test_the_walker_agrees_with_an_oracle_on_random_tables():
         passed = bench.iommu.dma_write(bus << 8 | devfn, iova, b"") if write else \
             bench.iommu.dma_read(bus << 8 | devfn, iova, 1) is not None
         records = bench.records()
+        bench.trace.listening = False                # nobody looks: what is cached, or near it, is answered quickly
+        for length in (1, 1):
+            again = bench.iommu.dma_write(bus << 8 | devfn, iova, b"") if write else \
+                bench.iommu.dma_read(bus << 8 | devfn, iova, length) is not None
+            assert again is passed
+        bench.trace.listening = True
         if reason is None:
             assert (records, passed) == ([], spa <= RAM if write else spa < RAM)
             assert not passed or bench.events[0].spa == spa
@@ -130,7 +136,7 @@ def test_the_walker_agrees_with_an_oracle_on_random_tables():
             seen[reason] += 1
             assert not passed
             assert [(event.reason, event.iova) for event in bench.events] == [(reason, iova)]
-            assert [record.reason for record in records] == ([reason] if loud else [])
+            assert {record.reason for record in records} == ({reason} if loud else set())
             for number in range(8):
                 bench.free_record(number)
     reachable = {reason for reason in FaultReason if reason < 0x20} - {R.ROOT_ACCESS, R.TYPE_BLOCKED}

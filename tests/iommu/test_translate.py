@@ -256,8 +256,8 @@ def test_two_domains_have_their_own_cached_pages():
 def test_the_iotlb_forgets_its_oldest_page_when_it_is_full():
     translator = Translator(Bench().memory)
     for page in range(IOTLB_ENTRIES + 1):
-        translator._cache(page, Leaf(page << 12, 3, 4096))
-    assert next(translator.cached_pages()) == (0, 0x1000, 0x1000, 3)
+        translator._cache(page, Leaf(DATA, 3, 4096))
+    assert next(translator.cached_pages()) == (0, 0x1000, DATA, 3)
 
 
 # --- Against a model ------------------------------------------------------------------------------
@@ -312,3 +312,47 @@ def test_garbage_in_the_tables_never_breaks_the_unit(garbage, place, iova):
             bench.dma(iova, write, source_id)
             bench.dma(iova % (1 << 48), write, source_id)
     bench.iommu.inspect()
+
+
+@pytest.mark.parametrize(("hint", "passes"), [(0, False), (1, True)], ids=["all-levels", "leaves-only"])
+def test_a_table_that_was_walked_stays_known_until_it_is_invalidated(hint, passes):
+    """VT-d "Paging-Structure Caches": IH is software's word that only last-level entries have changed."""
+    bench = Bench()
+    bench.entry(1, leaf(), IOVA + 0x1000)
+    bench.entry(1, leaf(), IOVA + 0x2000)
+    assert bench.dma()
+    bench.entry(2, SecondLevelEntry())
+    bench.trace.listening = False
+    assert bench.dma(IOVA + 0x1000)
+    bench.write(VtdRegister.IVA, IotlbAddress(page=IOVA >> 12, hint=hint).raw, 8)
+    bench.write(VtdRegister.IOTLB, IotlbCommand(
+        invalidate=1, granularity=Granularity.SELECTIVE, domain_id=DOMAIN).raw, 8)
+    assert bench.dma(IOVA + 0x2000) is passes
+
+
+def test_pages_near_a_known_table_keep_every_rule():
+    """A table that is known saves the walk to it and none of the checks; nor do rights of its upper levels get lost."""
+    bench = Bench()
+    bench.trace.listening = False
+    bench.entry(3, leaf(writable=0, page=LEVELS[1] >> 12))
+    entries = [leaf(), leaf(writable=0), leaf(readable=0), SecondLevelEntry(), with_reserved(leaf(), 11),
+               leaf(page=RAM >> 12)]
+    for number, entry in enumerate(entries):
+        bench.entry(1, entry, IOVA + (number << 12))
+    assert [bench.dma(IOVA + (number << 12)) for number in range(6)] == [True, True, False, False, False, False]
+    assert [bench.dma(IOVA + (number << 12), write=True) for number in range(6)] == [False] * 6
+    found = [(record.reason, record.page - (IOVA >> 12)) for record in bench.records()]
+    assert found[:3] == [(FaultReason.READ_REFUSED, 2), (FaultReason.READ_REFUSED, 3),
+                         (FaultReason.SECOND_LEVEL_RESERVED, 4)]
+
+
+def test_a_pass_through_device_at_address_0_finds_no_page_of_its_domain():
+    bench = Bench()
+    for level in (4, 3, 2):
+        bench.entry(level, SecondLevelEntry(readable=1, writable=1, page=LEVELS[level - 2] >> 12), 0)
+    bench.entry(1, leaf(), 0)
+    bench.context(context(type=2), DEVICE + 1)
+    bench.memory.write(0, b"zero")
+    bench.trace.listening = False
+    assert bench.iommu.dma_read(DEVICE, 0, 4) == bytes(4)
+    assert [bench.iommu.dma_read(DEVICE + 1, 0, 4) for _ in range(2)] == [b"zero"] * 2

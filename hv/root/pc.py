@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from hv.root.firmware.board import Board
 from hv.root.interrupt_controllers import InterruptControllers
 from hv.root.lines import InterruptLines
 from hv.root.motherboard import Motherboard
@@ -69,6 +70,11 @@ class Pc(Motherboard):
         self.add("pit", PIT, pit)
         self.add("system-control-b", range(SYSTEM_CONTROL_B, SYSTEM_CONTROL_B + 1), SystemControlB(pit, host.timers))
         self.add("rtc", CMOS, Rtc(self.lines.line(Irq.RTC), host.timers, host.memory_bytes, host.vp_count))
+
+    @property
+    def board(self) -> Board:
+        """What firmware describes of it."""
+        return Board(self.host.vp_count, has_pci="pci" in self.devices, has_keyboard="keyboard" in self.devices)
 
     def end_of_interrupt(self, vector: int) -> None:
         """A processor has ended a level-triggered interrupt."""

@@ -14,6 +14,7 @@ from hv.instructions.decode import Undecodable
 from hv.root import answers, boot, boot_linux, memory_types
 from hv.root.crash import CrashReport, collect
 from hv.root.emulator import Emulator
+from hv.root.firmware.place import NOTHING, Placed, place
 from hv.root.interrupt_controllers import FIRMWARE_APIC
 from hv.root.memory_map import MemoryMap
 from hv.root.motherboard import Motherboard
@@ -153,8 +154,10 @@ class Worker:
     def load(self, image: Image, other_partition_id: int = 0, options: BootOptions = NO_OPTIONS) -> None:
         """Write the program and its start state; ImageError when it does not fit."""
         self._program = image, other_partition_id, options
-        registers, tables = self._boot_linux() if image.kind == "linux" else self._boot()
-        for gpa, data in tables.items():
+        memory = MemoryMap(self.memory_bytes)
+        firmware = self._firmware(memory)
+        registers, tables = self._boot_linux(memory, firmware.rsdp) if image.kind == "linux" else self._boot()
+        for gpa, data in (*firmware.memory.items(), *tables.items()):
             self.write(gpa, data)
         for segment in image.segments:
             self.write(segment.gpa, segment.data)
@@ -171,10 +174,14 @@ class Worker:
         information = boot.Information(bar, *self._msi, self.partition_id, other_partition_id)
         return boot.initial_registers(image, 0, self.memory_bytes), boot.tables(image, information)
 
-    def _boot_linux(self) -> Start:
+    def _boot_linux(self, memory: MemoryMap, rsdp: int) -> Start:
         image, _, options = self._program
-        boot_linux.check(image, options, self.memory_bytes)
-        return boot_linux.initial_registers(image), boot_linux.tables(image, options, MemoryMap(self.memory_bytes))
+        boot_linux.check(image, options, memory.low_end)
+        return boot_linux.initial_registers(image), boot_linux.tables(image, options, memory, rsdp)
+
+    def _firmware(self, memory: MemoryMap) -> Placed:
+        """What the firmware of a PC leaves; its room is taken from *memory*."""
+        return place(memory, self.motherboard.board) if isinstance(self.motherboard, Pc) else NOTHING
 
     def ignore_msrs(self) -> None:
         """Its guest may use MSRs that are not there: they read 0, and take any value."""

@@ -8,6 +8,7 @@ Root reaches the hypervisor through hypercalls only (`winhv.py`), and its own me
 * `motherboard.py` knows which device answers at which port and address; `vdev/` are the devices. `answers.py` completes
   what is no device's, `crash.py` takes a guest's report of its own crash.
 * `pc.py` is the board of a small PC: its devices, and their interrupt `lines.py`. `timers.py` is time for devices.
+* `firmware/` is what the firmware of a PC leaves in memory: the tables of ACPI.
 * `saved_vp.py` makes a VP a value, and a VP of it again.
 * `boot.py` is the state a program starts in (`docs/guests.md`); `starting.py` finds the one of its kind.
 

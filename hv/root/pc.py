@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from hv.root.assignable import AssignedDevice
 from hv.root.device_of_vm import DeviceOfVm
+from hv.root.firmware.board import Board
 from hv.root.interrupt_controllers import InterruptControllers
 from hv.root.lines import InterruptLines
 from hv.root.motherboard import Motherboard
@@ -91,6 +92,11 @@ class Pc(Motherboard):
         host = self.host
         function = AssignedFunction(DeviceOfVm(host.winhv, host.partition_id, host.vp_count, self, device))
         self.pci.plug(FIRST_ASSIGNED + 8 * number, function)
+
+    @property
+    def board(self) -> Board:
+        """What firmware describes of it."""
+        return Board(self.host.vp_count, has_pci="pci" in self.devices, has_keyboard="keyboard" in self.devices)
 
     def end_of_interrupt(self, vector: int) -> None:
         """A processor has ended a level-triggered interrupt."""

@@ -15,6 +15,7 @@ from hv.root import answers, boot, memory_types, starting
 from hv.root.assignable import AssignedDevice
 from hv.root.crash import CrashReport, collect
 from hv.root.emulator import Emulator
+from hv.root.firmware.place import NOTHING, Placed, place
 from hv.root.interrupt_controllers import FIRMWARE_APIC
 from hv.root.memory_map import MemoryMap
 from hv.root.motherboard import Motherboard
@@ -166,14 +167,20 @@ class Worker:
         """Write the program and its start state; ImageError when it does not fit."""
         bar = boot.BAR_GPA if self.device and not self._has_pc else 0
         information = boot.Information(bar, *self._msi, self.partition_id, other_partition_id)
-        start = starting.start(image, options, MemoryMap(self.memory_bytes), information)
+        memory = MemoryMap(self.memory_bytes)
+        firmware = self._firmware(memory)
+        start = starting.start(image, options, memory, information, firmware.rsdp)
         self._program = image, other_partition_id, options
-        for gpa, data in start.memory.items():
+        for gpa, data in (*firmware.memory.items(), *start.memory.items()):
             self.write(gpa, data)
         self.winhv.set_vp_registers(self.partition_id, 0, start.registers)
         if self._has_pc:
             self.winhv.set_vp_registers(self.partition_id, 0, FIRMWARE_APIC)
             memory_types.set_as_firmware_does(self.winhv, self.partition_id, self.vp_count)
+
+    def _firmware(self, memory: MemoryMap) -> Placed:
+        """What the firmware of a PC leaves; its room is taken from *memory*."""
+        return place(memory, self.motherboard.board) if isinstance(self.motherboard, Pc) else NOTHING
 
     def ignore_msrs(self) -> None:
         """Its guest may use MSRs that are not there: they read 0, and take any value."""

@@ -63,3 +63,9 @@ class Irq(IntEnum):
 TIMER_PIN = 2                           # of the I/O APIC, for Irq.TIMER: MADT "Interrupt Source Override"
 IO_APIC_PINS = 24
 IO_APIC_ID = 0xFF                       # of the MADT; no processor has it
+PCI_LINES = range(16, 20)               # pins of the I/O APIC for INTA..INTD of PCI
+
+
+def pci_line(device: int, pin: int) -> int:
+    """The pin of the I/O APIC for INTA (*pin* 0) to INTD of a device on bus 0: its neighbours have others."""
+    return PCI_LINES[(device + pin) % len(PCI_LINES)]

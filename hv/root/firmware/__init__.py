@@ -1,0 +1,5 @@
+"""What the firmware of a PC leaves in memory for the program that it starts. No firmware runs: the worker writes it.
+
+* `place.py` decides what is where, and takes the room from the memory map. Read it first.
+* `board.py` is what it has to know of the board; `acpi/` makes the tables of ACPI.
+"""

@@ -8,6 +8,7 @@ from hv.root.boot import HIGH_DIRECTORY
 from hv.spec.hv_registers import HvRegisterName as N
 from hv.spec.intercepts import HvInterceptAccess, HvInterceptType
 from tests.guest_runner import image_of
+from tests.guests.test_external_interrupts import APIC_OFF
 from tests.guests.test_interrupts import EOI, LOG, guest, mark
 
 BELL = range(0xE0, 0xE4)                # OUT of a line's number: down, up, a pulse, an EOI of the I/O APIC
@@ -95,9 +96,10 @@ def test_the_boot_processor_is_in_virtual_wire_mode(pc):
 
 # --- the 8259s ------------------------------------------------------------------------------------------------------
 
-def test_the_8259s_interrupt_the_boot_processor_at_the_next_instruction(pc):
+@pytest.mark.parametrize("apic", [NO_APIC, APIC_OFF], ids=["virtual-wire", "apic-disabled"])
+def test_the_8259s_interrupt_the_boot_processor_at_the_next_instruction(pc, apic):
     one = pc(guest(f"{PIC}; sti; nop; xor r12d, r12d; {ring(4)}; inc r12; {mark('.')}",
-                   {0x24: f"mov r13, r12; {mark('4')}; {PIC_EOI}"}, NO_APIC))
+                   {0x24: f"mov r13, r12; {mark('4')}; {PIC_EOI}"}, apic))
     assert one.log == "4."
     assert one.vm.partition.vps[0].regs.r13 == 0
 

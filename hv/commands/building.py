@@ -78,7 +78,8 @@ def build(description: MachineDescription, parallel: bool = False,
     try:
         for vm, image in zip(description.vms, images, strict=True):
             other = by_name.get(vm.other)
-            by_name[vm.name] = machine.create_vm(vm.name, image, vm.memory_mib, vm.vps, vm.device, other)
+            by_name[vm.name] = machine.create_vm(vm.name, image, vm.memory_mib, vm.vps, False, other, vm.pc,
+                                                  devices=vm.devices)
             if vm.ignore_msrs:
                 by_name[vm.name].worker.ignore_msrs()
     except (ImageError, MachineError) as error:

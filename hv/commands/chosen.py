@@ -57,7 +57,7 @@ def _recorded(args: argparse.Namespace) -> Subject | None:
     """The machine of the replay file that is named, if one is."""
     if getattr(args, "replay", None) is None:
         return None
-    if any(getattr(args, name) for name in ("smp", "mem", "device", "root")) or args.file != DEFAULT_FILE:
+    if any(getattr(args, name) for name in ("smp", "mem", "device", "pc", "root")) or args.file != DEFAULT_FILE:
         raise CommandError("--replay names a file that has the whole machine", "leave the other arguments out")
     kept, description, images = replay.opened(args.replay)
     return replace(made(description, images, ticks(BUDGET)), replay=kept)

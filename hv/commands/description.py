@@ -7,7 +7,8 @@
     image = "hypercaller.asm"           # beside the description, or one of our guests
     memory_mib = 16                     # optional, like all that follow
     vps = 1
-    device = false                      # assign it the DMA engine
+    device = false                      # assign it devices: true or "dma", "ring", or a list of them
+    pc = false                          # give it a PC board: interrupt controllers, timers, a PCI bus
     other = "receiver"                  # an earlier VM, named in the information block
     ignore_msrs = false                 # true: RDMSR of one that is not there gives 0, and WRMSR does nothing
 
@@ -37,11 +38,12 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hv.commands.board import DEVICES
 from hv.commands.errors import CommandError
 from hv.commands.files import find_guest
 from hv.spec.synic import EVENT_FLAGS_COUNT
@@ -63,9 +65,17 @@ class VmDescription:
     image: Path
     memory_mib: int = DEFAULT_VM_MIB
     vps: int = 1
-    device: bool = False
+    device: bool | str | Sequence[str] = False
     other: str = ""
     ignore_msrs: bool = False       # RDMSR of one that is not there gives 0
+    pc: bool = False
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The kinds of what is assigned to it, `DEVICES`."""
+        if isinstance(self.device, bool):
+            return DEVICES[:1] if self.device else ()
+        return (self.device,) if isinstance(self.device, str) else tuple(self.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,22 +105,23 @@ class MachineDescription:
     root: bool = False              # its one VM is no child: the image is the root partition's program
 
 
-_KINDS = {str: "a string", int: "an integer", bool: "true or false", list: "a list of tables", dict: "a table"}
+_KINDS = {str: "a string", int: "an integer", bool: "true or false", list: "a list", dict: "a table"}
 _TOP: dict[str, type] = {"memory_mib": int, "vm": list, "connection": list}
-_VM: dict[str, type] = {"name": str, "image": str, "memory_mib": int, "vps": int, "device": bool, "other": str,
-                       "ignore_msrs": bool}
+_VM: dict[str, type | tuple[type, ...]] = {"name": str, "image": str, "memory_mib": int, "vps": int,
+                                           "device": (bool, str, list), "other": str, "pc": bool,
+                                           "ignore_msrs": bool}
 _CONNECTION: dict[str, type] = {"from": str, "to": str, "id": int, "kind": str, "sint": int, "base": int, "flags": int,
                                 "gpa": int}
 _OF_KIND = {"message": {"sint"}, "event": {"sint", "base", "flags"}, "monitor": {"gpa"}}
 
 
 def single(place: Path, name: str, memory_mib: int = DEFAULT_VM_MIB, vps: int = 1,
-           device: bool = False, ignore_msrs: bool = False) -> MachineDescription:
+           device: bool | Sequence[str] = False, ignore_msrs: bool = False, pc: bool = False) -> MachineDescription:
     """The machine around one guest; CommandError when a size is out of range."""
     in_range("--mem", memory_mib, 1, LARGEST_VM_MIB)
     in_range("--smp", vps, 1, MOST_VPS)
     machine_mib = max(DEFAULT_MACHINE_MIB, memory_mib + HYPERVISOR_MIB)
-    return MachineDescription([VmDescription(name, place, memory_mib, vps, device, ignore_msrs=ignore_msrs)], [],
+    return MachineDescription([VmDescription(name, place, memory_mib, vps, device, ignore_msrs=ignore_msrs, pc=pc)], [],
                               machine_mib)
 
 
@@ -147,8 +158,9 @@ def _content(place: Path) -> bytes:
 
 def as_table(description: MachineDescription) -> dict[str, Any]:
     """The description as parsed TOML, which `described` reads; of images their names only."""
-    vms = [{"name": vm.name, "image": vm.image.name, "memory_mib": vm.memory_mib, "vps": vm.vps, "device": vm.device,
-            "other": vm.other, "ignore_msrs": vm.ignore_msrs} for vm in description.vms]
+    vms = [{"name": vm.name, "image": vm.image.name, "memory_mib": vm.memory_mib, "vps": vm.vps,
+            "device": list(vm.devices), "other": vm.other, "pc": vm.pc,
+            "ignore_msrs": vm.ignore_msrs} for vm in description.vms]
     connections = [{"from": one.sender, "to": one.receiver, "id": one.id, "kind": one.kind, **{
         key: getattr(one, key) for key in sorted(_OF_KIND[one.kind])}} for one in description.connections]
     return {"memory_mib": description.memory_mib, "vm": vms, "connection": connections}
@@ -205,14 +217,17 @@ def _check_monitor_pages(place: Path, connections: list[ConnectionDescription]) 
                                    f"{connection.gpa:#x} of {vm}", "give each its own gpa")
 
 
-def check_keys(where: str, table: Mapping[str, Any], known: Mapping[str, type], required: tuple[str, ...]) -> None:
+def check_keys(where: str, table: Mapping[str, Any], known: Mapping[str, type | tuple[type, ...]],
+               required: tuple[str, ...]) -> None:
     """CommandError unless *table* has all of *required*, nothing but *known*, and values of the right type."""
     for key, value in table.items():
         if key not in known:
             raise CommandError(f"{where}: unknown key `{key}`; expected {', '.join(known)}", "is it misspelt?")
-        if type(value) is not known[key]:
+        wanted = known[key]
+        allowed = wanted if isinstance(wanted, tuple) else (wanted,)
+        if type(value) not in allowed:
             raise CommandError(f"{where}: `{key}` is {_KINDS.get(type(value), type(value).__name__)}; "
-                               f"expected {_KINDS[known[key]]}", f"found {value!r}")
+                               f"expected {' or '.join(_KINDS[kind] for kind in allowed)}", f"found {value!r}")
     for key in required:
         if key not in table:
             raise CommandError(f"{where}: `{key}` is missing", f"expected {', '.join(required)}")
@@ -239,6 +254,11 @@ def _vm(where: str, table: dict[str, Any], folder: Path | None) -> VmDescription
     if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
         raise CommandError(f"{where}: `name` is {name!r}; expected 1..{LONGEST_NAME} printable characters",
                            "give it a name of its own")
+    devices = VmDescription(name, Path(), device=table.get("device", False)).devices
+    for kind in devices:
+        if kind not in DEVICES:
+            raise CommandError(f"{where}: there is no device {kind!r}", f"there are {', '.join(DEVICES)}")
+    table = {**table, "device": devices}
     if folder is None:
         return VmDescription(**{**table, "image": Path(table["image"])})
     try:

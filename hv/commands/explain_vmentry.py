@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bare", action="store_true", help="the guest is itself the hypervisor of the machine")
     parser.add_argument("--smp", metavar="N", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--mem", metavar="MIB", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--device", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--device", action="append_const", const="dma", help=argparse.SUPPRESS)
     parser.add_argument("--plain", action="store_true", help="no colours")
 
 

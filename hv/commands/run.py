@@ -21,7 +21,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hv.commands.description import DEFAULT_MACHINE_MIB, DEFAULT_VM_MIB, MachineDescription, read, root, single
+from hv.commands.board import add_board_arguments
+from hv.commands.description import (
+    DEFAULT_MACHINE_MIB,
+    DEFAULT_VM_MIB,
+    MachineDescription,
+    read,
+    root,
+    single,
+)
 from hv.commands.errors import TRUE, CommandError
 from hv.commands.files import find_guest
 from hv.commands.screen import console, is_plain, shown_time, ticks
@@ -45,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--smp", metavar="N", type=int, help="virtual processors (default 1)")
     parser.add_argument("--mem", metavar="MIB", type=int,
                         help=f"memory in MiB (default {DEFAULT_VM_MIB}, of a machine {DEFAULT_MACHINE_MIB})")
-    parser.add_argument("--device", action="store_true", help="assign the DMA engine (dma, device_domain, attacker)")
+    add_board_arguments(parser)
     parser.add_argument("--ignore-msrs", action="store_true",
                         help="an MSR that is not there reads 0 and takes any value, instead of #GP")
     parser.add_argument("--until", metavar="TIME",
@@ -62,9 +70,10 @@ def describe(args: argparse.Namespace) -> MachineDescription:
     place = find_guest(args.file)
     if place.suffix.lower() != ".toml":
         return single(place, place.stem, DEFAULT_VM_MIB if args.mem is None else args.mem,
-                      1 if args.smp is None else args.smp, args.device, args.ignore_msrs)
+                      1 if args.smp is None else args.smp, args.device or (), args.ignore_msrs,
+                      getattr(args, "pc", False))
     for option, value in (("--smp", args.smp), ("--mem", args.mem), ("--device", args.device or None),
-                          ("--ignore-msrs", args.ignore_msrs or None)):
+                          ("--ignore-msrs", args.ignore_msrs or None), ("--pc", getattr(args, "pc", None) or None)):
         if value is not None:
             raise CommandError(f"{option} says what {place.name} says itself", "write it into the description")
     return read(place)
@@ -79,6 +88,8 @@ def describe_root(args: argparse.Namespace) -> MachineDescription:
         raise CommandError("--device assigns a device to a VM; root has all of them", "leave --device out")
     if args.ignore_msrs:
         raise CommandError("--ignore-msrs is a property that root gives a VM", "leave --ignore-msrs out")
+    if getattr(args, "pc", False):
+        raise CommandError("--pc gives a VM a PC board; root has the machine itself", "leave --pc out")
     return root(place, place.stem, DEFAULT_MACHINE_MIB if args.mem is None else args.mem,
                 1 if args.smp is None else args.smp)
 

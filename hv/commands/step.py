@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hv.commands.board import add_board_arguments
 from hv.commands.errors import TRUE, CommandError
 from hv.commands.screen import is_plain, shown_time
 
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", metavar="WxH", default="120x40", help="of the picture (default 120x40)")
     parser.add_argument("--smp", metavar="N", type=int, help="virtual processors (default 1)")
     parser.add_argument("--mem", metavar="MIB", type=int, help="memory in MiB")
-    parser.add_argument("--device", action="store_true", help="assign the DMA engine (for the guests dma and attacker)")
+    add_board_arguments(parser)
     parser.add_argument("--root", action="store_true", help="FILE runs in the root partition itself")
     parser.add_argument("--dir", metavar="DIR", type=Path, default=Path(), help="of a lab: the folder you work in")
     parser.add_argument("--labs", metavar="DIR", type=Path, help="another folder of labs")

@@ -44,10 +44,25 @@ def test_a_name_that_a_terminal_would_obey_is_refused(tmp_path, name):
 def test_a_description_becomes_vms_and_connections(tmp_path):
     machine = described(tmp_path, TWO)
     b, a = machine.vms
-    assert (b.name, b.memory_mib, b.vps, b.device, b.other) == ("b", 16, 1, False, "")
-    assert (a.image.name, a.memory_mib, a.vps, a.device, a.other) == ("hypercaller.asm", 32, 2, True, "b")
+    assert (b.name, b.memory_mib, b.vps, b.devices, b.other) == ("b", 16, 1, (), "")
+    assert (a.image.name, a.memory_mib, a.vps, a.devices, a.other) == ("hypercaller.asm", 32, 2, ("dma",), "b")
     assert machine.connections == [description.ConnectionDescription("a", "b", 3, sint=4)]
     assert machine.memory_mib == description.DEFAULT_MACHINE_MIB
+
+
+@pytest.mark.parametrize(("value", "devices"), [
+    ("false", ()), ("true", ("dma",)), ('"ring"', ("ring",)), ('["ring", "dma", "ring"]', ("ring", "dma", "ring"))])
+def test_a_vm_has_devices_by_kind(tmp_path, value, devices):
+    vm = described(tmp_path, f'[[vm]]\nname = "x"\nimage = "hello"\npc = true\ndevice = {value}\n').vms[0]
+    assert (vm.devices, vm.pc) == (devices, True)
+
+
+@pytest.mark.parametrize(("value", "complaint"), [
+    ('"disk"', "there is no device 'disk'"), ('["dma", 3]', "there is no device 3"),
+    ("2", "`device` is an integer; expected true or false or a string or a list")])
+def test_a_device_of_no_kind(tmp_path, value, complaint):
+    with pytest.raises(CommandError, match=complaint):
+        described(tmp_path, f'[[vm]]\nname = "x"\nimage = "hello"\ndevice = {value}\n')
 
 
 def test_an_image_beside_the_description_wins_over_our_guest(tmp_path):
@@ -69,7 +84,7 @@ ONE = '[[vm]]\nname = "x"\nimage = "hello"\n'
     pytest.param("", "`vm` is missing", id="nothing"),
     pytest.param("vm = []", "describes no vm", id="no-vm"),
     pytest.param("vm = [1]", "expected a list of tables; write [[vm]]", id="vm-is-no-table"),
-    pytest.param("vm = 3", "`vm` is an integer; expected a list of tables", id="vm-is-a-number"),
+    pytest.param("vm = 3", "`vm` is an integer; expected a list", id="vm-is-a-number"),
     pytest.param(ONE + "speed = 3", "vm 1: unknown key `speed`; expected name, image", id="unknown-key"),
     pytest.param('colour = "red"\n' + ONE, "unknown key `colour`; expected memory_mib, vm", id="unknown-top"),
     pytest.param(ONE + 'vps = "two"', "`vps` is a string; expected an integer; found 'two'", id="wrong-type"),

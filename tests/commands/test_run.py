@@ -213,6 +213,7 @@ def test_a_name_too_long_for_a_file_is_said_in_a_line(capsys):
 def test_the_device_is_there_when_asked_for(capsys):
     assert "no device" in run(capsys, "dma")[1]
     assert "the bytes are in place" in run(capsys, "dma", "--device")[1]
+    assert "the frame came back" in run(capsys, "ring", "--pc", "--device", "dma", "--device", "ring")[1]
 
 
 def test_a_described_machine_runs_its_vms_together(capsys, tmp_path):

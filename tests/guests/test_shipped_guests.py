@@ -38,6 +38,7 @@ MINE = (
     "msr_reader",
     "receiver",
     "ref_tsc",
+    "ring",
     "root_child",
     "start_vp",
     "stimer",
@@ -50,6 +51,7 @@ MINE = (
     "unhalted",
 )
 NEED_TWO_VPS = ("two_vps", "start_vp")
+NEED_PC = ("ring",)
 
 
 class Run:
@@ -63,7 +65,8 @@ class Run:
         for name in names:
             self.vms.append(self.machine.create_vm(
                 name, load(str(guests_folder() / f"{name}.asm")), memory_mib=4, vps=2 if name in NEED_TWO_VPS else 1,
-                dma_device=name in ("device_domain", "dma", "attacker"), other=self.vms[0] if self.vms else None))
+                dma_device=name in ("device_domain", "dma", "attacker"), pc=name in NEED_PC,
+                devices=("ring",) if name in NEED_PC else (), other=self.vms[0] if self.vms else None))
         if len(self.vms) == 2:
             self.machine.connect(self.vms[0], 1, self.vms[1])
             self.machine.connect(self.vms[1], 1, self.vms[0])
@@ -138,6 +141,8 @@ SERIAL = {
              r"the synthetic MSRs are reset, and the time is not\n",
     "ref_tsc": r"page and MSR agree in 10000 samples: at most 6 and 6 x 100 ns from one to the other\n"
                r"our own TSC: the sequence is 0, and the MSR goes on\noff: our page is as it was\n",
+    "ring": r"network card at 0x0{14}10, its registers at 0x0{8}f0000000\n"
+            r"sent/received/errors: 1/1/0, buffers filled: 1024\+476, the frame came back\n",
     "root_child": r"a hypercall failed, status 0x0+6: only root may do that \(hv run root_child --root\)\n",
     "stimer": r"one-shot: one message, 0 x 100 ns late at most\n"
               r"auto-enable: each count starts it, one that is past expires at once\n"
@@ -191,6 +196,7 @@ def test_a_guest_prints_what_its_header_says_and_ends(run, name):
     ("stimer",),
     ("ref_tsc",),
     ("crash",),
+    ("ring",),
     ("hypercaller", "receiver"), ("timer", "dma")], ids="+".join)
 def test_two_runs_cannot_be_told_apart(run, names):
     assert run(*names).fingerprint() == run(*names).fingerprint()
@@ -308,6 +314,22 @@ def test_dma_lands_in_its_page_and_nowhere_else(run):
     assert sum(event.size for event in writes) == 64
     assert all(page <= event.spa and event.spa + event.size <= page + PAGE_SIZE for event in writes)
     assert dma.worker.read(0x301000, 64) == dma.worker.read(0x300000, 64) == bytes(range(0x41, 0x81))
+    assert not result.of(events.DmaFault)
+
+
+def test_two_partitions_use_a_function_of_the_card_each_at_once(run):
+    """Each finds its own on its own bus; what the devices touch is their owner's, and their interrupts too."""
+    result = run("ring", "ring", "dma", slice_ticks=20_000)
+    for vm in result.vms[:2]:
+        assert re.fullmatch(SERIAL["ring"], vm.serial)
+    assert re.fullmatch(SERIAL["dma"], result.vms[2].serial)
+    owners = {device.source_id: vm for vm in result.vms for device in vm.worker.devices}
+    assert len(owners) == 3
+    for event in result.of(events.Dma):
+        assert event.spa // PAGE_SIZE in owners[event.source_id].worker.pages
+    routed = [(event.source_id, event.vector) for event in result.of(events.InterruptRouted)]
+    assert sorted(routed) == sorted([(rid, vector) for rid, vm in owners.items() if vm is not result.vms[2]
+                                     for vector in (0x51, 0x52)] + [(result.vms[2].worker.device.source_id, 0x50)])
     assert not result.of(events.DmaFault)
 
 

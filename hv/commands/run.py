@@ -70,10 +70,10 @@ def describe(args: argparse.Namespace) -> MachineDescription:
     place = find_guest(args.file)
     if place.suffix.lower() != ".toml":
         return single(place, place.stem, DEFAULT_VM_MIB if args.mem is None else args.mem,
-                      1 if args.smp is None else args.smp, args.device or (), args.ignore_msrs,
+                      1 if args.smp is None else args.smp, args.device or (), _ignores_msrs(args),
                       getattr(args, "pc", False))
     for option, value in (("--smp", args.smp), ("--mem", args.mem), ("--device", args.device or None),
-                          ("--ignore-msrs", args.ignore_msrs or None), ("--pc", getattr(args, "pc", None) or None)):
+                          ("--ignore-msrs", _ignores_msrs(args) or None), ("--pc", getattr(args, "pc", None) or None)):
         if value is not None:
             raise CommandError(f"{option} says what {place.name} says itself", "write it into the description")
     return read(place)
@@ -86,12 +86,17 @@ def describe_root(args: argparse.Namespace) -> MachineDescription:
         raise CommandError(f"{place.name} describes VMs, which a root of machine code makes itself", "leave --root out")
     if args.device:
         raise CommandError("--device assigns a device to a VM; root has all of them", "leave --device out")
-    if args.ignore_msrs:
+    if _ignores_msrs(args):
         raise CommandError("--ignore-msrs is a property that root gives a VM", "leave --ignore-msrs out")
     if getattr(args, "pc", False):
         raise CommandError("--pc gives a VM a PC board; root has the machine itself", "leave --pc out")
     return root(place, place.stem, DEFAULT_MACHINE_MIB if args.mem is None else args.mem,
                 1 if args.smp is None else args.smp)
+
+
+def _ignores_msrs(args: argparse.Namespace) -> bool:
+    """Only `hv run` has the option; other commands say it in a description."""
+    return bool(getattr(args, "ignore_msrs", False))
 
 
 class SerialPrinter:

@@ -72,6 +72,7 @@ class Event(NamedTuple):
     error_code: int | None = None
     instruction_length: int = 0         # bytes; of the INT that asks, since the frame holds the RIP behind it
     address: int | None = None          # of a #PF, what CR2 gets
+    resumes: bool = False               # a #DB that is a fault: of an instruction breakpoint
 
     @property
     def by_program(self) -> bool:
@@ -229,8 +230,12 @@ def stack_gva(stack: Stack, offset: int, size: int) -> int:
 
 
 def _image(rflags: int, event: Event) -> int:
-    """RFLAGS as pushed: RF is set for a fault, so that an instruction breakpoint does not hit twice."""
-    return rflags | _RF if event.kind is _EXCEPTION and event.vector in PUSHES_RF else rflags
+    """RFLAGS as pushed: RF is set for a fault, so that an instruction breakpoint does not hit twice.
+
+    Else the instruction is done, and with it RF is over, which the engine notices late.
+    """
+    fault = event.kind is _EXCEPTION and (event.vector in PUSHES_RF or event.resumes)
+    return rflags | _RF if fault else rflags & ~_RF
 
 
 def _return_rip(state: Registers, event: Event) -> int:

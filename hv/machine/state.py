@@ -15,7 +15,7 @@ from typing import Any
 from hv.machine import context as at
 from hv.machine.floating_point import FloatingPoint
 from hv.machine.registers import Segment, Table
-from hv.machine.svm import DESCRIPTOR_TABLES, Intercept
+from hv.machine.svm import LOAD_TABLES, STORE_TABLES, Intercept
 from hv.machine.watched import CONTROL_REGISTERS, Watched
 from hv.spec.msrs import Msr
 from hv.spec.x86 import Cr0, Cr4, Efer, Rflags
@@ -44,7 +44,7 @@ _PG, _PAE = Cr0.PG.value, Cr4.PAE.value
 _PAGING_CR0, _PAGING_CR4 = int(Cr0.PE | Cr0.WP | Cr0.PG), int(Cr4.PSE | Cr4.PAE | Cr4.PGE | Cr4.SMEP | Cr4.SMAP)
 _PAGING_EFER = int(Efer.LME | Efer.LMA | Efer.NXE)
 _SWITCHES = ((Watched.INVLPG.value, Intercept.INVLPG.value),
-             (Watched.DESCRIPTOR_TABLES.value, DESCRIPTOR_TABLES.value))
+             (Watched.STORE_TABLES.value, STORE_TABLES.value), (Watched.LOAD_TABLES.value, LOAD_TABLES.value))
 _SIZES = 1 << 21 | 1 << 22      # L and D/B, on which hidden flags depend
 _RIGHTS = 0xF0FF                # rights bits the engine keeps, 8 to the left
 

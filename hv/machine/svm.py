@@ -91,10 +91,8 @@ class SvmExit(Numbering):
     NESTED_FAULT = 0x400
 
 
-DESCRIPTOR_TABLES = (
-    Intercept.IDTR_READ | Intercept.GDTR_READ | Intercept.LDTR_READ | Intercept.TR_READ | Intercept.IDTR_WRITE
-    | Intercept.GDTR_WRITE | Intercept.LDTR_WRITE
-)
+STORE_TABLES = Intercept.IDTR_READ | Intercept.GDTR_READ | Intercept.LDTR_READ | Intercept.TR_READ
+LOAD_TABLES = Intercept.IDTR_WRITE | Intercept.GDTR_WRITE | Intercept.LDTR_WRITE
 
 # What every guest is watched for, whatever the VMCS says: the layer above decides which of these become VM exits.
 # IRET comes and goes with the mode: see `ProcessorState.refresh_hidden_flags`.

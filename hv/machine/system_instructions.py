@@ -10,7 +10,7 @@ from __future__ import annotations
 from hv.machine.faults import GuestFault
 from hv.machine.linear import LinearMemory
 from hv.machine.paging import is_canonical
-from hv.machine.registers import Registers, Segment
+from hv.machine.registers import Registers, Segment, Table
 from hv.spec.msrs import Msr
 from hv.spec.x86 import AccessRights, CodeDataBits, Cr0, Efer, Rflags, SystemType, Vector
 
@@ -34,7 +34,7 @@ def syscall(state: Registers, next_rip: int) -> None:
     if not (state.efer & _LMA and state.efer & _SCE and state.cs.long):
         raise GuestFault(Vector.UD)
     star = state.msrs[Msr.STAR]
-    flags = state.rflags
+    flags = state.rflags & ~_RF
     state.rcx, state.r11 = next_rip, flags
     _load_flat(state, star >> 32 & 0xFFFC, _CODE_64)
     state.rflags = flags & ~(state.msrs[Msr.SFMASK] | _RF) | _FIXED
@@ -90,6 +90,38 @@ def load_task_register(state: Registers, memory: LinearMemory, selector: int) ->
         raise GuestFault(Vector.NP, selector & ~3)
     memory.write(gva + 5, bytes((raw >> 40 & 0xFF | _BUSY,)), 0, implicit=True)
     state.tr = segment._replace(rights=segment.rights | _BUSY)
+
+
+def descriptor_table(raw: bytes, bits: int, narrow: bool) -> Table:
+    """What LGDT or LIDT loads from the 6 or 10 bytes of *raw*; SDM "LGDT/LIDT - Load Global/Interrupt Descriptor Table
+    Register". *narrow* is an operand size of 16 bits, which takes 24 bits of the base.
+
+    GuestFault(#GP(0)) when the base is not canonical.
+    """
+    base = int.from_bytes(raw[2:], "little")
+    if bits == 64 and not is_canonical(base):
+        raise GuestFault(Vector.GP, 0)
+    return Table(base & 0xFF_FFFF if narrow and bits != 64 else base, int.from_bytes(raw[:2], "little"))
+
+
+def load_local_table(state: Registers, memory: LinearMemory, selector: int) -> None:
+    """LLDT: LDTR is the LDT of *selector*, or unusable for a null one; SDM "LLDT - Load Local Descriptor Table
+    Register"."""
+    if not selector & ~3:
+        state.ldtr = Segment.null(selector)
+        return
+    if selector & 4:
+        raise GuestFault(Vector.GP, selector & ~3)
+    size = 16 if state.efer & _LMA else 8
+    if (selector & ~7) + size - 1 > state.gdtr.limit:
+        raise GuestFault(Vector.GP, selector & ~3)
+    raw = memory.read_system(state.gdtr.base + (selector & ~7), size)
+    segment = Segment.from_descriptor(selector, raw)
+    if segment.code_or_data or segment.type != SystemType.LDT or raw >> 104 & 0x1F or not is_canonical(segment.base):
+        raise GuestFault(Vector.GP, selector & ~3)
+    if not segment.present:
+        raise GuestFault(Vector.NP, selector & ~3)
+    state.ldtr = segment
 
 
 def _load_flat(state: Registers, selector: int, code_rights: int) -> None:

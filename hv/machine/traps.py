@@ -35,7 +35,7 @@ class Trap(Numbering):
     UNDEFINED = 23              # instructions of the engine's own guest mode, which no guest has
     LTR = 24
     IRET = 25                   # in protected mode outside IA-32e mode
-    DESCRIPTOR_TABLE = 26       # while it is watched: LGDT, LIDT, LLDT, SGDT, SIDT, SLDT, STR
+    DESCRIPTOR_TABLE = 26       # as far as they are watched: LGDT, LIDT, LLDT, SGDT, SIDT, SLDT, STR
 
 
 # The instructions that the engine tells of by a hook of their own.

@@ -16,7 +16,8 @@ class Watched(Flags):
     READ_CR4 = 1 << 4
     WRITE_CR3 = 1 << 19
     INVLPG = 1 << 32
-    DESCRIPTOR_TABLES = 1 << 33     # LGDT, LIDT, LLDT, SGDT, SIDT, SLDT, STR; LTR always leaves
+    STORE_TABLES = 1 << 33          # SGDT, SIDT, SLDT, STR
+    LOAD_TABLES = 1 << 34           # LGDT, LIDT, LLDT; LTR always leaves
 
 
 CONTROL_REGISTERS = Watched.READ_CR0 | Watched.READ_CR3 | Watched.READ_CR4 | Watched.WRITE_CR3

@@ -98,6 +98,7 @@ class Controls:
             Watched.READ_CR3: self.primary & PrimaryControls.CR3_STORE_EXITING,
             Watched.WRITE_CR3: self.primary & PrimaryControls.CR3_LOAD_EXITING,
             Watched.INVLPG: self.primary & PrimaryControls.INVLPG_EXITING,
-            Watched.DESCRIPTOR_TABLES: self.secondary & SecondaryControls.DESCRIPTOR_TABLE_EXITING,
+            Watched.STORE_TABLES: self.secondary & SecondaryControls.DESCRIPTOR_TABLE_EXITING,
+            Watched.LOAD_TABLES: True,          # the engine does not check what it loads
         }
         return sum(instructions for instructions, asked in wanted.items() if asked)

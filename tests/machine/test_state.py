@@ -293,8 +293,9 @@ def test_writing_ss_sets_the_privilege(box):
     ("mov rax, cr0", Watched.READ_CR0, Trap.CR_READ), ("smsw ax", Watched.READ_CR0, Trap.CR_READ),
     ("mov rax, cr3", Watched.READ_CR3, Trap.CR_READ), ("mov rax, cr4", Watched.READ_CR4, Trap.CR_READ),
     ("mov cr3, rbx", Watched.WRITE_CR3, Trap.CR_WRITE), ("invlpg [rbx]", Watched.INVLPG, Trap.INVLPG),
-    *((f"{name} [rbp]", Watched.DESCRIPTOR_TABLES, Trap.DESCRIPTOR_TABLE) for name in ("lgdt", "lidt", "sgdt", "sidt")),
-    *((f"{name} cx", Watched.DESCRIPTOR_TABLES, Trap.DESCRIPTOR_TABLE) for name in ("lldt", "sldt", "str"))])
+    *((source, Watched.LOAD_TABLES, Trap.DESCRIPTOR_TABLE) for source in ("lgdt [rbp]", "lidt [rbp]", "lldt cx")),
+    *((source, Watched.STORE_TABLES, Trap.DESCRIPTOR_TABLE) for source in ("sgdt [rbp]", "sidt [rbp]", "sldt cx",
+                                                                           "str cx"))])
 @pytest.mark.parametrize("watched", [False, True])
 def test_an_instruction_leaves_the_guest_only_while_it_is_watched(box, source, bit, trap, watched):
     state = box.state()

@@ -18,6 +18,7 @@ from hv.machine.state import ProcessorState
 from hv.spec.x86 import PAGE_SIZE
 from hv.vmx.translation.remembered import Chain, RememberingMemory
 
+_NO_RF = ~(1 << 16)                 # the instruction before is done
 _FRAME = struct.Struct("<5Q")       # RIP CS RFLAGS RSP SS, from below
 _ROOM = PAGE_SIZE - _FRAME.size
 _WRITE = Access.WRITE.value
@@ -59,6 +60,7 @@ class KnownGates:
     def _push_and_enter(self, gate: _Gate) -> bool:
         state, memory = self._state, self._memory
         rip, cs, rflags, old_rsp, ss = state.interrupted
+        rflags &= _NO_RF
         rsp = (old_rsp & -16) - _FRAME.size
         if rsp < 0 or rsp & PAGE_SIZE - 1 > _ROOM:
             return False

@@ -42,11 +42,13 @@ from hv.pci.enumeration import place_bars
 from hv.root.assignable import KINDS, AssignedDevice, PhysicalPci
 from hv.root.crash import CrashReport
 from hv.root.processor import RootProcessor
+from hv.root.text_screen import SCREEN_BYTES, text_of
 from hv.root.timers import RootTimers
 from hv.root.vid import Vid
 from hv.root.vmwp import Worker
 from hv.root.winhv import HvError, OutOfPages, RootMemory, WinHv
 from hv.spec.apic import BROADCAST_X2APIC
+from hv.spec.pc import VGA_TEXT_GPA
 from hv.spec.pci import PciCommand, PciHeader
 from hv.spec.synic import PortType
 from hv.spec.x86 import PAGE_SIZE
@@ -125,6 +127,12 @@ class VirtualMachine:
     def serial(self) -> str:
         """What its serial port printed."""
         return self.worker.serial
+
+    def screen(self) -> str:
+        """What stands on its text screen, 80 x 25 characters of its memory at 0xB8000."""
+        if self.worker.memory_bytes < VGA_TEXT_GPA + SCREEN_BYTES:
+            return ""
+        return text_of(self.worker.read(VGA_TEXT_GPA, SCREEN_BYTES))
 
     def on_serial(self, hear: Callable[[str], None]) -> None:
         """*hear* gets what its serial port prints, as it does."""

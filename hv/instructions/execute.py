@@ -57,8 +57,9 @@ class VectorRegisters(InstructionRegisters, Protocol):
     def write_xmm(self, number: int, value: bytes) -> None: ...
 
 
-def execute(state: VectorRegisters, decoded: Decoded, memory: OperandMemory) -> bool:
+def execute(state: VectorRegisters, decoded: Decoded, memory: OperandMemory, gva: int | None = None) -> bool:
     """Carry out *decoded*, or one element of a REP; True when it is complete, and RIP is behind it or where it went.
+    *gva* is the linear address of its operand, where it is known.
 
     Undecodable when it is none of ours: nothing has been touched then.
     """
@@ -83,7 +84,7 @@ def execute(state: VectorRegisters, decoded: Decoded, memory: OperandMemory) -> 
             memory.write(linear_address(decoded, state, operand), 1, int(condition))
             done = True
         case _:
-            done = _one_operand(state, decoded, memory)
+            done = _one_operand(state, decoded, memory, gva)
     if done:
         state.rip = _behind(state, decoded)
     return done
@@ -93,9 +94,9 @@ def _behind(state: InstructionRegisters, decoded: Decoded) -> int:
     return state.rip + decoded.length & (_U64 if decoded.bits == 64 else _U32)
 
 
-def _one_operand(state: InstructionRegisters, decoded: Decoded, memory: OperandMemory) -> bool:
+def _one_operand(state: InstructionRegisters, decoded: Decoded, memory: OperandMemory, known: int | None) -> bool:
     access = memory_access(decoded)
-    gva, size = operand_address(decoded, state, access), access.size
+    gva, size = operand_address(decoded, state, access) if known is None else known, access.size
     if access.read and access.write:
         memory.check_write(gva, size)
     return perform(state, access, lambda: memory.read(gva, size), lambda value: memory.write(gva, size, value))

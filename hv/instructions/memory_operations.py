@@ -8,6 +8,7 @@ does, and instructions with more than one access to memory.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 from hv.instructions.arithmetic import BINARY, BIT_TESTS, ROTATES, SHIFTS, UNARY, compute
@@ -18,6 +19,7 @@ from hv.instructions.decode import (
     Operand,
     RegisterOperand,
     Undecodable,
+    decode,
     linear_address,
     read_register,
     register_number,
@@ -27,7 +29,8 @@ from hv.instructions.registers import InstructionRegisters
 from hv.spec.x86 import Rflags
 
 _DF, _ZF = Rflags.DF.value, Rflags.ZF.value
-_COPIES = frozenset({"mov", "movabs", "movnti", "movzx", "movsx", "movsxd", "movbe"})
+LOADS = frozenset({"mov", "movabs", "movzx", "movsx", "movsxd", "movbe"})      # as long as they are from memory
+_COPIES = LOADS | {"movnti"}
 _READ_ONLY = frozenset({"cmp", "test", "bt"})       # they write flags, and no operand
 _MODIFY = BINARY | BIT_TESTS | SHIFTS | ROTATES
 _STRING = {name + size: name for name in ("stos", "lods") for size in "bwdq"}
@@ -70,6 +73,13 @@ def memory_access(decoded: Decoded) -> MemoryAccess:
     if isinstance(other, RegisterOperand):
         register_number(other.name)         # segment and vector registers are refused here
     return MemoryAccess(operation, memory, other, read, write, to_memory, bool(decoded.repeat))
+
+
+@lru_cache(maxsize=1024)
+def described(code: bytes, bits: int) -> tuple[Decoded, MemoryAccess]:
+    """The instruction that *code* begins with, and what it does to its memory operand; Undecodable."""
+    decoded = decode(code, bits)
+    return decoded, memory_access(decoded)
 
 
 def _directions(operation: str, to_memory: bool, decoded: Decoded) -> tuple[bool, bool]:

@@ -119,6 +119,7 @@ class Engine:
         # The engine may write to this address, it says: is it only to be read, as part of a page table, by the
         # instruction at RIP? Then whether that accesses the page as data too; else None.
         self.only_walks: Callable[[int], bool | None] = lambda gpa: None
+        self.fetch_code: Callable[[], bytes] = self._code_in_ram    # at RIP of `current`, from outside the engine
         self._states: list[ProcessorState] = []
         self._stale: dict[int, tuple[int, int]] = {}    # page -> the part of it whose translated code is out of date
         self._device_pages: set[int] = set()        # guest-physical pages behind which there is a device
@@ -556,7 +557,7 @@ class Engine:
         operation = state.dwords[_CC_OP]
         if operation == at.CC_OP_EFLAGS:
             return False
-        code = self._code_in_ram()
+        code = self.known_code()
         if not overwrites_operand(code, state.bits, operation, self._block_before):
             return False
         state.dwords[_CC_OP] = at.CC_OP_EFLAGS          # which are in the operand's place
@@ -719,6 +720,17 @@ class Engine:
     def code_bytes(self) -> bytes:
         """The bytes at RIP as the guest fetches them, up to 15 or the end of the page; empty when unknown."""
         return self._code[: self._frame_words[_FETCHED]].tobytes()
+
+    def known_code(self) -> bytes:
+        """`code_bytes`, read from the guest's memory where the trap could not: behind an access that was refused."""
+        size = self._frame_words[_FETCHED]
+        if size and self._python_hooks is None:
+            return self._code[:size].tobytes()
+        code = self.fetch_code()
+        if code and self._python_hooks is None:
+            self._code[: len(code)] = code
+            self._frame_words[_FETCHED] = len(code)
+        return code
 
     def code_head(self) -> int:
         """The first eight bytes at RIP as a little-endian number; 0 for what is in the next page, or unknown."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 
+from hv.instructions.arithmetic import BIT_TESTS
 from hv.instructions.decode import (
     Decoded,
     MemoryOperand,
@@ -20,6 +21,7 @@ from hv.instructions.decode import (
     decode,
 )
 from hv.instructions.execute import execute
+from hv.instructions.memory_operations import LOADS, memory_access
 from hv.root import answers
 from hv.root.motherboard import Motherboard
 from hv.root.vp_memory import GuestException, Ram, VpMemory
@@ -27,11 +29,11 @@ from hv.root.vp_registers import GENERAL, VpRegisters
 from hv.root.winhv import RegisterContent, WinHv
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.synic import HvInterceptHeader, InterceptAccess, MemoryIntercept
-from hv.spec.x86 import MAX_INSTRUCTION_LENGTH, Rflags, Vector
+from hv.spec.x86 import MAX_INSTRUCTION_LENGTH, PAGE_SIZE, Rflags, Vector
 
 N = HvRegisterName
 ELEMENTS_OF_A_TURN = 64
-_TF = Rflags.TF.value
+_TF, _OFFSET = Rflags.TF.value, PAGE_SIZE - 1
 Answer = dict[HvRegisterName, RegisterContent]
 
 
@@ -53,19 +55,48 @@ class Emulator:
             if header.access_type == InterceptAccess.EXECUTE:
                 raise GuestException(Vector.UD, None)      # all ones are fetched, which are no instruction
             decoded = _instruction(intercept, registers, memory)
-            registers.ask(_named(decoded))
-            event = _carry_out(registers, decoded, memory)
+            gva = _told_address(intercept, decoded)
+            registers.ask(_named(decoded) if gva is None else _data_registers(decoded))
+            event = _carry_out(registers, decoded, memory, gva)
         except GuestException as fault:
             event = _exception(header, fault)
         return registers.changes() | event
 
 
-def _carry_out(registers: VpRegisters, decoded: Decoded, memory: VpMemory) -> Answer:
+def _told_address(intercept: MemoryIntercept, decoded: Decoded) -> int | None:
+    """The linear address of the operand, where the message tells it: that of the access, unless the instruction has
+    several of them, or *gva* may be where its second page begins."""
+    gva, operand = intercept.gva & _OFFSET, decoded.memory
+    if not gva or operand is None or gva + operand.size > PAGE_SIZE or not _has_one_access(decoded):
+        return None
+    return int(intercept.gva)
+
+
+@lru_cache(maxsize=1024)
+def _has_one_access(decoded: Decoded) -> bool:
+    """To the address of its one operand in memory, and to no other."""
+    try:
+        access = memory_access(decoded)
+    except Undecodable:
+        return False
+    far_bit = access.operation in BIT_TESTS and isinstance(access.other, RegisterOperand)
+    return access.operation not in ("stos", "lods") and not far_bit
+
+
+@lru_cache(maxsize=1024)
+def _data_registers(decoded: Decoded) -> tuple[str, ...]:
+    """The registers whose value the instruction needs beside its address. A load of 4 bytes or more needs none."""
+    found = [containing_register(operand.name) for operand in decoded.operands if isinstance(operand, RegisterOperand)
+             and not (operand is decoded.operands[0] and operand.size >= 4 and decoded.mnemonic in LOADS)]
+    return tuple(name for name in found if name in GENERAL)
+
+
+def _carry_out(registers: VpRegisters, decoded: Decoded, memory: VpMemory, gva: int | None) -> Answer:
     """One turn. A guest that single-steps has a trap behind each element of a REP; behind a whole instruction the
     hypervisor sees to that."""
     stepped = registers.rflags & _TF
     for _ in range(1 if stepped else ELEMENTS_OF_A_TURN):
-        if execute(registers, decoded, memory):
+        if execute(registers, decoded, memory, gva):
             return {}
     return registers.single_step() if stepped else {}
 

@@ -21,6 +21,7 @@ _OFFSET = PAGE_SIZE - 1
 _READ = TranslateGvaFlags(validate_read=1, set_page_table_bits=1).raw
 _WRITE = TranslateGvaFlags(validate_write=1, set_page_table_bits=1).raw
 _EXECUTE = TranslateGvaFlags(validate_execute=1, set_page_table_bits=1).raw
+_CPL, _LMA = HvExecutionState(cpl=3).raw, HvExecutionState(efer_lma=1).raw
 _U32, _U64 = (1 << 32) - 1, (1 << 64) - 1
 
 
@@ -55,10 +56,10 @@ class VpMemory:
     def __init__(self, winhv: WinHv, partition_id: int, ram: Ram, board: Motherboard,
                  intercept: MemoryIntercept) -> None:
         header = intercept.header
-        state = HvExecutionState(header.execution_state)
+        state = header.execution_state
         self._winhv, self._partition_id, self._vp_index = winhv, partition_id, header.vp_index
         self._ram, self._board = ram, board
-        self._user, self._long = state.cpl == 3, bool(state.efer_lma)
+        self._user, self._long = state & _CPL == 3, bool(state & _LMA)
         known = _Page(intercept.gpa & ~_OFFSET, False, False)
         self._pages = {(intercept.gva & ~_OFFSET, _READ): known}
         if header.access_type == InterceptAccess.WRITE:

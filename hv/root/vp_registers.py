@@ -20,6 +20,8 @@ GENERAL = {name.lower(): HvRegisterName[name] for name in (
 _SEGMENTS = {name.lower(): HvRegisterName[name] for name in ("ES", "SS", "DS", "FS", "GS")}
 _ASKED = GENERAL | _SEGMENTS
 _EFER_LMA, _RF = Efer.LMA.value, Rflags.RF.value
+_LMA = HvExecutionState(efer_lma=1).raw
+_LONG, _BIG = HvSegmentAttributes(long=1).raw, HvSegmentAttributes(default_big=1).raw
 _DR6_BS = 1 << 14
 _HARDWARE_EXCEPTION = 3
 _DEBUG_TRAP = PendingInterruptionRegister(
@@ -35,8 +37,7 @@ class SegmentTold(NamedTuple):
 
     @classmethod
     def of(cls, register: HvSegmentRegister) -> SegmentTold:
-        attributes = HvSegmentAttributes(register.attributes)
-        return cls(register.base, bool(attributes.long), bool(attributes.default_big))
+        return cls(register.base, bool(register.attributes & _LONG), bool(register.attributes & _BIG))
 
 
 class VpRegisters:
@@ -47,9 +48,8 @@ class VpRegisters:
         self._told: dict[str, Any] = {"rip": header.rip, "rflags": header.rflags}
         self._vectors: dict[int, bytes] = {}
         self._changed_vectors: dict[int, bytes] = {}
-        state = HvExecutionState(header.execution_state)
-        self.rip, self.rflags, self.cpl = header.rip, header.rflags, state.cpl
-        self.efer = _EFER_LMA if state.efer_lma else 0
+        self.rip, self.rflags = header.rip, header.rflags
+        self.efer = _EFER_LMA if header.execution_state & _LMA else 0
         self.cs = SegmentTold.of(header.cs)
 
     def ask(self, names: Iterable[str]) -> None:

@@ -12,13 +12,13 @@ from functools import partial
 
 from hv.machine.clock import EXIT_TICKS, VirtualClock
 from hv.machine.engine import Engine
-from hv.machine.faults import GuestFault, NestedFault
+from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.idt import Event, exception
 from hv.machine.state import ProcessorState
 from hv.machine.traps import Trap
 from hv.spec.exits import ENTRY_FAILURES, ExitReason
 from hv.spec.vmcs import PrimaryControls, VmcsField
-from hv.spec.x86 import PUSHES_RF, Vector
+from hv.spec.x86 import MAX_INSTRUCTION_LENGTH, PAGE_SIZE, PUSHES_RF, Vector
 from hv.vmx.apic.controls import ApicControls
 from hv.vmx.apic.interrupts import WATCHED, behind_instruction, deliver_virtual, enter_apic, take_physical
 from hv.vmx.capabilities import PROCESSOR
@@ -287,7 +287,15 @@ class Vcpu:
         second_level = self.second_level
         if second_level.cached.entered is not second_level:
             second_level.cached.enter(second_level)
-        self.engine.only_walks, self.interrupted = self._only_walks, False
+        self.engine.only_walks, self.engine.fetch_code, self.interrupted = self._only_walks, self._code_at_rip, False
+
+    def _code_at_rip(self) -> bytes:
+        """The bytes at RIP, up to 15 or the end of the page; none when they are refused."""
+        linear = self.state.linear_rip
+        try:
+            return self.memory.read(linear, min(MAX_INSTRUCTION_LENGTH, PAGE_SIZE - linear % PAGE_SIZE), Access.EXECUTE)
+        except (GuestFault, NestedFault):
+            return b""
 
     def flush_translations(self, cr3: int | None) -> bool:
         """Forget linear translations of the address space *cr3*, or of all (None); True when the engine forgot all.
@@ -308,6 +316,7 @@ class Vcpu:
         if second_level.cached.entered is not second_level:
             second_level.cached.enter(second_level)
         engine.only_walks, engine.on_trap, self.interrupted = self._only_walks, self._trap_handler, False
+        engine.fetch_code = self._code_at_rip
 
     def take_over(self, until: int, apic_entered: bool = False) -> bool:
         """After `come_next`: VM entry, and the engine runs on with this one until *until*; False when that ended it.

@@ -98,7 +98,7 @@ class FakeVcpu:
         self.state, self.work = state, FakeWork(clock)
         self.guest = FakeMemory()
         self.memory = self.guest.linear(state)
-        self.engine = SimpleNamespace(code_bytes=lambda: b"\x90")
+        self.engine = SimpleNamespace(code_bytes=lambda: b"\x90", known_code=lambda: b"")
         self.vmcs = Vmcs(state, lambda: None)
         self.exits = [0] * 128
         self.state_written = False

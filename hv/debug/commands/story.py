@@ -1,4 +1,4 @@
-"""exits, events, last, count, fields, serial: what led here, and questions about it."""
+"""exits, events, last, count, fields, serial, screen: what led here, and questions about it."""
 
 from __future__ import annotations
 
@@ -151,6 +151,18 @@ def serial(session: Session) -> str:
     Example: `serial`
     """
     return str(session.vm.serial).rstrip("\n") or "nothing yet"
+
+
+@command("screen")
+def screen(session: Session) -> str:
+    """Show the VM's text screen: the 80 x 25 characters at 0xB8000 of its memory.
+
+    Example: `screen`
+    """
+    shown = getattr(session.vm, "screen", None)
+    if shown is None:
+        raise DebugError("a root of machine code has no text screen", "its serial port: serial")
+    return str(shown()) or "the screen is empty"
 
 
 def checked(n: int) -> int:

@@ -10,15 +10,15 @@ from hv.hypervisor.run import ask_about_memory, on_exit
 from hv.hypervisor.verdicts import ADVANCE, RETRY, SENT, Halt, Verdict
 from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.instructions.decode import Undecodable
-from hv.instructions.memory_operations import memory_access, perform
+from hv.instructions.memory_operations import perform
 from hv.machine.faults import Access
-from hv.machine.fetch import decode_at
 from hv.spec.apic import ApicRegister
 from hv.spec.exits import ApicAccessQualification, ApicAccessType, ExitReason
 from hv.spec.x86 import PAGE_SHIFT, Rflags
 from hv.trace.events import MmioAccess
 from hv.vmx.events.injection import event_of
 from hv.vmx.exit import VmExit
+from hv.vmx.intercepts.operands import access_at
 
 _RF = Rflags.RF.value
 _ICR = ApicRegister.ICR_LOW.value
@@ -71,8 +71,8 @@ def apic_has_a_page(vp: VirtualProcessor) -> bool:
 def emulate_apic_access(vp: VirtualProcessor, exit: VmExit, offset: int) -> Verdict:
     """Carry the instruction out on the virtual APIC's registers; SDM "Accessing the Local APIC Registers"."""
     try:
-        decoded = decode_at(vp.regs, vp.vcpu.memory)
-        done = perform(vp.regs, memory_access(decoded), lambda: _read(vp, offset),
+        decoded, access = access_at(vp.vcpu)
+        done = perform(vp.regs, access, lambda: _read(vp, offset),
                        lambda value: _write(vp, offset, value))
     except Undecodable as error:
         return Halt(f"an instruction that cannot be emulated touches the local APIC: {error}")

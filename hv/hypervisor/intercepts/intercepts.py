@@ -53,7 +53,12 @@ _STATE_PE, _STATE_AM, _STATE_LMA, _STATE_DEBUG, _STATE_PENDING, _STATE_SHADOW = 
                                                    "interruption_pending", "interrupt_shadow"))
 _HEADER = Struct("<" + HvInterceptHeader.FORMAT)
 _IO_PORT_MESSAGE, _IO_PORT = Struct("<" + IoPortIntercept.FORMAT).pack, HvMessageType.X64_IO_PORT_INTERCEPT
-_READ, _WRITE = InterceptAccess.READ.value, InterceptAccess.WRITE.value
+_MEMORY_MESSAGE = Struct("<" + MemoryIntercept.FORMAT).pack
+_GPA, _UNMAPPED = HvMessageType.GPA_INTERCEPT, HvMessageType.UNMAPPED_GPA
+_GVA_VALID, _GVA_GPA_VALID = HvMemoryAccessInfo(gva_valid=1).raw, HvMemoryAccessInfo(gva_gpa_valid=1).raw
+_READ, _WRITE, _EXECUTE = (
+    access.value for access in (InterceptAccess.READ, InterceptAccess.WRITE, InterceptAccess.EXECUTE))
+_ACCESS_WRITE, _ACCESS_EXECUTE = Access.WRITE.value, Access.EXECUTE.value
 _GENERAL_REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                       "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
 
@@ -193,13 +198,12 @@ def send_memory(vp: VirtualProcessor, gpa: int, access: Access, *, gva: int | No
     *gva* leads to *gpa* when it is *final*; else it does so on the way through a paging structure.
     """
     mapped = vp.partition.space.visible(gpa >> 12) is not None
-    info = HvMemoryAccessInfo(gva_valid=int(gva is not None), gva_gpa_valid=int(final and gva is not None))
-    kind = InterceptAccess.WRITE if access & Access.WRITE else \
-        InterceptAccess.EXECUTE if access & Access.EXECUTE else InterceptAccess.READ
-    send(vp, HvMessageType.GPA_INTERCEPT if mapped else HvMessageType.UNMAPPED_GPA, MemoryIntercept(
-        header=header(vp, kind, length), cache_type=CACHE_WRITE_BACK, instruction_byte_count=len(instruction),
-        access_info=info.raw, tpr_priority=vp.apic.cr8, gva=gva or 0, gpa=gpa,
-        instruction_bytes=instruction[:MAX_INSTRUCTION]).pack())
+    info = 0 if gva is None else _GVA_VALID | _GVA_GPA_VALID if final else _GVA_VALID
+    wanted = int(access)
+    kind = _WRITE if wanted & _ACCESS_WRITE else _EXECUTE if wanted & _ACCESS_EXECUTE else _READ
+    send(vp, _GPA if mapped else _UNMAPPED, _MEMORY_MESSAGE(
+        *_header(vp, kind, length), CACHE_WRITE_BACK, len(instruction), info, vp.apic.cr8, 0, gva or 0, gpa,
+        instruction[:MAX_INSTRUCTION]))
 
 
 def send_exception(vp: VirtualProcessor, vector: int, error_code: int | None = None, *, parameter: int = 0,

@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from hv.instructions.decode import Decoded, MemoryOperand, RegisterOperand, Undecodable, linear_address, read_register
+from hv.instructions.memory_operations import operand_address
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.fetch import decode_at
 from hv.machine.paging import LINEAR_32, LINEAR_64, Walk, walk
 from hv.machine.ram import pages_of
 from hv.spec.x86 import PAGE_SIZE, PageTableEntry
+from hv.vmx.intercepts.operands import access_at
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
@@ -33,6 +35,9 @@ _NO_ACCESS = frozenset({"lea", "nop", "prefetchw", "prefetch", "prefetchnta", "p
                         "prefetcht2"})
 _STATES, _STATE_SIZE = ("fxsave", "fxrstor", "fnsave", "frstor", "fnstenv", "fldenv"), 512
 _BIT_STRINGS = frozenset({"bt", "bts", "btr", "btc"})
+
+
+_NO_WALK = Walk(0, PAGE_SIZE, [], writable=True, user=True, executable=True)    # that there was one is all one asks
 
 
 class Reference(NamedTuple):
@@ -67,12 +72,40 @@ def meeting(vcpu: Vcpu, gpa: int, access: int) -> Met | None:
 
     The engine walks the guest's tables as if it wrote to them, so only a write can be an access to one.
     """
+    plain = _plain_meeting(vcpu, gpa, access) if not access & _EXECUTE else None
+    if plain is not None:
+        return plain
     found = [met for met in _meetings(vcpu, gpa >> 12, access) if met.guest is not None or access == _WRITE]
     exact = next((met for met in found if met.gpa == gpa), None)
     if exact is not None:
         return exact
     page = next((met for met in found if met.guest is not None), None)      # in the middle of what it accesses
     return page and page._replace(gva=page.gva & -PAGE_SIZE | gpa & PAGE_SIZE - 1, gpa=gpa)
+
+
+def _plain_meeting(vcpu: Vcpu, gpa: int, access: int) -> Met | None:
+    """The usual: the one operand of the instruction leads to *gpa*, which cannot be read, so it is no paging structure.
+    """
+    if access & _WRITE and _is_readable(vcpu, gpa):
+        return None
+    state, memory = vcpu.state, vcpu.memory
+    try:
+        decoded, operation = access_at(vcpu)
+        wanted = _WRITE if operation.write else _READ
+        gva = operand_address(decoded, state, operation)
+        if memory.gpa_of(memory.mode, gva, wanted, state.cpl, False) != gpa:
+            return None
+    except (Undecodable, GuestFault, NestedFault):
+        return None
+    return Met(gva, gpa, _NO_WALK, operation.memory.access)
+
+
+def _is_readable(vcpu: Vcpu, gpa: int) -> bool:
+    try:
+        vcpu.second_level.translate(gpa, _READ)
+    except NestedFault:
+        return False
+    return True
 
 
 def meetings(vcpu: Vcpu, gpa: int) -> list[Met]:

@@ -12,15 +12,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hv.instructions.decode import Decoded, Undecodable, linear_address
-from hv.instructions.memory_operations import MemoryAccess, memory_access, perform
+from hv.instructions.memory_operations import MemoryAccess, perform
 from hv.machine.faults import Access, NestedFault
-from hv.machine.fetch import decode_at
 from hv.spec.exits import ApicAccessQualification, ApicAccessType, ExitReason
 from hv.spec.x86 import PAGE_SHIFT
 from hv.vmx.apic.access_page import is_one_register, written
 from hv.vmx.apic.virtual_apic import VirtualApic
 from hv.vmx.exit import VmExit
-from hv.vmx.intercepts.operands import advance
+from hv.vmx.intercepts.operands import access_at, advance
 
 if TYPE_CHECKING:
     from hv.vmx.vcpu import Vcpu
@@ -62,13 +61,13 @@ def _instruction(vcpu: Vcpu, gpa: int) -> tuple[Decoded, MemoryAccess] | None:
     Raises the guest's own fault, and the NestedFault of a paging structure.
     """
     try:
-        decoded = decode_at(vcpu.state, vcpu.memory)
-        operation = memory_access(decoded)
+        decoded, operation = access_at(vcpu)
     except Undecodable:
         return None
-    walk = vcpu.memory.walk(linear_address(decoded, vcpu.state, operation.memory),
-                            Access.WRITE if operation.write else Access.READ)
-    return (decoded, operation) if walk.gpa == gpa else None
+    state, memory = vcpu.state, vcpu.memory
+    found = memory.gpa_of(memory.mode, linear_address(decoded, state, operation.memory),
+                          _WRITE if operation.write else _READ, state.cpl, False)
+    return (decoded, operation) if found == gpa else None
 
 
 def access_exit(fault: NestedFault, length: int = 0) -> VmExit:

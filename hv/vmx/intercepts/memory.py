@@ -63,6 +63,8 @@ def _may_only_be_read(vcpu: Vcpu, gpa: int) -> bool:
 def _fault(vcpu: Vcpu, gpa: int, access: int, met: Met | None) -> NestedFault:
     if met is None:
         return NestedFault(gpa, Access(access))
+    if not vcpu.second_level.keeps_flags:
+        return NestedFault(met.gpa, _tried(vcpu, access, met), met.gva, met.guest is None)
     try:
         vcpu.second_level.translate(met.gpa, access)
     except NestedFault as fault:        # a full log has a kind of its own

@@ -16,9 +16,10 @@ from hv.instructions.decode import (
     read_register,
     write_register,
 )
+from hv.instructions.memory_operations import MemoryAccess, described, memory_access
 from hv.machine.faults import GuestFault
 from hv.machine.fetch import decode_at
-from hv.spec.x86 import Vector
+from hv.spec.x86 import MAX_INSTRUCTION_LENGTH, Vector
 from hv.vmx.events.non_register import SINGLE_STEP
 
 if TYPE_CHECKING:
@@ -44,6 +45,16 @@ def decoded_at(vcpu: Vcpu) -> Decoded:
         return decode(code, vcpu.state.bits) if len(code) == 15 else decode_at(vcpu.state, vcpu.memory)
     except Undecodable:
         raise GuestFault(Vector.UD) from None
+
+
+def access_at(vcpu: Vcpu) -> tuple[Decoded, MemoryAccess]:
+    """The instruction at RIP, whose access was refused, and what it does to memory; Undecodable, or what `decode_at`
+    raises."""
+    code = vcpu.engine.known_code()
+    if len(code) == MAX_INSTRUCTION_LENGTH:
+        return described(code, vcpu.state.bits)
+    decoded = decode_at(vcpu.state, vcpu.memory)
+    return decoded, memory_access(decoded)
 
 
 def advance(vcpu: Vcpu, length: int) -> None:

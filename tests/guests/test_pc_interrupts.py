@@ -6,6 +6,7 @@ import pytest
 
 from hv.hypervisor.hypervisor import Hypervisor
 from hv.platform import Machine
+from hv.replay.memento import Memento
 from hv.root.boot import HIGH_DIRECTORY
 from hv.root.msi import Msi
 from hv.spec.hv_registers import HvRegisterName as N
@@ -286,3 +287,22 @@ def test_no_wire_and_no_register_breaks_the_machine(pc, seed):
     assert one.vm.partition.vps[0].regs.r12 > first             # it is at its loop again
     one.vm.worker.destroy()
     one.vm.worker.motherboard.lines.pulse(4)                    # a device that has not heard of it
+
+
+def test_a_checkpoint_has_the_controllers_in_it():
+    """In the middle of things: one in service, one offered, a level that waits for its EOI."""
+    one = PcGuest(guest(f"{PIC}; sti; {ring(4)}; nop", {0x24: "in_service:; pause; jmp in_service"}, NO_APIC),
+                  [(9, 0x8049)])
+    board = one.vm.worker.motherboard
+    board.lines.set(9, True)
+    board.lines.pulse(1)
+    controllers = board.interrupts
+    kept, before = Memento([board.lines, controllers], outside=[one.machine.root.winhv, board]), board.inspect()
+    assert (controllers.pic.master.isr, controllers.intr.offered) == (1 << 4, 0x21)
+    controllers.io_apic.reset()
+    controllers.intr.offered = None
+    controllers.pic.master.reset(0x40, 0)
+    board.lines.asserted[9] = False
+    kept.restore()
+    assert (board.inspect(), controllers.intr.offered, board.lines.asserted[9]) == (before, 0x21, True)
+    one.machine.close()

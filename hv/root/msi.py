@@ -11,6 +11,7 @@ Interrupts"; PCI "MSI and MSI-X Operation".
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 from hv.root.winhv import HvError, WinHv
@@ -22,7 +23,9 @@ _VECTORED = (DeliveryMode.FIXED, DeliveryMode.LOWEST_PRIORITY)
 _KINDS = {
     DeliveryMode.FIXED: HvInterruptType.FIXED, DeliveryMode.LOWEST_PRIORITY: HvInterruptType.LOWEST_PRIORITY,
     DeliveryMode.NMI: HvInterruptType.NMI, DeliveryMode.INIT: HvInterruptType.INIT,
+    DeliveryMode.EXTINT: HvInterruptType.EXT_INT,
 }
+_EXT_INT = HvInterruptType.EXT_INT
 # Nobody has that id; or the VM is going away, and a timer of one of its devices has not heard of it.
 _NOBODY = (HvStatus.INVALID_VP_INDEX, HvStatus.INVALID_PARTITION_ID, HvStatus.INVALID_PARTITION_STATE)
 
@@ -52,9 +55,35 @@ class Msi(NamedTuple):
 SendMsi = Callable[[Msi], bool]             # False when no processor took it
 
 
+class _Meaning(NamedTuple):
+    """What a hypercall is asked for."""
+
+    kind: HvInterruptType
+    vector: int
+    destination: int
+    logical: bool
+    level: bool
+
+
+@lru_cache(maxsize=1024)
+def _meaning(msi: Msi) -> _Meaning | None:
+    """None for what goes nowhere. A device sends the same few messages all the time."""
+    address, data = MsiAddress(msi.address), MsiData(msi.data & 0xFFFF_FFFF)
+    mode = DeliveryMode(data.delivery_mode)
+    vectored = mode in _VECTORED
+    if address.window != MSI_WINDOW or address.remappable or mode not in _KINDS:
+        return None
+    if vectored and data.vector < LOWEST_LEGAL_VECTOR:
+        return None
+    if mode is DeliveryMode.FIXED and address.redirection_hint:
+        mode = DeliveryMode.LOWEST_PRIORITY         # one of those that are named is enough
+    return _Meaning(_KINDS[mode], data.vector if vectored else 0, msi.destination, bool(address.logical),
+                    vectored and bool(data.level))
+
+
 class MsiDelivery:
     """The end of the way: the local APICs of *partition_id*. *on_extint* hears of the one kind that no local APIC
-    keeps, whose vector an 8259 gives at the moment the processor acknowledges it; it is told the destination.
+    keeps, whose vector an 8259 gives at the moment the processor acknowledges it.
     """
 
     def __init__(self, winhv: WinHv, partition_id: int, on_extint: Callable[[Msi], bool] = lambda msi: False) -> None:
@@ -62,21 +91,12 @@ class MsiDelivery:
 
     def send(self, msi: Msi) -> bool:
         """Interrupt whom *msi* names. False when nobody is there, or it asks for what does not exist."""
-        address, data = MsiAddress(msi.address), MsiData(msi.data & 0xFFFF_FFFF)
-        if address.window != MSI_WINDOW or address.remappable:
+        meaning = _meaning(msi)
+        if meaning is None:
             return False
-        mode = DeliveryMode(data.delivery_mode)
-        if mode is DeliveryMode.EXTINT:
+        if meaning.kind is _EXT_INT:
             return self.on_extint(msi)
-        if mode not in _KINDS or (mode in _VECTORED and data.vector < LOWEST_LEGAL_VECTOR):
-            return False
-        if mode is DeliveryMode.FIXED and address.redirection_hint:
-            mode = DeliveryMode.LOWEST_PRIORITY         # one of those that are named is enough
-        vectored = mode in _VECTORED
-        return self._assert(_KINDS[mode], data.vector if vectored else 0, msi.destination, bool(address.logical),
-                            vectored and bool(data.level))
-
-    def _assert(self, kind: HvInterruptType, vector: int, destination: int, logical: bool, level: bool) -> bool:
+        kind, vector, destination, logical, level = meaning
         try:
             self._winhv.assert_virtual_interrupt(self._partition_id, vector, destination, kind, level, logical)
         except HvError as error:

@@ -102,6 +102,8 @@ from hv.spec.x86 import LARGE_PAGES, PAGE_SIZE
 
 DEPOSIT_BATCH = 16                      # pages
 MAX_REPS = (1 << 12) - 1
+_LEVEL_TRIGGERED = HvInterruptControl(level_triggered=1).raw
+_LOGICAL_DESTINATION = HvInterruptControl(logical_destination_mode=1).raw
 _FEW = 8                                # registers that one intercept mostly sets
 MAX_DEPOSITS = 1024                     # batches for one call: more means that something else is wrong
 PCI = 1
@@ -436,10 +438,9 @@ class WinHv:
     def assert_virtual_interrupt(self, partition_id: int, vector: int, destination: int = 0, kind: int = 0,
                                  level: bool = False, logical: bool = False) -> None:
         """Raise an interrupt in a child; *destination* is an APIC id, *kind* an HvInterruptType."""
-        control = HvInterruptControl(interrupt_type=kind, level_triggered=int(level),
-                                     logical_destination_mode=int(logical))
+        control = kind | (level and _LEVEL_TRIGGERED) | (logical and _LOGICAL_DESTINATION)
         self._call(HypercallCode.ASSERT_VIRTUAL_INTERRUPT, AssertVirtualInterruptInput(
-            partition_id=partition_id, interrupt_control=control.raw, destination=destination, vector=vector))
+            partition_id=partition_id, interrupt_control=control, destination=destination, vector=vector))
 
     def clear_virtual_interrupt(self, partition_id: int) -> None:
         """The external interrupt that the child took is done with: the next one may come."""

@@ -1,10 +1,14 @@
 """A PC's interrupt controllers as a guest meets them: a bell that it rings by OUT, and the ways to its processor."""
 
+from random import Random
+
 import pytest
 
 from hv.hypervisor.hypervisor import Hypervisor
 from hv.platform import Machine
+from hv.replay.memento import Memento
 from hv.root.boot import HIGH_DIRECTORY
+from hv.root.msi import Msi
 from hv.spec.hv_registers import HvRegisterName as N
 from hv.spec.intercepts import HvInterceptAccess, HvInterceptType
 from tests.guest_runner import image_of
@@ -235,3 +239,70 @@ def test_a_message_to_nobody_is_lost(pc):
     one.vm.worker.motherboard.lines.pulse(4)
     one.machine.scheduler.run(one.machine.clock.tsc + TICKS)
     assert (one.log, controllers.intr.offered, controllers.intr.named) == (".", 0x24, set())
+
+# --- whatever a guest does -------------------------------------------------------------------------------------------
+
+ANY_VECTOR = "; ".join([        # every gate leads to one handler, which ends what there is to end
+    "mov edi, 0x60000; mov ecx, 256; lea rax, [any]", "gate:; mov [rdi], ax; mov word ptr [rdi+2], 8",
+    "mov word ptr [rdi+4], 0x8E00; mov edx, eax; shr edx, 16; mov [rdi+6], dx; mov dword ptr [rdi+8], 0; add edi, 16",
+    "dec ecx; jnz gate; lidt [pointer]; mov ebx, 0xFEE00000; sti; on:; inc r12; pause; jmp on",
+    f"any:; push rax; {EOI}; mov al, 0x20; out 0xA0, al; out 0x20, al; pop rax; iretq",
+    "pointer:; .word 4095; .quad 0x60000"])
+ENTRIES = [0x10041, 0x41, 0x8041, 0x18041, 0x8842, 0x400, 0x700, 0x8700, 0x131, 0x0F, 0x200, 0xFF, 0x1_0000_0000_0841]
+
+
+def _act(random, one):
+    board = one.vm.worker.motherboard
+    match random.randrange(6):
+        case 0:
+            board.lines.set(random.randrange(24), random.random() < 0.5)
+        case 1:
+            value = random.choice([0x11, 0x20, 0x0B, 0x0C, 0x68, 0, random.randrange(256)])
+            board.write(random.choice([0x20, 0x21, 0xA0, 0xA1, 0x4D0, 0x4D1]), 1, value)
+        case 2:
+            board.write_memory(0xFEC00000, 4, 0x10 + random.randrange(48))
+            entry = random.choice([*ENTRIES, random.randrange(1 << 32) & ~0x100])
+            board.write_memory(0xFEC00010, 4, entry & 0xFFFFFFFF)
+        case 3:
+            board.write_memory(0xFEC00040, 4, random.randrange(256))
+        case 4:
+            board.interrupts.messages.send(Msi(0xFEE00000 | random.randrange(1 << 20) & ~0x10, random.choice(ENTRIES)))
+        case _:
+            one.machine.scheduler.run(one.machine.clock.tsc + 20_000)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_wire_and_no_register_breaks_the_machine(pc, seed):
+    """INIT apart, which ends the program: lines, ports and entries at random, while the guest takes what comes."""
+    random, one = Random(seed), pc(guest("nop", {}, f"{PIC}; {ANY_VECTOR}"), vps=1 + seed % 2)
+    for _ in range(250):
+        _act(random, one)
+        assert one.vm.ended is None, one.vm.why
+    first = one.vm.partition.vps[0].regs.r12
+    one.vm.worker.motherboard.interrupts.io_apic.reset()
+    one.vm.worker.motherboard.interrupts.pic.reset()
+    for line in range(24):
+        one.vm.worker.motherboard.lines.set(line, False)
+    one.machine.scheduler.run(one.machine.clock.tsc + TICKS)
+    assert one.vm.partition.vps[0].regs.r12 > first             # it is at its loop again
+    one.vm.worker.destroy()
+    one.vm.worker.motherboard.lines.pulse(4)                    # a device that has not heard of it
+
+
+def test_a_checkpoint_has_the_controllers_in_it():
+    """In the middle of things: one in service, one offered, a level that waits for its EOI."""
+    one = PcGuest(guest(f"{PIC}; sti; {ring(4)}; nop", {0x24: "in_service:; pause; jmp in_service"}, NO_APIC),
+                  [(9, 0x8049)])
+    board = one.vm.worker.motherboard
+    board.lines.set(9, True)
+    board.lines.pulse(1)
+    controllers = board.interrupts
+    kept, before = Memento([board.lines, controllers], outside=[one.machine.root.winhv, board]), board.inspect()
+    assert (controllers.pic.master.isr, controllers.intr.offered) == (1 << 4, 0x21)
+    controllers.io_apic.reset()
+    controllers.intr.offered = None
+    controllers.pic.master.reset(0x40, 0)
+    board.lines.asserted[9] = False
+    kept.restore()
+    assert (board.inspect(), controllers.intr.offered, board.lines.asserted[9]) == (before, 0x21, True)
+    one.machine.close()

@@ -76,11 +76,11 @@ class I8259:
 
     def request(self) -> int | None:
         """The input that would be acknowledged now: the highest requested, if none so high is in service."""
-        if self.init_steps:
+        wanted = self.irr & ~self.imr
+        if not wanted or self.init_steps:
             return None
-        highest = self._highest(self.irr & ~self.imr)
-        if highest is None:
-            return None
+        highest = self._highest(wanted)
+        assert highest is not None, "one of them is"
         holds = self.isr & ~self.imr if self.special_mask else self.isr
         if self.special_nested:
             holds &= ~(1 << CASCADE)                # the slave knows its own order

@@ -33,7 +33,7 @@ MAY_IMPORT = {
 }
 ONLY_HERE = {
     "unicorn": ("machine/engine.py", "machine/guest_mode.py", "machine/breakpoints.py", "machine/context.py",
-                "machine/hooks.py", "machine/countdown.py", "commands/baseline.py"),
+                "machine/debug_addresses.py", "machine/hooks.py", "machine/countdown.py", "commands/baseline.py"),
     "keystone": ("image/",),
     "textual": ("step/app/",),
 }

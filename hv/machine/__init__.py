@@ -4,7 +4,7 @@ What silicon does before anybody speaks of virtualization. `engine.py` runs mach
 not decide into a `Trap` (`traps.py`); `state.py` is a processor's registers, in place in the engine's context. What the
 engine gets wrong or leaves out is done here by the manual: page walks (`paging.py`), event delivery (`idt.py`), port
 permission, system calls, control registers. Only the engine's own files (`engine.py`, `guest_mode.py`, `context.py`,
-`hooks.py`, `breakpoints.py`) import Unicorn, and nobody above this room sees an engine's number.
+`hooks.py`, `breakpoints.py`, `debug_addresses.py`) import Unicorn, and nobody above this room sees an engine's number.
 
 Read `engine.py` first (its docstring is the technique), then `stubs.py` (what makes it fast), `nested.py` (why it is
 safe) and `clock.py` (what time is).

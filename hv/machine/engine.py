@@ -36,6 +36,7 @@ from hv.machine import context as at
 from hv.machine import guest_mode, stubs
 from hv.machine.breakpoints import Breakpoints
 from hv.machine.countdown import Countdown
+from hv.machine.debug_addresses import DebugAddresses
 from hv.machine.exposure import Exposure
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.half_made_flags import overwrites_operand
@@ -108,6 +109,8 @@ class Engine:
         self._entered, self._shown = 0, False       # since the start: pages to stay, page tables for a moment
         self._alone_at = -1                         # RIP of the instruction that `run_alone` lets run
         self.breakpoints = Breakpoints(self._uc, lambda: self.current, self._forget_all_code, self._guarded)
+        self.debug_addresses = DebugAddresses(self._uc, lambda: self.current, self.flags, counter,
+                                              self._forget_all_code)
         self.countdown = Countdown(self._handle, _native("uc_emu_stop"), self._forget_all_code)
         self.on_countdown: Callable[[], None] = lambda: None    # it is over; may raise
         self._counted = False                       # the last run was limited to a number of instructions
@@ -232,6 +235,7 @@ class Engine:
         self._stale.clear()
         self._private.clear_open_bus()
         self.countdown.end()
+        self.debug_addresses.forget()
         self._forget_all_code()
         self.invept()
         self._held = None
@@ -778,4 +782,5 @@ class Engine:
         at.release(self._scratch)
         at.release(self._flat)
         self.breakpoints.close()
+        self.debug_addresses.close()
         self._uc = None

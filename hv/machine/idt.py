@@ -72,7 +72,6 @@ class Event(NamedTuple):
     error_code: int | None = None
     instruction_length: int = 0         # bytes; of the INT that asks, since the frame holds the RIP behind it
     address: int | None = None          # of a #PF, what CR2 gets
-    resumes: bool = False               # a #DB that is a fault: of an instruction breakpoint
 
     @property
     def by_program(self) -> bool:
@@ -234,8 +233,7 @@ def _image(rflags: int, event: Event) -> int:
 
     Else the instruction is done, and with it RF is over, which the engine notices late.
     """
-    fault = event.kind is _EXCEPTION and (event.vector in PUSHES_RF or event.resumes)
-    return rflags | _RF if fault else rflags & ~_RF
+    return rflags | _RF if event.kind is _EXCEPTION and event.vector in PUSHES_RF else rflags & ~_RF
 
 
 def _return_rip(state: Registers, event: Event) -> int:

@@ -26,6 +26,7 @@ from hv.vmx.checks import Entry, EntryResult
 from hv.vmx.checks.incremental import EntryChecks
 from hv.vmx.controls import Controls
 from hv.vmx.events import watchful
+from hv.vmx.events.debug_registers import ENABLES
 from hv.vmx.events.delivery import Raised, deliver
 from hv.vmx.events.exits import bitmap_exits, exception_exit
 from hv.vmx.events.known_gates import KnownGates
@@ -411,6 +412,8 @@ class Vcpu:
             if rules:
                 self.entry_result = self.checks.check(self.entry(), rules)
             self.state.ignore_code_base()
+            if self.state.dr7 & ENABLES:
+                self.look()
             if self.entry_result.entered:
                 self.vmcs.entered()
                 return True

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from hv.machine.faults import GuestFault
 from hv.machine.idt import Event, EventKind
 from hv.spec.exits import ExitReason, SipiQualification
 from hv.spec.x86 import Vector
 from hv.vmx.apic.interrupts import take_physical, take_virtual
+from hv.vmx.events.debug_registers import ENABLES, instruction_bits
 from hv.vmx.events.exits import interrupt_pending, nmi
 from hv.vmx.events.non_register import ACTIVE, MOV_SS, PENDING, SHUTDOWN, WAIT_FOR_SIPI
 from hv.vmx.exit import VmExit
@@ -118,6 +120,14 @@ def virtual_interrupt(vcpu: Vcpu) -> bool | None:
     return vcpu.take(Event(take_virtual(vcpu), EventKind.EXTERNAL))
 
 
+def instruction_breakpoint(vcpu: Vcpu) -> bool | None:
+    """#DB before the instruction at RIP; not behind MOV SS. SDM "Instruction-Breakpoint Exception Condition"."""
+    if not vcpu.state.dr7 & ENABLES or vcpu.non_register.activity != ACTIVE or vcpu.non_register.shadow & MOV_SS:
+        return None
+    bits = instruction_bits(vcpu)
+    return vcpu.fault(GuestFault(Vector.DB, debug_bits=bits)) if bits else None
+
+
 def _may_be_interrupted(vcpu: Vcpu) -> bool:
     """IF is 1, no shadow, and a state of activity that interrupts end."""
     state = vcpu.state
@@ -128,7 +138,7 @@ _DEAF = (SHUTDOWN, WAIT_FOR_SIPI)       # to interrupts and to debug exceptions
 
 ORDER: tuple[Row, ...] = (
     trap_like_exit, init_signal, startup_ipi, monitor_trap, debug_exception, preemption_timer, nmi_window,
-    non_maskable_interrupt, interrupt_window, interrupt, virtual_interrupt,
+    non_maskable_interrupt, interrupt_window, interrupt, virtual_interrupt, instruction_breakpoint,
 )
 
 
@@ -149,6 +159,6 @@ def something_could_be_due(vcpu: Vcpu) -> bool:
         or (vcpu.controls.nmi_window and not now.nmi_blocked)
         or vcpu.event_waits or now.activity != ACTIVE or now.pending_debug & PENDING or now.written or now.returning
         or vcpu.nmi_pending or vcpu.init_pending or vcpu.sipi_vector is not None or vcpu.trap_like is not None
-        or vcpu.apic.recognizes
+        or vcpu.apic.recognizes or vcpu.state.dr7 & ENABLES
         or vcpu.interrupt_is_held())
 

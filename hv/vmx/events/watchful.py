@@ -16,13 +16,17 @@ from hv.spec.exits import InterruptionInfo, InterruptionType
 from hv.spec.vmcs import VmcsField
 from hv.spec.x86 import MAX_INSTRUCTION_LENGTH
 from hv.vmx.events.boundary import at_boundary, something_could_be_due
+from hv.vmx.events.data_breakpoints import data_bits
+from hv.vmx.events.debug_registers import ENABLES, MET, execution_addresses, watches_data
 from hv.vmx.events.injection import event_of
 from hv.vmx.events.non_register import ACTIVE, PENDING, SHUTDOWN, WAIT_FOR_SIPI
 
 if TYPE_CHECKING:
+    from hv.machine.state import ProcessorState
     from hv.vmx.vcpu import Vcpu
 
 _FOR_EVER = 1 << 62
+NOWHERE: frozenset[int] = frozenset()
 _VALID = 1 << 31
 _NOT_DELIVERED = (1, InterruptionType.OTHER_EVENT)       # 1 is reserved: VM entry refuses it
 
@@ -40,6 +44,7 @@ def run(vcpu: Vcpu) -> bool:
         if done is None and not vcpu.outside and not _piece(vcpu, counter.until):
             return False
     vcpu.watchful = False
+    vcpu.engine.debug_addresses.use(vcpu.state, NOWHERE)
     return True
 
 
@@ -99,11 +104,20 @@ def _piece(vcpu: Vcpu, until: int) -> bool:
     """Run the guest up to the next moment at which something may be due; False when the run ends."""
     if vcpu.non_register.activity != ACTIVE:
         return _sleep(vcpu, until)
-    if vcpu.controls.monitor_trap_flag:
+    debugged = vcpu.state.dr7 & ENABLES
+    stepped = vcpu.controls.monitor_trap_flag or (debugged and watches_data(vcpu.state))
+    vcpu.engine.debug_addresses.use(vcpu.state, _addresses(vcpu.state) if debugged and not stepped else NOWHERE)
+    if stepped:
         return _one_instruction(vcpu)
     if vcpu.state.interrupt_shadow or vcpu.non_register.returning:
         return _one_block(vcpu)
     return _run_to(vcpu, min(until, vcpu.timer.deadline))
+
+
+def _addresses(state: ProcessorState) -> frozenset[int]:
+    """Where to stop: behind MOV SS not at the instruction that comes next."""
+    found = execution_addresses(state)
+    return found - {state.linear_rip} if state.interrupt_shadow else found
 
 
 def _run_to(vcpu: Vcpu, deadline: int) -> bool:
@@ -111,6 +125,8 @@ def _run_to(vcpu: Vcpu, deadline: int) -> bool:
     if engine.run(vcpu.state, deadline, _interrupts_wait(vcpu)):
         return _goes_on(vcpu)
     vcpu.non_register.instruction_done()
+    if engine.debug_addresses.met is not None:
+        return True
     opened = counter.window and vcpu.state.interrupts_enabled
     if counter.deadline and not opened:
         counter.done = max(counter.done, counter.deadline)      # the block that would pass it waits
@@ -129,9 +145,12 @@ def _one_block(vcpu: Vcpu) -> bool:
 
 
 def _one_instruction(vcpu: Vcpu) -> bool:
-    """Run one instruction, or one iteration of a string instruction, and let the monitor trap come behind it."""
+    """Run one instruction, or one iteration of a string instruction, and let the monitor trap, and the #DB of a data
+    breakpoint, come behind it."""
     state, now, clock = vcpu.state, vcpu.non_register, vcpu.clock
     rip, rcx, pending, began = state.rip, state.rcx, now.pending_debug, clock.tsc
+    met = data_bits(vcpu) if state.dr7 & ENABLES else 0
+    raised = vcpu.raised
     if vcpu.engine.run(state, _FOR_EVER, instructions=1):
         if not _goes_on(vcpu):
             return False
@@ -142,6 +161,8 @@ def _one_instruction(vcpu: Vcpu) -> bool:
         done = not _is_finished_repetition(vcpu)
     if done and not vcpu.outside:
         now.instruction_done()
+        if met and vcpu.raised is raised:
+            now.pending_debug |= met | MET
         vcpu.mtf_pending = vcpu.mtf_pending or vcpu.controls.monitor_trap_flag
     return True
 

@@ -149,12 +149,13 @@ def references(vcpu: Vcpu, access: int) -> Iterator[Reference]:
     except (Undecodable, GuestFault, NestedFault):
         decoded = None
     if decoded is not None:
-        yield from _operands(vcpu, decoded)
+        yield from operand_references(vcpu, decoded)
         yield from _implied(vcpu, decoded)
     yield Reference(state.linear_rip, PAGE_SIZE)            # walks for its fetch are accesses to data
 
 
-def _operands(vcpu: Vcpu, decoded: Decoded) -> Iterator[Reference]:
+def operand_references(vcpu: Vcpu, decoded: Decoded) -> Iterator[Reference]:
+    """What the operands of *decoded*, the instruction at RIP, name."""
     if decoded.mnemonic in _NO_ACCESS:
         return
     for operand in decoded.operands:

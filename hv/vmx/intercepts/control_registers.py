@@ -11,6 +11,7 @@ from hv.machine.paging import PHYSICAL_BITS
 from hv.spec.exits import CrQualification, DrQualification, ExitReason
 from hv.spec.vmcs import PrimaryControls
 from hv.spec.x86 import DR6_RESET, DR6_WRITABLE, DR7_RESET, DR7_WRITABLE, Cr0, Cr4, Dr6, Dr7, Vector
+from hv.vmx.events.debug_registers import ENABLES
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import advance, decoded_at, read_operand, write_operand
 from hv.vmx.intercepts.task_priority import access_cr8, cr8_exits
@@ -124,10 +125,7 @@ def write_control_register(vcpu: Vcpu, register: int, value: int) -> None:
 
 
 def dr_access(vcpu: Vcpu, detail: int) -> VmExit | None:
-    """MOV to or from DRn; SDM "MOV - Move to/from Debug Registers".
-
-    # Simplified: the registers are kept, but no address is watched yet.
-    """
+    """MOV to or from DRn; SDM "MOV - Move to/from Debug Registers"."""
     decoded = decoded_at(vcpu)
     access = decoded.debug_register
     if access is None:
@@ -160,3 +158,5 @@ def _write_debug_register(vcpu: Vcpu, number: int, value: int) -> None:
             raise GuestFault(Vector.GP, 0)
         value = value & DR6_WRITABLE | DR6_RESET if number == 6 else value & DR7_WRITABLE | DR7_RESET
     setattr(vcpu.state, f"dr{number}", value)
+    if vcpu.state.dr7 & ENABLES:
+        vcpu.look()

@@ -92,15 +92,20 @@ def debug_trap(vcpu: Vcpu) -> bool:
     event = Event(Vector.DB, EventKind.EXCEPTION)
     if bitmap_exits(vcpu, _DB, 0):
         return vcpu.exit(exception_exit(event, bits))
-    vcpu.state.dr6 |= bits
+    _note_in_dr6(vcpu, bits)
     return vcpu.take(event)
+
+
+def _note_in_dr6(vcpu: Vcpu, bits: int) -> None:
+    """B0..B3 are those of this #DB, the others stay until somebody clears them; SDM "Debug Status Register (DR6)"."""
+    vcpu.state.dr6 = vcpu.state.dr6 & ~_BREAKPOINTS | bits
 
 
 def raised(vcpu: Vcpu, fault: GuestFault) -> None:
     """*fault* goes to the guest itself: the debug registers tell why. With a VM exit they stay as they are."""
     if fault.vector == _DB:
         state = vcpu.state
-        state.dr6 |= fault.debug_bits
+        _note_in_dr6(vcpu, fault.debug_bits)
         if fault.debug_bits & _BD:
             state.dr7 = Dr7(state.dr7, gd=0).raw
 

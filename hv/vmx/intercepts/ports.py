@@ -18,6 +18,7 @@ from hv.machine.io_permission import io_permitted
 from hv.machine.ram import read_physical
 from hv.spec.exits import ExitReason, IoQualification
 from hv.spec.x86 import PAGE_SIZE, Vector
+from hv.vmx.events.debug_registers import MET, port_bits
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import advance, decoded_at
 
@@ -63,6 +64,8 @@ def _port(vcpu: Vcpu) -> VmExit | None:
     if access is None:      # what the engine executed does not stand there any more
         vcpu.engine.distrust_code()
         return None
+    if vcpu.watchful and (met := port_bits(vcpu.state, port, access.size)):
+        vcpu.non_register.pending_debug |= met | MET        # it comes behind the instruction, whoever does that
     if _port_exits(vcpu, port, size):
         return _exit(vcpu, decoded, access, port)
     if access.string:

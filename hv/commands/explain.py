@@ -24,6 +24,7 @@ SUBJECTS = (
     Subject("hypercall", "hv.commands.explain_hypercall", "what a hypercall takes and gives, by code or input value"),
     Subject("msr", "hv.commands.explain_msr", "what an MSR is, who may use it, and what its bits mean"),
     Subject("status", "hv.commands.explain_status", "what a hypercall's status means, and what to do about it"),
+    Subject("acpi", "hv.commands.explain_acpi", "the ACPI tables of a PC, or of a file, field by field"),
 )
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 from hv.spec.layout import FieldType, Layout, Register
 
@@ -31,11 +32,15 @@ def comments(declaration: type) -> dict[str, str]:
     for owner in reversed(declaration.__mro__):
         if owner in (object, Layout, Register):
             continue
-        for line in inspect.getsource(owner).splitlines():
-            match = _FIELD.fullmatch(line)
-            if match is not None:
-                found[match[1]] = match[2]
+        found |= _written(owner)
     return found
+
+
+@cache
+def _written(owner: Any) -> dict[str, str]:
+    """The words beside the fields that *owner* itself declares."""
+    matches = map(_FIELD.fullmatch, inspect.getsource(owner).splitlines())
+    return {match[1]: match[2] for match in matches if match is not None}
 
 
 def summary(subject: object) -> str:

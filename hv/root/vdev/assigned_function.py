@@ -155,7 +155,7 @@ class AssignedFunction:
             self.reset()
 
     def reset(self) -> None:
-        """A function-level reset: of the device, and of what the guest sees of it."""
+        """A function-level reset: of the device, and of what the guest sees of it. The bus then sees to the BARs."""
         self.config.reset()
         self.msix.reset()
         self._route()

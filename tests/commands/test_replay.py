@@ -44,7 +44,8 @@ def changed(recorded):
 
 
 @pytest.mark.parametrize("arguments", [
-    ("hello",), ("two_vps", "--smp", 2), ("dma", "--device"), ("guests/synic.toml",), ("root_child", "--root")])
+    ("hello",), ("two_vps", "--smp", 2), ("dma", "--device"), ("ring", "--pc", "--device", "ring"),
+    ("guests/synic.toml",), ("root_child", "--root")])
 def test_a_recorded_run_goes_on_again(recorded, capsys, arguments):
     place, printed = recorded(*arguments)
     code, out, err = hv(capsys, "replay", place)

@@ -39,6 +39,7 @@ MINE = (
     "receiver",
     "ref_tsc",
     "ring",
+    "ring_attacker",
     "root_child",
     "start_vp",
     "stimer",
@@ -51,7 +52,7 @@ MINE = (
     "unhalted",
 )
 NEED_TWO_VPS = ("two_vps", "start_vp")
-NEED_PC = ("ring",)
+NEED_PC = ("ring", "ring_attacker")
 
 
 class Run:
@@ -143,6 +144,8 @@ SERIAL = {
                r"our own TSC: the sequence is 0, and the MSR goes on\noff: our page is as it was\n",
     "ring": r"network card at 0x0{14}10, its registers at 0x0{8}f0000000\n"
             r"sent/received/errors: 1/1/0, buffers filled: 1024\+476, the frame came back\n",
+    "ring_attacker": r"256 rings of nonsense: \d{3} errors, \d\d frames\n"
+                     r"256 messages of nonsense: 0 interrupts that nobody named\n",
     "root_child": r"a hypercall failed, status 0x0+6: only root may do that \(hv run root_child --root\)\n",
     "stimer": r"one-shot: one message, 0 x 100 ns late at most\n"
               r"auto-enable: each count starts it, one that is past expires at once\n"
@@ -331,6 +334,28 @@ def test_two_partitions_use_a_function_of_the_card_each_at_once(run):
     assert sorted(routed) == sorted([(rid, vector) for rid, vm in owners.items() if vm is not result.vms[2]
                                      for vector in (0x51, 0x52)] + [(result.vms[2].worker.device.source_id, 0x50)])
     assert not result.of(events.DmaFault)
+
+
+def test_a_hostile_driver_of_a_card_reaches_nobody_else(run):
+    """Half a thousand attacks beside a victim with a function of the same card, whose memory stays as it should be."""
+    result = run("ring", "ring_attacker", slice_ticks=20_000)
+    victim, attacker = result.vms
+    alone = Run("ring")
+    try:
+        assert hashlib.sha256(result.ram(victim)).digest() == hashlib.sha256(alone.ram(alone.first)).digest()
+    finally:
+        alone.close()
+    mine = attacker.worker.device.source_id
+    touched = {event.spa // PAGE_SIZE for event in result.of(events.Dma) if event.source_id == mine}
+    assert len(touched) > 20
+    assert touched <= set(attacker.worker.pages)
+    vectors = {(event.partition, event.vector >> 4) for event in result.of(events.InterruptRouted)
+               if event.source_id == mine}
+    assert vectors == {(attacker.partition_id, 0x6)}, "0x60..0x6F: what its messages name"
+    assert len(result.of(events.DmaFault)) > 20
+    assert re.fullmatch(SERIAL["ring"], victim.serial)
+    result.machine.destroy_vm(attacker)
+    assert result.machine.pci.functions[mine].inspect()["registers"]["tx_base"] == 0, "the next one finds nothing"
 
 
 def test_the_synic_between_two_partitions():

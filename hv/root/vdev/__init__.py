@@ -6,5 +6,6 @@
 * `byte_ports` what devices with registers of a byte have in common
 * `power` the switch that turns the VM off, of a VM without a PC board
 * `acpi_pm` the registers of ACPI: power off, power button, timer; `reset_control` port 0xCF9
+* `pci_host` the PCI bus; `assigned_function` what a guest sees on it of a device of the machine
 * `diagnostics` the POST display, and the exit for programs that test
 """

@@ -143,6 +143,7 @@ class AssignedFunction:
                 self.device.clear_status(value >> 8 * (_STATUS + 1 - offset) << 8 & _ABORTED)
         elif reaches(offset, size, self._power, PowerCapability.SIZE):
             self.device.power(self.config.field(PowerCapability, "control", self._power) & 3)
+            self._route()               # what was changed while the device could not be reached
         elif reaches(offset, size, self._express, PciExpressCapability.SIZE):
             self._reset_if_asked()
         elif offset >= FIRST_BAR + 4 * BAR_COUNT:
@@ -154,7 +155,7 @@ class AssignedFunction:
             self.reset()
 
     def reset(self) -> None:
-        """A function-level reset: of the device, and of what the guest sees of it."""
+        """A function-level reset: of the device, and of what the guest sees of it. The bus then sees to the BARs."""
         self.config.reset()
         self.msix.reset()
         self._route()

@@ -36,6 +36,9 @@ class Function(Protocol):
     def place(self, bar: Bar, gpas: range | None) -> None:
         """From now on the BAR answers at *gpas*, or nowhere."""
 
+    def reset(self) -> None:
+        """As after power on."""
+
     def inspect(self) -> dict[str, Any]:
         """Plain data for the REPL."""
         raise NotImplementedError
@@ -61,6 +64,9 @@ class HostBridge:
     def place(self, bar: Bar, gpas: range | None) -> None:
         """It has no BARs."""
 
+    def reset(self) -> None:
+        """It has nothing to forget."""
+
     def inspect(self) -> dict[str, Any]:
         """Plain data."""
         return {"header": self.config.header.inspect()}
@@ -78,6 +84,14 @@ class PciHost:
         """A function more; firmware gives its BARs addresses."""
         assert rid not in self.functions, f"{Rid(rid)} is taken"
         self.functions[rid] = function
+        place_bars(self, PCI_WINDOW)
+
+    def reset(self) -> None:
+        """The reset line; then firmware gives addresses again."""
+        self.selected = ConfigAddress()
+        for function in self.functions.values():
+            function.reset()
+        self._decode()
         place_bars(self, PCI_WINDOW)
 
     # --- configuration space ---------------------------------------------------------------------------

@@ -306,3 +306,13 @@ def test_a_checkpoint_has_the_controllers_in_it():
     kept.restore()
     assert (board.inspect(), controllers.intr.offered, board.lines.asserted[9]) == (before, 0x21, True)
     one.machine.close()
+
+
+def test_a_vm_that_is_reset_has_its_interrupts_as_after_power_on(pc):
+    """It resets itself in the middle of a handler, with one interrupt in service and another on the external line."""
+    again = f"0x{LOG + 0x900:x}"
+    reset = "mov ecx, 0x40000003; mov eax, 1; xor edx, edx; wrmsr"
+    handler = f"cmp dword ptr [{again}], 2; je over; mov dword ptr [{again}], 2; {ring(1)}; {reset}; " \
+              f"over:; {mark('4')}; {PIC_EOI}"
+    one = pc(guest(f"{PIC}; sti; {ring(4)}; nop; {mark('.')}", {0x24: handler, 0x21: mark("1")}, NO_APIC))
+    assert (one.log, one.vm.resets) == ("4.", 1)

@@ -11,6 +11,6 @@ safe) and `clock.py` (what time is).
 
 Assignable devices are PCI functions (`pci.py`) on a bus (`pci_bus.py`): `dma_engine.py` and `ring_nic.py`.
 
-May import instructions, pci, spec and trace. Imported by vmx, iommu, hypervisor, and by platform, debug, lab and commands,
-which see everything.
+May import instructions, pci, spec and trace. Imported by vmx, iommu, hypervisor, and by platform, debug, lab and
+commands, which see everything.
 """

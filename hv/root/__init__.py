@@ -9,9 +9,9 @@ Root reaches the hypervisor through hypercalls only (`winhv.py`), and its own me
   what is no device's, `crash.py` takes a guest's report of its own crash.
 * `pc.py` is the board of a small PC: its devices, and their interrupt `lines.py`. `timers.py` is time for devices.
 * `firmware/` is what the firmware of a PC leaves in memory: the tables of ACPI.
-* `assignable.py` finds the machine's devices on its PCI bus; `device_of_vm.py` is one in the hands of a VM with a PC board.
+* `assignable.py` finds the machine's devices on its PCI bus; `device_of_vm.py` is one that a VM with a PC board has.
 * `saved_vp.py` makes a VP a value, and a VP of it again.
 * `boot.py` is the state a program starts in (`docs/guests.md`); `starting.py` finds the one of its kind.
 
-Read `vmwp.py` first. May import spec, trace, image, instructions and pci; imported by platform, debug, lab and commands.
+Read `vmwp.py` first. May import spec, trace, image, instructions, pci; imported by platform, debug, lab and commands.
 """

@@ -120,3 +120,16 @@ def test_the_trace_tells_of_each_msr_that_is_ignored():
                        prepare=lambda machine, vm: vm.worker.ignore_msrs())
     assert (result.ended, result.rax) == ("halt", 0)
     assert result.of(MsrIgnored) == [MsrIgnored(0x1234, 7, True), MsrIgnored(0x1234, 0, False)]
+
+
+def test_the_counter_of_one_vp_is_never_behind_what_another_has_read():
+    """SDM "Time-Stamp Counter": all count together. The second VP is started by INIT and SIPI, at the same loop."""
+    start = ("mov edx, 0xFEE00000; mov dword ptr [rdx + 0xF0], 0x1FF; mov dword ptr [rdx + 0x310], 0x1000000; "
+             "mov dword ptr [rdx + 0x300], 0x4500; mov dword ptr [rdx + 0x300], 0x4608; "
+             "wait: pause; cmp dword ptr [0x9000], 1000; jb wait; mov eax, [0x9004]; mov [0x220014], eax; "
+             "rdtsc; mov [0x220010], eax")
+    # In real mode: count at 0x9000, and keep the low half of the counter at 0x9004.
+    second = bytes.fromhex("31c08ed8 0f31 66a30490 66ff060090 ebf3".replace(" ", ""))
+    memory = attempt([start], data={0x8000: second}, vps=2).result.memory
+    first, other = (int.from_bytes(memory[place : place + 4], "little") for place in (0x220010, 0x220014))
+    assert 0 < other <= first < other + 1_000_000

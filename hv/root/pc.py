@@ -96,7 +96,10 @@ class Pc(Motherboard):
     @property
     def board(self) -> Board:
         """What firmware describes of it."""
-        return Board(self.host.vp_count, has_pci="pci" in self.devices, has_keyboard="keyboard" in self.devices)
+        host = self.host
+        ((signature, _, _, features),) = host.winhv.get_vp_cpuid_values(host.partition_id, 0, [(1, 0)])
+        return Board(host.vp_count, signature, features, has_pci="pci" in self.devices,
+                     has_keyboard="keyboard" in self.devices)
 
     def end_of_interrupt(self, vector: int) -> None:
         """A processor has ended a level-triggered interrupt."""

@@ -29,6 +29,8 @@ class Board(NamedTuple):
     """The processors, whose VP index is their APIC id, and which of the devices are there that not every board has."""
 
     vp_count: int
+    cpu_signature: int = 0              # EAX of CPUID leaf 1
+    cpu_features: int = 0               # EDX of it
     has_pci: bool = False
     has_keyboard: bool = False
     hpet_block_id: int | None = None    # the low half of its capabilities register

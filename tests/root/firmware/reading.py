@@ -10,7 +10,7 @@ from hv.root.memory_map import MemoryMap
 MEMORY = 64 << 20
 SMALL = Board(2)
 UNIT = RemappingUnit(0xFED90000, 46, remaps_interrupts=True, includes_all=True, scopes=(Scope(3, 0xF0F8, 0xFF),))
-FULL = Board(4, has_pci=True, has_keyboard=True, hpet_block_id=0x8086A201, iommu=UNIT)
+FULL = Board(4, 0x306A9, 0x0F8BFBFF, has_pci=True, has_keyboard=True, hpet_block_id=0x8086A201, iommu=UNIT)
 
 
 class Table(NamedTuple):

@@ -12,6 +12,7 @@ from hv.root.firmware.acpi import dsdt
 from hv.root.firmware.acpi.fadt import facs, fadt
 from hv.root.firmware.acpi.madt import madt
 from hv.root.firmware.board import Board, RemappingUnit, Scope
+from hv.root.firmware.checksum import checksum, with_checksum
 from hv.spec.acpi import (
     FACS_ALIGNMENT,
     FIRST_RSDP_SIZE,
@@ -44,18 +45,11 @@ class Tables(NamedTuple):
     rest: bytes
 
 
-def checksum(data: bytes | bytearray) -> int:
-    """The byte that makes the sum 0."""
-    return -sum(data) & 0xFF
-
-
 def table(signature: bytes, revision: int, header: SdtHeader, rest: bytes = b"") -> bytes:
     """*header*, whose common part is filled in, with *rest* behind it."""
     common = SdtHeader(signature=signature, length=header.SIZE + len(rest), revision=revision, oem_id=OEM_ID,
                        oem_table_id=OEM_TABLE_ID, oem_revision=1, creator_id=CREATOR, creator_revision=1)
-    made = bytearray(common.pack() + header.pack()[SdtHeader.SIZE :] + rest)
-    made[_CHECKSUM] = checksum(made)
-    return bytes(made)
+    return with_checksum(common.pack() + header.pack()[SdtHeader.SIZE :] + rest, _CHECKSUM)
 
 
 class _Piece:

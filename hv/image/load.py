@@ -18,6 +18,7 @@ from hv.image.source import read_text
 
 MAX_FILE_BYTES = 64 << 20
 MOST_MEMORY_BYTES = 2 << 30     # of a VM
+_BEGIN_BYTES = 32 << 10         # where a kernel says what it is
 ASSEMBLY = (".asm", ".s", ".inc")
 CODE_END = 2 << 20      # what assembly puts above is data: the start page tables map it no-execute, docs/guests.md
 _MULTIBOOT, _MULTIBOOT2 = 0x1BADB002, 0xE85250D6
@@ -49,6 +50,16 @@ def load(path: str | Path, defines: Mapping[str, int] | None = None, *, bits: in
         return load_flat(data, place.name, 16 if bits is None else bits, origin)
     raise ImageError(f"{place.name}: the kind of `{suffix or 'no suffix'}` is not known",
                      "name it .asm or .s (assembly), .c, .elf, or .bin (a flat binary)")
+
+
+def kind_of(path: str | Path) -> str:
+    """The kind of the file *path* if its content says so and it is a kernel's: "linux"; else nothing."""
+    try:
+        with Path(path).open("rb") as file:
+            begin = file.read(_BEGIN_BYTES)
+    except (OSError, ValueError):
+        return ""
+    return "linux" if is_bzimage(begin) else ""
 
 
 def load_assembly(path: Path, defines: Mapping[str, int] | None = None, *, bits: int | None = None,

@@ -8,11 +8,19 @@ from typing import NamedTuple
 PC_KINDS = frozenset({"linux"})
 
 
+class Module(NamedTuple):
+    """A file that is put into memory for a kernel, and what it is told of it: usually the file's name, and words."""
+
+    content: bytes
+    text: str
+
+
 class BootOptions(NamedTuple):
     """What a boot loader hands to a program beside its memory map: a command line, files in memory."""
 
     command_line: str = ""
     initrd: bytes = b""
+    modules: tuple[Module, ...] = ()
 
 
 NO_OPTIONS = BootOptions()

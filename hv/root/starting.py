@@ -16,15 +16,18 @@ def start(image: Image, options: BootOptions, memory_map: MemoryMap, information
 
     *rsdp_gpa* is where the ACPI tables begin, 0 when there are none or the program shall look for them.
     """
+    _check_options(image, options)
     if image.kind == "linux":
         made = boot_linux.start(image, options, memory_map, rsdp_gpa)
     else:
-        _refuse(image, options)
         made = boot.start(image, memory_map.memory_bytes, information)
     return made._replace(memory=made.memory | {segment.gpa: segment.data for segment in image.segments})
 
 
-def _refuse(image: Image, options: BootOptions) -> None:
-    for what, given in (("a command line", options.command_line), ("an initrd", options.initrd)):
-        if given:
-            raise ImageError(f"{what} is for a Linux kernel, and this is of kind {image.kind}", "leave it out")
+def _check_options(image: Image, options: BootOptions) -> None:
+    """ImageError when something was handed to a program that has no use for it."""
+    for what, given, kinds in (("a command line", options.command_line, ("linux",)),
+                               ("an initrd", options.initrd, ("linux",)), ("a module", options.modules, ())):
+        if given and image.kind not in kinds:
+            raise ImageError(f"{what} is for kernels of kind {' and '.join(kinds) or 'multiboot'}, and this one is of "
+                             f"kind {image.kind}", "leave it out")

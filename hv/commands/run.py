@@ -1,10 +1,11 @@
 """Run a guest, or a machine that a .toml file describes, and say how it ended.
 
-FILE is assembly (.asm), an ELF, a flat binary (.bin), a Linux kernel (bzImage), a machine (.toml), or the name of one
-of our guests (hello). A kernel has a PC board, and gets what it is handed: `hv run vmlinuz --initrd initramfs.cpio.gz
---cmdline "console=ttyS0" --smp 2`. What
-the guest prints on its serial port appears at once; a summary follows on stderr. Time is virtual: the same guest
-gives the same output, byte for byte.
+FILE is assembly (.asm), an ELF, a flat binary (.bin), a kernel (Linux bzImage, Multiboot 1), a machine (.toml), or the
+name of one of our guests (hello). What the guest prints on its serial port appears at once, a summary follows on
+stderr. Time is virtual: the same guest gives the same output, byte for byte.
+
+A kernel has a PC board, and finds what it is handed: `hv run vmlinuz --initrd initramfs.cpio.gz --cmdline
+"console=ttyS0" --smp 2`, `hv run kernel.elf --module "disk.img root"`.
 
 With --parallel each VM runs in a host thread of its own: faster when several compute, but no run is like another.
 
@@ -50,7 +51,7 @@ PARALLEL = "parallel: each VM has a processor and a host thread of its own; time
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `hv run`."""
     parser.add_argument("file", metavar="FILE",
-                        help=".asm, .c, .elf, .bin, a Linux kernel, .toml, or the name of one of our guests")
+                        help=".asm, .c, .elf, .bin, a kernel, .toml, or the name of one of our guests")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON, and nothing else")
     parser.add_argument("--trace", metavar="OUT", type=Path, help="write a timeline that Perfetto opens")
     parser.add_argument("--record", metavar="OUT", type=Path, help="write a replay file, for hv replay and hv repl")

@@ -170,7 +170,7 @@ class Worker:
         information = boot.Information(bar, *self._msi, self.partition_id, other_partition_id)
         memory = MemoryMap(self.memory_bytes)
         firmware = self._firmware(memory)
-        start = starting.start(image, options, memory, information, firmware.rsdp)
+        start = starting.start(image, options, memory, information, firmware.rsdp, self.name)
         self._program, self.kind = (image, other_partition_id, options), image.kind
         for gpa, data in (*firmware.memory.items(), *start.memory.items()):
             self.write(gpa, data)

@@ -95,6 +95,11 @@ class VirtualMachine:
         self.name, self.partition_id = worker.name, worker.partition_id
 
     @property
+    def kind(self) -> str:
+        """Of its program: "assembly", "elf", "flat" or "linux"."""
+        return self.worker.kind
+
+    @property
     def ended(self) -> str | None:
         """None while it may run, else "halt", "shutdown", "triple-fault", "budget", "error" or "destroyed"; of a PC
         also "debug-exit" or "reset"."""

@@ -33,8 +33,8 @@ class RootGuest:
 
     crash, resets = None, 0             # there is nobody to report to, and who would start the machine again
 
-    def __init__(self, machine: RootMachine, name: str) -> None:
-        self.machine, self.name = machine, name
+    def __init__(self, machine: RootMachine, name: str, kind: str) -> None:
+        self.machine, self.name, self.kind = machine, name, kind
         # None while it may run, else "halt", "shutdown", "triple-fault", "budget" or "error"
         self.ended: str | None = None
         self.why = ""                   # a sentence about it, where there is more to say
@@ -101,7 +101,7 @@ class RootMachine(Box):
     def __init__(self, image: Image, memory_mib: int = DEFAULT_MEMORY_MIB, vps: int = 1,
                  slice_ticks: int = SLICE_TICKS, name: str = "root", parallel: bool = False) -> None:
         super().__init__(memory_mib, slice_ticks, parallel=parallel)
-        self.guest = RootGuest(self, name)
+        self.guest = RootGuest(self, name, image.kind)
         self.vms = [self.guest]
         self.hypervisor.ports = self.ports = self._plug_ports()
         self.hypervisor.on_shutdown = self._on_shutdown

@@ -7,8 +7,9 @@ import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hv.image.elf import Elf64Header, Elf64ProgramHeader, ElfIdent
+from hv.image.elf import Elf32Header, Elf32ProgramHeader, Elf64Header, Elf64ProgramHeader, ElfIdent
 from hv.spec.linux_boot import SETUP_HEADER, SetupHeader
+from hv.spec.multiboot import HEADER_MAGIC, MultibootHeader
 from tests.guest_runner import assemble
 
 LOAD_GPA = 0x1000000
@@ -44,6 +45,81 @@ ret
 text:
 .asciz "hello "
 """
+
+
+MULTIBOOT_GPA = 0x100000
+_CODE_AT = 0x40                 # of a Multiboot kernel: behind its header
+
+# Says its command line, then each module's text and content, if EAX has the magic number. EBX is the information.
+MULTIBOOT_GREETER = """
+cmp eax, 0x2badb002
+jne done
+mov dx, 0x3f8
+mov esi, [ebx + 16]
+call print
+mov ecx, [ebx + 20]
+mov edi, [ebx + 24]
+next:
+test ecx, ecx
+jz done
+mov al, 124
+out dx, al
+mov esi, [edi + 8]
+call print
+mov al, 61
+out dx, al
+mov esi, [edi]
+content:
+mov al, [esi]
+out dx, al
+inc esi
+cmp esi, [edi + 4]
+jb content
+add edi, 16
+dec ecx
+jmp next
+done:
+mov dx, 0x604
+mov ax, 0x2000
+out dx, ax
+hlt
+print:
+mov al, [esi]
+test al, al
+jz printed
+out dx, al
+inc esi
+jmp print
+printed:
+ret
+"""
+
+
+def multiboot_header(flags: int = 3, **addresses: int) -> bytes:
+    """A Multiboot 1 header, with its addresses where flag 16 is set."""
+    made = MultibootHeader(magic=HEADER_MAGIC, flags=flags, checksum=-(HEADER_MAGIC + flags) & 0xFFFFFFFF, **addresses)
+    return made.pack() if flags >> 16 else made.pack()[:12]
+
+
+def multiboot_flat(source: str = MULTIBOOT_GREETER, flags: int = 0x10003, **addresses: int) -> bytes:
+    """A Multiboot kernel that is no ELF: its header says where everything goes."""
+    places = {"header_addr": MULTIBOOT_GPA, "load_addr": MULTIBOOT_GPA, "bss_end_addr": MULTIBOOT_GPA + 0x2000,
+              "entry_addr": MULTIBOOT_GPA + _CODE_AT}
+    header = multiboot_header(flags, **places | addresses)
+    return header.ljust(_CODE_AT, b"\0") + code(source, MULTIBOOT_GPA + _CODE_AT, 32)
+
+
+def multiboot_elf(source: str = MULTIBOOT_GREETER, bits: int = 32, flags: int = 3) -> bytes:
+    """The same as ELF file."""
+    whole = multiboot_header(flags).ljust(_CODE_AT, b"\0") + code(source, MULTIBOOT_GPA + _CODE_AT, 32)
+    if bits == 64:
+        return elf64([(MULTIBOOT_GPA, whole, len(whole) + 64, 7)], MULTIBOOT_GPA + _CODE_AT)
+    ident = ElfIdent(magic=0x464C457F, file_class=1, data=1, version=1)
+    header = Elf32Header(ident=ident, type=2, machine=3, version=1, entry=MULTIBOOT_GPA + _CODE_AT,
+                         phoff=Elf32Header.SIZE, phentsize=Elf32ProgramHeader.SIZE, phnum=1)
+    program = Elf32ProgramHeader(type=1, offset=Elf32Header.SIZE + Elf32ProgramHeader.SIZE, vaddr=MULTIBOOT_GPA,
+                                 paddr=MULTIBOOT_GPA, filesz=len(whole), memsz=len(whole) + 64, flags=7)
+    return header.pack() + program.pack() + whole
 
 
 def elf64(segments: Sequence[tuple[int, bytes, int, int]], entry: int, kind: int = 2) -> bytes:

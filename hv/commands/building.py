@@ -12,7 +12,7 @@ from hv.commands import report
 from hv.commands.description import LARGEST_VM_MIB, MachineDescription
 from hv.commands.errors import CommandError
 from hv.image.errors import ImageError
-from hv.image.load import load
+from hv.image.load import MOST_MEMORY_BYTES, load
 from hv.image.model import Image
 
 if TYPE_CHECKING:
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from hv.root_machine import RootGuest, RootMachine
 
 
-def load_image(place: Path) -> Image:
-    """The program in *place*; CommandError when it cannot be loaded."""
+def load_image(place: Path, unpack: bool = True, most_bytes: int = MOST_MEMORY_BYTES) -> Image:
+    """The program in *place*, which may become *most_bytes* large; CommandError when it cannot be loaded."""
     try:
-        return load(place)
+        return load(place, unpack=unpack, most_bytes=most_bytes)
     except ImageError as error:
         raise CommandError(error.message, error.hint) from None
 
 
 def images_of(description: MachineDescription) -> list[Image]:
     """The programs of its VMs; CommandError."""
-    return [load_image(vm.image) for vm in description.vms]
+    return [load_image(vm.image, vm.unpack, vm.memory_mib << 20) for vm in description.vms]
 
 
 def build_any(description: MachineDescription, parallel: bool = False, images: list[Image] | None = None) -> tuple[
@@ -79,7 +79,7 @@ def build(description: MachineDescription, parallel: bool = False,
         for vm, image in zip(description.vms, images, strict=True):
             other = by_name.get(vm.other)
             by_name[vm.name] = machine.create_vm(vm.name, image, vm.memory_mib, vm.vps, False, other, vm.pc,
-                                                  devices=vm.devices)
+                                                 vm.options, vm.devices)
             if vm.ignore_msrs:
                 by_name[vm.name].worker.ignore_msrs()
     except (ImageError, MachineError) as error:

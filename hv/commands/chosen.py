@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hv.commands import building, lab_work, replay
+from hv.commands import boot_options, building, lab_work, replay
 from hv.commands.errors import CommandError
 from hv.commands.lab_choice import folder_of
 from hv.commands.run import describe, describe_root
@@ -57,7 +57,8 @@ def _recorded(args: argparse.Namespace) -> Subject | None:
     """The machine of the replay file that is named, if one is."""
     if getattr(args, "replay", None) is None:
         return None
-    if any(getattr(args, name) for name in ("smp", "mem", "device", "pc", "root")) or args.file != DEFAULT_FILE:
+    others = any(getattr(args, name) for name in ("smp", "mem", "device", "root")) or boot_options.given(args)
+    if others or args.file != DEFAULT_FILE:
         raise CommandError("--replay names a file that has the whole machine", "leave the other arguments out")
     kept, description, images = replay.opened(args.replay)
     return replace(made(description, images, ticks(BUDGET)), replay=kept)
@@ -84,7 +85,7 @@ def _with_guests(folders: list[Path]) -> list[Path]:
 
 def _lab(args: argparse.Namespace) -> Subject | None:
     """The machine of the lab that is meant, with the learner's file; None when none is."""
-    exercise = None if args.root else _exercise(args)
+    exercise = None if args.root or boot_options.given(args) else _exercise(args)
     if exercise is None:
         return None
     from hv.lab.progress import Progress

@@ -8,9 +8,13 @@
     memory_mib = 16                     # optional, like all that follow
     vps = 1
     device = false                      # assign it devices: true or "dma", "ring", or a list of them
-    pc = false                          # give it a PC board: interrupt controllers, timers, a PCI bus
+    pc = false                          # true: a PC board, which kernels have anyway
     other = "receiver"                  # an earlier VM, named in the information block
     ignore_msrs = false                 # true: RDMSR of one that is not there gives 0, and WRMSR does nothing
+    cmdline = "console=ttyS0"           # of a kernel; initrd and modules are files beside the description
+    initrd = "initramfs.cpio.gz"        # of a Linux kernel
+    modules = ["disk.img root"]         # of a Multiboot kernel: a file, and what it is told of it
+    unpack = true                       # false: a Linux kernel unpacks itself
 
     [[connection]]                      # what `from` posts on connection `id` arrives at SINT `sint` of `to`
     from = "sender"
@@ -43,13 +47,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hv.commands import boot_options
 from hv.commands.board import DEVICES
 from hv.commands.errors import CommandError
 from hv.commands.files import find_guest
+from hv.image.load import kind_of
+from hv.image.model import NO_OPTIONS, PC_KINDS, BootOptions
 from hv.spec.synic import EVENT_FLAGS_COUNT
 from hv.spec.x86 import PAGE_SIZE
 
-DEFAULT_MACHINE_MIB, DEFAULT_VM_MIB = 128, 16
+DEFAULT_MACHINE_MIB, DEFAULT_VM_MIB, DEFAULT_KERNEL_MIB = 128, 16, 256
 SMALLEST_MACHINE_MIB = 4
 LARGEST_MACHINE_MIB, LARGEST_VM_MIB, MOST_VPS = 3840, 2048, 64
 LARGEST_FILE_BYTES = 1 << 20
@@ -68,7 +75,9 @@ class VmDescription:
     device: bool | str | Sequence[str] = False
     other: str = ""
     ignore_msrs: bool = False       # RDMSR of one that is not there gives 0
-    pc: bool = False
+    pc: bool = False                # it has a PC board
+    unpack: bool = True             # a Linux kernel is unpacked for it
+    options: BootOptions = NO_OPTIONS
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -108,21 +117,39 @@ class MachineDescription:
 _KINDS = {str: "a string", int: "an integer", bool: "true or false", list: "a list", dict: "a table"}
 _TOP: dict[str, type] = {"memory_mib": int, "vm": list, "connection": list}
 _VM: dict[str, type | tuple[type, ...]] = {"name": str, "image": str, "memory_mib": int, "vps": int,
-                                           "device": (bool, str, list), "other": str, "pc": bool,
-                                           "ignore_msrs": bool}
+                                           "device": (bool, str, list), "other": str,
+                                           "ignore_msrs": bool, **boot_options.KEYS}
 _CONNECTION: dict[str, type] = {"from": str, "to": str, "id": int, "kind": str, "sint": int, "base": int, "flags": int,
                                 "gpa": int}
 _OF_KIND = {"message": {"sint"}, "event": {"sint", "base", "flags"}, "monitor": {"gpa"}}
 
 
-def single(place: Path, name: str, memory_mib: int = DEFAULT_VM_MIB, vps: int = 1,
-           device: bool | Sequence[str] = False, ignore_msrs: bool = False, pc: bool = False) -> MachineDescription:
-    """The machine around one guest; CommandError when a size is out of range."""
-    in_range("--mem", memory_mib, 1, LARGEST_VM_MIB)
+def single(place: Path, name: str, memory_mib: int | None = None, vps: int = 1,
+           device: bool | Sequence[str] = False, ignore_msrs: bool = False,
+           keys: Mapping[str, Any] | None = None) -> MachineDescription:
+    """The machine around one guest, with what *keys* (`boot_options.KEYS`) say of its start; CommandError."""
+    kind = kind_of(place)
+    memory = default_memory_mib(kind) if memory_mib is None else memory_mib
+    in_range("--mem", memory, 1, LARGEST_VM_MIB)
     in_range("--smp", vps, 1, MOST_VPS)
-    machine_mib = max(DEFAULT_MACHINE_MIB, memory_mib + HYPERVISOR_MIB)
-    return MachineDescription([VmDescription(name, place, memory_mib, vps, device, ignore_msrs=ignore_msrs, pc=pc)], [],
+    machine_mib = max(DEFAULT_MACHINE_MIB, memory + HYPERVISOR_MIB)
+    start = _start(place.name, kind, keys or {}, memory, Path())
+    return MachineDescription([VmDescription(name, place, memory, vps, device, ignore_msrs=ignore_msrs, **start)], [],
                               machine_mib)
+
+
+def default_memory_mib(kind: str) -> int:
+    """Of a VM whose description does not say."""
+    return DEFAULT_KERNEL_MIB if kind in PC_KINDS else DEFAULT_VM_MIB
+
+
+def _start(where: str, kind: str, keys: Mapping[str, Any], memory_mib: int, folder: Path) -> dict[str, Any]:
+    """The fields that say how a VM starts, of the keys of `boot_options`."""
+    unpack = keys.get("unpack", True)
+    if not unpack and kind != "linux":
+        raise CommandError(f"{where} is no Linux kernel, and only these unpack themselves", "leave out what says so")
+    return {"pc": keys.get("pc", False) or kind in PC_KINDS, "unpack": unpack,
+            "options": boot_options.read(keys, memory_mib << 20, folder)}
 
 
 def root(place: Path, name: str, memory_mib: int = DEFAULT_MACHINE_MIB, vps: int = 1) -> MachineDescription:
@@ -248,7 +275,6 @@ def _tables(place: Path, data: Mapping[str, Any], key: str) -> list[dict[str, An
 
 def _vm(where: str, table: dict[str, Any], folder: Path | None) -> VmDescription:
     check_keys(where, table, _VM, required=("name", "image"))
-    in_range(f"{where}: memory_mib", table.get("memory_mib", DEFAULT_VM_MIB), 1, LARGEST_VM_MIB)
     in_range(f"{where}: vps", table.get("vps", 1), 1, MOST_VPS)
     name = table["name"]
     if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
@@ -258,14 +284,19 @@ def _vm(where: str, table: dict[str, Any], folder: Path | None) -> VmDescription
     for kind in devices:
         if kind not in DEVICES:
             raise CommandError(f"{where}: there is no device {kind!r}", f"there are {', '.join(DEVICES)}")
-    table = {**table, "device": devices}
+    own = {key: value for key, value in table.items() if key not in boot_options.KEYS} | {"device": devices}
     if folder is None:
-        return VmDescription(**{**table, "image": Path(table["image"])})
+        in_range(f"{where}: memory_mib", table.get("memory_mib", DEFAULT_VM_MIB), 1, LARGEST_VM_MIB)
+        return VmDescription(**{**own, "image": Path(table["image"])}, pc=table.get("pc", False))
     try:
         image = _beside(folder, table["image"]) or find_guest(table["image"])
+        kind = kind_of(image)
+        memory = table.get("memory_mib", default_memory_mib(kind))
+        in_range("memory_mib", memory, 1, LARGEST_VM_MIB)
+        start = _start(image.name, kind, table, memory, folder)
     except CommandError as error:
         raise CommandError(f"{where}: {error.message}", error.hint) from None
-    return VmDescription(**{**table, "image": image})
+    return VmDescription(**{**own, "image": image, "memory_mib": memory}, **start)
 
 
 def _beside(folder: Path, image: str) -> Path | None:

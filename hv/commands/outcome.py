@@ -68,7 +68,7 @@ def of_vm(vm: Any) -> dict[str, Any]:
     """What became of one VM."""
     vps = vps_of(vm)
     return {
-        "name": vm.name, "ended": ended(vm), "why": vm.why or "", "serial": vm.serial,
+        "name": vm.name, "kind": vm.kind, "ended": ended(vm), "why": vm.why or "", "serial": vm.serial,
         "crash": crash_of(vm), "resets": vm.resets,
         "vps": [{"index": vp.index, "registers": registers(vp.guest_regs)} for vp in vps],
         "exits": exits_by_reason(vps), "retired_work": sum(map(retired_work, vps)),

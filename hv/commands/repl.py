@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hv.commands import boot_options
 from hv.commands.board import add_board_arguments
 from hv.commands.errors import CHECKS_FAILED, TRUE
 from hv.commands.screen import is_plain
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--smp", metavar="N", type=int, help="virtual processors (default 1)")
     parser.add_argument("--mem", metavar="MIB", type=int, help="memory in MiB")
     add_board_arguments(parser)
+    boot_options.add_arguments(parser)
     parser.add_argument("-c", "--command", metavar="LINE", action="append", help="do this line and leave; repeatable")
     parser.add_argument("--json", action="store_true", help="answer each line with one line of JSON")
     parser.add_argument("--replay", metavar="FILE", type=Path, help="go on behind a recorded run, which is kept")

@@ -7,6 +7,7 @@ changed from outside, so it runs on another machine too. `hv repl --replay FILE`
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -73,6 +74,14 @@ def opened(place: Path) -> tuple[Replay, MachineDescription, list[Image]]:
     if len(images) != len(description.vms):
         raise CommandError(f"{place.name} has {len(images)} programs for {len(description.vms)} VMs",
                            "it was changed by hand, or cut off")
+    options = replay.machine.options
+    if options and len(options) != len(images):
+        raise CommandError(f"{place.name} hands something to {len(options)} VMs of {len(images)}",
+                           "it was changed by hand, or cut off")
+    if options:
+        vms = [dataclasses.replace(vm, options=each.options())
+               for vm, each in zip(description.vms, options, strict=True)]
+        description = dataclasses.replace(description, vms=vms)
     return replay, description, images
 
 
@@ -147,9 +156,12 @@ def check_writable(place: Path | None) -> None:
 def kept_machine(description: MachineDescription, images: list[Image]) -> KeptMachine:
     """What is kept of the machine that was made from *description* and its *images*."""
     from hv.commands.description import as_table
-    from hv.replay.file import KeptImage, KeptMachine
+    from hv.image.model import NO_OPTIONS
+    from hv.replay.file import KeptImage, KeptMachine, KeptOptions
 
-    return KeptMachine(description.root, as_table(description), [KeptImage.of(image) for image in images])
+    options = [KeptOptions.of(vm.options) for vm in description.vms]
+    return KeptMachine(description.root, as_table(description), [KeptImage.of(image) for image in images],
+                       options if any(vm.options != NO_OPTIONS for vm in description.vms) else [])
 
 
 def _versions(replay: Replay) -> str:

@@ -1,8 +1,11 @@
 """Run a guest, or a machine that a .toml file describes, and say how it ended.
 
-FILE is assembly (.asm), an ELF, a flat binary (.bin), a machine (.toml), or the name of one of our guests (hello). What
-the guest prints on its serial port appears at once; a summary follows on stderr. Time is virtual: the same guest
-gives the same output, byte for byte.
+FILE is assembly (.asm), an ELF, a flat binary (.bin), a kernel (Linux bzImage, Multiboot 1), a machine (.toml), or the
+name of one of our guests (hello). What the guest prints on its serial port appears at once, a summary follows on
+stderr. Time is virtual: the same guest gives the same output, byte for byte.
+
+A kernel has a PC board, and finds what it is handed: `hv run vmlinuz --initrd initramfs.cpio.gz --cmdline
+"console=ttyS0" --smp 2`, `hv run kernel.elf --module "disk.img root"`.
 
 With --parallel each VM runs in a host thread of its own: faster when several compute, but no run is like another.
 
@@ -21,8 +24,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hv.commands import boot_options
 from hv.commands.board import add_board_arguments
 from hv.commands.description import (
+    DEFAULT_KERNEL_MIB,
     DEFAULT_MACHINE_MIB,
     DEFAULT_VM_MIB,
     MachineDescription,
@@ -39,27 +44,31 @@ if TYPE_CHECKING:
     from hv.platform import VirtualMachine
     from hv.root_machine import RootGuest
 
-DEFAULT_BUDGET = "200ms"
+DEFAULT_BUDGET, DEFAULT_PC_BUDGET = "200ms", "60s"
 PARALLEL = "parallel: each VM has a processor and a host thread of its own; times and interleaving differ between runs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `hv run`."""
-    parser.add_argument("file", metavar="FILE", help=".asm, .c, .elf, .bin, .toml, or the name of one of our guests")
+    parser.add_argument("file", metavar="FILE",
+                        help=".asm, .c, .elf, .bin, a kernel, .toml, or the name of one of our guests")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON, and nothing else")
     parser.add_argument("--trace", metavar="OUT", type=Path, help="write a timeline that Perfetto opens")
     parser.add_argument("--record", metavar="OUT", type=Path, help="write a replay file, for hv replay and hv repl")
     parser.add_argument("--root", action="store_true", help="run FILE in the root partition itself")
     parser.add_argument("--smp", metavar="N", type=int, help="virtual processors (default 1)")
     parser.add_argument("--mem", metavar="MIB", type=int,
-                        help=f"memory in MiB (default {DEFAULT_VM_MIB}, of a machine {DEFAULT_MACHINE_MIB})")
+                        help=f"memory in MiB (default {DEFAULT_VM_MIB}, of a kernel {DEFAULT_KERNEL_MIB}, of a machine "
+                             f"{DEFAULT_MACHINE_MIB})")
     add_board_arguments(parser)
     parser.add_argument("--ignore-msrs", action="store_true",
                         help="an MSR that is not there reads 0 and takes any value, instead of #GP")
+    boot_options.add_arguments(parser)
     parser.add_argument("--until", metavar="TIME",
                         help="stop at this moment of the machine's time, which is no failure: 10ms, 2s, or ticks")
-    parser.add_argument("--budget", metavar="TIME", default=DEFAULT_BUDGET,
-                        help=f"fail if it still runs after so much virtual time (default {DEFAULT_BUDGET})")
+    parser.add_argument("--budget", metavar="TIME",
+                        help=f"fail if it still runs after so much virtual time (default {DEFAULT_BUDGET}, with a PC "
+                             f"board {DEFAULT_PC_BUDGET})")
     parser.add_argument("--parallel", action="store_true", help="a host thread for each VM; no run is like another")
     parser.add_argument("--debug", action="store_true", help="record the run; the REPL opens where it breaks")
     parser.add_argument("--plain", action="store_true", help="no colours")
@@ -69,11 +78,11 @@ def describe(args: argparse.Namespace) -> MachineDescription:
     """The machine that the arguments ask for."""
     place = find_guest(args.file)
     if place.suffix.lower() != ".toml":
-        return single(place, place.stem, DEFAULT_VM_MIB if args.mem is None else args.mem,
-                      1 if args.smp is None else args.smp, args.device or (), _ignores_msrs(args),
-                      getattr(args, "pc", False))
+        return single(place, place.stem, args.mem, 1 if args.smp is None else args.smp, args.device or (),
+                      _ignores_msrs(args), boot_options.of_arguments(args))
     for option, value in (("--smp", args.smp), ("--mem", args.mem), ("--device", args.device or None),
-                          ("--ignore-msrs", _ignores_msrs(args) or None), ("--pc", getattr(args, "pc", None) or None)):
+                          ("--ignore-msrs", _ignores_msrs(args) or None),
+                          (boot_options.given(args), boot_options.given(args) or None)):
         if value is not None:
             raise CommandError(f"{option} says what {place.name} says itself", "write it into the description")
     return read(place)
@@ -86,10 +95,10 @@ def describe_root(args: argparse.Namespace) -> MachineDescription:
         raise CommandError(f"{place.name} describes VMs, which a root of machine code makes itself", "leave --root out")
     if args.device:
         raise CommandError("--device assigns a device to a VM; root has all of them", "leave --device out")
+    if option := boot_options.given(args):
+        raise CommandError(f"{option} is for a VM; root has the machine itself", f"leave {option} out")
     if _ignores_msrs(args):
         raise CommandError("--ignore-msrs is a property that root gives a VM", "leave --ignore-msrs out")
-    if getattr(args, "pc", False):
-        raise CommandError("--pc gives a VM a PC board; root has the machine itself", "leave --pc out")
     return root(place, place.stem, DEFAULT_MACHINE_MIB if args.mem is None else args.mem,
                 1 if args.smp is None else args.smp)
 
@@ -97,6 +106,11 @@ def describe_root(args: argparse.Namespace) -> MachineDescription:
 def _ignores_msrs(args: argparse.Namespace) -> bool:
     """Only `hv run` has the option; other commands say it in a description."""
     return bool(getattr(args, "ignore_msrs", False))
+
+
+def default_budget(description: MachineDescription) -> int:
+    """Ticks: what runs on a PC has more to do before it ends."""
+    return ticks(DEFAULT_PC_BUDGET if any(vm.pc for vm in description.vms) else DEFAULT_BUDGET)
 
 
 class SerialPrinter:
@@ -124,8 +138,10 @@ class SerialPrinter:
 
 def main(args: argparse.Namespace) -> int:
     """Run it; 3 when a guest crashed or used up its budget."""
-    budget, until = ticks(args.budget), None if args.until is None else ticks(args.until)
+    until = None if args.until is None else ticks(args.until)
+    asked = None if args.budget is None else ticks(args.budget)
     description = describe_root(args) if args.root else describe(args)
+    budget = default_budget(description) if asked is None else asked
     _check_writable(args.trace)
     if args.debug:
         _check_debug(args)

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hv.commands import boot_options
 from hv.commands.board import add_board_arguments
 from hv.commands.errors import TRUE, CommandError
 from hv.commands.screen import is_plain, shown_time
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--smp", metavar="N", type=int, help="virtual processors (default 1)")
     parser.add_argument("--mem", metavar="MIB", type=int, help="memory in MiB")
     add_board_arguments(parser)
+    boot_options.add_arguments(parser)
     parser.add_argument("--root", action="store_true", help="FILE runs in the root partition itself")
     parser.add_argument("--dir", metavar="DIR", type=Path, default=Path(), help="of a lab: the folder you work in")
     parser.add_argument("--labs", metavar="DIR", type=Path, help="another folder of labs")

@@ -13,13 +13,14 @@ from itertools import pairwise
 from hv.image.errors import ImageError
 from hv.image.model import Image, Segment
 from hv.spec.layout import Layout, u8, u16, u32, u64
+from hv.spec.multiboot import MultibootSections
 
 MAGIC = b"\x7fELF"
 MAX_LOADED_BYTES = 64 << 20     # what a start page table of the loader maps, docs/guests.md
 MAX_SYMBOLS = 100_000
 _MACHINES = {2: "SPARC", 3: "80386", 8: "MIPS", 20: "PowerPC", 21: "PowerPC64", 22: "S390", 40: "ARM", 62: "x86-64",
              183: "AArch64", 243: "RISC-V", 258: "LoongArch"}
-_PT_LOAD, _PT_DYNAMIC, _PT_INTERP, _SHT_SYMTAB = 1, 2, 3, 2
+_PT_LOAD, _PT_DYNAMIC, _PT_INTERP, _SHT_SYMTAB, _SHT_STRTAB, _SHF_ALLOC = 1, 2, 3, 2, 3, 2
 
 
 class ElfIdent(Layout):
@@ -154,6 +155,7 @@ class Elf64Symbol(Layout):
 
 Header = Elf32Header | Elf64Header
 ProgramHeader = Elf32ProgramHeader | Elf64ProgramHeader
+SectionHeader = Elf32SectionHeader | Elf64SectionHeader
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +197,7 @@ def _load(data: bytes) -> Image:
 
 
 def load_kernel(data: bytes, most_bytes: int) -> tuple[list[Segment], int, int]:
-    """Segments, entry and mode (32 or 64) of the kernel *data*, whose entry is a physical address already.
+    """Segments, entry and class (32 or 64) of the kernel *data*, whose entry may be a physical address already.
 
     ImageError when it is damaged or takes more than *most_bytes*. What stands behind the ELF, or is dynamic, is for
     whoever moves the kernel, and it is not moved here.
@@ -205,9 +207,51 @@ def load_kernel(data: bytes, most_bytes: int) -> tuple[list[Segment], int, int]:
     _check_header(header, kind)
     loads = [each for each in _programs(data, header, kind) if each.type == _PT_LOAD and each.memsz]
     segments = _segments(data, loads, kind, most_bytes)
-    if not any(each.executable and each.gpa <= header.entry < each.gpa + len(each.data) for each in segments):
-        raise ImageError(f"the entry {header.entry:#x} is in no executable segment", "it is a physical address")
-    return segments, header.entry, kind.bits
+    if any(each.executable and each.gpa <= header.entry < each.gpa + len(each.data) for each in segments):
+        return segments, header.entry, kind.bits
+    return segments, _entry(header.entry, loads), kind.bits
+
+
+def elf_sections(data: bytes) -> tuple[bytes, dict[str, int]]:
+    """What a kernel is shown of its own sections, for `place_sections`, and its symbols; nothing when it has none.
+
+    MultibootSections, the section headers, then the symbols and strings that no segment has: for these `addr` is the
+    offset behind MultibootSections.
+    """
+    kind = _class_of(data)
+    header = kind.header.parse(data)
+    symbols = _symbols(data, header, kind)
+    if not header.shoff or not header.shnum:
+        return b"", symbols
+    table = _slice(data, header.shoff, header.shnum * kind.section.SIZE, "the section header table")
+    contents, shown = bytearray(), bytearray()
+    for n in range(header.shnum):
+        section = kind.section.parse(table, n * kind.section.SIZE)
+        if _is_extra(section):
+            content = _slice(data, section.offset, section.size, f"section {n}")
+            if len(contents) + len(content) > MAX_LOADED_BYTES:
+                raise ImageError(f"its symbols take more than {MAX_LOADED_BYTES:#x} bytes", "strip it")
+            section.addr = len(table) + len(contents)
+            contents += content + bytes(-len(content) % 16)
+        shown += section.pack()
+    kept = MultibootSections(count=header.shnum, entry_size=kind.section.SIZE, names=header.shstrndx,
+                             table_size=len(table))
+    return kept.pack() + bytes(shown + contents), symbols
+
+
+def _is_extra(section: SectionHeader) -> bool:
+    """Symbols or strings, which no segment has."""
+    return section.type in (_SHT_SYMTAB, _SHT_STRTAB) and not section.flags & _SHF_ALLOC
+
+
+def place_sections(whole: bytes, sections: MultibootSections, gpa: int) -> bytes:
+    """The section headers and contents *whole*, as they are at *gpa*."""
+    kind = _CLASSES[1 if sections.entry_size == Elf32SectionHeader.SIZE else 2].section
+    placed = [kind.parse(whole, n * kind.SIZE) for n in range(sections.count)]
+    for section in placed:
+        if _is_extra(section):
+            section.addr += gpa
+    return b"".join(section.pack() for section in placed) + whole[sections.table_size :]
 
 
 def _slice(data: bytes, offset: int, size: int, what: str) -> bytes:

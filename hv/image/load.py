@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,13 +13,14 @@ from hv.image.errors import ImageError
 from hv.image.flat import load_flat
 from hv.image.library import guests_folder
 from hv.image.model import Image, Segment
+from hv.image.multiboot import header_offset, is_multiboot2, load_multiboot
 from hv.image.source import read_text
 
 MAX_FILE_BYTES = 64 << 20
 MOST_MEMORY_BYTES = 2 << 30     # of a VM
+_BEGIN_BYTES = 32 << 10         # where a kernel says what it is
 ASSEMBLY = (".asm", ".s", ".inc")
 CODE_END = 2 << 20      # what assembly puts above is data: the start page tables map it no-execute, docs/guests.md
-_MULTIBOOT, _MULTIBOOT2 = 0x1BADB002, 0xE85250D6
 
 
 def load(path: str | Path, defines: Mapping[str, int] | None = None, *, bits: int | None = None,
@@ -33,7 +33,9 @@ def load(path: str | Path, defines: Mapping[str, int] | None = None, *, bits: in
     place = Path(path)
     data = _read(place)
     if data.startswith(MAGIC):
-        _refuse_multiboot(data, place.name)
+        if header_offset(data) >= 0:
+            return load_multiboot(data, place.name, most_bytes)
+        _refuse_multiboot2(data, place.name)
         return load_elf(data, place.name)
     if is_bzimage(data):
         return load_bzimage(data, place.name, most_bytes, unpack)
@@ -42,13 +44,28 @@ def load(path: str | Path, defines: Mapping[str, int] | None = None, *, bits: in
         return load_assembly(place, defines, bits=bits, origin=origin)
     if suffix == ".c":
         return load_c(place)
-    _refuse_multiboot(data, place.name)
+    if header_offset(data) >= 0:
+        return load_multiboot(data, place.name, most_bytes)
+    _refuse_multiboot2(data, place.name)
     if suffix == ".elf":
         raise ImageError(f"{place.name} does not begin as an ELF file does: {data[:4].hex(' ')}, not 7f 45 4c 46")
     if suffix in (".bin", ".img", ".com"):
         return load_flat(data, place.name, 16 if bits is None else bits, origin)
     raise ImageError(f"{place.name}: the kind of `{suffix or 'no suffix'}` is not known",
                      "name it .asm or .s (assembly), .c, .elf, or .bin (a flat binary)")
+
+
+def kind_of(path: str | Path) -> str:
+    """The kind of the file *path* if its content says that it is a kernel's: "linux", "multiboot"; else nothing."""
+    try:
+        with Path(path).open("rb") as file:
+            begin = file.read(_BEGIN_BYTES)
+    except (OSError, ValueError):
+        return ""
+    if is_bzimage(begin):
+        return "linux"
+    is_source = Path(path).suffix.lower() in (*ASSEMBLY, ".c")
+    return "multiboot" if header_offset(begin) >= 0 and not is_source else ""
 
 
 def load_assembly(path: Path, defines: Mapping[str, int] | None = None, *, bits: int | None = None,
@@ -86,14 +103,7 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _refuse_multiboot(data: bytes, name: str) -> None:
-    """Multiboot 1: magic + flags + checksum = 0, 4-aligned in 8 KiB; Multiboot 2: the same of four words in 32 KiB."""
-    for magic, words, step, reach in ((_MULTIBOOT, 3, 4, 8192), (_MULTIBOOT2, 4, 8, 32768)):
-        pattern, at = struct.pack("<I", magic), data.find(struct.pack("<I", magic), 0, reach)
-        while at >= 0:
-            header = data[at : at + 4 * words]
-            whole = at % step == 0 and len(header) == 4 * words
-            if whole and not sum(struct.unpack(f"<{words}I", header)) & 0xFFFFFFFF:
-                raise ImageError(f"{name} is a Multiboot kernel, which is not supported yet",
-                                 "give an ELF without a Multiboot header, or a .asm or .bin file")
-            at = data.find(pattern, at + 1, reach)
+def _refuse_multiboot2(data: bytes, name: str) -> None:
+    if is_multiboot2(data):
+        raise ImageError(f"{name} is a Multiboot 2 kernel, and only Multiboot 1 is known here",
+                         "build it with a Multiboot 1 header; a file may have both")

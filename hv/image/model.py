@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-PC_KINDS = frozenset({"linux"})
+PC_KINDS = frozenset({"linux", "multiboot"})
+
+
+class Module(NamedTuple):
+    """A file that is put into memory for a kernel, and what it is told of it: usually the file's name, and words."""
+
+    content: bytes
+    text: str
 
 
 class BootOptions(NamedTuple):
@@ -13,6 +20,7 @@ class BootOptions(NamedTuple):
 
     command_line: str = ""
     initrd: bytes = b""
+    modules: tuple[Module, ...] = ()
 
 
 NO_OPTIONS = BootOptions()
@@ -31,14 +39,14 @@ class Segment(NamedTuple):
 class Image:
     """A program ready to be copied into a partition. Segments are sorted by address and never overlap."""
 
-    kind: str                                                   # "assembly", "elf", "flat" or "linux"
+    kind: str                                                   # "assembly", "elf", "flat", "linux", "multiboot"
     segments: list[Segment]
     entry: int                                                  # guest-physical; below 64 KiB when bits is 16
     bits: int                                                   # 16 real mode, 32 flat protected mode, 64 long mode
     symbols: dict[str, int] = field(default_factory=dict)       # name -> address
     lines: dict[int, int] = field(default_factory=dict)         # address -> line of the source file
     places: dict[int, str] = field(default_factory=dict)        # address -> "file:line"
-    setup: bytes = b""                                          # of a Linux kernel: its setup header
+    setup: bytes = b""                                          # what a kernel's file says of its boot
     needs: int = 0                                              # memory up to there, beyond its segments
 
     @property

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from hv.image.model import Image, Segment
+from hv.image.model import BootOptions, Image, Module, Segment
 from hv.replay.acts import Act
 from hv.replay.fingerprint import fingerprint
 from hv.replay.position import Position
@@ -47,17 +47,45 @@ class KeptImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     symbols: dict[str, int]
     lines: dict[int, int]
     places: dict[int, str]
+    setup: bytes = b""
+    needs: Address = 0
 
     @classmethod
     def of(cls, image: Image) -> KeptImage:
         """*image* as it is kept."""
         return cls(image.kind, [KeptSegment(*segment) for segment in image.segments], image.entry, image.bits,
-                   dict(image.symbols), dict(image.lines), dict(image.places))
+                   dict(image.symbols), dict(image.lines), dict(image.places), image.setup, image.needs)
 
     def image(self) -> Image:
         """As the machine is given it."""
         segments = [Segment(each.gpa, each.data, each.writable, each.executable) for each in self.segments]
-        return Image(self.kind, segments, self.entry, self.bits, self.symbols, self.lines, self.places)
+        return Image(self.kind, segments, self.entry, self.bits, self.symbols, self.lines, self.places, self.setup,
+                     self.needs)
+
+
+class KeptModule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`Module`."""
+
+    content: bytes
+    text: str
+
+
+class KeptOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`BootOptions`."""
+
+    command_line: str = ""
+    initrd: bytes = b""
+    modules: list[KeptModule] = []
+
+    @classmethod
+    def of(cls, options: BootOptions) -> KeptOptions:
+        """*options* as they are kept."""
+        return cls(options.command_line, options.initrd, [KeptModule(*module) for module in options.modules])
+
+    def options(self) -> BootOptions:
+        """As the machine is given them."""
+        return BootOptions(self.command_line, self.initrd,
+                           tuple(Module(each.content, each.text) for each in self.modules))
 
 
 class KeptMachine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,6 +94,7 @@ class KeptMachine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     root: bool
     description: dict[str, Any]
     images: list[KeptImage]
+    options: list[KeptOptions] = []     # of each VM; none where no VM was handed anything
 
 
 class Replay(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

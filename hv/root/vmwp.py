@@ -96,6 +96,7 @@ class Worker:
         self.devices: list[AssignedDevice] = []
         self._msi = (0, 0)
         self.pages: list[int] = []
+        self.kind = ""                          # of the program: Image.kind
         self._vps_made = 0
         self.partition_id = winhv.create_partition()
         try:
@@ -169,8 +170,8 @@ class Worker:
         information = boot.Information(bar, *self._msi, self.partition_id, other_partition_id)
         memory = MemoryMap(self.memory_bytes)
         firmware = self._firmware(memory)
-        start = starting.start(image, options, memory, information, firmware.rsdp)
-        self._program = image, other_partition_id, options
+        start = starting.start(image, options, memory, information, firmware.rsdp, self.name)
+        self._program, self.kind = (image, other_partition_id, options), image.kind
         for gpa, data in (*firmware.memory.items(), *start.memory.items()):
             self.write(gpa, data)
         self.winhv.set_vp_registers(self.partition_id, 0, start.registers)

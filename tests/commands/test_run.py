@@ -61,7 +61,7 @@ def test_two_runs_give_the_same_json_byte_for_byte(capsys):
     assert "together 20000" in result["serial"]
     assert [vp["index"] for vp in result["vps"]] == [0, 1]
     assert result["exits"]["IO_INSTRUCTION"] > 0
-    assert list(result) == ["name", "ended", "why", "serial", "crash", "resets", "vps", "exits", "retired_work",
+    assert list(result) == ["name", "kind", "ended", "why", "serial", "crash", "resets", "vps", "exits", "retired_work",
                             "virtual_time_100ns", "tsc"]
 
 

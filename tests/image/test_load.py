@@ -56,14 +56,14 @@ def test_assembly_above_2_mib_is_data(tmp_path: Path) -> None:
     ("short.elf", b"\x7fELF", "the identification ends at"),
     ("a.asm", b"\xff\xfe\xfd", "is not UTF-8"),
     ("linux.bin", bytes(0x1FE) + b"\x55\xaa\xeb\x66HdrS", "its setup header ends at 0x206"),
-    ("mb.bin", bytes(8) + MULTIBOOT, "Multiboot kernel"),
-    ("mb0.bin", MULTIBOOT, "Multiboot kernel"),
-    ("mb2.bin", bytes(16) + MULTIBOOT2, "Multiboot"),
+    ("mb.bin", bytes(8) + MULTIBOOT, "neither an ELF file nor"),
+    ("mb0.bin", MULTIBOOT, "neither an ELF file nor"),
+    ("mb2.bin", bytes(16) + MULTIBOOT2, "is a Multiboot 2 kernel, and only Multiboot 1"),
     ("twice.bin", MULTIBOOT[:8] + MULTIBOOT, "Multiboot"),
     ("next.bin", MULTIBOOT[:4] * 2 + MULTIBOOT[4:], "Multiboot"),
     ("last.bin", bytes(8180) + MULTIBOOT, "Multiboot"),
-    ("last2.bin", bytes(32752) + MULTIBOOT2, "Multiboot"),
-    ("kernel.elf", b"\x7fELF" + bytes(60) + MULTIBOOT, "Multiboot kernel"),
+    ("last2.bin", bytes(32752) + MULTIBOOT2, "is a Multiboot 2 kernel, and only Multiboot 1"),
+    ("kernel.elf", b"\x7fELF" + bytes(60) + MULTIBOOT, "ELF class 0"),
 ])
 def test_a_file_that_cannot_be_loaded_says_why(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)

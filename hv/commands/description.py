@@ -11,6 +11,7 @@
     pc = false                          # give it a PC board: interrupt controllers, timers, a PCI bus
     other = "receiver"                  # an earlier VM, named in the information block
     ignore_msrs = false                 # true: RDMSR of one that is not there gives 0, and WRMSR does nothing
+    on_reset = "restart"                # of a PC: or "reboot", after a triple fault too; or "end"
 
     [[connection]]                      # what `from` posts on connection `id` arrives at SINT `sint` of `to`
     from = "sender"
@@ -69,6 +70,7 @@ class VmDescription:
     other: str = ""
     ignore_msrs: bool = False       # RDMSR of one that is not there gives 0
     pc: bool = False
+    on_reset: str = "restart"       # of a PC, one of ON_RESET
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -109,20 +111,22 @@ _KINDS = {str: "a string", int: "an integer", bool: "true or false", list: "a li
 _TOP: dict[str, type] = {"memory_mib": int, "vm": list, "connection": list}
 _VM: dict[str, type | tuple[type, ...]] = {"name": str, "image": str, "memory_mib": int, "vps": int,
                                            "device": (bool, str, list), "other": str, "pc": bool,
-                                           "ignore_msrs": bool}
+                                           "ignore_msrs": bool, "on_reset": str}
+ON_RESET = ("restart", "reboot", "end")     # when its guest resets it; "reboot" is after a triple fault too
 _CONNECTION: dict[str, type] = {"from": str, "to": str, "id": int, "kind": str, "sint": int, "base": int, "flags": int,
                                 "gpa": int}
 _OF_KIND = {"message": {"sint"}, "event": {"sint", "base", "flags"}, "monitor": {"gpa"}}
 
 
 def single(place: Path, name: str, memory_mib: int = DEFAULT_VM_MIB, vps: int = 1,
-           device: bool | Sequence[str] = False, ignore_msrs: bool = False, pc: bool = False) -> MachineDescription:
+           device: bool | Sequence[str] = False, ignore_msrs: bool = False, pc: bool = False,
+           on_reset: str = "restart") -> MachineDescription:
     """The machine around one guest; CommandError when a size is out of range."""
     in_range("--mem", memory_mib, 1, LARGEST_VM_MIB)
     in_range("--smp", vps, 1, MOST_VPS)
     machine_mib = max(DEFAULT_MACHINE_MIB, memory_mib + HYPERVISOR_MIB)
-    return MachineDescription([VmDescription(name, place, memory_mib, vps, device, ignore_msrs=ignore_msrs, pc=pc)], [],
-                              machine_mib)
+    vm = VmDescription(name, place, memory_mib, vps, device, "", ignore_msrs, pc, on_reset)
+    return MachineDescription([vm], [], machine_mib)
 
 
 def root(place: Path, name: str, memory_mib: int = DEFAULT_MACHINE_MIB, vps: int = 1) -> MachineDescription:
@@ -160,7 +164,7 @@ def as_table(description: MachineDescription) -> dict[str, Any]:
     """The description as parsed TOML, which `described` reads; of images their names only."""
     vms = [{"name": vm.name, "image": vm.image.name, "memory_mib": vm.memory_mib, "vps": vm.vps,
             "device": list(vm.devices), "other": vm.other, "pc": vm.pc,
-            "ignore_msrs": vm.ignore_msrs} for vm in description.vms]
+            "ignore_msrs": vm.ignore_msrs, "on_reset": vm.on_reset} for vm in description.vms]
     connections = [{"from": one.sender, "to": one.receiver, "id": one.id, "kind": one.kind, **{
         key: getattr(one, key) for key in sorted(_OF_KIND[one.kind])}} for one in description.connections]
     return {"memory_mib": description.memory_mib, "vm": vms, "connection": connections}
@@ -250,6 +254,8 @@ def _vm(where: str, table: dict[str, Any], folder: Path | None) -> VmDescription
     check_keys(where, table, _VM, required=("name", "image"))
     in_range(f"{where}: memory_mib", table.get("memory_mib", DEFAULT_VM_MIB), 1, LARGEST_VM_MIB)
     in_range(f"{where}: vps", table.get("vps", 1), 1, MOST_VPS)
+    if table.get("on_reset", ON_RESET[0]) not in ON_RESET:
+        raise CommandError(f"{where}: `on_reset` is `{table['on_reset']}`; expected one of {', '.join(ON_RESET)}")
     name = table["name"]
     if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
         raise CommandError(f"{where}: `name` is {name!r}; expected 1..{LONGEST_NAME} printable characters",

@@ -143,6 +143,10 @@ class VirtualMachine:
         """*hear* gets what its serial port prints, as it does."""
         self.worker.on_serial = hear
 
+    def type(self, text: str) -> None:
+        """*text* comes in at its serial port, as fast as its guest takes it."""
+        self.machine.type(self, text.encode())
+
     @property
     def partition(self) -> Partition:
         """The hypervisor's side of it. Only the rooms that see everything look here."""
@@ -311,6 +315,11 @@ class Machine(Box):
         vm.worker.destroy()
         self.root.workers.remove(vm.worker)
         self.vms.remove(vm)
+
+    def type(self, vm: VirtualMachine, data: bytes) -> None:
+        """*data* comes in at the serial port of *vm*."""
+        self._root_runs()
+        vm.worker.receive(data)
 
     def _root_runs(self) -> None:
         """What happens now is root's doing: its management stack was called from outside."""

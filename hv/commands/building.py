@@ -80,6 +80,8 @@ def build(description: MachineDescription, parallel: bool = False,
             other = by_name.get(vm.other)
             by_name[vm.name] = machine.create_vm(vm.name, image, vm.memory_mib, vm.vps, False, other, vm.pc,
                                                  vm.options, vm.devices)
+            by_name[vm.name].worker.restarts = vm.on_reset != "end"
+            by_name[vm.name].worker.reboots = vm.on_reset == "reboot"
             if vm.ignore_msrs:
                 by_name[vm.name].worker.ignore_msrs()
     except (ImageError, MachineError) as error:

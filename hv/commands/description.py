@@ -15,6 +15,7 @@
     initrd = "initramfs.cpio.gz"        # of a Linux kernel
     modules = ["disk.img root"]         # of a Multiboot kernel: a file, and what it is told of it
     unpack = true                       # false: a Linux kernel unpacks itself
+    on_reset = "restart"                # of a PC: or "reboot", after a triple fault too; or "end"
 
     [[connection]]                      # what `from` posts on connection `id` arrives at SINT `sint` of `to`
     from = "sender"
@@ -78,6 +79,7 @@ class VmDescription:
     pc: bool = False                # it has a PC board
     unpack: bool = True             # a Linux kernel is unpacked for it
     options: BootOptions = NO_OPTIONS
+    on_reset: str = "restart"       # of a PC, one of ON_RESET
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -118,7 +120,8 @@ _KINDS = {str: "a string", int: "an integer", bool: "true or false", list: "a li
 _TOP: dict[str, type] = {"memory_mib": int, "vm": list, "connection": list}
 _VM: dict[str, type | tuple[type, ...]] = {"name": str, "image": str, "memory_mib": int, "vps": int,
                                            "device": (bool, str, list), "other": str,
-                                           "ignore_msrs": bool, **boot_options.KEYS}
+                                           "ignore_msrs": bool, "on_reset": str, **boot_options.KEYS}
+ON_RESET = ("restart", "reboot", "end")     # when its guest resets it; "reboot" is after a triple fault too
 _CONNECTION: dict[str, type] = {"from": str, "to": str, "id": int, "kind": str, "sint": int, "base": int, "flags": int,
                                 "gpa": int}
 _OF_KIND = {"message": {"sint"}, "event": {"sint", "base", "flags"}, "monitor": {"gpa"}}
@@ -126,7 +129,7 @@ _OF_KIND = {"message": {"sint"}, "event": {"sint", "base", "flags"}, "monitor": 
 
 def single(place: Path, name: str, memory_mib: int | None = None, vps: int = 1,
            device: bool | Sequence[str] = False, ignore_msrs: bool = False,
-           keys: Mapping[str, Any] | None = None) -> MachineDescription:
+           keys: Mapping[str, Any] | None = None, on_reset: str = "restart") -> MachineDescription:
     """The machine around one guest, with what *keys* (`boot_options.KEYS`) say of its start; CommandError."""
     kind = kind_of(place)
     memory = default_memory_mib(kind) if memory_mib is None else memory_mib
@@ -134,8 +137,8 @@ def single(place: Path, name: str, memory_mib: int | None = None, vps: int = 1,
     in_range("--smp", vps, 1, MOST_VPS)
     machine_mib = max(DEFAULT_MACHINE_MIB, memory + HYPERVISOR_MIB)
     start = _start(place.name, kind, keys or {}, memory, Path())
-    return MachineDescription([VmDescription(name, place, memory, vps, device, ignore_msrs=ignore_msrs, **start)], [],
-                              machine_mib)
+    return MachineDescription([VmDescription(name, place, memory, vps, device, ignore_msrs=ignore_msrs,
+                                             on_reset=on_reset, **start)], [], machine_mib)
 
 
 def default_memory_mib(kind: str) -> int:
@@ -187,7 +190,7 @@ def as_table(description: MachineDescription) -> dict[str, Any]:
     """The description as parsed TOML, which `described` reads; of images their names only."""
     vms = [{"name": vm.name, "image": vm.image.name, "memory_mib": vm.memory_mib, "vps": vm.vps,
             "device": list(vm.devices), "other": vm.other, "pc": vm.pc,
-            "ignore_msrs": vm.ignore_msrs} for vm in description.vms]
+            "ignore_msrs": vm.ignore_msrs, "on_reset": vm.on_reset} for vm in description.vms]
     connections = [{"from": one.sender, "to": one.receiver, "id": one.id, "kind": one.kind, **{
         key: getattr(one, key) for key in sorted(_OF_KIND[one.kind])}} for one in description.connections]
     return {"memory_mib": description.memory_mib, "vm": vms, "connection": connections}
@@ -276,6 +279,8 @@ def _tables(place: Path, data: Mapping[str, Any], key: str) -> list[dict[str, An
 def _vm(where: str, table: dict[str, Any], folder: Path | None) -> VmDescription:
     check_keys(where, table, _VM, required=("name", "image"))
     in_range(f"{where}: vps", table.get("vps", 1), 1, MOST_VPS)
+    if table.get("on_reset", ON_RESET[0]) not in ON_RESET:
+        raise CommandError(f"{where}: `on_reset` is `{table['on_reset']}`; expected one of {', '.join(ON_RESET)}")
     name = table["name"]
     if not name.strip() or not name.isprintable() or len(name) > LONGEST_NAME:
         raise CommandError(f"{where}: `name` is {name!r}; expected 1..{LONGEST_NAME} printable characters",

@@ -64,12 +64,18 @@ def crash_of(vm: Any) -> dict[str, Any] | None:
     return report and {"parameters": [hex(each) for each in report.parameters], "message": report.message}
 
 
+def debug_exit_of(vm: Any) -> dict[str, int]:
+    """The value that *vm* left with, if its guest did: port 0xF4 of a PC."""
+    value = getattr(vm, "debug_exit", None)         # neither a root partition nor a bare machine has a PC board
+    return {} if value is None else {"debug_exit": value}
+
+
 def of_vm(vm: Any) -> dict[str, Any]:
     """What became of one VM."""
     vps = vps_of(vm)
     return {
         "name": vm.name, "kind": vm.kind, "ended": ended(vm), "why": vm.why or "", "serial": vm.serial,
-        "crash": crash_of(vm), "resets": vm.resets,
+        "crash": crash_of(vm), "resets": vm.resets, **debug_exit_of(vm),
         "vps": [{"index": vp.index, "registers": registers(vp.guest_regs)} for vp in vps],
         "exits": exits_by_reason(vps), "retired_work": sum(map(retired_work, vps)),
     }
@@ -83,8 +89,14 @@ def of_machine(machine: Any, vms: list[Any]) -> dict[str, Any]:
 
 
 def exit_code(vms: list[Any]) -> int:
-    """3 when one of them crashed, says that it did, or used up its budget, else 0."""
-    return GUEST_CRASHED if any(ended(vm) in CRASHES or vm.crash for vm in vms) else TRUE
+    """3 when one of them crashed, says that it did, or used up its budget, else 0.
+
+    A guest that left by isa-debug-exit has said so itself: its value times two plus one, of which a shell sees 8 bits.
+    """
+    if any(ended(vm) in CRASHES or vm.crash for vm in vms):
+        return GUEST_CRASHED
+    left = [value for vm in vms for value in debug_exit_of(vm).values()]
+    return left[0] << 1 & 0xFF | 1 if left else TRUE
 
 
 def summary(machine: Any, vms: list[Any]) -> list[str]:
@@ -93,7 +105,8 @@ def summary(machine: Any, vms: list[Any]) -> list[str]:
     for vm in vms:
         vps = vps_of(vm)
         exits = ", ".join(f"{name} {count}" for name, count in exits_by_reason(vps).items()) or "none"
-        lines.append(f"{vm.name}: {ended(vm)}" + (f" ({vm.why})" if vm.why else ""))
+        left = "".join(f" with {value:#x}" for value in debug_exit_of(vm).values())
+        lines.append(f"{vm.name}: {ended(vm)}{left}" + (f" ({vm.why})" if vm.why else ""))
         if vm.crash:
             lines.append(f"  crash report  {one_line(str(vm.crash))}")
         if vm.resets:

@@ -19,6 +19,7 @@ from hv.commands.errors import CHECKS_FAILED, TRUE, CommandError
 if TYPE_CHECKING:
     from hv.commands.building import Interrupted
     from hv.commands.description import MachineDescription
+    from hv.commands.typed import Typing
     from hv.image.model import Image
     from hv.replay.file import KeptMachine, Replay
     from hv.replay.timeline import Timeline
@@ -113,8 +114,9 @@ def played(machine: Any, replay: Replay, place: Path, interrupted: Interrupted) 
     return timeline
 
 
-def record(machine: Any, end_tsc: int, made_from: KeptMachine, place: Path) -> None:
-    """Run *machine* to *end_tsc* as `hv run` does, and write its replay file; KeyboardInterrupt behind that."""
+def record(machine: Any, end_tsc: int, made_from: KeptMachine, place: Path, text: Typing | None = None) -> None:
+    """Run *machine* to *end_tsc* as `hv run` does, with *text* typed, and write its replay file; KeyboardInterrupt
+    behind that."""
     from hv.commands import building
     from hv.replay.memento import NotSaved
     from hv.replay.timeline import Timeline
@@ -124,6 +126,10 @@ def record(machine: Any, end_tsc: int, made_from: KeptMachine, place: Path) -> N
     except NotSaved as error:
         raise CommandError(f"this machine cannot be recorded: {error}") from None
     with building.ctrl_c() as interrupted:
+        if text is not None:
+            timeline.record(end_tsc, lambda: interrupted.asked or text.is_due(machine))
+            if not interrupted.asked and text.is_due(machine):
+                timeline.change(text.change(machine))
         timeline.record(end_tsc, lambda: interrupted.asked)
         write(timeline, made_from, place)
     timeline.close()

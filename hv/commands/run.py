@@ -64,6 +64,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ignore-msrs", action="store_true",
                         help="an MSR that is not there reads 0 and takes any value, instead of #GP")
     boot_options.add_arguments(parser)
+    on_reset = parser.add_mutually_exclusive_group()
+    on_reset.add_argument("--reboot", action="store_true", help="a triple fault resets the PC, as on silicon")
+    on_reset.add_argument("--no-reboot", action="store_true", help="a reset of the PC ends the run")
+    parser.add_argument("--input", metavar="FILE", type=Path, help="text that is typed at the serial port")
+    parser.add_argument("--after", metavar="TEXT", help="type it when the guest has printed TEXT (with --input)")
     parser.add_argument("--until", metavar="TIME",
                         help="stop at this moment of the machine's time, which is no failure: 10ms, 2s, or ticks")
     parser.add_argument("--budget", metavar="TIME",
@@ -79,10 +84,11 @@ def describe(args: argparse.Namespace) -> MachineDescription:
     place = find_guest(args.file)
     if place.suffix.lower() != ".toml":
         return single(place, place.stem, args.mem, 1 if args.smp is None else args.smp, args.device or (),
-                      _ignores_msrs(args), boot_options.of_arguments(args))
+                      _ignores_msrs(args), boot_options.of_arguments(args), _on_reset(args) or "restart")
     for option, value in (("--smp", args.smp), ("--mem", args.mem), ("--device", args.device or None),
                           ("--ignore-msrs", _ignores_msrs(args) or None),
-                          (boot_options.given(args), boot_options.given(args) or None)):
+                          (boot_options.given(args), boot_options.given(args) or None),
+                          ("--reboot, or --no-reboot,", _on_reset(args))):
         if value is not None:
             raise CommandError(f"{option} says what {place.name} says itself", "write it into the description")
     return read(place)
@@ -101,6 +107,11 @@ def describe_root(args: argparse.Namespace) -> MachineDescription:
         raise CommandError("--ignore-msrs is a property that root gives a VM", "leave --ignore-msrs out")
     return root(place, place.stem, DEFAULT_MACHINE_MIB if args.mem is None else args.mem,
                 1 if args.smp is None else args.smp)
+
+
+def _on_reset(args: argparse.Namespace) -> str | None:
+    """What `hv run` was told to do when a PC is reset; a description may say it, too."""
+    return "reboot" if getattr(args, "reboot", False) else "end" if getattr(args, "no_reboot", False) else None
 
 
 def _ignores_msrs(args: argparse.Namespace) -> bool:
@@ -150,8 +161,9 @@ def main(args: argparse.Namespace) -> int:
         return debugging.run(args, description, budget)
     if args.record is not None and args.parallel:
         raise CommandError("--record with --parallel: no run of it is like another", "leave one of them out")
-    from hv.commands import building, outcome, replay
+    from hv.commands import building, outcome, replay, typed
 
+    text = typed.read(args)
     replay.check_writable(args.record)
     images = building.images_of(description)
     machine, vms = building.build_any(description, args.parallel, images)
@@ -161,10 +173,12 @@ def main(args: argparse.Namespace) -> int:
     timeline = _timeline(machine, vms, args.trace)
     end = machine.clock.tsc + budget if until is None else until
     try:
-        if args.record is None:
+        if args.record is not None:
+            replay.record(machine, end, replay.kept_machine(description, images), args.record, text)
+        elif text is None:
             building.run(machine, end)
         else:
-            replay.record(machine, end, replay.kept_machine(description, images), args.record)
+            typed.run(machine, end, text)
         still = [vm.name for vm in vms if vm.ended is None]
         if not args.until:
             machine.end_budget()
@@ -187,7 +201,7 @@ def main(args: argparse.Namespace) -> int:
 def _check_debug(args: argparse.Namespace) -> None:
     """What a run that is recorded in memory, and then looked at, cannot be together with."""
     for option, value in (("--parallel", args.parallel), ("--json", args.json), ("--trace", args.trace),
-                          ("--record", args.record), ("--until", args.until)):
+                          ("--record", args.record), ("--until", args.until), ("--input", args.input)):
         if value:
             raise CommandError(f"--debug with {option}", "leave one of them out")
 

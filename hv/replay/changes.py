@@ -17,7 +17,7 @@ from hv.hypervisor.msrs.processor import WRITERS
 from hv.hypervisor.msrs.registry import OURS, write_unchecked
 from hv.hypervisor.partitions.partition import PartitionState
 from hv.hypervisor.registers.table import VALUE_SIZE, set_register
-from hv.platform import Box
+from hv.platform import Box, Machine
 from hv.replay.refusal import ChangeRefused, fits, in_words, partition_of, spans, vp_of
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hypercalls.codes import HypercallCode
@@ -129,6 +129,22 @@ class ParentCall(Change, frozen=True, tag="hypercall"):
             call_directly(Call(machine.hypervisor, vp), HypercallCode[self.code], self.input, self.elements)
 
 
+class TypeText(Change, frozen=True, tag="type"):
+    """*data* comes in at COM1 of a VM, as fast as its guest takes it."""
+
+    partition: int
+    data: bytes
+
+    def apply(self, machine: Box) -> None:
+        """ChangeRefused when no worker of root's has that partition."""
+        workers = machine.root.workers if isinstance(machine, Machine) else []
+        worker = next((worker for worker in workers if worker.partition_id == self.partition), None)
+        if worker is None or worker.ended is not None:
+            raise ChangeRefused(f"partition {self.partition} is no VM of root's that runs")
+        machine.trace.at(machine.hypervisor.root.id, 0)
+        worker.receive(self.data)
+
+
 class SetMemory(Change, frozen=True, tag="memory"):
     """*data* stands at guest-physical *gpa* of a partition, whatever rights its EPT gives its own code there."""
 
@@ -178,4 +194,4 @@ class LetThrough(Change, frozen=True, tag="interrupt entry"):
         hypervisor.iommu.let_through(route.source_id, self.vector, self.present)
 
 
-AnyChange = SetRegister | SetMsr | SetVmcsField | ParentCall | LetThrough | SetMemory | SetPhysicalMemory
+AnyChange = TypeText | SetRegister | SetMsr | SetVmcsField | ParentCall | LetThrough | SetMemory | SetPhysicalMemory

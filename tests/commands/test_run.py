@@ -408,3 +408,83 @@ def test_msrs_that_are_not_there_are_ignored_on_request(how, capsys, tmp_path):
         code, out, _ = run(capsys, tmp_path / "m.toml", "--json")
     assert code == 0
     assert '"rax": "0x0"' in out
+
+
+# --- with the board of a PC -----------------------------------------------------------------------------------------
+
+OFF = " mov dx, 0x604\n mov ax, 0x2000\n out dx, ax\n hlt\n"
+ECHO = """.bits 64
+start:
+ mov ecx, 2000
+.boot:
+ pause
+ loop .boot
+ mov dx, 0x3F8
+ mov al, '>'
+ out dx, al
+.more:
+ mov dx, 0x3FD
+ in al, dx
+ test al, 1
+ jz .more
+ mov dx, 0x3F8
+ in al, dx
+ out dx, al
+ cmp al, '!'
+ jne .more
+""" + OFF
+RESET = ".bits 64\nstart:\n mov dx, 0x3F8\n mov al, 'x'\n out dx, al\n mov dx, 0xCF9\n mov al, 6\n out dx, al\n hlt\n"
+
+
+def pc(capsys, tmp_path, source, *arguments):
+    place = tmp_path / "pc.asm"
+    place.write_text(source)
+    return run(capsys, place, "--pc", *arguments)
+
+
+@pytest.mark.parametrize(("value", "code"), [(0, 1), (0x10, 33), (0x81, 3)])
+def test_a_guest_that_leaves_by_the_debug_exit_says_the_exit_code(capsys, tmp_path, value, code):
+    """isa-debug-exit: the value times two plus one."""
+    source = f".bits 64\nstart:\n mov al, {value}\n out 0xF4, al\n hlt\n"
+    found, out, err = pc(capsys, tmp_path, source)
+    assert (found, err.splitlines()[0]) == (code, f"pc: debug-exit with {value:#x}")
+    found, out, _ = pc(capsys, tmp_path, source, "--json")
+    assert (found, json.loads(out)["ended"], json.loads(out)["debug_exit"]) == (code, "debug-exit", value)
+
+
+@pytest.mark.parametrize("after", [[], ["--after", ">"]], ids=["at-once", "when-asked"])
+def test_text_is_typed_at_the_serial_port_and_a_recording_has_it(capsys, tmp_path, after):
+    (tmp_path / "typed").write_bytes(b"hello, 16550!")
+    options = ["--input", tmp_path / "typed", *after]
+    code, out, err = pc(capsys, tmp_path, ECHO, *options)
+    assert (code, out) == (0, ">hello, 16550!\n")
+    assert "pc: shutdown" in err
+    kept = tmp_path / "kept"
+    assert pc(capsys, tmp_path, ECHO, *options, "--record", kept)[:2] == (code, out)
+    assert cli.main(["replay", str(kept)]) == 0
+    assert capsys.readouterr().out == out
+
+
+def test_a_reset_starts_a_pc_again_or_ends_the_run(capsys, tmp_path):
+    code, out, err = pc(capsys, tmp_path, RESET, "--no-reboot")
+    assert (code, out.strip(), err.splitlines()[0]) == (0, "x", "pc: reset")
+    code, out, err = pc(capsys, tmp_path, RESET, "--budget", "1ms")
+    assert (code, out[:4]) == (3, "xxxx")
+
+
+def test_a_triple_fault_reboots_when_that_is_wanted(capsys, tmp_path):
+    source = ".bits 64\nstart:\n mov al, [0x9000]\n inc byte ptr [0x9000]\n cmp al, 2\n je end\n lidt [0x9100]\n" \
+        " int3\nend:\n" + OFF
+    assert pc(capsys, tmp_path, source)[0] == 3
+    code, _, err = pc(capsys, tmp_path, source, "--reboot")
+    assert (code, "resets        2" in err) == (0, True)
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    (["--after", "x"], "nothing says what"), (["--input", "/nowhere/at/all"], "cannot be read"),
+    (["--input", "/dev/null", "--root"], "--input with --root"),
+    (["--input", "/dev/null", "--debug"], "--debug with --input")])
+def test_what_cannot_be_typed_is_said_before_the_run(capsys, options, said):
+    code, out, err = run(capsys, "hello", *options)
+    assert (code, out) == (2, "")
+    assert said in err

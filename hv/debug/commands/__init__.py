@@ -14,6 +14,7 @@ from hv.debug.commands import (  # noqa: F401
     raising,
     registers,
     running,
+    serial,
     stopping,
     story,
     why,

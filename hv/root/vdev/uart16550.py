@@ -296,5 +296,4 @@ class Uart16550:
         """Plain data for the REPL."""
         return {"base": self.base, "line_control": self.line_control, "divisor": self.divisor, "sent": self.sent,
                 "interrupt_enable": self.interrupt_enable, "modem_control": self.modem_control, "scratch": self.scratch,
-                "interrupt": self._cause(), "fifo": bytes(character & 0xFF for character in self.fifo),
-                "fifo_enabled": self.fifo_enabled, "received": self.received, "waiting": len(self.waiting)}
+                "received": self.received}

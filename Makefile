@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench fidelity reference pictures fuzz attack clean
+.PHONY: demo test test-linux lint bench fidelity reference pictures fuzz attack clean
 
 demo: .venv/.installed
 	$(BIN)/hv demo
@@ -10,6 +10,10 @@ demo: .venv/.installed
 test: .venv/.tested
 	$(BIN)/pytest -n auto
 	@$(MAKE) --no-print-directory lint
+
+# Programs nobody here wrote, from Debian's packages; `make test` runs them too.
+test-linux: .venv/.tested
+	$(BIN)/pytest -n auto -rs --durations=0 tests/linux
 
 lint: .venv/.tested
 	$(BIN)/ruff check hv tests

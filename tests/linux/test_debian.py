@@ -1,0 +1,45 @@
+"""An unmodified Debian kernel in a child partition: to a shell, its commands, and off again."""
+
+import hashlib
+
+import pytest
+
+from hv.commands.outcome import exit_code
+from hv.image.load import load
+from hv.image.model import BootOptions
+from hv.platform import Machine
+from tests.linux import debian, initramfs
+from tests.linux.console import PROMPT, Console
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def busybox():
+    return (debian.unpacked("busybox-static") / "bin/busybox").read_bytes()
+
+
+@pytest.mark.parametrize("vps", [1, 2])
+def test_a_debian_kernel_boots_to_a_shell_that_works_and_powers_off(vps, busybox):
+    """Everything that an operating system asks of its machine, on the way to this: boot protocol, ACPI, interrupt
+    controllers, timers, serial port, Hyper-V's own interface; with two processors INIT, SIPI and IPIs too."""
+    image = load(debian.kernel())
+    machine = Machine(memory_mib=288)
+    vm = machine.create_vm("debian", image, 256, vps,
+                           options=BootOptions("console=ttyS0 panic=-1", initramfs.busybox(busybox)))
+    console = Console(machine, vm)
+    console.until(PROMPT)
+    assert console.command("uname -a").startswith("Linux (none) 6.")
+    processors = console.command("cat /proc/cpuinfo")
+    assert processors.count("model name\t: hvlab virtual processor") == vps
+    log = console.command("dmesg")
+    assert "Hypervisor detected: Microsoft Hyper-V" in log
+    assert "clocksource: hyperv_clocksource_tsc_page" in log
+    assert f"smpboot: Total of {vps} processors activated" in log
+    assert not [line for line in log.splitlines() if "BUG" in line or "WARNING" in line or "ACPI Error" in line]
+    assert "Hyper-V clockevent" in console.command("cat /proc/timer_list")
+    assert console.command('n=0; while [ $n -lt 500 ]; do n=$((n+1)); done; echo "n is $n"').endswith("n is 500\n")
+    assert hashlib.sha256(busybox).hexdigest() in console.command("sha256sum /bin/busybox")
+    assert "reboot: Power down" in console.end("poweroff -f")
+    assert (vm.ended, exit_code([vm])) == ("shutdown", 0)
+    machine.close()

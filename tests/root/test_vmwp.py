@@ -63,6 +63,9 @@ class FakeWinHv:
     def get_vp_register(self, partition, vp, name):
         return self.registers.get(name, 0)
 
+    def get_vp_cpuid_values(self, partition, vp, leaves):
+        return [(0, 0, 0, 0)] * len(leaves)
+
     def __getattr__(self, name):
         def call(*arguments):
             self.calls.append((name, *arguments))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import hv.hypervisor.exits  # noqa: F401  registers the exit handlers
-from hv.hypervisor.devices.domains import DeviceDomains
+from hv.hypervisor.devices.domains import IOMMU_FAULT_VECTOR, DeviceDomains
 from hv.hypervisor.hypercalls.door import hypercall_to_end
 from hv.hypervisor.hypervisor import Hypervisor
 from hv.hypervisor.msrs import registry as msrs
@@ -213,7 +213,8 @@ class Box:
         pool = self.hypervisor.root.pool
         driver = IommuDriver(self.iommu, self.memory, pool.allocate, pool.free)
         driver.start()
-        self.hypervisor.iommu = DeviceDomains(driver)
+        domains = self.hypervisor.iommu = DeviceDomains(driver)
+        self.hypervisor.interrupts.own[IOMMU_FAULT_VECTOR] = domains.take_faults
 
     def step(self, vm: Any, vp_index: int = 0) -> bool:
         """One instruction of one VP, with everything that must happen before it; False when it cannot run."""
@@ -271,12 +272,14 @@ class Machine(Box):
 
     def create_vm(self, name: str, image: Image, memory_mib: int = VM_MEMORY_MIB, vps: int = 1,
                   dma_device: bool = False, other: VirtualMachine | None = None, pc: bool = False,
-                  options: BootOptions = NO_OPTIONS, devices: Sequence[str] = ()) -> VirtualMachine:
+                  options: BootOptions = NO_OPTIONS, devices: Sequence[str] = (),
+                  viommu: bool = False) -> VirtualMachine:
         """A VM with *image* loaded, ready to run; MachineError, ImageError.
 
         *other* is named in its information block. With *pc*, or an image that is for a PC, it has a PC board,
         `hv/root/pc.py`; *options* are what a boot loader hands to a kernel. *devices* are kinds of assignable ones,
-        "dma" or "ring", each as often as wanted; *dma_device* is a "dma" before them.
+        "dma" or "ring", each as often as wanted; *dma_device* is a "dma" before them. With *viommu* its guest programs
+        a remapping unit of its own, which is before them.
         """
         if memory_mib <= 0 or vps <= 0:
             raise MachineError(f"VM {name} has {memory_mib} MiB and {vps} VPs", "give it one of each at least")
@@ -285,6 +288,8 @@ class Machine(Box):
         self._root_runs()
         worker = self._make_worker(name, memory_mib, vps, self.root.timers if pc or image.wants_pc else None)
         try:
+            if viommu:
+                worker.add_virtual_iommu()
             for kind in kinds:
                 used = [device.source_id for device in worker.devices]
                 rid = next(rid for rid in self._free_devices(kind) if rid not in used)

@@ -14,8 +14,8 @@ from typing import Any
 from hv.commands.errors import CommandError
 from hv.image.model import BootOptions, Module
 
-KEYS: dict[str, type] = {"pc": bool, "unpack": bool, "cmdline": str, "initrd": str, "modules": list}
-ARGUMENTS = ("pc", "no_unpack", "cmdline", "initrd", "module")
+KEYS: dict[str, type] = {"pc": bool, "viommu": bool, "unpack": bool, "cmdline": str, "initrd": str, "modules": list}
+ARGUMENTS = ("pc", "viommu", "no_unpack", "cmdline", "initrd", "module")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,8 @@ def given(args: argparse.Namespace) -> str:
 
 def of_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """The keys that the arguments stand for; those that were not given are left out."""
-    keys = {"pc": getattr(args, "pc", False) or None, "unpack": False if getattr(args, "no_unpack", False) else None,
+    keys = {"pc": getattr(args, "pc", False) or None, "viommu": getattr(args, "viommu", False) or None,
+            "unpack": False if getattr(args, "no_unpack", False) else None,
             "cmdline": getattr(args, "cmdline", None), "initrd": getattr(args, "initrd", None),
             "modules": getattr(args, "module", None)}
     return {key: value for key, value in keys.items() if value is not None}

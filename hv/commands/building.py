@@ -79,7 +79,7 @@ def build(description: MachineDescription, parallel: bool = False,
         for vm, image in zip(description.vms, images, strict=True):
             other = by_name.get(vm.other)
             by_name[vm.name] = machine.create_vm(vm.name, image, vm.memory_mib, vm.vps, False, other, vm.pc,
-                                                 vm.options, vm.devices)
+                                                 vm.options, vm.devices, vm.viommu)
             by_name[vm.name].worker.restarts = vm.on_reset != "end"
             by_name[vm.name].worker.reboots = vm.on_reset == "reboot"
             if vm.ignore_msrs:

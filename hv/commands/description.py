@@ -10,6 +10,7 @@
     device = false                      # assign it devices: true or "dma", "ring", or a list of them
     pc = false                          # true: a PC board, which kernels have anyway
     other = "receiver"                  # an earlier VM, named in the information block
+    viommu = false                      # true: it has a remapping unit of its own, for its guest to program
     ignore_msrs = false                 # true: RDMSR of one that is not there gives 0, and WRMSR does nothing
     cmdline = "console=ttyS0"           # of a kernel; initrd and modules are files beside the description
     initrd = "initramfs.cpio.gz"        # of a Linux kernel
@@ -77,6 +78,7 @@ class VmDescription:
     other: str = ""
     ignore_msrs: bool = False       # RDMSR of one that is not there gives 0
     pc: bool = False                # it has a PC board
+    viommu: bool = False            # its guest programs a remapping unit of its own
     unpack: bool = True             # a Linux kernel is unpacked for it
     options: BootOptions = NO_OPTIONS
     on_reset: str = "restart"       # of a PC, one of ON_RESET
@@ -151,7 +153,7 @@ def _start(where: str, kind: str, keys: Mapping[str, Any], memory_mib: int, fold
     unpack = keys.get("unpack", True)
     if not unpack and kind != "linux":
         raise CommandError(f"{where} is no Linux kernel, and only these unpack themselves", "leave out what says so")
-    return {"pc": keys.get("pc", False) or kind in PC_KINDS, "unpack": unpack,
+    return {"pc": keys.get("pc", False) or kind in PC_KINDS, "viommu": keys.get("viommu", False), "unpack": unpack,
             "options": boot_options.read(keys, memory_mib << 20, folder)}
 
 
@@ -190,7 +192,7 @@ def as_table(description: MachineDescription) -> dict[str, Any]:
     """The description as parsed TOML, which `described` reads; of images their names only."""
     vms = [{"name": vm.name, "image": vm.image.name, "memory_mib": vm.memory_mib, "vps": vm.vps,
             "device": list(vm.devices), "other": vm.other, "pc": vm.pc,
-            "ignore_msrs": vm.ignore_msrs, "on_reset": vm.on_reset} for vm in description.vms]
+            "ignore_msrs": vm.ignore_msrs, "viommu": vm.viommu, "on_reset": vm.on_reset} for vm in description.vms]
     connections = [{"from": one.sender, "to": one.receiver, "id": one.id, "kind": one.kind, **{
         key: getattr(one, key) for key in sorted(_OF_KIND[one.kind])}} for one in description.connections]
     return {"memory_mib": description.memory_mib, "vm": vms, "connection": connections}

@@ -42,8 +42,8 @@ REGION_PAGES = 256              # taken for the hypervisor at boot
 class IommuDriver(Protocol):
     """What the hypervisor asks of the remapping hardware's driver."""
 
-    def attach(self, source_id: int, partition: Any) -> None:
-        """From now on the device translates through *partition*'s domain."""
+    def attach(self, source_id: int, partition: Any, guest_id: int | None = None) -> None:
+        """From now on the device translates through *partition*'s domain; its guest knows it as *guest_id*."""
 
     def detach(self, source_id: int) -> None:
         """From now on every access of the device faults."""

@@ -12,7 +12,7 @@ so (TT). VT-d "Address Translation Services".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from hv.iommu.memory import UnitMemory
@@ -47,6 +47,7 @@ _WINDOW = DEFAULT_BASE >> 20            # interrupt requests go there
 _PAGE = ~(PAGE_SIZE - 1)
 _OFFSET = PAGE_SIZE - 1
 _PAGE_BITS = GUEST_ADDRESS_WIDTH - PAGE_SHIFT
+ALL_PAGES = range(1 << _PAGE_BITS)
 _TABLE_BITS = 9                         # of a page number: which entry of the last table
 _UNTRANSLATED = AddressType.UNTRANSLATED.value
 
@@ -98,6 +99,7 @@ class Translator:
         self._end = memory.size
         self.device_tlbs = device_tlbs                  # ECAP.DT
         self.root_table = 0
+        self.on_forgotten: Callable[[int | None, range], None] = forget_nothing_else    # (domain or all, its pages)
         self._contexts: dict[int, SoundContext] = {}    # by source-id
         self._pages: dict[int, int] = {}                # domain and page -> address of a page | rights
         self._tables: dict[int, int] = {}               # domain and 2 MiB -> address of the last table | rights
@@ -247,6 +249,18 @@ class Translator:
                 return Leaf(entry & _ADDRESS | iova & (1 << shift) - PAGE_SIZE, rights, 1 << shift)
             table, level = entry & _ADDRESS, level - 1
 
+    def look_up(self, context: SoundContext, iova: int, needed: int) -> None:
+        """Refusal when an untranslated request of a device with this context entry would be refused by memory now."""
+        if iova >> context.width:
+            raise Refusal(FaultReason.ADDRESS_BEYOND_WIDTH)
+        if context.type != TranslationType.PASS_THROUGH:
+            self.walk(context, iova, needed)
+
+    @staticmethod
+    def is_sound(entry: int, level: int) -> bool:
+        """No reserved bit is set in a second-level entry of *level*."""
+        return not entry & _RESERVED[level, level == 1 or bool(entry & _LARGE)]
+
     # --- caches ----------------------------------------------------------------------------------------
 
     def _cache(self, key: int, leaf: Leaf) -> None:
@@ -270,6 +284,7 @@ class Translator:
             if (granularity is Granularity.GLOBAL or (granularity is Granularity.DOMAIN and in_domain)
                     or (granularity is Granularity.SELECTIVE and of_device)):
                 del self._contexts[cached]
+        self.on_forgotten(None, range(0))
 
     def invalidate_pages(self, granularity: Granularity, domain_id: int, page: int, address_mask: int,
                          leaves_only: bool = False) -> None:
@@ -281,6 +296,7 @@ class Translator:
             case Granularity.GLOBAL:
                 self._pages.clear()
                 self._tables.clear()
+                self.on_forgotten(None, ALL_PAGES)
             case Granularity.DOMAIN:
                 self._forget(domain_id, 0, 1 << _PAGE_BITS, leaves_only=False)
             case Granularity.SELECTIVE:
@@ -290,6 +306,7 @@ class Translator:
     def _forget(self, domain_id: int, first: int, end: int, leaves_only: bool) -> None:
         base = domain_id << _PAGE_BITS
         _drop(self._pages, range(base + first, base + end))
+        self.on_forgotten(domain_id, range(first, end))
         if not leaves_only and end > first:
             _drop(self._tables, range(base + first >> _TABLE_BITS, (base + end - 1 >> _TABLE_BITS) + 1))
 
@@ -307,6 +324,10 @@ class Translator:
             "pages": [{"domain": domain, "iova": iova, "spa": spa, "rights": rights}
                       for domain, iova, spa, rights in self.cached_pages()],
         }
+
+
+def forget_nothing_else(domain_id: int | None, pages: range) -> None:
+    """Nobody keeps what the tables say but the unit itself."""
 
 
 def _drop(cache: dict[int, int], keys: range) -> None:

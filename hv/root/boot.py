@@ -34,17 +34,18 @@ _ACCESSED_DIRTY = 0x60
 
 
 class Information(NamedTuple):
-    """The block at 0x500: what a program cannot find out otherwise; five u64."""
+    """The block at 0x500: what a program cannot find out otherwise; six u64."""
 
     bar: int = 0
     msi_address: int = 0
     msi_data: int = 0
     partition_id: int = 0
     other_partition_id: int = 0
+    source_id: int = 0
 
     def pack(self) -> bytes:
         """The block as bytes."""
-        words = (self.bar, self.msi_address, self.msi_data, self.partition_id, self.other_partition_id)
+        words = (self.bar, self.msi_address, self.msi_data, self.partition_id, self.other_partition_id, self.source_id)
         return b"".join(word.to_bytes(8, "little") for word in words)
 
 

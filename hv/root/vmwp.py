@@ -19,7 +19,7 @@ from hv.root.firmware.place import NOTHING, Placed, place
 from hv.root.interrupt_controllers import FIRMWARE_APIC
 from hv.root.memory_map import MemoryMap
 from hv.root.motherboard import Motherboard
-from hv.root.pc import Pc, PcHost
+from hv.root.pc import FIRST_ASSIGNED, Pc, PcHost
 from hv.root.timers import RootTimers
 from hv.root.vdev.power import PORTS as POWER_PORTS
 from hv.root.vdev.power import PowerSwitch
@@ -60,6 +60,7 @@ _ZEROES = bytes(PAGE_SIZE)
 # For tables: an overlay that a guest asks for splits a large page, and nobody can deposit while its WRMSR waits.
 SPARE_PAGES, SPARE_PAGES_OF_VP = 8, 4
 SPARE_PAGES_OF_DEVICE = 16              # for domains that its guest makes
+SPARE_PAGES_OF_IOMMU, RECORD_OF_PAGE = 32, 16
 _ALL_RIGHTS = HvMapGpaFlags.READABLE | HvMapGpaFlags.WRITABLE | HvMapGpaFlags.EXECUTABLE
 # What a call about a VP is answered when there is no such VP, as another program of root's has taken it away.
 _GONE = (HvStatus.INVALID_VP_INDEX, HvStatus.INVALID_PARTITION_ID, HvStatus.INVALID_PARTITION_STATE)
@@ -145,13 +146,24 @@ class Worker:
         """The first of its devices."""
         return self.devices[0] if self.devices else None
 
+    def add_virtual_iommu(self) -> None:
+        """The VM has a remapping unit that its guest programs; its devices come behind it, so this is before `assign`.
+
+        What the guest maps there is paid from the partition's pool, and there is nobody to ask for more: pages for
+        tables and records of all of its memory, and a few.
+        """
+        pages = self.memory_bytes // PAGE_SIZE
+        spare = pages // 512 + pages * RECORD_OF_PAGE // PAGE_SIZE + SPARE_PAGES_OF_IOMMU
+        self.winhv.deposit_memory(self.partition_id, self.winhv.memory.allocate(spare))
+        self.winhv.set_partition_property(self.partition_id, HvPartitionProperty.VIRTUAL_IOMMU, 1)
+
     def assign(self, device: AssignedDevice) -> None:
         """Give the VM a device: its registers at the fixed address, its DMA, its interrupt as DEVICE_VECTOR of VP 0.
 
         A second one is a page and a vector further, and so on. On a PC board it is a function of the PCI bus instead.
         """
         winhv, partition, number = self.winhv, self.partition_id, len(self.devices)
-        winhv.attach_device(partition, device.source_id, device.source_id)
+        winhv.attach_device(partition, device.source_id, self._logical_id(device, number))
         self.devices.append(device)
         winhv.deposit_memory(partition, winhv.memory.allocate(SPARE_PAGES_OF_DEVICE))
         if isinstance(self.motherboard, Pc):
@@ -164,10 +176,15 @@ class Worker:
         if not number:
             self._msi = message
 
+    def _logical_id(self, device: AssignedDevice, number: int) -> int:
+        """What the partition calls its device *number*: the requester id that its guest finds on a PCI bus."""
+        return FIRST_ASSIGNED + 8 * number if self._has_pc else device.source_id
+
     def load(self, image: Image, other_partition_id: int = 0, options: BootOptions = NO_OPTIONS) -> None:
         """Write the program and its start state; ImageError when it does not fit."""
         bar = boot.BAR_GPA if self.device and not self._has_pc else 0
-        information = boot.Information(bar, *self._msi, self.partition_id, other_partition_id)
+        source_id = self.device.source_id if bar and self.device else 0
+        information = boot.Information(bar, *self._msi, self.partition_id, other_partition_id, source_id)
         memory = MemoryMap(self.memory_bytes)
         firmware = self._firmware(memory)
         start = starting.start(image, options, memory, information, firmware.rsdp, self.name)
@@ -262,9 +279,9 @@ class Worker:
         winhv, partition = self.winhv, self.partition_id
         self.vid.unregister(partition)
         self.end("destroyed")
-        for device in self.devices:
+        for number, device in enumerate(self.devices):
             device.reset()
-            winhv.detach_device(partition, device.source_id)
+            winhv.detach_device(partition, self._logical_id(device, number))
         winhv.finalize_partition(partition)
         for index in range(self._vps_made):
             winhv.delete_vp(partition, index)

@@ -52,6 +52,7 @@ class HvPartitionProperty(Numbering):
     PROCESSOR_FEATURES1 = 0x0006000B
     GUEST_OS_ID = 0x00070000
     PROCESSOR_VIRTUALIZATION_FEATURES = 0x00080000
+    VIRTUAL_IOMMU = 0x7FFF0000              # ours, not TLFS's: 1 gives the partition a remapping unit, and it keeps it
 
 
 class CreatePartitionFlags(Register):

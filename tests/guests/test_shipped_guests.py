@@ -50,6 +50,7 @@ MINE = (
     "tlb_flush",        # there too
     "two_vps",
     "unhalted",
+    "viommu",           # in test_viommu.py
 )
 NEED_TWO_VPS = ("two_vps", "start_vp")
 NEED_PC = ("ring", "ring_attacker")

@@ -137,7 +137,7 @@ class FakeIommu:
         self.attached: dict[int, int] = {}
         self.interrupts: set[tuple[int, int]] = set()
 
-    def attach(self, source_id: int, partition: Partition) -> None:
+    def attach(self, source_id: int, partition: Partition, guest_id: int | None = None) -> None:
         self.attached[source_id] = partition.id
 
     def detach(self, source_id: int) -> None:

@@ -156,7 +156,7 @@ def test_a_device_is_paid_by_its_partition_until_it_is_detached_or_the_partition
 def test_a_device_that_cannot_be_paid_is_not_attached(machine, monkeypatch, shortage):
     child, call = machine.child(), Call(machine.hypervisor, machine.root_vp)
 
-    def refuse(source_id, partition):
+    def refuse(source_id, partition, guest_id=None):
         raise HypercallError(HvStatus.INSUFFICIENT_MEMORY, "no page for a table")
 
     if shortage == "of the partition":

@@ -213,7 +213,7 @@ def test_a_program_and_the_loaders_tables_are_written_and_the_first_vp_starts_at
                             0x10002, 64), other_partition_id=9)
     worker = bench.worker
     assert (worker.read(0x10000, 4), worker.read(0x200FFE, 4)) == (b"code", b"data")
-    assert worker.read(boot.INFORMATION, 40) == boot.Information(0, 0, 0, PARTITION, 9).pack()
+    assert worker.read(boot.INFORMATION, 48) == boot.Information(0, 0, 0, PARTITION, 9).pack()
     assert any(worker.read(boot.GDT, 0x30))
     assert bench.winhv.registers[N.RIP] == 0x10002
     with pytest.raises(ImageError, match="reaches up to 0x300001"):

@@ -21,9 +21,11 @@ from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.devices import DEFAULT_DOMAIN, NULL_DOMAIN
 
 if TYPE_CHECKING:
+    from hv.hypervisor.devices.virtual_iommu import VirtualIommu
     from hv.hypervisor.partitions.partition import Partition
 
 MOST_DOMAINS = 1024                     # of all partitions' own making
+IOMMU_FAULT_VECTOR = 0xF0               # the hypervisor's own, above those of devices
 DESTINATION_APIC = 0                    # the processor that takes every device interrupt
 
 
@@ -64,9 +66,12 @@ class DeviceDomains:
         self._interrupts: dict[tuple[int, int], MsiRoute] = {}
         self._explicit: dict[tuple[int, int], ExplicitDomain] = {}      # by partition id and number
         self._places: dict[int, ExplicitDomain | None] = {}             # source id -> where, if not the default
+        self._virtual: dict[int, VirtualIommu] = {}     # source id -> the guest's unit before it
 
-    def attach(self, source_id: int, partition: Partition) -> None:
+    def attach(self, source_id: int, partition: Partition, guest_id: int | None = None) -> None:
         """From now on the device translates through *partition*'s domain; INSUFFICIENT_MEMORY.
+
+        A virtual IOMMU of the partition knows it by the requester id *guest_id*, or by its own.
 
         INSUFFICIENT_ROOT_MEMORY when the table of its bus is to be made and root's pool is empty.
         """
@@ -80,6 +85,8 @@ class DeviceDomains:
             raise HypercallError(HvStatus.INSUFFICIENT_ROOT_MEMORY, text) from None
         self.driver.attach(self._followers[partition.id].domain, source_id)
         self._homes[source_id] = partition.id
+        if partition.virtual_iommu is not None:
+            self._go_through(partition.virtual_iommu, source_id, source_id if guest_id is None else guest_id)
 
     def detach(self, source_id: int) -> None:
         """From now on every access of the device faults."""
@@ -87,6 +94,9 @@ class DeviceDomains:
         place = self._places.pop(source_id, None)
         if place is not None:
             place.detach(source_id)
+        virtual = self._virtual.pop(source_id, None)
+        if virtual is not None:
+            virtual.remove(source_id)
         self.driver.remove_device(source_id)
         self._end_unused(home)
 
@@ -125,6 +135,7 @@ class DeviceDomains:
 
         DEVICE_ALREADY_IN_DOMAIN when it is there, INVALID_DEVICE_STATE when it is in a third.
         """
+        self._require_own(source_id)
         target = self.find(partition, number) if number not in (DEFAULT_DOMAIN, NULL_DOMAIN) else None
         now = self._number_of(source_id)
         if now == number:
@@ -139,6 +150,7 @@ class DeviceDomains:
 
     def leave(self, source_id: int) -> None:
         """The device is in its partition's default domain again; INVALID_DEVICE_STATE when it is there."""
+        self._require_own(source_id)
         if source_id not in self._places:
             raise HypercallError(HvStatus.INVALID_DEVICE_STATE, f"device {source_id:#x} is in the default domain")
         place = self._places.pop(source_id)
@@ -157,6 +169,58 @@ class DeviceDomains:
         for owner, number in sorted(self._explicit):
             if owner == partition.id:
                 self.delete(partition, number)
+
+    # --- devices behind a guest's own unit -------------------------------------------------------------
+
+    def _go_through(self, virtual: VirtualIommu, source_id: int, guest_id: int) -> None:
+        try:
+            virtual.add(source_id, guest_id, self)
+        except HypercallError:
+            self.detach(source_id)
+            raise
+        self.take_faults()              # of whoever had the device before
+        if not self._virtual:
+            self.driver.report_faults_to(IOMMU_FAULT_VECTOR, DESTINATION_APIC)
+        self._virtual[source_id] = virtual
+
+    def _require_own(self, source_id: int) -> None:
+        if source_id in self._virtual:
+            raise HypercallError(HvStatus.INVALID_DEVICE_STATE, f"device {source_id:#x} is behind its guest's own unit")
+
+    def new_shadow(self, partition: Partition, source_id: int) -> ExplicitDomain:
+        """A domain for what a guest's unit lets the device reach; INSUFFICIENT_MEMORY."""
+        return ExplicitDomain(self.driver, partition, source_id)
+
+    def show(self, source_id: int, place: ExplicitDomain) -> None:
+        """The device sees that domain."""
+        if self._places.get(source_id) is not place:
+            self._take_out(source_id)
+            self._places[source_id] = place
+            place.attach(source_id)
+
+    def show_all(self, source_id: int, partition: Partition) -> None:
+        """The device sees its partition's memory as it is."""
+        if source_id in self._places:
+            self._take_out(source_id)
+            self.driver.attach(self._followers[partition.id].domain, source_id)
+
+    def show_nothing(self, source_id: int) -> None:
+        """Each access of the device faults."""
+        self._take_out(source_id)
+        self._places[source_id] = None
+        self.driver.detach(source_id)
+
+    def _take_out(self, source_id: int) -> None:
+        place = self._places.pop(source_id, None)
+        if place is not None:
+            place.detach(source_id)
+
+    def take_faults(self) -> None:
+        """The unit's own interrupt: each fault is told to the guest whose unit the device is behind, if it has one."""
+        for record in self.driver.take_faults():
+            virtual = self._virtual.get(record.source_id)
+            if virtual is not None:
+                virtual.tell(record)
 
     # --- interrupts ------------------------------------------------------------------------------------
 

@@ -106,6 +106,16 @@ class ExplicitDomain:
         self._pages[iova_page] = DevicePage(gpa_page, rights)
         self._places[gpa_page][iova_page] = None
 
+    def page(self, iova_page: int) -> DevicePage | None:
+        """What stands there."""
+        return self._pages.get(iova_page)
+
+    def pages_in(self, pages: range) -> list[int]:
+        """Those of *pages* at which something stands."""
+        if len(pages) < len(self._pages):
+            return [page for page in pages if page in self._pages]
+        return [page for page in self._pages if page in pages]
+
     def unmap(self, iova_page: int) -> None:
         """Nothing stands there any more."""
         old = self._pages.pop(iova_page, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hv.hypervisor.exits.apic import apic_has_a_page, emulate_apic_access, keep_event
 from hv.hypervisor.exits.failures import handle_triple_fault
+from hv.hypervisor.exits.mmio import emulate_mmio
 from hv.hypervisor.run import ask_about_memory, on_exit
 from hv.hypervisor.verdicts import Inject, Verdict
 from hv.hypervisor.vps.vp import VirtualProcessor
@@ -26,6 +27,9 @@ def handle_ept_violation(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     assert gpa is not None, "an EPT violation has a guest-physical address"
     if gpa >> PAGE_SHIFT == vp.apic.base.page and apic_has_a_page(vp) and not exit.idt_vectoring_info:
         return emulate_apic_access(vp, exit, gpa & _OFFSET)
+    registers = vp.partition.mmio_pages.get(gpa >> PAGE_SHIFT)
+    if registers is not None and not exit.idt_vectoring_info:
+        return emulate_mmio(vp, exit, registers, gpa)
     if exit.qualification & _WRITE and vp.partition.space.overlay_at(gpa >> PAGE_SHIFT):
         return _overlay_written(vp, exit)
     keep_event(vp, exit)

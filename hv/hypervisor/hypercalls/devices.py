@@ -64,7 +64,7 @@ def attach_device(call: Call, input: AttachDeviceInput) -> None:
     iommu, records = call.iommu, partition.pool.records("device", DEVICE_SIZE)
     records.take()
     try:
-        iommu.attach(source_id, partition)
+        iommu.attach(source_id, partition, input.logical_device_id & 0xFFFF)
     except HypercallError:
         records.give_back()
         raise

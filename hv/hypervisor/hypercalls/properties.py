@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from hv.hypervisor.devices.virtual_iommu import VirtualIommu
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.hypercalls.registry import Call, hypercall, require
 from hv.hypervisor.partitions.partition import Partition, PartitionState
@@ -144,6 +145,15 @@ def _set_msr_action(partition: Partition, value: int) -> None:
     partition.unimplemented_msr_action = _in_range(value, 0, 1)
 
 
+def _set_virtual_iommu(partition: Partition, value: int) -> None:
+    """Once, and before the partition has devices. INSUFFICIENT_MEMORY."""
+    has, value = partition.virtual_iommu is not None, _in_range(value, 0, 1)
+    require(value or not has, "a virtual IOMMU is not taken away", HvStatus.PROPERTY_VALUE_OUT_OF_RANGE)
+    require(has or not value or not partition.devices, "the partition has devices", HvStatus.INVALID_PARTITION_STATE)
+    if value and not has:
+        partition.virtual_iommu = VirtualIommu(partition)
+
+
 def _cl_flush_size(partition: Partition) -> int:
     """In units of 8 bytes, as CPUID says it."""
     return FeaturesEbx(partition.cpuid.lookup(CpuidLeaf.FEATURES, 0)[1]).clflush_size
@@ -167,6 +177,8 @@ provide(P.DEBUG_CHANNEL_ID, lambda partition: partition.debug_channels.number_of
         (PartitionState.ACTIVE,))
 provide(P.UNIMPLEMENTED_MSR_ACTION, lambda partition: partition.unimplemented_msr_action, _set_msr_action)
 provide(P.AUTO_EOI_ENABLED, lambda partition: 1)
+provide(P.VIRTUAL_IOMMU, lambda partition: int(partition.virtual_iommu is not None), _set_virtual_iommu,
+        (PartitionState.ACTIVE,))
 provide(P.PROCESSOR_VENDOR, lambda partition: VENDOR_INTEL)
 provide(P.PROCESSOR_FEATURES, lambda partition: partition.cpuid.processor_features, _set_features, _AT_FIRST)
 provide(P.PROCESSOR_FEATURES0, lambda partition: partition.cpuid.processor_features, _set_features, _AT_FIRST)

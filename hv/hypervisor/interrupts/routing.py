@@ -7,7 +7,7 @@ into the virtual APICs of the VPs it named. Nobody else hears of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -64,6 +64,7 @@ class InterruptRouting:
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
         self._routes: dict[int, Route] = {}
+        self.own: dict[int, Callable[[], None]] = {}    # the hypervisor's own vectors
         self.spurious = 0               # vectors that arrived and belong to nobody
 
     def allocate(self, source_id: int, partition: Partition, vps: Sequence[VirtualProcessor],
@@ -115,7 +116,10 @@ class InterruptRouting:
         """Physical *vector* has arrived: hand it to its owner's virtual APIC. None when it is nobody's."""
         route = self._routes.get(vector)
         if route is None:
-            self.spurious += 1
+            if vector in self.own:
+                self.own[vector]()
+            else:
+                self.spurious += 1
             return None
         for vp in route.receivers:
             vp.apic.accept(route.guest_vector, route.level)

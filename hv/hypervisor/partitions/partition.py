@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from hv.hypervisor.errors import HypercallError
 from hv.hypervisor.intercepts.table import InterceptTable
@@ -33,6 +33,7 @@ from hv.trace.bus import Trace
 from hv.vmx.translation.ept import EptTables
 
 if TYPE_CHECKING:
+    from hv.hypervisor.devices.virtual_iommu import VirtualIommu
     from hv.hypervisor.interrupts.apic_virtualization import PartitionApics
     from hv.hypervisor.partitions.debug_channels import DebugChannels
     from hv.hypervisor.partitions.statistics import Statistics
@@ -77,6 +78,17 @@ class Schedule:
     reserve: int = 0            # 0..65536 of a processor
 
 
+class MmioPage(Protocol):
+    """A page of registers."""
+
+    def read(self, offset: int, size: int) -> int:
+        """*size* bytes at *offset*."""
+        raise NotImplementedError
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Store them."""
+
+
 class Partition:
     """One partition. *parent* is None for root."""
 
@@ -102,6 +114,8 @@ class Partition:
         self.awaiting: dict[int, int] = {}      # VP index -> type of the intercept message it waits on
         self.intercepts = InterceptTable(self.pool)
         self.cpuid_results = CpuidResults(self.pool)
+        self.mmio_pages: dict[int, MmioPage] = {}   # GPA pages of registers that the hypervisor itself answers for
+        self.virtual_iommu: VirtualIommu | None = None
         self.interconnect = Interconnect()      # of its virtual APICs
         self.external = ExternalLine(self)      # to its virtual processors, past their APICs
         self.schedule = Schedule()

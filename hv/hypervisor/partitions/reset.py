@@ -54,6 +54,8 @@ def reset(partition: Partition) -> None:
         vp.synic.reset()
         vp.reset()
     partition.external.reset()
+    if partition.virtual_iommu is not None:
+        partition.virtual_iommu.reset()
     partition.guest_os_id = HvGuestOsId()
     partition.kept_msrs.clear()
     partition.debug_msrs.clear()

@@ -57,7 +57,7 @@ def _port(vcpu: Vcpu) -> VmExit | None:
     if not io_permitted(vcpu.state, vcpu.memory, port, size):
         raise GuestFault(Vector.GP, 0)
     plain = _PLAIN.get((vcpu.engine.code_head() & 0xFF, size))
-    if plain is not None and _port_exits(vcpu, port, size):         # the usual, without the disassembler
+    if plain is not None and not vcpu.watchful and _port_exits(vcpu, port, size):   # the usual: no disassembler
         return VmExit(_IO_INSTRUCTION, plain[0] | port << _PORT_SHIFT, plain[1])
     decoded = decoded_at(vcpu)
     access = decoded.port

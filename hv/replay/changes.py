@@ -19,6 +19,7 @@ from hv.hypervisor.partitions.partition import PartitionState
 from hv.hypervisor.registers.table import VALUE_SIZE, set_register
 from hv.platform import Box, Machine
 from hv.replay.refusal import ChangeRefused, fits, in_words, partition_of, spans, vp_of
+from hv.root.vmwp import Worker
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.vmcs import VmcsField
@@ -137,12 +138,31 @@ class TypeText(Change, frozen=True, tag="type"):
 
     def apply(self, machine: Box) -> None:
         """ChangeRefused when no worker of root's has that partition."""
-        workers = machine.root.workers if isinstance(machine, Machine) else []
-        worker = next((worker for worker in workers if worker.partition_id == self.partition), None)
-        if worker is None or worker.ended is not None:
-            raise ChangeRefused(f"partition {self.partition} is no VM of root's that runs")
-        machine.trace.at(machine.hypervisor.root.id, 0)
-        worker.receive(self.data)
+        _worker(machine, self.partition).receive(self.data)
+
+
+class StrikeKeys(Change, frozen=True, tag="keys"):
+    """*text* is typed at the keyboard of a VM with a PC board."""
+
+    partition: int
+    text: str
+
+    def apply(self, machine: Box) -> None:
+        """ChangeRefused when no worker of root's has that partition, or there is no keyboard, or no such key."""
+        try:
+            if not _worker(machine, self.partition).strike(self.text):
+                raise ChangeRefused(f"partition {self.partition} has no keyboard, which is part of a PC board")
+        except ValueError as error:
+            raise ChangeRefused(str(error)) from None
+
+
+def _worker(machine: Box, partition: int) -> Worker:
+    workers = machine.root.workers if isinstance(machine, Machine) else []
+    worker = next((worker for worker in workers if worker.partition_id == partition), None)
+    if worker is None or worker.ended is not None:
+        raise ChangeRefused(f"partition {partition} is no VM of root's that runs")
+    machine.trace.at(machine.hypervisor.root.id, 0)
+    return worker
 
 
 class SetMemory(Change, frozen=True, tag="memory"):
@@ -194,4 +214,5 @@ class LetThrough(Change, frozen=True, tag="interrupt entry"):
         hypervisor.iommu.let_through(route.source_id, self.vector, self.present)
 
 
-AnyChange = TypeText | SetRegister | SetMsr | SetVmcsField | ParentCall | LetThrough | SetMemory | SetPhysicalMemory
+AnyChange = (TypeText | StrikeKeys | SetRegister | SetMsr | SetVmcsField | ParentCall | LetThrough | SetMemory
+             | SetPhysicalMemory)

@@ -18,6 +18,7 @@ from hv.root.timers import RootTimers
 from hv.root.vdev.acpi_pm import AcpiPm
 from hv.root.vdev.assigned_function import AssignedFunction
 from hv.root.vdev.diagnostics import DebugExit, PostDisplay
+from hv.root.vdev.i8042 import I8042
 from hv.root.vdev.i8254 import I8254
 from hv.root.vdev.pci_host import SELECT, PciHost
 from hv.root.vdev.reset_control import ResetControl
@@ -35,6 +36,8 @@ from hv.spec.pc import (
     DEBUG_EXIT,
     ECAM_BUSES,
     ECAM_GPA,
+    KEYBOARD_COMMAND,
+    KEYBOARD_DATA,
     PCI_DATA,
     PIT,
     POST_PORT,
@@ -72,6 +75,9 @@ class Pc(Motherboard):
         self._add_clocks()
         self.add("com1", COM1_PORTS, Uart16550(COM1_PORTS.start, host.send, self.lines.line(Irq.COM1), host.timers))
         self._add_power()
+        self.keyboard = I8042(self.lines.line(Irq.KEYBOARD), host.restart)
+        for port in (KEYBOARD_DATA, KEYBOARD_COMMAND):
+            self.add("keyboard", range(port, port + 1), self.keyboard)
         self._add_pci()
 
     def _add_clocks(self) -> None:

@@ -21,6 +21,7 @@ from hv.root.memory_map import MemoryMap
 from hv.root.motherboard import Motherboard
 from hv.root.pc import FIRST_ASSIGNED, Pc, PcHost
 from hv.root.timers import RootTimers
+from hv.root.vdev.i8042 import I8042
 from hv.root.vdev.power import PORTS as POWER_PORTS
 from hv.root.vdev.power import PowerSwitch
 from hv.root.vdev.uart16550 import COM1, Uart16550
@@ -310,6 +311,14 @@ class Worker:
         com1 = self.motherboard.devices["com1"]
         assert isinstance(com1, Uart16550), "every board has one"
         com1.receive(data)
+
+    def strike(self, text: str) -> bool:
+        """Somebody types *text* at the keyboard; False when the board has none. ValueError for what is on no key."""
+        keyboard = self.motherboard.devices.get("keyboard")
+        if not isinstance(keyboard, I8042):
+            return False
+        keyboard.strike(text)
+        return True
 
     # --- what else devices tell --------------------------------------------------------------------------
 

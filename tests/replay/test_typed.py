@@ -2,6 +2,8 @@
 
 import pytest
 
+from hv.debug.errors import DebugError
+from hv.debug.recorded import timeline_of
 from hv.debug.session import Session
 from hv.platform import Machine
 from hv.replay.changes import TypeText
@@ -62,4 +64,30 @@ def test_the_repl_types():
     assert session.do('type "by hand."') == "8 bytes typed at COM1 of partition 2"
     machine.run(machine.clock.tsc + 100_000_000)
     assert (vm.ended, vm.serial) == ("shutdown", "by hand.")
+    machine.close()
+
+
+# What the keyboard controller hands on comes out at COM1, without the bit of a release.
+KEYBOARD = """mov ecx, 4
+more:; in al, 0x64; test al, 1; jz more; in al, 0x60; and al, 0x7F; mov dx, 0x3F8; out dx, al; loop more
+mov dx, 0x604; mov ax, 0x2000; out dx, ax; cli; hlt"""
+
+
+def test_keys_are_struck_and_a_recording_has_them():
+    machine = Machine(memory_mib=24)
+    vm = machine.create_vm("pc", image_of(KEYBOARD), 4, pc=True)
+    session = Session(machine, [vm])
+    session.value("record 100us")
+    with pytest.raises(DebugError, match="is on no key"):
+        session.value('keys "\\u00e9"')
+    with pytest.raises(DebugError, match="is to be in quotes"):
+        session.value("keys y")
+    assert "2 keys struck" in session.value('keys "y\\n"')
+    session.value("record 100us")
+    end = fingerprint(machine)
+    assert vm.ended == "shutdown"
+    assert vm.serial == "\x15\x15\x1c\x1c"
+    session.value("goto begin")
+    timeline_of(session).go_to_end()
+    assert fingerprint(machine) == end
     machine.close()

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--smp", metavar="N", type=int, default=1, help="virtual processors of the PC (default 1)")
     parser.add_argument("--mem", metavar="MIB", type=int, default=_DEFAULT_MIB,
                         help=f"its memory in MiB (default {_DEFAULT_MIB})")
+    parser.add_argument("--viommu", action="store_true", help="it has a remapping unit: DMAR")
     parser.add_argument("--raw", metavar="DIR", help="write each table there, as NAME.aml")
     add_output_arguments(parser)
 
@@ -68,7 +69,7 @@ def _tables(args: argparse.Namespace) -> list[Found]:
             return list(all_of(_content(what)))
         except BadTable as error:
             raise CommandError(f"{printable(what)}: {error}", "give it a table as firmware has it, in binary") from None
-    tables = _of_a_pc(args.smp, args.mem)
+    tables = _of_a_pc(args.smp, args.mem, args.viommu)
     chosen = tables if what is None else text.chosen(tables, what)
     if not chosen:
         raise CommandError(f"this PC has no {what.upper()}", f"it has {', '.join(table.signature for table in tables)}")
@@ -89,7 +90,7 @@ def _content(name: str) -> bytes:
     return data
 
 
-def _of_a_pc(vps: int, mebibytes: int) -> list[Found]:
+def _of_a_pc(vps: int, mebibytes: int, viommu: bool) -> list[Found]:
     """The tables in the memory of a VM that is made for it."""
     from hv.debug.acpi_reading import BadTable, in_memory
     from hv.image.model import Image, Segment
@@ -99,7 +100,8 @@ def _of_a_pc(vps: int, mebibytes: int) -> list[Found]:
         raise CommandError(f"--mem is {mebibytes}; expected 1 to {_MOST_MIB} MiB")
     image = Image("flat", [Segment(0x7C00, _HALT, True, True)], 0x7C00, 16)
     try:
-        worker = Machine(mebibytes + _MACHINE_MIB).create_vm("pc", image, mebibytes, vps, pc=True).worker
+        worker = Machine(mebibytes + _MACHINE_MIB).create_vm(
+            "pc", image, mebibytes, vps, pc=True, viommu=viommu).worker
         return in_memory(worker.read)
     except MachineError as error:
         raise CommandError(error.message, error.hint) from None

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from hv.root.assignable import AssignedDevice
 from hv.root.device_of_vm import DeviceOfVm
-from hv.root.firmware.board import Board
+from hv.root.firmware.board import Board, RemappingUnit
 from hv.root.interrupt_controllers import InterruptControllers
 from hv.root.lines import InterruptLines
 from hv.root.motherboard import Motherboard
@@ -44,9 +44,12 @@ from hv.spec.pc import (
     RESET_CONTROL,
     SYSTEM_CONTROL_A,
     SYSTEM_CONTROL_B,
+    VIRTUAL_IOMMU_GPA,
     Irq,
 )
+from hv.spec.vtd import GUEST_ADDRESS_WIDTH
 
+IOMMU = RemappingUnit(VIRTUAL_IOMMU_GPA, GUEST_ADDRESS_WIDTH, remaps_interrupts=False, includes_all=True)
 FIRST_ASSIGNED = 0x10                   # 00:02.0: what is assigned to the VM, a device number for each
 
 
@@ -71,6 +74,7 @@ class Pc(Motherboard):
     def __init__(self, host: PcHost) -> None:
         super().__init__()
         self.host, self.lines = host, InterruptLines()
+        self.has_iommu = False          # the hypervisor gives the guest a remapping unit of its own
         self.interrupts = InterruptControllers(self, self.lines, host.winhv, host.partition_id)
         self._add_clocks()
         self.add("com1", COM1_PORTS, Uart16550(COM1_PORTS.start, host.send, self.lines.line(Irq.COM1), host.timers))
@@ -105,7 +109,7 @@ class Pc(Motherboard):
         host = self.host
         ((signature, _, _, features),) = host.winhv.get_vp_cpuid_values(host.partition_id, 0, [(1, 0)])
         return Board(host.vp_count, signature, features, has_pci="pci" in self.devices,
-                     has_keyboard="keyboard" in self.devices)
+                     has_keyboard="keyboard" in self.devices, iommu=IOMMU if self.has_iommu else None)
 
     def end_of_interrupt(self, vector: int) -> None:
         """A processor has ended a level-triggered interrupt."""

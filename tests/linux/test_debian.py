@@ -19,14 +19,15 @@ def busybox():
     return (debian.unpacked("busybox-static") / "bin/busybox").read_bytes()
 
 
-@pytest.mark.parametrize("vps", [1, 2])
-def test_a_debian_kernel_boots_to_a_shell_that_works_and_powers_off(vps, busybox):
+@pytest.mark.parametrize(("vps", "viommu"), [(1, False), (2, True)])
+def test_a_debian_kernel_boots_to_a_shell_that_works_and_powers_off(vps, viommu, busybox):
     """Everything that an operating system asks of its machine, on the way to this: boot protocol, ACPI, interrupt
-    controllers, timers, serial port, Hyper-V's own interface; with two processors INIT, SIPI and IPIs too."""
+    controllers, timers, serial port, Hyper-V's own interface; with two processors INIT, SIPI and IPIs too, and a
+    remapping unit that the kernel itself programs, before a network card."""
     image = load(debian.kernel())
     machine = Machine(memory_mib=288)
-    vm = machine.create_vm("debian", image, 256, vps,
-                           options=BootOptions("console=ttyS0 panic=-1", initramfs.busybox(busybox)))
+    options = BootOptions("console=ttyS0 panic=-1 intel_iommu=on", initramfs.busybox(busybox))
+    vm = machine.create_vm("debian", image, 256, vps, options=options, devices=["ring"] * viommu, viommu=viommu)
     console = Console(machine, vm)
     console.until(PROMPT)
     assert console.command("uname -a").startswith("Linux (none) 6.")
@@ -36,6 +37,7 @@ def test_a_debian_kernel_boots_to_a_shell_that_works_and_powers_off(vps, busybox
     assert "Hypervisor detected: Microsoft Hyper-V" in log
     assert "clocksource: hyperv_clocksource_tsc_page" in log
     assert f"smpboot: Total of {vps} processors activated" in log
+    assert ("DMAR: dmar0: Using Queued invalidation" in log) is viommu
     assert not [line for line in log.splitlines() if "BUG" in line or "WARNING" in line or "ACPI Error" in line]
     assert "Hyper-V clockevent" in console.command("cat /proc/timer_list")
     assert console.command('n=0; while [ $n -lt 500 ]; do n=$((n+1)); done; echo "n is $n"').endswith("n is 500\n")

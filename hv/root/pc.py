@@ -18,6 +18,7 @@ from hv.root.timers import RootTimers
 from hv.root.vdev.acpi_pm import AcpiPm
 from hv.root.vdev.assigned_function import AssignedFunction
 from hv.root.vdev.diagnostics import DebugExit, PostDisplay
+from hv.root.vdev.fw_cfg import FwCfg
 from hv.root.vdev.i8042 import I8042
 from hv.root.vdev.i8254 import I8254
 from hv.root.vdev.pci_host import SELECT, PciHost
@@ -36,6 +37,7 @@ from hv.spec.pc import (
     DEBUG_EXIT,
     ECAM_BUSES,
     ECAM_GPA,
+    FW_CFG,
     KEYBOARD_COMMAND,
     KEYBOARD_DATA,
     PCI_DATA,
@@ -82,6 +84,8 @@ class Pc(Motherboard):
         self.keyboard = I8042(self.lines.line(Irq.KEYBOARD), host.restart)
         for port in (KEYBOARD_DATA, KEYBOARD_COMMAND):
             self.add("keyboard", range(port, port + 1), self.keyboard)
+        self.fw_cfg = FwCfg()
+        self.add("fw_cfg", FW_CFG, self.fw_cfg)
         self._add_pci()
 
     def _add_clocks(self) -> None:

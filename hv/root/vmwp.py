@@ -15,6 +15,7 @@ from hv.root import answers, boot, memory_types, starting
 from hv.root.assignable import AssignedDevice
 from hv.root.crash import CrashReport, collect
 from hv.root.emulator import Emulator
+from hv.root.firmware import configuration
 from hv.root.firmware.place import NOTHING, Placed, place
 from hv.root.interrupt_controllers import FIRMWARE_APIC
 from hv.root.memory_map import MemoryMap
@@ -189,7 +190,7 @@ class Worker:
         source_id = self.device.source_id if bar and self.device else 0
         information = boot.Information(bar, *self._msi, self.partition_id, other_partition_id, source_id)
         memory = MemoryMap(self.memory_bytes)
-        firmware = self._firmware(memory)
+        firmware = self._firmware(memory, options)
         start = starting.start(image, options, memory, information, firmware.rsdp, self.name)
         self._program, self.kind = (image, other_partition_id, options), image.kind
         for gpa, data in (*firmware.memory.items(), *start.memory.items()):
@@ -199,9 +200,13 @@ class Worker:
             self.winhv.set_vp_registers(self.partition_id, 0, FIRMWARE_APIC)
             memory_types.set_as_firmware_does(self.winhv, self.partition_id, self.vp_count)
 
-    def _firmware(self, memory: MemoryMap) -> Placed:
+    def _firmware(self, memory: MemoryMap, options: BootOptions) -> Placed:
         """What the firmware of a PC leaves; its room is taken from *memory*."""
-        return place(memory, self.motherboard.board) if isinstance(self.motherboard, Pc) else NOTHING
+        if not isinstance(self.motherboard, Pc):
+            return NOTHING
+        placed = place(memory, self.motherboard.board)
+        configuration.describe(self.motherboard.fw_cfg, memory, self.vp_count, options)
+        return placed
 
     def ignore_msrs(self) -> None:
         """Its guest may use MSRs that are not there: they read 0, and take any value."""

@@ -211,9 +211,10 @@ class Vcpu:
 
     @property
     def takes_nmi(self) -> bool:
-        """An NMI may be injected: none is being handled, MOV SS does not block, and no #DB pends that would be lost."""
+        """An NMI may be injected: none is being handled, nor its IRET on its way, MOV SS does not block, and no #DB pends
+        that would be lost."""
         now = self.non_register
-        return not now.nmi_blocked and not now.pending_debug and not now.shadow & MOV_SS
+        return not now.nmi_blocked and not now.pending_debug and not now.shadow & MOV_SS and not self._returns
 
     @property
     def debug_pends(self) -> bool:
@@ -494,13 +495,13 @@ class Vcpu:
                 return self.fault(GuestFault(Vector.VE))
         if exit is None:
             return True
-        if self._iret_faulted and exit.reason in _QUALIFIED and not exit.idt_vectoring_info:
+        if self._returns and exit.reason in _QUALIFIED and not exit.idt_vectoring_info:
             exit.qualification |= _NMI_UNBLOCKING
         return self.exit(exit)
 
     @property
-    def _iret_faulted(self) -> bool:
-        """The instruction at RIP is an IRET that has just unblocked NMIs."""
+    def _returns(self) -> bool:
+        """The instruction at RIP is an IRET that has just unblocked NMIs, and is not done yet."""
         return self.non_register.returning == (self.state.rip, self.state.rsp)
 
     def _time_is_left(self) -> bool:
@@ -522,7 +523,7 @@ class Vcpu:
         exit = exception_exit(event, fault.qualification)
         if event.vector in PUSHES_RF:
             self.state.set_resume_flag()
-        if self._iret_faulted and event.vector != Vector.DB:
+        if self._returns and event.vector != Vector.DB:
             exit.interruption_info |= _NMI_UNBLOCKING
         return self.exit(exit)
 

@@ -8,6 +8,7 @@ from tests.guests.test_interrupts import EOI, guest, log_of, mark, xapic_ipi
 from tests.guests.test_pc_interrupts import BELL, MASK_PIC, NO_APIC, PcGuest
 
 NMI = xapic_ipi(0, 0x400)
+IRETQ = b"\x48\xcf"
 
 
 @pytest.fixture(autouse=True, params=[pytest.param(True, id="virtualized"), pytest.param(False, id="by-exits")])
@@ -66,4 +67,15 @@ def test_it_comes_before_an_interrupt():
     one = PcGuest(guest(f"{MASK_PIC}; sti; mov al, 0x54; out {BELL.start + 3}, al; nop; {mark('.')}",
                         {2: mark("N"), 0x45: f"{mark('A')}; {EOI}"}, NO_APIC), [(4, 0x400), (5, 0x45)])
     assert one.log == "NA."
+    one.machine.close()
+
+
+def test_it_does_not_come_before_the_iret_that_lets_it_in():
+    """The processor looks at IRET before it is done. RIP in the second frame is the interrupted program's, and not that
+    of the IRET; behind a device's OUT the VP's turn began anew in between."""
+    handler = f"{mark('N')}; inc r13d; cmp r13d, 1; jne second; {NMI}; out 0x80, al; jmp out_; second:; " \
+              "mov r15, [rsp]; out_:"
+    one = PcGuest(guest(f"xor r13d, r13d; {NMI}; nop; {mark('.')}", {2: handler}))
+    assert one.log == "NN."
+    assert one.vm.worker.read(one.vm.partition.vps[0].regs.r15, 2) != IRETQ
     one.machine.close()

@@ -211,8 +211,8 @@ class Vcpu:
 
     @property
     def takes_nmi(self) -> bool:
-        """An NMI may be injected: none is being handled, nor its IRET on its way, MOV SS does not block, and no #DB pends
-        that would be lost."""
+        """An NMI may be injected: none is being handled, nor is its IRET on its way, MOV SS does not block, and no #DB
+        pends that would be lost."""
         now = self.non_register
         return not now.nmi_blocked and not now.pending_debug and not now.shadow & MOV_SS and not self._returns
 

@@ -19,7 +19,7 @@ LEAST_BYTES = 16                # nothing shorter is compressed data with its le
 LZMA_MEMORY = 256 << 20         # of the decoder: the largest dictionary a kernel's build asks for, twice
 LZ4_BLOCK = 8 << 20             # what a block of the legacy frame becomes at most
 LZ4_MAGIC = b"\x02\x21\x4c\x18"
-INSTALL = "install it: pip install 'hvlab[linux]'; or let the kernel unpack itself: --no-unpack"
+INSTALL = "install it: pip install lz4 zstandard; or let the kernel unpack itself: --no-unpack"
 
 
 class Format(NamedTuple):

@@ -11,8 +11,8 @@ from hv.debug.errors import DebugError
 from hv.debug.session import Session
 
 
-def session_over(*vms, connections=(), device=False):
-    described = [VmDescription(name, find_guest(guest), vps=vps, device=device) for name, guest, vps in vms]
+def session_over(*vms, connections=(), device=False, pc=False):
+    described = [VmDescription(name, find_guest(guest), vps=vps, device=device, pc=pc) for name, guest, vps in vms]
     description = MachineDescription(described, list(connections), 64)
     machine, made = build(description)
     images = images_of(description)

@@ -30,6 +30,7 @@ from hv.iommu.driver import IommuDriver
 from hv.iommu.interrupts import InterruptMessage
 from hv.iommu.unit import Iommu
 from hv.machine.dma_engine import DmaEngine
+from hv.machine.faults import Access
 from hv.machine.gate import Gate
 from hv.machine.lp import LogicalProcessor
 from hv.machine.mmio import MmioBus
@@ -254,7 +255,12 @@ class Machine(Box):
         assert isinstance(vp, RootVirtualProcessor)
         space, owners = self.hypervisor.root.space, self.hypervisor.owners
         free = [page for page in range(_LOW_PAGES, self.memory.size // PAGE_SIZE) if owners.is_root(page)]
-        memory = RootMemory(space.read, space.write, free)
+
+        def view(gpa: int, size: int) -> memoryview:
+            spa = space.translate(gpa, Access.WRITE)
+            return self.memory.view[spa : spa + size]
+
+        memory = RootMemory(space.read, space.write, free, view)
 
         handlers: dict[int, Callable[[], None]] = {}
         vp.on_interrupt = lambda vector: handlers[vector]() if vector in handlers else None
@@ -263,7 +269,7 @@ class Machine(Box):
             return hypercall_to_end(self.hypervisor, vp, control, input_gpa, output_gpa)
 
         processor = RootProcessor(vmcall, lambda index, value: msrs.write_msr(vp, index, value),
-                                  lambda: self.clock.tsc, memory, handlers.__setitem__)
+                                  lambda: self.clock.tsc, memory, handlers.__setitem__, vp.connect_thread)
         winhv = WinHv(processor.vmcall, memory)
         return RootPartition(winhv, Vid(processor), RootTimers(processor), [], memory,
                              PhysicalPci(self.pci, self.mmio))

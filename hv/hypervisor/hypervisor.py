@@ -111,6 +111,7 @@ class Hypervisor:
         self.on_yield: Callable[[Any], bool] = lambda vp: False     # its turn may end: True when the engine runs on
         self.on_ask: Callable[[Any], bool] = lambda vp: False       # it waits for its parent: likewise
         self.monitors = Monitors(self)
+        self.root_answers_at_once = False       # root's program may be called inside an exit of a child
         self.before_run: Callable[[], None] = do_nothing        # a VP is about to run: for pages of counters
         self.statistics = Statistics(self)
         self.on_reach: Callable[[Partition], None] = lambda partition: None     # its parent is about to act on it

@@ -60,6 +60,7 @@ _CS_FLAGS, _SS_FLAGS = (at.SEGMENTS + 24 + 20) // 4, (at.SEGMENTS + 48 + 20) // 
 _CS, _GDTR, _IDTR = ((at.SEGMENTS + 24 * n) // 8 for n in (1, 8, 9))
 _CS_MATTERS = _U64 & ~(0xF01 << 40)     # limit and flags, without what the engine keeps, or not, in their unused bits
 _GDTR_LIMIT, _IDTR_LIMIT, _RSP = 2 * _GDTR + 4, 2 * _IDTR + 4, at.REGS // 8 + 4
+_DR7, _SHOWN_XMM = at.DR // 8 + 7, 6        # as many as a hypercall's parameters are in
 _CS_SELECTOR, _SS_SELECTOR = (at.SEGMENTS + 24) // 4, (at.SEGMENTS + 48) // 4
 
 
@@ -196,6 +197,8 @@ class ProcessorState:
         self.dwords = view.cast("I")
         self.gpr = self.words[at.REGS // 8 : at.REGS // 8 + 16]     # RAX RCX RDX RBX RSP RBP RSI RDI R8..R15
         self._tables = self.words[at.SEGMENTS // 8 + 18 : at.SEGMENTS // 8 + 30]     # LDTR, TR, GDTR, IDTR
+        self._general = self.words[at.REGS // 8 : _RIP + 1]
+        self._mode, self._xmm = view[at.HFLAGS : at.EFER + 8], view[at.XMM : at.XMM + 64 * _SHOWN_XMM]
         self.msrs = ProcessorMsrs(self.words)
         self.fp = FloatingPoint(view, context)
         self.debugctl = 0           # IA32_DEBUGCTL: the engine has none
@@ -264,6 +267,17 @@ class ProcessorState:
     def descriptor_tables(self) -> bytes:
         """Differs when LDTR, GDTR or IDTR does."""
         return self._tables.tobytes()
+
+    @property
+    def general(self) -> bytes:
+        """RAX RCX RDX RBX RSP RBP RSI RDI R8..R15, then RIP: 64 bits each."""
+        return self._general.tobytes()
+
+    @property
+    def settings(self) -> tuple[bytes, bytes, int]:
+        """Differs when anything else does that a parent is shown of its child: segments, control registers, mode, DR7,
+        the shadow of STI or MOV SS, and the first XMM registers; not RFLAGS."""
+        return self._mode.tobytes(), self._xmm.tobytes(), self.words[_DR7]
 
     @property
     def delivery_registers(self) -> tuple[int, ...]:
@@ -465,7 +479,7 @@ class ProcessorState:
 
     def forget(self) -> None:
         """The context is about to go: from now on reading or writing a register is a ValueError."""
-        for view in (self.gpr, self._tables, self.words, self.dwords):
+        for view in (self.gpr, self._tables, self._general, self._mode, self._xmm, self.words, self.dwords):
             view.release()
         self.fp.forget()
 

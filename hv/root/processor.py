@@ -15,7 +15,9 @@ class RootProcessor(NamedTuple):
     """Root's VP 0: *vmcall* enters the hypervisor, *wrmsr(index, value)* writes a synthetic MSR, *rdtsc* reads the
     time-stamp counter.
 
-    *connect_interrupt* names the function that is called when the virtual APIC delivers a vector.
+    *connect_interrupt* names the function that is called when the virtual APIC delivers a vector; *connect_thread*
+    (partition, VP, function) the one that goes on where HvCallDispatchVp of that VP comes back: it gives the flags of
+    the next call. None: there is no such thread any more.
     """
 
     vmcall: Door
@@ -23,3 +25,4 @@ class RootProcessor(NamedTuple):
     rdtsc: Callable[[], int]
     memory: RootMemory
     connect_interrupt: Callable[[int, Callable[[], None]], None]
+    connect_thread: Callable[[int, int, Callable[[], int] | None], None]

@@ -25,6 +25,7 @@ class Vid:
     def __init__(self, processor: RootProcessor) -> None:
         self._processor, self._memory = processor, processor.memory
         self._handlers: dict[int, InterceptHandler] = {}
+        self._threads: dict[int, list[int]] = {}        # partition -> its VPs that have one
         page = processor.memory.allocate()[0]
         self._slot = page * 4096 + SINT_INTERCEPT * MESSAGE_SIZE
         processor.connect_interrupt(INTERCEPT_VECTOR, self._on_interrupt)
@@ -37,8 +38,15 @@ class Vid:
         self._handlers[partition_id] = handler
 
     def unregister(self, partition_id: int) -> None:
-        """Messages of this partition are dropped from now on."""
+        """Messages of this partition are dropped from now on, and its VPs have no threads."""
         self._handlers.pop(partition_id, None)
+        for vp_index in self._threads.pop(partition_id, []):
+            self._processor.connect_thread(partition_id, vp_index, None)
+
+    def connect_thread(self, partition_id: int, vp_index: int, thread: Callable[[], int]) -> None:
+        """*thread* goes on where HvCallDispatchVp of that VP comes back, and gives the flags of its next call."""
+        self._threads.setdefault(partition_id, []).append(vp_index)
+        self._processor.connect_thread(partition_id, vp_index, thread)
 
     def _on_interrupt(self) -> None:
         while (message := self._take()) is not None:

@@ -27,6 +27,7 @@ from hv.root.vdev.power import PORTS as POWER_PORTS
 from hv.root.vdev.power import PowerSwitch
 from hv.root.vdev.uart16550 import COM1, Uart16550
 from hv.root.vid import Vid
+from hv.root.vp_thread import VpThread
 from hv.root.winhv import HvError, RegisterContent, WinHv
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hv_status import HvStatus
@@ -94,8 +95,8 @@ class Worker:
         self.refused_vp: int | None = None      # whose registers no processor enters
         self.debug_exit: int | None = None      # the value that the guest left with
         self.restarts, self.reboots = True, False       # after a reset, after a triple fault; else it is over
-        self._ending: str | None = None
-        self._unanswered: set[int] = set()      # VPs whose question was asked before a reset
+        self.ending: str | None = None
+        self.unanswered: set[int] = set()      # VPs whose question was asked before a reset
         self.devices: list[AssignedDevice] = []
         self._msi = (0, 0)
         self.pages: list[int] = []
@@ -141,7 +142,11 @@ class Worker:
             winhv.create_vp(partition, index)
             self._vps_made += 1
         winhv.deposit_memory(partition, winhv.memory.allocate(SPARE_PAGES + SPARE_PAGES_OF_VP * self.vp_count))
-        self.vid.register(partition, self._on_intercept)
+        self.vid.register(partition, self.on_intercept)
+        if self._has_pc:
+            for index in range(self.vp_count):
+                self.vid.connect_thread(partition, index, VpThread(self, index).come_back)
+                winhv.dispatch_vp(partition, index)
 
     @property
     def device(self) -> AssignedDevice | None:
@@ -255,10 +260,15 @@ class Worker:
 
     def _end_soon(self, ended: str) -> None:
         """A device asks for the end; the instruction that led to it is completed first."""
-        self._ending = ended
+        self.ending = ended
+
+    def end_as_asked(self, vp_index: int) -> None:
+        """VP *vp_index* has done what ends the machine, or begins it again: the access itself comes first."""
+        self._complete(vp_index, {})
+        self._end_as_asked()
 
     def _end_as_asked(self) -> None:
-        ending, self._ending = self._ending, None
+        ending, self.ending = self.ending, None
         if ending == RESET:
             self.restart()
         elif ending is not None:
@@ -276,7 +286,7 @@ class Worker:
         """The hypervisor has done its part of a reset."""
         self.resets += 1
         if self._has_pc:
-            self._unanswered = {index for index in range(self.vp_count)
+            self.unanswered = {index for index in range(self.vp_count)
                                 if self.winhv.get_vp_register(self.partition_id, index, N.INTERCEPT_SUSPEND)}
             self.motherboard.reset()
         self.load(*self._program)
@@ -339,21 +349,25 @@ class Worker:
 
     # --- intercepts --------------------------------------------------------------------------------------
 
-    def _on_intercept(self, message: HvMessage) -> None:
+    def on_intercept(self, message: HvMessage) -> None:
         """Answer *message*; a VM that the hypervisor does not let us answer is over."""
-        if self.ended is not None or (self._unanswered and self._is_from_before(message)):
+        if self.ended is not None or (self.unanswered and self._is_from_before(message)):
             return
         try:
             self._answer(message)
         except HvError as error:
-            self.end("error", f"its worker was refused {error}")
+            self.refuse(error)
+
+    def refuse(self, error: HvError) -> None:
+        """The hypervisor does not let us answer: the VM is over."""
+        self.end("error", f"its worker was refused {error}")
 
     def _is_from_before(self, message: HvMessage) -> bool:
         """Its VP asked before the machine was reset: it is not answered, but may go on."""
         vp_index = int.from_bytes(message.payload[:4], "little")
-        if message.header.message_type == T.X64_APIC_EOI or vp_index not in self._unanswered:
+        if message.header.message_type == T.X64_APIC_EOI or vp_index not in self.unanswered:
             return False
-        self._unanswered.discard(vp_index)
+        self.unanswered.discard(vp_index)
         self._complete(vp_index, {})
         return True
 
@@ -406,7 +420,7 @@ class Worker:
             value = self.motherboard.read(port, size)
             answer = {_RIP: rip, _RAX: rax & ~mask | value if size < 4 else value, _INTERCEPT_SUSPEND: 0}
         self.winhv.set_vp_registers(self.partition_id, vp_index, answer)
-        if self._ending is not None:
+        if self.ending is not None:
             self._end_as_asked()
 
     def _on_memory(self, intercept: MemoryIntercept, emulator: Emulator) -> None:
@@ -421,7 +435,7 @@ class Worker:
         except Undecodable as error:
             self.end("error", f"vp {header.vp_index} at rip {header.rip:#x}: the worker cannot do this at "
                               f"{intercept.gpa:#x}: {error}")
-        if self._ending is not None:
+        if self.ending is not None:
             self._end_as_asked()
 
     def _refuse(self, header: HvInterceptHeader) -> None:

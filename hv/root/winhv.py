@@ -81,6 +81,8 @@ from hv.spec.hypercalls.vps import (
     ApicId,
     CreateVpInput,
     DeleteVpInput,
+    DispatchVpInput,
+    DispatchVpOutput,
     GetVpIndexFromApicIdInput,
     HvInitialVpContext,
     StartVirtualProcessorInput,
@@ -134,14 +136,19 @@ class RootMemory:
     """Root's memory as its kernel has it: bytes by gpa, and the pages that nobody uses. Pages are page numbers."""
 
     def __init__(self, read: Callable[[int, int], bytes], write: Callable[[int, bytes], None],
-                 free_pages: Iterable[int]) -> None:
-        self.read, self.write = read, write
+                 free_pages: Iterable[int], view: Callable[[int, int], memoryview] | None = None) -> None:
+        self.read, self.write, self._view = read, write, view
         self._free = sorted(free_pages, reverse=True)
 
     @property
     def free_count(self) -> int:
         """Number of pages that nobody uses."""
         return len(self._free)
+
+    def map(self, page: int) -> memoryview:
+        """A page for who looks at it often, as a kernel maps one: to be read and written in place."""
+        assert self._view is not None, "this memory cannot be mapped"
+        return self._view(page * PAGE_SIZE, PAGE_SIZE)
 
     def allocate(self, count: int = 1) -> list[int]:
         """*count* pages, lowest first, contents as they were; OutOfPages, and none taken."""
@@ -377,6 +384,11 @@ class WinHv:
             partition_id=partition_id, vp_index=vp_index, page_type=HvVpStatePageType.INTERCEPT_MESSAGE,
             flags=int(page is not None), requested_map_location=page or 0), MapVpStatePageOutput, pool=partition_id)
         return int(made.map_location)
+
+    def dispatch_vp(self, partition_id: int, vp_index: int) -> None:
+        """Run a VP whose registers and message page root has mapped; its thread goes on with each of its intercepts."""
+        self._call(HypercallCode.DISPATCH_VP, DispatchVpInput(partition_id=partition_id, vp_index=vp_index),
+                   DispatchVpOutput)
 
     def unmap_message_page(self, partition_id: int, vp_index: int) -> None:
         """It is not there any more."""

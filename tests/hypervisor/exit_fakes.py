@@ -12,7 +12,7 @@ from hv.machine.registers import Segment, Table
 from hv.spec.msrs import Msr
 from hv.vmx.checks import EntryResult
 from hv.vmx.vmcs import Vmcs
-from tests.hypervisor.fakes import FakeVp, Machine
+from tests.hypervisor.fakes import FakeVp, Machine, Shown
 from tests.machine.fakes import FLAT_CODE_64, FLAT_DATA, FakeMemory, FakeState
 
 NAMES = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", *(f"r{n}" for n in range(8, 16)))
@@ -32,7 +32,7 @@ class Gpr:
         setattr(self.state, NAMES[number], value & (1 << 64) - 1)
 
 
-class ExitState(FakeState):
+class ExitState(Shown, FakeState):
     """64-bit code at CPL 0 without paging, which no processor has and which keeps addresses plain."""
 
     def __init__(self) -> None:
@@ -108,6 +108,7 @@ class FakeVcpu:
         self.window: bool | None = None
         self.nmi_window: bool | None = None
         self.nmi_blocked = self.debug_pends = False
+        self.non_register, self.controls = SimpleNamespace(nmi_blocked=False), None
         self.ran: list[int] = []
         self.exits = [0] * 128
         self.tsc = 0

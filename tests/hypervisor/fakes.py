@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import struct
 from collections import defaultdict
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 from hv.hypervisor.hypervisor import Hypervisor
+from hv.hypervisor.intercepts.shown import ShownRegisters
 from hv.hypervisor.partitions.partition import Partition
 from hv.machine import context
 from hv.machine.apic import LocalApic
@@ -21,7 +23,21 @@ CODE = Segment(0x10, 0, 0xFFFF_FFFF, 0xA09B)
 DATA = Segment(0x18, 0, 0xFFFF_FFFF, 0xC093)
 
 
-class FakeRegs:
+class Shown:
+    """What a parent is shown of a processor's state."""
+
+    @property
+    def general(self):
+        return struct.pack("<17Q", self.rax, self.rcx, self.rdx, self.rbx, self.rsp, self.rbp, self.rsi, self.rdi,
+                           *(getattr(self, f"r{n}") for n in range(8, 16)), self.rip)
+
+    @property
+    def settings(self):
+        return (self.cs, self.ss, self.ds, self.es, self.fs, self.gs, self.cr0, self.cr3, self.cr4, self.efer,
+                self.dr7, self.cpl, self.interrupt_shadow, *map(self.fp.xmm, range(6)))
+
+
+class FakeRegs(Shown):
     """ProcessorState's attributes, in long mode at CPL 0."""
 
     def __init__(self) -> None:
@@ -70,7 +86,9 @@ class FakeVp:
         self.pending_event = self.string_element = None
         self.vcpu = SimpleNamespace(tsc=0, state_written=False, set_tsc=self._set_tsc, takes_nmi=True,
                                     debug_pends=False, want_window=lambda wanted: None,
-                                    want_nmi_window=lambda wanted: None)
+                                    want_nmi_window=lambda wanted: None,
+                                    non_register=SimpleNamespace(nmi_blocked=False), controls=None)
+        self.shown = ShownRegisters(self)
         self.notifications, self.nmi_pending = 0, False
         self.vmcs = SimpleNamespace(clear=lambda: None, current=nullcontext, read=lambda field: 0,
                                     write=lambda field, value: None)
@@ -79,7 +97,7 @@ class FakeVp:
         self.flushes: list[int | None] = []
         self.apic.on_pending = self.kick
         self.nmi_masked = False
-        self.caller = self.register_page = self.message_page = None
+        self.caller = self.register_page = self.message_page = self.dispatched = None
         self.asked_at = 0
         self.message = None
         self.event_pending = False

@@ -82,7 +82,7 @@ def test_a_processor_that_waits_for_an_answer_is_not_answered_in_its_second_life
 def test_a_machine_is_reset_while_its_second_processor_is_at_work():
     code = assemble("mov dx, 0x80; again:; inc al; out dx, al; jmp again", 16, 0x8000)[0][1]
     ap = ("mov ecx, 0x1B; rdmsr; or eax, 0xC00; wrmsr; mov ecx, 0x830; mov edx, 1; mov eax, 0x4500; wrmsr; "
-          "mov eax, 0x4608; wrmsr; mov ecx, 3000; wait:; pause; loop wait")
+          "mov eax, 0x4608; wrmsr; mov ecx, 30; wait:; pause; loop wait")
     life = LIFE.replace("0x42", "0x44")
     box = Box(f"{life}; {ap}; {RESETS['0xcf9']}; spin:; jmp spin; off:; {OFF}", 2, {0x8000: code})
     assert box.run(60_000_000) == ("shutdown", "ABCD")

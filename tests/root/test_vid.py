@@ -16,9 +16,10 @@ class Bench:
     """Root's processor as a bytearray and a list of MSR writes; *waiting* messages come with each EOM."""
 
     def __init__(self):
-        self.ram, self.msrs, self.waiting, self.got = bytearray(0x8000), [], [], []
+        self.ram, self.msrs, self.waiting, self.got, self.threads = bytearray(0x8000), [], [], [], []
         memory = RootMemory(lambda gpa, size: bytes(self.ram[gpa : gpa + size]), self.store, [PAGE, 5])
-        self.vid = Vid(RootProcessor(lambda *call: 0, self.wrmsr, lambda: 0, memory, self.connect))
+        self.vid = Vid(RootProcessor(lambda *call: 0, self.wrmsr, lambda: 0, memory, self.connect,
+                                     lambda *thread: self.threads.append(thread)))
         self.vid.register(2, lambda message: self.got.append((2, message.payload[:1])))
 
     def store(self, gpa, data):

@@ -36,6 +36,7 @@ from hv.trace.events import GuestEnded, SerialOutput
 
 PARTITION = 7
 MEMORY = 3 << 20
+MESSAGE_PAGE, REGISTER_PAGE = 0x10, 0x20
 READ, WRITE = InterceptAccess.READ, InterceptAccess.WRITE
 
 
@@ -44,7 +45,8 @@ class FakeWinHv:
 
     def __init__(self):
         self.ram = bytearray(16 << 20)
-        self.memory = RootMemory(lambda gpa, size: bytes(self.ram[gpa : gpa + size]), self.store, range(4096))
+        self.memory = RootMemory(lambda gpa, size: bytes(self.ram[gpa : gpa + size]), self.store, range(4096),
+                                 lambda gpa, size: memoryview(self.ram)[gpa : gpa + size])
         self.calls, self.registers, self.fails = [], {}, set()
         self.refused = {}               # VP index -> status of every SetVpRegisters
 
@@ -62,6 +64,12 @@ class FakeWinHv:
 
     def get_vp_register(self, partition, vp, name):
         return self.registers.get(name, 0)
+
+    def map_message_page(self, partition, vp):
+        return MESSAGE_PAGE + vp
+
+    def map_register_page(self, partition, vp):
+        return REGISTER_PAGE + vp
 
     def get_vp_cpuid_values(self, partition, vp, leaves):
         return [(0, 0, 0, 0)] * len(leaves)
@@ -81,7 +89,10 @@ class FakeVid:
     """Who is registered."""
 
     def __init__(self):
-        self.handlers = {}
+        self.handlers, self.threads = {}, {}
+
+    def connect_thread(self, partition, vp_index, thread):
+        self.threads[partition, vp_index] = thread
 
     def register(self, partition, handler):
         self.handlers[partition] = handler

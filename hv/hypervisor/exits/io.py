@@ -27,6 +27,8 @@ def handle_io(vp: VirtualProcessor, exit: VmExit) -> Verdict:
         value = 0 if is_read else vp.regs.rax & (1 << 8 * size) - 1
         vp.trace.emit(PortIo(port, size, not is_read, value))
     if vp.partition.intercepts.wants_port(port, _READ if is_read else _WRITE):
+        if vp.dispatched is not None and vp.hypervisor.root_answers_at_once:
+            return vp.dispatched.ask_port(port, size, 0 if is_read else 1, exit.instruction_length)
         intercepts.send_io_port(vp, port, size, not is_read, exit.instruction_length)
         return ASK_PARENT
     io = IoQualification(qualification)

@@ -9,6 +9,7 @@ from hv.hypervisor.hypercalls import (  # noqa: F401
     device_domains,
     device_interrupts,
     devices,
+    dispatch,
     extended,
     guest_memory,
     intercepts,

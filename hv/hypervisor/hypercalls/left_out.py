@@ -63,7 +63,6 @@ LEFT_OUT: dict[HypercallCode, str] = {
     C.ENABLE_DEVICE_INTERRUPT: "a device's interrupt is enabled from when it is mapped",
     C.NOTIFY_PORT_RING_EMPTY: "messages wait in queues of their ports; no port has a ring buffer",
     C.INSTALL_INTERCEPT_EX: "it is for the intercepts of another architecture (arm64)",
-    C.DISPATCH_VP: "the hypervisor schedules VPs itself; a root that does so is another kind of scheduler",
     C.COMPLETE_INTERCEPT: "its layout is not public; an intercept is completed by registers (RIP, InterceptSuspend)",
     **dict.fromkeys((C.SAVE_PARTITION_STATE, C.RESTORE_PARTITION_STATE),
                     "the form of the saved state is not public; root saves a VP by HvCallGetVpState and its registers"),

@@ -111,12 +111,14 @@ def map_vp_state_page(call: Call, input: MapVpStatePageInput) -> MapVpStatePageO
 
 @hypercall(HypercallCode.UNMAP_VP_STATE_PAGE, input=UnmapVpStatePageInput)
 def unmap_vp_state_page(call: Call, input: UnmapVpStatePageInput) -> None:
-    """They disappear again; INVALID_PARAMETER when they are not there."""
+    """They disappear again, and the VP is not dispatched any more; INVALID_PARAMETER when they are not there."""
     vp = _page_owner(call, input)
     holder, _ = _PAGES[input.page_type]
     page: StatePage | None = getattr(vp, holder)
     if page is None:
         raise HypercallError(HvStatus.INVALID_PARAMETER, "the page is not mapped")
+    if vp.dispatched is not None:
+        vp.dispatched.end()
     page.close()
     setattr(vp, holder, None)
 

@@ -10,22 +10,20 @@ from functools import partial
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
+from hv.hypervisor.intercepts.shown import segment_register
 from hv.hypervisor.intercepts.string_io import complete_element
 from hv.hypervisor.synic.synic import QueuedMessage
 from hv.machine.faults import Access, GuestFault, NestedFault
-from hv.machine.registers import Segment
 from hv.spec.synic import (
     SINT_INTERCEPT,
     CpuidIntercept,
     ExceptionIntercept,
     HeaderOnlyIntercept,
     HvExceptionInfo,
-    HvExecutionState,
     HvInterceptHeader,
     HvIoPortAccessInfo,
     HvMemoryAccessInfo,
     HvMessageType,
-    HvSegmentRegister,
     HypercallIntercept,
     InterceptAccess,
     InvalidVpRegisterMessage,
@@ -33,7 +31,6 @@ from hv.spec.synic import (
     MemoryIntercept,
     MsrIntercept,
 )
-from hv.spec.x86 import Cr0, Efer, Rflags
 from hv.trace.events import InterceptCompleted, InterceptSent
 
 if TYPE_CHECKING:
@@ -42,15 +39,6 @@ if TYPE_CHECKING:
 
 CACHE_WRITE_BACK = 6
 MAX_INSTRUCTION = 15
-_ATTRIBUTES = 0xFFFF                    # VMX access rights and HV_X64_SEGMENT_REGISTER agree in these bits
-_UNUSABLE = 1 << 16
-_PRESENT = 1 << 7
-_RF = Rflags.RF.value
-_PE, _AM, _LMA = Cr0.PE.value, Cr0.AM.value, Efer.LMA.value     # plain integers: `&` with a flag makes a new member
-_DR7_ENABLES = 0xFF                     # L0, G0 .. L3, G3
-_STATE_PE, _STATE_AM, _STATE_LMA, _STATE_DEBUG, _STATE_PENDING, _STATE_SHADOW = (
-    HvExecutionState(**{name: 1}).raw for name in ("cr0_pe", "cr0_am", "efer_lma", "debug_active",
-                                                   "interruption_pending", "interrupt_shadow"))
 _HEADER = Struct("<" + HvInterceptHeader.FORMAT)
 _IO_PORT_MESSAGE, _IO_PORT = Struct("<" + IoPortIntercept.FORMAT).pack, HvMessageType.X64_IO_PORT_INTERCEPT
 _MEMORY_MESSAGE = Struct("<" + MemoryIntercept.FORMAT).pack
@@ -61,26 +49,6 @@ _READ, _WRITE, _EXECUTE = (
 _ACCESS_WRITE, _ACCESS_EXECUTE = Access.WRITE.value, Access.EXECUTE.value
 _GENERAL_REGISTERS = ("rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                       "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
-
-
-def segment_register(segment: Segment) -> HvSegmentRegister:
-    """A segment in the hypervisor's form; an unusable one is not present there."""
-    attributes = segment.rights & _ATTRIBUTES
-    if segment.rights & _UNUSABLE:
-        attributes &= ~_PRESENT
-    return HvSegmentRegister(base=segment.base, limit=segment.limit, selector=segment.selector, attributes=attributes)
-
-
-def _segment(segment: Segment) -> tuple[int, int, int, int]:
-    """The same as the values of its fields."""
-    selector, base, limit, rights = segment
-    return base, limit, selector, rights & _ATTRIBUTES & ~_PRESENT if rights & _UNUSABLE else rights & _ATTRIBUTES
-
-
-def segment_of(register: HvSegmentRegister) -> Segment:
-    """The reverse of `segment_register`: what is not present is unusable."""
-    rights = register.attributes if register.attributes & _PRESENT else register.attributes | _UNUSABLE
-    return Segment(register.selector, register.base, register.limit, rights)
 
 
 def send(vp: VirtualProcessor, message_type: HvMessageType, payload: bytes) -> None:
@@ -94,7 +62,10 @@ def send(vp: VirtualProcessor, message_type: HvMessageType, payload: bytes) -> N
         vp.register_page.fill()
     if vp.message_page is not None:
         vp.message_page.show(message_type, payload)
-    _queue(vp, parent, message_type, payload)
+    if vp.dispatched is None:
+        _queue(vp, parent, message_type, payload)
+    else:
+        vp.dispatched.come_back_later()
     vp.kick()
     if vp.partition.trace.listening:
         vp.partition.trace.emit(InterceptSent(message_type, vp.partition.id, vp.index))
@@ -159,12 +130,12 @@ def instruction_at(vp: VirtualProcessor) -> bytes:
 def send_io_port(vp: VirtualProcessor, port: int, size: int, write: bool, length: int, *, rax: int | None = None,
                  string: bool = False, rep: bool = False, instruction: bytes = b"") -> None:
     """IN or OUT of *size* bytes; *length* is the instruction's, in bytes. *rax* is shown instead of the VP's own."""
-    regs = vp.regs
+    regs, shown = vp.regs, vp.shown
     info = size if not string and not rep else HvIoPortAccessInfo(
         access_size=size, string_op=int(string), rep_prefix=int(rep)).raw
     send(vp, _IO_PORT, _IO_PORT_MESSAGE(
         *_header(vp, _WRITE if write else _READ, length), port, info, len(instruction), 0,
-        regs.rax if rax is None else rax, instruction[:MAX_INSTRUCTION], *_segment(regs.ds), *_segment(regs.es),
+        regs.rax if rax is None else rax, instruction[:MAX_INSTRUCTION], *shown.ds, *shown.es,
         regs.rcx, regs.rsi, regs.rdi))
 
 
@@ -235,11 +206,7 @@ def header(vp: VirtualProcessor, access: InterceptAccess = InterceptAccess.EXECU
 
 
 def _header(vp: VirtualProcessor, access: int, length: int) -> tuple[int, ...]:
-    """The same as the values of its fields, those of CS among them."""
-    regs: Any = vp.regs
-    cr0 = regs.cr0
-    state = (regs.cpl | (_STATE_PE if cr0 & _PE else 0) | (_STATE_AM if cr0 & _AM else 0)
-             | (_STATE_LMA if regs.efer & _LMA else 0) | (_STATE_DEBUG if regs.dr7 & _DR7_ENABLES else 0)
-             | (_STATE_PENDING if vp.pending_event is not None else 0)
-             | (_STATE_SHADOW if regs.interrupt_shadow else 0))
-    return (vp.index, length & 0xF | vp.apic.cr8 << 4, access, state, *_segment(regs.cs), regs.rip, regs.rflags)
+    """The same as the values of its fields, those of CS among them. It looks what `vp.shown` has to show."""
+    regs, shown = vp.regs, vp.shown
+    shown.look()
+    return (vp.index, length & 0xF | shown.cr8 << 4, access, shown.state, *shown.cs, regs.rip, regs.rflags)

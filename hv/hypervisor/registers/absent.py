@@ -24,7 +24,7 @@ def _range(first: HvRegisterName, last: HvRegisterName) -> list[HvRegisterName]:
 
 REASONS: dict[HvRegisterName, str] = {
     N.INSTRUCTION_EMULATION_HINTS: "the parent emulates without hints: there is no secret memory and no MBEC",
-    N.DISPATCH_SUSPEND: "HvCallDispatchVp is not built: the hypervisor schedules",
+    N.DISPATCH_SUSPEND: "a VP that is dispatched is still scheduled by the hypervisor",
     N.ISOLATION_CONFIGURATION: "no partition is isolated",
     **dict.fromkeys((*_range(N.POWER_STATE_TRIGGER_C1, N.POWER_STATE_TRIGGER_C3), N.GUEST_IDLE), _AN_ACT),
     N.PENDING_EVENT1: "no event that is deferred needs a second one",

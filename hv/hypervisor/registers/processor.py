@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hv.hypervisor.errors import HypercallError
-from hv.hypervisor.intercepts import intercepts
+from hv.hypervisor.intercepts.shown import segment_of, segment_register
 from hv.hypervisor.msrs import processor
 from hv.hypervisor.registers.table import Get, Put, as_bytes, integer, provide
 from hv.machine.msrs import EFER_WRITABLE, READERS, WRITERS
@@ -52,8 +52,8 @@ def _segment(attribute: str) -> tuple[Get, Put]:
         register = HvSegmentRegister.parse(value)
         if register.attributes & _RESERVED_ATTRIBUTES:
             raise HypercallError(HvStatus.INVALID_REGISTER_VALUE, f"{register!r}: reserved attributes")
-        setattr(vp.regs, attribute, intercepts.segment_of(register))
-    return lambda vp: intercepts.segment_register(getattr(vp.regs, attribute)).pack(), put
+        setattr(vp.regs, attribute, segment_of(register))
+    return lambda vp: segment_register(getattr(vp.regs, attribute)).pack(), put
 
 
 def _table(attribute: str) -> tuple[Get, Put]:

@@ -7,6 +7,7 @@ the page it makes no hypercall for them. What it changed it says by the dirty fl
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from hv.hypervisor.registers.state_pages import StatePage
@@ -23,9 +24,13 @@ N = HvRegisterName
 VERSION = 1
 _GENERAL, _SEGMENTS = range(N.RAX, N.R15 + 1), range(N.ES, N.GS + 1)
 _XMM = range(N.XMM0, N.XMM5 + 1)
-_ALONE = {"rip": N.RIP, "rflags": N.RFLAGS, "cr0": N.CR0, "cr3": N.CR3, "cr4": N.CR4, "cr8": N.CR8, "efer": N.EFER,
-          "dr7": N.DR7, "pending_interruption": N.PENDING_INTERRUPTION, "interrupt_state": N.INTERRUPT_STATE}
-_VALID, _DIRTY = HvRegisterPage.offset_of("is_valid"), HvRegisterPage.offset_of("dirty")
+_ALONE = {"cr0": N.CR0, "cr3": N.CR3, "cr4": N.CR4, "cr8": N.CR8, "efer": N.EFER, "dr7": N.DR7,
+          "pending_interruption": N.PENDING_INTERRUPTION, "interrupt_state": N.INTERRUPT_STATE}
+_HEAD = HvRegisterPage(version=VERSION, is_valid=1).pack()[: HvRegisterPage.offset_of("gp_registers")]
+INVALID = HvRegisterPage(version=VERSION).pack()[: len(_HEAD)]
+_END = HvRegisterPage.offset_of("reserved1")
+# Head; general registers and RIP; RFLAGS; end.
+_PAGE = Struct(f"<{len(_HEAD)}s{8 * (len(_GENERAL) + 1)}sQ{HvRegisterPage.SIZE - _END}s").pack
 
 
 class RegisterPage(StatePage):
@@ -35,19 +40,21 @@ class RegisterPage(StatePage):
 
     def __init__(self, vp: VirtualProcessor, reader: Partition, place: int | None) -> None:
         super().__init__(vp, reader, place)
+        self._end = b""                         # what stands behind RFLAGS
+        self._end_of: tuple[object, ...] = ()   # the VP's `shown.made_of`, when that was made
         if vp.intercept_suspend:
             self.fill()
 
-    def fill(self) -> None:
-        """The VP has begun to wait: show its registers."""
-        vp = self.vp
-        alone: dict[str, Any] = {name: integer(get_register(vp, register)) for name, register in _ALONE.items()}
-        halves = [int.from_bytes(get_register(vp, name)[half : half + 8], "little") for name in _XMM for half in (0, 8)]
-        page = HvRegisterPage(
-            version=VERSION, is_valid=1, gp_registers=tuple(integer(get_register(vp, name)) for name in _GENERAL),
-            xmm=tuple(halves), segments=tuple(HvSegmentRegister.parse(get_register(vp, name)) for name in _SEGMENTS),
-            **alone)
-        self.reader.memory.write(self.spa, page.pack())
+    def fill(self) -> tuple[bytes, int]:
+        """The VP has begun to wait: show its registers. General ones with RIP, and RFLAGS, since those are known now.
+        """
+        regs, shown = self.vp.regs, self.vp.shown
+        shown.look()
+        if shown.made_of is not self._end_of:
+            self._end, self._end_of = _end_of_page(self.vp), shown.made_of
+        general, rflags = regs.general, regs.rflags
+        self.reader.memory.write(self.spa, _PAGE(_HEAD, general, rflags, self._end))
+        return general, rflags
 
     def load(self) -> None:
         """The VP is to go on: it gets what is dirty, in order.
@@ -61,8 +68,15 @@ class RegisterPage(StatePage):
                 set_register(self.vp, name, value)
             if page.dirty:
                 self.vp.registers_written()
-        memory.write(self.spa + _VALID, b"\0")
-        memory.write(self.spa + _DIRTY, bytes(4))
+        memory.write(self.spa, INVALID)
+
+
+def _end_of_page(vp: VirtualProcessor) -> bytes:
+    """What seldom changes, and stands behind the rest."""
+    alone: dict[str, Any] = {name: integer(get_register(vp, register)) for name, register in _ALONE.items()}
+    halves = [int.from_bytes(get_register(vp, name)[half : half + 8], "little") for name in _XMM for half in (0, 8)]
+    segments = tuple(HvSegmentRegister.parse(get_register(vp, name)) for name in _SEGMENTS)
+    return HvRegisterPage(xmm=tuple(halves), segments=segments, **alone).pack()[_END:]
 
 
 def _changed(page: Any) -> list[tuple[int, bytes]]:

@@ -58,7 +58,7 @@ class Scheduler:
         self._paused: Callable[[], bool] | None = None
         hypervisor.on_wake, hypervisor.on_spin = self._woken, self._spins
         hypervisor.on_halt, hypervisor.on_sent, hypervisor.on_yield = self._halts, self._sent, self._yields
-        hypervisor.on_ask = self._asks
+        hypervisor.on_ask, hypervisor.root_answers_at_once = self._asks, True
 
     # --- the run ------------------------------------------------------------------------------------------
 

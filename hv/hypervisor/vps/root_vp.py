@@ -1,12 +1,13 @@
 """Root's virtual processor: the one whose program is Python.
 
 Root's management stack is not machine code, so its VP has no engine. It has all the rest of a VP: a virtual APIC, a
-SynIC, and the hypercall door. It "runs" by taking the interrupts that wait for it, in the order of its APIC.
+SynIC, and the hypercall door. It "runs" by taking the interrupts that wait for it, in the order of its APIC,
+and by going on where a call of HvCallDispatchVp has come back.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from hv.trace import events
 if TYPE_CHECKING:
     from hv.hypervisor.interrupts.eoi_messages import EoiMessages
     from hv.hypervisor.partitions.partition import Partition
+    from hv.hypervisor.registers.dispatched import DispatchedVp
     from hv.hypervisor.synic.synic import Synic
     from hv.hypervisor.timers.stimer import SyntheticTimer
     from hv.hypervisor.timers.synthetic_timers import SyntheticTimers
@@ -97,13 +99,23 @@ class RootVirtualProcessor:
         self.late_timers: list[SyntheticTimer] = []
         self.stopped_because = ""
         self.on_interrupt: Callable[[int], None] = lambda vector: None
+        self.threads: dict[tuple[int, int], Callable[[], int]] = {}     # by partition and VP: behind HvCallDispatchVp
+        self.returned: deque[DispatchedVp] = deque()    # VPs whose call has come back
         self.on_kick = on_kick
         self.apic.on_pending = self.kick
 
+    def connect_thread(self, partition_id: int, vp_index: int, thread: Callable[[], int] | None) -> None:
+        """Root's program has a thread for that VP of a child: it goes on where a call of HvCallDispatchVp comes back,
+        and gives the flags of the next call. None: it has none any more."""
+        if thread is None:
+            self.threads.pop((partition_id, vp_index), None)
+        else:
+            self.threads[partition_id, vp_index] = thread
+
     @property
     def runnable(self) -> bool:
-        """An interrupt waits."""
-        return self.apic.deliverable() is not None
+        """A call has come back, or an interrupt waits."""
+        return bool(self.returned) or self.apic.deliverable() is not None
 
     def kick(self) -> None:
         """Something changed: tell the scheduler."""
@@ -128,7 +140,10 @@ class RootVirtualProcessor:
         """Software wrote its registers: no VM entry loads them, so none checks them."""
 
     def run(self, until: int) -> None:
-        """Take every interrupt that waits; each handler ends with EOI."""
+        """Go on behind calls that have come back; take every interrupt that waits: each handler ends with EOI."""
+        while self.returned:
+            self.partition.clock.advance(HANDLER_TICKS)
+            self.returned.popleft().go_on()
         while self.apic.deliverable() is not None:
             vector = self.apic.acknowledge()
             if self.trace.listening:

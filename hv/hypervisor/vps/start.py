@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hv.hypervisor.errors import HypercallError
-from hv.hypervisor.intercepts.intercepts import segment_of
+from hv.hypervisor.intercepts.shown import segment_of
 from hv.hypervisor.vps.guest_registers import CR0_OWNED, CR4_OWNED
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.vps import HvInitialVpContext

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from hv.hypervisor.intercepts.shown import ShownRegisters
 from hv.hypervisor.intercepts.string_io import StringElement
 from hv.hypervisor.interrupts import deliverability
 from hv.hypervisor.interrupts.apic_virtualization import new_apic
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from hv.hypervisor.hypervisor import Hypervisor
     from hv.hypervisor.interrupts.eoi_messages import EoiMessages
     from hv.hypervisor.partitions.partition import Partition
+    from hv.hypervisor.registers.dispatched import DispatchedVp
     from hv.hypervisor.registers.register_page import RegisterPage
     from hv.hypervisor.registers.state_pages import MessagePage
     from hv.hypervisor.synic.synic import QueuedMessage, Synic
@@ -76,11 +78,13 @@ class VirtualProcessor:
         self.event_pending = False              # something may be deliverable: look before going on
         self.notifications = 0                  # HvRegisterDeliverabilityNotifications, as its parent wrote it
         self.pending_event: Event | None = None  # what the parent asked to be injected at the next entry
+        self.shown = ShownRegisters(self)       # what its parent is shown of it
         self.asked_at = 0                       # RIP of the last intercept message
         self.message: tuple[VirtualProcessor, QueuedMessage] | None = None  # to its parent's VP, not yet delivered
         self.string_element: StringElement | None = None    # of INS or OUTS, that the parent was asked about
         self.register_page: RegisterPage | None = None      # that its parent has mapped
         self.message_page: MessagePage | None = None        # the same
+        self.dispatched: DispatchedVp | None = None         # by its parent, which is told of intercepts in that page
         self.stopped_because = ""               # why it can never run again
         self.caller: Call | None = None         # who it is to the hypercalls, since its first one
         self.call_site: CallSite | None = None  # of the last VMCALL
@@ -117,6 +121,16 @@ class VirtualProcessor:
         if woken and counting is not None:
             counting.start()
         return woken
+
+    def pass_time(self, ticks: int) -> None:
+        """Its turn goes on while somebody else is at work for it, for so long."""
+        counting = self.clock_of_work
+        if counting is not None:
+            counting.stop()
+        self.vcpu.work[0] += ticks              # word 0 is the clock
+        self._since += ticks
+        if counting is not None:
+            counting.start()
 
     @property
     def tsc_reads(self) -> int:
@@ -302,7 +316,9 @@ class VirtualProcessor:
         self.timers.resume()
 
     def drop_state_pages(self) -> None:
-        """Its parent has no page of it any more."""
+        """Its parent has no page of it any more, and so cannot dispatch it."""
+        if self.dispatched is not None:
+            self.dispatched.end()
         for page in (self.register_page, self.message_page):
             if page is not None:
                 page.close()

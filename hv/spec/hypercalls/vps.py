@@ -3,7 +3,8 @@
 # mypy: disable-error-code="valid-type, type-arg"
 from __future__ import annotations
 
-from hv.spec.layout import Layout, raw, u8, u32, u64
+from hv.spec.layout import Layout, Register, bits, raw, u8, u32, u64
+from hv.spec.numbering import Numbering
 from hv.spec.synic import HvSegmentRegister, HvTableRegister
 
 
@@ -32,6 +33,46 @@ class NotifyLongSpinWaitInput(Layout):
 
     spin_count: u32
     unused: u32                         # not checked: the call always succeeds
+
+
+class DispatchVpFlags(Register):
+    """Of HvCallDispatchVp. The others that Hyper-V knows are about speculation, and about the caller's interrupts."""
+
+    WIDTH = 32
+    clear_intercept_suspend = bits(0)   # the intercept that came back before is answered
+
+
+class DispatchVpInput(Layout):
+    """HvCallDispatchVp."""
+
+    partition_id: u64
+    vp_index: u32
+    flags: u32                          # DispatchVpFlags
+    time_slice: u64                     # 100 ns; 0: as the hypervisor thinks best
+    spec_ctrl: u64
+
+
+class HvVpDispatchState(Numbering):
+    """HV_VP_DISPATCH_STATE: what the caller has to do."""
+
+    INVALID = 0
+    BLOCKED = 1                         # wait until the hypervisor says that the VP can run
+    READY = 2                           # dispatch it again
+
+
+class HvVpDispatchEvent(Numbering):
+    """HV_VP_DISPATCH_EVENT: why the call came back."""
+
+    INVALID = 0
+    SUSPEND = 1
+    INTERCEPT = 2                       # its message is in the page of intercept messages
+
+
+class DispatchVpOutput(Layout):
+    """What it answers."""
+
+    dispatch_state: u32                 # HvVpDispatchState
+    dispatch_event: u32                 # HvVpDispatchEvent
 
 
 class HvInitialVpContext(Layout):

@@ -17,7 +17,7 @@ from hv.vmx.intercepts.descriptor_tables import descriptor_table, ltr
 from hv.vmx.intercepts.events import exception, software_interrupt
 from hv.vmx.intercepts.instructions import cpuid, hlt, rdmsr, rdpmc, rdtsc, rdtscp, undefined, wbinvd, wrmsr
 from hv.vmx.intercepts.invalidation import invlpg
-from hv.vmx.intercepts.ports import port_in, port_out
+from hv.vmx.intercepts.ports import port
 from hv.vmx.intercepts.refused import refused_by_second_level
 from hv.vmx.intercepts.system_calls import syscall, sysenter
 from hv.vmx.intercepts.tasks import iret
@@ -33,7 +33,7 @@ _BY_NAME: dict[Trap, Intercept] = {
     Trap.RDPMC: rdpmc, Trap.INVLPG: invlpg, Trap.PAUSE: pause, Trap.WBINVD: wbinvd, Trap.MONITOR: undefined,
     Trap.MWAIT: undefined, Trap.CR_READ: cr_read, Trap.CR_WRITE: cr_write, Trap.DR_READ: dr_access,
     Trap.DR_WRITE: dr_access, Trap.EXCEPTION: exception, Trap.SOFTWARE_INTERRUPT: software_interrupt,
-    Trap.NESTED_FAULT: refused_by_second_level, Trap.IN: port_in, Trap.OUT: port_out, Trap.SYSCALL: syscall,
+    Trap.NESTED_FAULT: refused_by_second_level, Trap.IN: port, Trap.OUT: port, Trap.SYSCALL: syscall,
     Trap.SYSENTER: sysenter, Trap.UNDEFINED: undefined, Trap.LTR: ltr, Trap.IRET: iret,
     Trap.DESCRIPTOR_TABLE: descriptor_table,
 }

@@ -43,15 +43,7 @@ def _plain_instructions() -> dict[tuple[int, int], tuple[int, int]]:
 _PLAIN = _plain_instructions()
 
 
-def port_in(vcpu: Vcpu, detail: int) -> VmExit | None:
-    return _port(vcpu)
-
-
-def port_out(vcpu: Vcpu, detail: int) -> VmExit | None:
-    return _port(vcpu)
-
-
-def _port(vcpu: Vcpu) -> VmExit | None:
+def port(vcpu: Vcpu, detail: int) -> VmExit | None:
     """IN, OUT, INS, OUTS: #GP without permission, an exit when the bitmaps say so, else an empty bus."""
     port, size, _ = vcpu.engine.port()
     if not io_permitted(vcpu.state, vcpu.memory, port, size):

@@ -3,7 +3,9 @@
 import pytest
 
 from hv.hypervisor.intercepts import intercepts
+from hv.hypervisor.intercepts.shown import segment_of, segment_register
 from hv.machine.faults import Access
+from hv.machine.idt import Event, EventKind
 from hv.machine.registers import Segment
 from hv.spec import synic as s
 from hv.spec.msrs import Msr
@@ -102,9 +104,9 @@ def test_a_triple_fault_is_an_unrecoverable_exception(machine):
 
 def test_an_unusable_segment_is_not_present_and_comes_back_unusable():
     unusable = Segment(0, 0, 0, 0x10093)
-    there = intercepts.segment_register(unusable)
+    there = segment_register(unusable)
     assert there.attributes == 0x13
-    assert intercepts.segment_of(there).rights & 1 << 16
+    assert segment_of(there).rights & 1 << 16
 
 
 @pytest.mark.parametrize(("layout", "size", "places"), [
@@ -139,7 +141,8 @@ def test_the_execution_state_tells_debugging_and_what_waits_to_be_delivered(mach
         return found.debug_active, found.interruption_pending, found.interrupt_shadow
 
     assert state() == (0, 0, 0)
-    machine.vp.regs.dr7, machine.vp.pending_event, machine.vp.regs.interrupt_shadow = 0x401, object(), True
+    machine.vp.pending_event = Event(3, EventKind.EXCEPTION)
+    machine.vp.regs.dr7, machine.vp.regs.interrupt_shadow = 0x401, True
     assert state() == (1, 1, 1)
 
 

@@ -15,6 +15,7 @@ from hv.spec.vtd import (
     FaultReason,
     FaultStatus,
     GlobalCommand,
+    InterruptTableAddress,
     QueuePointer,
     VtdRegister,
 )
@@ -129,6 +130,18 @@ def test_an_event_address_that_is_no_interrupt_address_goes_nowhere():
     bench.write(VtdRegister.FEADDR, DATA)
     fail(bench)
     assert (bench.messages, bench.memory.read_u32(DATA)) == ([], 0)
+
+
+@pytest.mark.parametrize(("extended", "upper", "destinations"), [
+    (1, 0x1234_5600, [0x1234_5602]), (1, 0, [2]), (1, 0x1234_5601, []), (0, 0, [2]), (0, 0x100, [])])
+def test_with_eime_the_upper_address_is_more_of_the_destination(extended, upper, destinations):
+    """VT-d "Fault Event Upper Address Register": bits 31..8; without EIME the address is just not one of interrupts."""
+    bench = a_bench()
+    bench.write(VtdRegister.IRTA, InterruptTableAddress(extended=extended).raw, 8)
+    bench.command(set_interrupt_table=1, translation=1)
+    bench.write(VtdRegister.FEUADDR, upper)
+    bench.dma()
+    assert [message.destination for message in bench.messages] == destinations
 
 
 @pytest.mark.parametrize("register", [VtdRegister.FEADDR, VtdRegister.FEUADDR, VtdRegister.FEDATA])

@@ -21,6 +21,7 @@ from hv.spec.pci import MsiCapability, MsiControl
 from hv.spec.vtd import FaultReason, Irte, RemappableAddress
 from hv.trace.events import GuestInterruptRefused, GuestInterruptRemapped
 from tests.hypervisor.devices.pc_with_unit import COMPATIBLE, DEVICE, HALTS, OTHER, PcWithUnit, R, named
+from tests.proves import proves
 
 F = FaultReason
 
@@ -40,6 +41,7 @@ def guest(machine):
 
 # --- what an entry makes of a message --------------------------------------------------------------------------------
 
+@proves("capability/Ecap.interrupt_remapping")
 @pytest.mark.parametrize(("fields", "taken"), [
     pytest.param({}, [{0x51}, set()], id="fixed"),
     pytest.param({"destination": 1}, [set(), {0x51}], id="the-other-processor"),
@@ -82,6 +84,7 @@ def test_a_subhandle_is_added_to_the_handle(guest):
     assert guest.taken() == [{0x62}, set()]
 
 
+@proves("capability/Ecap.extended_interrupts")
 @pytest.mark.parametrize(("extended", "destination", "taken"), [
     (0, 1, [set(), {0x51}]), (1, 1, [set(), {0x51}]), (1, 0xFFFF_FFFF, [{0x51}, {0x51}]), (1, 0x101, None),
     (1, 0xFF, None), (0, 2, None)])
@@ -97,6 +100,7 @@ def test_destinations_have_32_bits_with_eime(guest, extended, destination, taken
     assert guest.taken() == (taken or [set(), set()])
 
 
+@proves("iommu/GlobalCommand.compatibility_format")
 @pytest.mark.parametrize(("bits", "passes"), [
     pytest.param(None, True, id="not-enabled"), pytest.param({}, False, id="cfi-0"),
     pytest.param({"compatibility_format": 1}, True, id="cfi-1"),
@@ -139,7 +143,8 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.reason.name)
+@pytest.mark.parametrize("refusal", [pytest.param(
+    refusal, id=refusal.reason.name, marks=proves(f"iommu/FaultReason.{refusal.reason.name}")) for refusal in REFUSALS])
 @pytest.mark.parametrize("fpd", [0, 1])
 def test_a_refused_message_raises_nothing_and_is_recorded(guest, refusal, fpd):
     """VT-d "Interrupt Remapping Fault Conditions": FPD silences what is found once the entry was read."""
@@ -165,6 +170,7 @@ def test_a_refusal_raises_the_guests_own_fault_event(guest):
     assert guest.taken() == [set(), {0x62}]
 
 
+@proves("iommu/DescriptorType.INTERRUPT")
 def test_an_entry_is_what_it_was_until_it_is_invalidated(guest):
     """VT-d "Interrupt Entry Cache": one that was not present is not kept."""
     guest.start()

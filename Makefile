@@ -37,10 +37,11 @@ SECONDS ?= 60
 fuzz: .venv/.tested
 	$(BIN)/python -m tests.hypervisor.fuzz --seed $(SEED) --seconds $(SECONDS)
 
-# make attack SEED=7 ATTEMPTS=10000: a guest against the IOMMU, with its own device
+# make attack SEED=7 ATTEMPTS=10000: a guest against the IOMMU, with its own device; a device against its guest
 ATTEMPTS ?= 10000
 attack: .venv/.tested
 	$(BIN)/python -m tests.iommu.device_attack --seed $(SEED) --attempts $(ATTEMPTS)
+	$(BIN)/python -m tests.iommu.unit_attack --seed $(SEED) --attempts $(ATTEMPTS)
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "hvlab needs Python 3.11 or newer; found $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }

@@ -142,41 +142,6 @@ start:
 
 ; ---- the unit ---------------------------------------------------------------------------------------------------
 
-; What is on stays on, the bits of EAX come to it; wait until GSTS has them.
-command:
-    mov ecx, [r14 + VTD_GSTS]
-    and ecx, 0x96FFFFFF         ; not the one-shot commands
-    or ecx, eax
-    mov [r14 + VTD_GCMD], ecx
-.poll:
-    mov ecx, [r14 + VTD_GSTS]
-    and ecx, eax
-    cmp ecx, eax
-    jne .poll
-    ret
-
-; A descriptor, RAX and RDX, at the tail of the queue.
-queue:
-    mov ecx, [rip + tail]
-    mov [rcx + QUEUE], rax
-    mov [rcx + QUEUE + 8], rdx
-    add ecx, 16
-    and ecx, 0xFFF
-    mov [rip + tail], ecx
-    mov [r14 + VTD_IQT], rcx
-    ret
-
-; A wait descriptor: the unit writes 1 to STATUS when all before it is done.
-wait_for_queue:
-    mov dword ptr [STATUS], 0
-    mov rax, 1 << 32 | 0x25
-    mov edx, STATUS
-    call queue
-.poll:
-    cmp dword ptr [STATUS], 1
-    jne .poll
-    ret
-
 ; Root entry of bus 0, context entry of the device, three levels for two pages.
 build_tables:
     mov edi, ROOT_TABLE
@@ -308,6 +273,7 @@ number:                         ; RSI = what it is; RAX = its value
 
 .include "lib/serial64.inc"
 .include "lib/idt64.inc"
+.include "lib/vtd64.inc"
 
 none_text:     .asciz "this partition has no device\n"
 version_text:  .asciz "the IOMMU has version "
@@ -327,7 +293,6 @@ source_text:   .asciz "of device "
 end_text:      .asciz "the guest has had its own IOMMU\n"
 .align 8
 record:   .quad 0, 0
-tail:     .long 0
 finished: .long 0
 faults:   .long 0
 seen:     .long 0

@@ -1,24 +1,30 @@
-"""Makes `docs/fidelity.md`: one row for each control bit, check, exit reason, instruction and event of VT-x.
+"""Makes `docs/fidelity.md`: one row for each control bit, check, exit reason, instruction and event of VT-x, and
+for each register, command, descriptor and fault reason of VT-d.
 
     python -m tests.fidelity            write it, from the tests that ran and passed
     python -m tests.fidelity --check    say what is missing or not up to date; 1 when anything is
 
 The rows come from the code: the enumerations of `hv/spec`, the registry of `hv/vmx/checks`, and the reasons of
-`hv/vmx/capabilities.py` and `hv/vmx/left_out.py`. The tests come from pytest: those marked with `proves`.
+`hv/vmx/capabilities.py`, `hv/vmx/left_out.py` and `hv/iommu/left_out.py`. The tests come from pytest: those marked with
+`proves`.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from pathlib import Path
 
 import pytest
 
-from hv.spec import exits, vmcs
+from hv.hypervisor.devices.virtual_iommu import GUEST_CAPABILITIES, GUEST_EXTENDED
+from hv.iommu import left_out as iommu_left_out
+from hv.iommu.unit import CAPABILITIES as IOMMU_CAPABILITIES
+from hv.iommu.unit import EXTENDED_CAPABILITIES
+from hv.spec import exits, vmcs, vtd
 from hv.spec.ept import EptVpidCap
 from hv.spec.exits import INSTRUCTIONS, ExitReason
 from hv.spec.layout import Register
@@ -50,6 +56,14 @@ EVENTS: tuple[tuple[type[IntEnum | IntFlag], str], ...] = (
 )
 CAPABILITIES: tuple[tuple[type[Register], Msr], ...] = (
     (vmcs.VmxBasic, Msr.VMX_BASIC), (vmcs.VmxMisc, Msr.VMX_MISC), (EptVpidCap, Msr.VMX_EPT_VPID_CAP),
+)
+# Of VT-d, and the reasons of what is left out.
+REMAPPING: tuple[tuple[type[IntEnum], str, Mapping[IntEnum, str]], ...] = (
+    (vtd.VtdRegister, "registers", iommu_left_out.REGISTERS),
+    (vtd.FaultReason, "fault reasons", {}),
+    (vtd.DescriptorType, "invalidation descriptors", {}),
+    (vtd.TranslationType, "translation types of a context entry", {}),
+    (vtd.SourceValidation, "source-id validation of an interrupt remapping entry", {}),
 )
 NOT_OFFERED = "not offered"
 _NO_SMM_OR_ENCLAVES = {vmcs.Interruptibility.BLOCKING_BY_SMI: "there is no system-management mode",
@@ -88,6 +102,26 @@ def sections() -> Iterator[Section]:
                           reasons.get(member, "")) for member in kind]
     for layout, index in CAPABILITIES:
         yield f"{layout.__name__}: what is offered", list(_capability_rows(layout, PROCESSOR.msrs[index]))
+    yield from _remapping()
+
+
+def _remapping() -> Iterator[Section]:
+    """Those of VT-d. Where the unit that a guest may have of its own offers something else, both are told."""
+    for kind, title, reasons in REMAPPING:
+        yield f"VT-d: {title}", [Row(f"iommu/{kind.__name__}.{member.name}", f"{member.name} ({int(member):#x})",
+                                     reasons.get(member, "")) for member in kind]
+    yield "VT-d: global commands", [
+        Row(f"iommu/GlobalCommand.{name}", f"{name} ({field.low})", iommu_left_out.COMMANDS.get(name, ""))
+        for name, field in vtd.GlobalCommand.BITS.items()]
+    for own, guests in ((IOMMU_CAPABILITIES, GUEST_CAPABILITIES), (EXTENDED_CAPABILITIES, GUEST_EXTENDED)):
+        rows = zip(_capability_rows(type(own), own.raw), _capability_rows(type(guests), guests.raw), strict=True)
+        yield f"VT-d: {type(own).__name__}, what is offered", [_of_both(mine, theirs) for mine, theirs in rows]
+
+
+def _of_both(own: Row, guests: Row) -> Row:
+    if own == guests:
+        return own
+    return Row(own.name, f"{own.what}, a guest's own: {guests.what.rpartition(' ')[2]}")
 
 
 def _capability_rows(layout: type[Register], raw: int) -> Iterator[Row]:
@@ -158,10 +192,11 @@ def _shown(row: Row, tests: list[str]) -> str:
 
 
 _HEAD = """\
-# Fidelity: what of VT-x is here, and which test shows it
+# Fidelity: what of VT-x and VT-d is here, and which test shows it
 
 Made by `make fidelity` from the code and from the tests that passed; a test keeps it up to date. What this processor
-leaves out is refused by the capability MSRs, and stands here with its reason. SDM volume 3C is the document meant.
+leaves out is refused by the capability MSRs, and stands here with its reason. SDM volume 3C is the document meant, and
+at the end, for DMA and interrupt remapping, VT-d in legacy mode.
 """
 
 

@@ -7,7 +7,8 @@ A row is one of
     instruction/NAME        an instruction, in capitals: VMX instructions, and those that exit or are virtualized
     event/NAME              what is injected, or blocks, or is pending: the member names of the enumerations of the
                             manual (`InterruptionType`, `Interruptibility`, `ActivityState`, `EntryFailure`, `VmxAbort`)
-    capability/MSR.FIELD    a bit of a capability MSR: `VmxMisc`, `EptVpidCap`, `VmxBasic`
+    capability/MSR.FIELD    a bit of a capability MSR: `VmxMisc`, `EptVpidCap`, `VmxBasic`; of VT-d's `Cap` and `Ecap`
+    iommu/KIND.NAME         of VT-d: the class and member of `hv/spec/vtd.py`; for GlobalCommand, the bit's name
 """
 
 from __future__ import annotations

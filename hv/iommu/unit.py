@@ -227,9 +227,15 @@ class Iommu:
         self.interrupt(message)
 
     def _own_interrupt(self, address: int, data: int) -> None:
-        """The unit's own messages are not remapped, and go nowhere when software gave no interrupt address."""
+        """The unit's own messages are not remapped, and go nowhere when software gave no interrupt address.
+
+        VT-d "Fault Event Upper Address Register": with EIME its bits 31..8 are those of the destination.
+        """
+        more = (address >> 32 & ~0xFF) if self.remapper.table.extended else 0
+        address -= more << 32
         if is_interrupt_address(address):
-            self.interrupt(as_written(address, data))
+            message = as_written(address, data)
+            self.interrupt(message._replace(destination=message.destination | more))
 
     def inspect(self) -> dict[str, Any]:
         """Plain data for the REPL."""

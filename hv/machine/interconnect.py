@@ -44,6 +44,14 @@ class Interconnect:
             return [apic for apic in self.apics if apic.is_present]
         return [apic for apic in self.apics if apic.answers_to(destination, logical)]
 
+    def named(self, destination: int, logical: bool) -> list[LocalApic]:
+        """Likewise, for a message that may have been meant for APICs of either mode: all ones is everybody, of eight
+        bits for an xAPIC, of 32 for any."""
+        if destination not in (BROADCAST_XAPIC, BROADCAST_X2APIC):
+            return self.targets(destination, logical)
+        return [apic for apic in self.apics if apic.is_present
+                and (destination == BROADCAST_X2APIC or not apic.is_x2apic or apic.answers_to(destination, logical))]
+
     def deliver(self, vector: int, destination: int, logical: bool = False, delivery_mode: int = DeliveryMode.FIXED,
                 level: bool = False, redirection_hint: bool = False, broadcast: int = BROADCAST_XAPIC) -> bool:
         """Deliver a device's interrupt message; False when nobody took it.

@@ -3,13 +3,18 @@
 The registers of the device are mapped into the VM where its guest wants them; each message that the guest has written
 becomes a route (HvCallMapDeviceInterrupt, HvCallRetargetDeviceInterrupt), and the device gets the route's message. What
 is no interrupt of one of the VM's own processors becomes none, and the device's entry stays masked.
+
+Where the VM has a remapping unit of its own, the hypervisor looks the guest's message up in the guest's table whenever
+the device sends what stands for it, so the route is told the message and nothing else.
 """
 
-# Simplified: of lowest priority, the first of the processors named takes the interrupt; logical destinations of xAPIC
-# are those of the flat model, and they are looked up when the guest writes the message.
+# Simplified: without such a unit, of lowest priority the first of the processors named takes the interrupt; logical
+# destinations of xAPIC are those of the flat model, and they are looked up when the guest writes the message.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from hv.pci.bars import Bar
@@ -64,11 +69,13 @@ class _Route(NamedTuple):
 
 
 class DeviceOfVm:
-    """*device*, assigned to *partition_id* with VPs 0..*vp_count*-1; its trapped BAR is on *board*."""
+    """*device*, assigned to *partition_id* with VPs 0..*vp_count*-1; its trapped BAR is on *board*. *is_remapped*: it
+    is behind a remapping unit of the VM's own."""
 
     def __init__(self, winhv: WinHv, partition_id: int, vp_count: int, board: Motherboard,
-                 device: AssignedDevice) -> None:
+                 device: AssignedDevice, is_remapped: bool = False) -> None:
         self._winhv, self._partition_id, self._vp_count, self._board = winhv, partition_id, vp_count, board
+        self._is_remapped = is_remapped
         self.device = device
         self.bars = tuple(bar for bar in device.bars if not bar.is_io)
         at = device.capabilities[CAPABILITY_MSIX]
@@ -174,11 +181,11 @@ class DeviceOfVm:
         route = self._routes.get(number)
         if route is not None and route.asked == asked:
             return route
+        if self._is_remapped:
+            return self._follow_message(number, asked)
         target = None if asked is None else self._target(asked)
         if target is None or asked is None:
-            if route is not None:
-                self._winhv.unmap_device_interrupt(self._partition_id, self.device.source_id, route.message)
-                del self._routes[number]
+            self._forget(number)
             return None
         message = route.message if route is not None else self._map(target)
         if message is None:
@@ -188,11 +195,33 @@ class DeviceOfVm:
         self._routes[number] = _Route(asked, message)
         return self._routes[number]
 
+    def _follow_message(self, number: int, asked: Message | None) -> _Route | None:
+        """Likewise, of a VM with a unit: another message is another route. What is no interrupt has none."""
+        self._forget(number)
+        if asked is None or MsiAddress(asked.address).window != MSI_WINDOW:
+            return None
+        message = self._made(partial(self._winhv.map_device_message, self._partition_id, self.device.source_id,
+                                     asked.address, asked.data))
+        if message is None:
+            return None
+        self._routes[number] = _Route(asked, message)
+        return self._routes[number]
+
+    def _forget(self, number: int) -> None:
+        route = self._routes.pop(number, None)
+        if route is not None:
+            self._winhv.unmap_device_interrupt(self._partition_id, self.device.source_id, route.message)
+
     def _map(self, target: Target) -> tuple[int, int] | None:
-        """A route; None when the hypervisor has no vector left, or no memory for it."""
         first = (target.vp_mask & -target.vp_mask).bit_length() - 1
+        return self._made(partial(self._winhv.map_device_interrupt, self._partition_id, self.device.source_id, first,
+                                  target.vector))
+
+    @staticmethod
+    def _made(make: Callable[[], tuple[int, int]]) -> tuple[int, int] | None:
+        """The message of a new route; None when the hypervisor has no vector left, or no memory for it."""
         try:
-            return self._winhv.map_device_interrupt(self._partition_id, self.device.source_id, first, target.vector)
+            return make()
         except (HvError, OutOfPages):
             return None
 

@@ -4,6 +4,7 @@
                                       |                             +--> pin 0
                                       +-- 0 to pin 2, others to their own --> I/O APIC --+
     PCI functions with MSI --------------------------------------------------------------+--> messages --> local APICs
+                                                                        (a remapping unit of the guest's own) -^
 
 Every line leads to the 8259s and to the I/O APIC; software masks the one it does not use.
 """
@@ -16,14 +17,14 @@ from functools import partial
 from hv.root.external_line import BOOT_VP, ExternalLine
 from hv.root.lines import InterruptLines
 from hv.root.motherboard import Motherboard
-from hv.root.msi import Msi, MsiDelivery
+from hv.root.msi import MsiDelivery
 from hv.root.vdev.i8259 import I8259Pair
 from hv.root.vdev.io_apic import IoApic
 from hv.root.winhv import WinHv
-from hv.spec.apic import DeliveryMode, Lvt, MsiAddress, Svr
+from hv.spec.apic import DeliveryMode, Lvt, Svr
 from hv.spec.hv_registers import HvRegisterName, PendingInterruptionRegister
 from hv.spec.io_apic import WINDOW_SIZE
-from hv.spec.pc import IO_APIC_GPA, PIC_MASTER, PIC_SLAVE, PIC_TRIGGER, TIMER_PIN, Irq
+from hv.spec.pc import IO_APIC_GPA, IO_APIC_RID, PIC_MASTER, PIC_SLAVE, PIC_TRIGGER, TIMER_PIN, Irq
 
 INTR_PIN = 0                            # of the I/O APIC: the 8259s' INTR
 # What the firmware leaves in the local APIC of the boot processor: "Virtual Wire Mode via Local APIC", Intel
@@ -40,7 +41,7 @@ class InterruptControllers:
 
     def __init__(self, board: Motherboard, lines: InterruptLines, winhv: WinHv, partition_id: int) -> None:
         self.messages = MsiDelivery(winhv, partition_id, self._on_extint)
-        self.io_apic = IoApic(self.messages.send)
+        self.io_apic = IoApic(self.messages.way_of(IO_APIC_RID))
         self.intr = ExternalLine(winhv, partition_id, partial(self.io_apic.set_pin, INTR_PIN))
         self.pic = I8259Pair(self.intr, levels=1 << Irq.ACPI)
         for ports in (PIC_MASTER, PIC_SLAVE, PIC_TRIGGER):
@@ -57,9 +58,9 @@ class InterruptControllers:
         """A processor has ended a level-triggered interrupt."""
         self.io_apic.end_of_interrupt(vector)
 
-    def _on_extint(self, msi: Msi) -> bool:
+    def _on_extint(self, destination: int, logical: bool) -> bool:
         """# Simplified: a logical destination is the boot processor."""
-        return self.intr.name(BOOT_VP if MsiAddress(msi.address).logical else msi.destination)
+        return self.intr.name(BOOT_VP if logical else destination)
 
     def interruptible(self, vp_index: int) -> Mapping[HvRegisterName, int]:
         """The VP can take an interrupt, as the 8259s wanted to know: registers to set before it goes on."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from hv.root.assignable import AssignedDevice
 from hv.root.device_of_vm import DeviceOfVm
-from hv.root.firmware.board import Board, RemappingUnit
+from hv.root.firmware.board import Board, RemappingUnit, Scope
 from hv.root.interrupt_controllers import InterruptControllers
 from hv.root.lines import InterruptLines
 from hv.root.motherboard import Motherboard
@@ -27,6 +27,7 @@ from hv.root.vdev.rtc import Rtc
 from hv.root.vdev.system_control import SystemControlA, SystemControlB
 from hv.root.vdev.uart16550 import Uart16550
 from hv.root.winhv import WinHv
+from hv.spec.acpi import ScopeType
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.pc import (
     ACPI_CONTROL,
@@ -38,6 +39,8 @@ from hv.spec.pc import (
     ECAM_BUSES,
     ECAM_GPA,
     FW_CFG,
+    IO_APIC_ID,
+    IO_APIC_RID,
     KEYBOARD_COMMAND,
     KEYBOARD_DATA,
     PCI_DATA,
@@ -51,7 +54,8 @@ from hv.spec.pc import (
 )
 from hv.spec.vtd import GUEST_ADDRESS_WIDTH
 
-IOMMU = RemappingUnit(VIRTUAL_IOMMU_GPA, GUEST_ADDRESS_WIDTH, remaps_interrupts=False, includes_all=True)
+IOMMU = RemappingUnit(VIRTUAL_IOMMU_GPA, GUEST_ADDRESS_WIDTH, remaps_interrupts=True, includes_all=True,
+                      scopes=(Scope(ScopeType.IO_APIC, IO_APIC_RID, IO_APIC_ID),))
 FIRST_ASSIGNED = 0x10                   # 00:02.0: what is assigned to the VM, a device number for each
 
 
@@ -76,7 +80,7 @@ class Pc(Motherboard):
     def __init__(self, host: PcHost) -> None:
         super().__init__()
         self.host, self.lines = host, InterruptLines()
-        self.has_iommu = False          # the hypervisor gives the guest a remapping unit of its own
+        self.has_iommu = False
         self.interrupts = InterruptControllers(self, self.lines, host.winhv, host.partition_id)
         self._add_clocks()
         self.add("com1", COM1_PORTS, Uart16550(COM1_PORTS.start, host.send, self.lines.line(Irq.COM1), host.timers))
@@ -101,11 +105,15 @@ class Pc(Motherboard):
         self.add("pci", PCI_DATA, self.pci)
         self.add_memory("pci", range(ECAM_GPA, ECAM_GPA + (ECAM_BUSES << 20)), self.pci)
 
+    def add_iommu(self) -> None:
+        """The hypervisor has given the guest a remapping unit of its own."""
+        self.has_iommu = self.interrupts.messages.is_remapped = True
+
     def assign(self, device: AssignedDevice, number: int) -> None:
         """The machine's *device* is on the VM's PCI bus, as the VM's assigned device *number*."""
         host = self.host
-        function = AssignedFunction(DeviceOfVm(host.winhv, host.partition_id, host.vp_count, self, device))
-        self.pci.plug(FIRST_ASSIGNED + 8 * number, function)
+        of_vm = DeviceOfVm(host.winhv, host.partition_id, host.vp_count, self, device, self.has_iommu)
+        self.pci.plug(FIRST_ASSIGNED + 8 * number, AssignedFunction(of_vm))
 
     @property
     def board(self) -> Board:

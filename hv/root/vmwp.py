@@ -164,7 +164,7 @@ class Worker:
         self.winhv.deposit_memory(self.partition_id, self.winhv.memory.allocate(spare))
         self.winhv.set_partition_property(self.partition_id, HvPartitionProperty.VIRTUAL_IOMMU, 1)
         if isinstance(self.motherboard, Pc):
-            self.motherboard.has_iommu = True
+            self.motherboard.add_iommu()
 
     def assign(self, device: AssignedDevice) -> None:
         """Give the VM a device: its registers at the fixed address, its DMA, its interrupt as DEVICE_VECTOR of VP 0.

@@ -29,6 +29,8 @@ from hv.spec.hypercalls.debug import (
 from hv.spec.hypercalls.devices import AttachDeviceInput, DetachDeviceInput, HvDeviceId
 from hv.spec.hypercalls.interrupts import (
     INTERRUPT_SOURCE_MSI,
+    AssertDeviceInterruptInput,
+    AssertDeviceInterruptOutput,
     AssertVirtualInterruptInput,
     ClearVirtualInterruptInput,
     DeviceInterruptTarget,
@@ -454,6 +456,16 @@ class WinHv:
         self._call(HypercallCode.ASSERT_VIRTUAL_INTERRUPT, AssertVirtualInterruptInput(
             partition_id=partition_id, interrupt_control=control, destination=destination, vector=vector))
 
+    def assert_device_interrupt(self, partition_id: int, requester_id: int, address: int,
+                                data: int) -> AssertDeviceInterruptOutput:
+        """A device of a child sends a message through the child's own remapping unit; what it became."""
+        answer: AssertDeviceInterruptOutput = self._call(
+            HypercallCode.ASSERT_DEVICE_INTERRUPT, AssertDeviceInterruptInput(
+                partition_id=partition_id, device_id=_pci(requester_id),
+                interrupt_entry=InterruptEntry(source=INTERRUPT_SOURCE_MSI, address=address, data=data)),
+            AssertDeviceInterruptOutput)
+        return answer
+
     def clear_virtual_interrupt(self, partition_id: int) -> None:
         """The external interrupt that the child took is done with: the next one may come."""
         self._call(HypercallCode.CLEAR_VIRTUAL_INTERRUPT, ClearVirtualInterruptInput(partition_id=partition_id))
@@ -470,9 +482,17 @@ class WinHv:
     def map_device_interrupt(self, partition_id: int, source_id: int, vp_index: int, vector: int) -> tuple[int, int]:
         """The device raises *vector* on a VP of its partition; (address, data) of the MSI to program into it."""
         target = DeviceInterruptTarget(target_vector=vector, target_vp_mask=1 << vp_index)
-        asked = MapDeviceInterruptInput(
-            partition_id=partition_id, device_id=_pci(source_id), vector_count=1, target=target)
-        made = self._call(HypercallCode.MAP_DEVICE_INTERRUPT, asked, MapDeviceInterruptOutput, pool=partition_id)
+        return self._map_device_interrupt(MapDeviceInterruptInput(
+            partition_id=partition_id, device_id=_pci(source_id), vector_count=1, target=target))
+
+    def map_device_message(self, partition_id: int, source_id: int, address: int, data: int) -> tuple[int, int]:
+        """The device raises what the partition's own remapping unit makes of the message; as `map_device_interrupt`."""
+        entry = InterruptEntry(source=INTERRUPT_SOURCE_MSI, address=address, data=data)
+        return self._map_device_interrupt(MapDeviceInterruptInput(
+            partition_id=partition_id, device_id=_pci(source_id), vector_count=1, logical_interrupt_entry=entry))
+
+    def _map_device_interrupt(self, asked: MapDeviceInterruptInput) -> tuple[int, int]:
+        made = self._call(HypercallCode.MAP_DEVICE_INTERRUPT, asked, MapDeviceInterruptOutput, pool=asked.partition_id)
         entry = made.interrupt_entry
         return entry.address, entry.data
 

@@ -258,6 +258,26 @@ class InterruptRemapFault(Event):
     text: str
 
 
+class GuestInterruptRemapped(Event):
+    """The unit of *partition*'s own turned handle *index* of its device *source_id* into *vector* for *destination*."""
+
+    partition: int
+    source_id: int
+    index: int
+    vector: int
+    destination: int
+
+
+class GuestInterruptRefused(Event):
+    """The unit of *partition*'s own refused an interrupt of its device *source_id*."""
+
+    partition: int
+    source_id: int
+    index: int
+    reason: int
+    text: str
+
+
 class DeviceAttached(Event):
     """Device *source_id* now translates through the domain of *partition*."""
 

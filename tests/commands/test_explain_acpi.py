@@ -52,7 +52,7 @@ def test_every_table_is_reached_from_the_root_pointer():
     ("RSDP", "24 xsdt_address 0x3ff"), ("FACP", "56 pm1a_evt_blk 0x600 ports"),
     ("FACP", "reset_reg_sup bit 10: reset_reg and reset_value work"), ("FACP", "116 reset_reg port 0xcf9, 8 bits"),
     ("APIC", "local_apic processor 3 has APIC id 3, enabled"),
-    ("APIC", "io_apic I/O APIC 255 is at 0xfec00000; its pin 0 is line 0"),
+    ("APIC", "io_apic I/O APIC 15 is at 0xfec00000; its pin 0 is line 0"),
     ("APIC", "interrupt_source_override irq 0 of ISA is line 2, as the bus has it"),
     ("APIC", "interrupt_source_override irq 9 of ISA is line 9, level, active high"),
     ("APIC", "local_apic_nmi NMI is on LINT1 of every processor, as the bus has it"),

@@ -266,7 +266,8 @@ def _act(random, one):
         case 3:
             board.write_memory(0xFEC00040, 4, random.randrange(256))
         case 4:
-            board.interrupts.messages.send(Msi(0xFEE00000 | random.randrange(1 << 20) & ~0x10, random.choice(ENTRIES)))
+            address = 0xFEE00000 | random.randrange(1 << 20) & ~0x10
+            board.interrupts.messages.send(0x10, Msi(address, random.choice(ENTRIES)))
         case _:
             one.machine.scheduler.run(one.machine.clock.tsc + 20_000)
 

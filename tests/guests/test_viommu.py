@@ -1,4 +1,4 @@
-"""guests/viommu.asm: a guest that starts a remapping unit as an operating system does, and uses it."""
+"""guests/viommu.asm, guests/remapping.asm: guests that start a remapping unit as an operating system does."""
 
 from __future__ import annotations
 
@@ -61,3 +61,35 @@ def test_root_hears_nothing_of_the_units_registers(run):
     asked = [event for event in seen if isinstance(event, events.InterceptSent)]
     assert len(registers) > 30
     assert {event.message_type for event in asked} == {HvMessageType.X64_IO_PORT_INTERCEPT}
+
+
+REMAPPED = """\
+interrupts are remapped, status 0x0000000007000000
+a frame, by entry 5: vector 0x0000000000000051
+behind a changed entry: vector 0x0000000000000051
+behind the invalidation: vector 0x0000000000000052
+a message that names its vector: refused, reason 0x0000000000000025
+  entry 0x0000000000000000
+  of device 0x0000000000000010
+an entry that is another device's: refused, reason 0x0000000000000026
+  entry 0x0000000000000009
+  of device 0x0000000000000010
+the timer, by entry 7: vector 0x0000000000000071
+every interrupt was the table's
+"""
+
+
+def test_interrupts_of_a_pc_are_those_of_its_guests_table():
+    """A card's MSI-X, which the machine's own unit remaps before it comes here, and the I/O APIC's timer pin."""
+    with closing(Machine(memory_mib=32)) as machine:
+        seen = []
+        machine.trace.listen(lambda record: seen.append(record.event))
+        vm = machine.create_vm("remapping", load(str(guests_folder() / "remapping.asm")), memory_mib=4, pc=True,
+                               devices=("ring",), viommu=True)
+        machine.run(2_000_000_000)
+        assert (vm.serial, vm.ended) == (REMAPPED, "shutdown")
+    remapped = [event for event in seen if isinstance(event, events.GuestInterruptRemapped)]
+    assert [(event.source_id, event.index, event.vector) for event in remapped] == [
+        (0x10, 5, 0x51), (0x10, 5, 0x51), (0x10, 5, 0x52), (0xF0F8, 7, 0x71)]
+    physical = [event for event in seen if isinstance(event, events.InterruptRemapped)]
+    assert len(physical) == 5, "the machine's unit let every message of the card through"

@@ -77,7 +77,7 @@ _LAST = (HypercallCode.FINALIZE_PARTITION, HypercallCode.DELETE_PARTITION)
 class Fuzzed(World):
     """Root, two children that obey scripts and have every privilege, and a victim that sleeps with its SynIC on.
 
-    The two may send to each other, and the first one to the victim, too.
+    The two may send to each other, and the first one to the victim, too. The second has a remapping unit.
     """
 
     def __init__(self, parallel: bool = False) -> None:
@@ -121,6 +121,8 @@ class Fuzzed(World):
         winhv = self.machine.root.winhv
         for sender, receiver in ((CALLER, PEER), (PEER, CALLER)):
             self._connect(sender, receiver, 3)
+            if sender == PEER:
+                winhv.set_partition_property(sender, HvPartitionProperty.VIRTUAL_IOMMU, 1)
             winhv.attach_device(sender, DEVICE_RID + sender, 1)
             winhv.deposit_memory(sender, winhv.memory.allocate(SPARE_PAGES))
             winhv.map_device_interrupt(sender, DEVICE_RID + sender, 0, 0x41)

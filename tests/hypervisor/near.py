@@ -209,8 +209,14 @@ ROWS: dict[int, tuple[Row, ...]] = {
         {"interrupt_control": (2, 3, 10, 1 << 34)}),
     C.CHECK_FOR_IO_INTERCEPT: ({"port": (0, 0x80, 0x3F8, 0xFFFF), "size": (1, 2, 4, 3), "is_write": (0, 1)},),
     C.POST_MESSAGE_DIRECT: ({"sender": (0, CALLER)},),
-    **dict.fromkeys((C.MAP_DEVICE_INTERRUPT, C.RETARGET_DEVICE_INTERRUPT), (
-        {"target_flags": (0, 0, 0, 1)}, {"target_flags": (2, 3), "target_vp_mask": (0, 1)})),
+    C.RETARGET_DEVICE_INTERRUPT: (
+        {"target_flags": (0, 0, 0, 1)}, {"target_flags": (2, 3), "target_vp_mask": (0, 1)}),
+    C.MAP_DEVICE_INTERRUPT: (
+        {"source": 0, "target_flags": (0, 0, 0, 1)}, {"source": 0, "target_flags": (2, 3), "target_vp_mask": (0, 1)},
+        {"source": 1, "address": (0xFEE0_0000, 0xFEE0_0030, 0xFED0_0000)}),
+    C.ASSERT_DEVICE_INTERRUPT: (
+        {"source": 1, "address": (0xFEE0_0000, 0xFEE0_1008, 0xFEE0_F00C, 0xFEEF_F000), "data": (0x41, 0x152, 0xC030)},
+        {"source": 1, "address": (0xFEE0_0010, 0xFEE0_0000, 0), "data": (0, 0x200, 0x400, 0x500, 0x700, 3)}),
     C.MAP_VP_STATE_PAGE: ({"flags": 0, "requested_map_location": 0}, {"flags": (1, 1, 2)}),
 }
 _PAGE_UNIT = one_of(*FREE_PAGES, 0x150, 0x160, 0, 1 << 40)

@@ -30,6 +30,7 @@ def words(world, code, seed, flawless, monkeypatch):
 
 @pytest.mark.parametrize("code", [
     C.RETARGET_DEVICE_INTERRUPT, C.MAP_DEVICE_INTERRUPT, C.GET_LOGICAL_DEVICE_PROPERTY, C.CREATE_DEVICE_DOMAIN,
+    C.ASSERT_DEVICE_INTERRUPT,
     C.MAP_DEVICE_GPA_PAGES, C.ATTACH_DEVICE_DOMAIN, C.DETACH_DEVICE_DOMAIN, C.START_VIRTUAL_PROCESSOR, C.CREATE_PORT,
     C.GET_PORT_PROPERTY, C.DISCONNECT_PORT, C.UNMAP_DEVICE_INTERRUPT], ids=lambda code: code.name)
 def test_what_is_right_is_accepted_at_least_sometimes(world, code, monkeypatch):

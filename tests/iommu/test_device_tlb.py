@@ -20,6 +20,7 @@ from hv.spec.vtd import (
 )
 from tests.iommu.bench import DATA, DEVICE, DOMAIN, IOVA, LEVELS, STATUS, Bench
 from tests.iommu.test_invalidation import Queue, a_wait
+from tests.proves import proves
 
 TRANSLATED = AddressType.TRANSLATED
 WITHOUT = Ecap(EXTENDED_CAPABILITIES.raw, device_tlb=0)
@@ -32,6 +33,7 @@ def a_bench(type: int = TranslationType.DEVICE_TLB, extended: Ecap = EXTENDED_CA
     return bench
 
 
+@proves("iommu/TranslationType.DEVICE_TLB", "capability/Ecap.device_tlb")
 def test_a_trusted_device_asks_and_then_uses_what_it_was_told():
     """VT-d "Address Translation Services": TT = 1."""
     bench = a_bench()
@@ -95,6 +97,7 @@ def test_without_the_capability_a_context_entry_cannot_allow_it():
     assert (queue.head, bench.fault_status.queue_error) == (0, 1)
 
 
+@proves("iommu/DescriptorType.DEVICE_TLB")
 @pytest.mark.parametrize(("fields", "told"), [
     pytest.param({"page": 0x12345}, (0x12345, 0), id="one-page"),
     pytest.param({"page": 0x12344, "size": 1}, (0x12344, 1), id="two-pages"),
@@ -113,6 +116,7 @@ def test_a_device_is_told_which_pages_to_forget(fields, told):
     assert (heard, bench.memory.read_u32(STATUS), queue.head) == ([told], 7, 2)
 
 
+@proves("iommu/VtdRegister.FSTS")
 def test_a_device_that_does_not_answer_is_a_time_out_at_the_next_wait():
     """VT-d "Invalidation Completion Errors": that wait is given up, and the queue stands until ITE is cleared."""
     bench = a_bench()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from hv.spec.vtd import (
     HOST_ADDRESS_WIDTH,
@@ -23,6 +24,7 @@ from hv.spec.vtd import (
 from hv.trace import events
 from tests.iommu.bench import CONTEXTS, DEVICE, DOMAIN, IOVA, LEVELS, RAM, Bench
 from tests.iommu.test_interrupts import handle
+from tests.proves import proves
 
 R = FaultReason
 OUTSIDE = 1 << HOST_ADDRESS_WIDTH - 1 >> 12
@@ -95,11 +97,13 @@ INTERRUPT = [
 ]
 
 
-def ids(rows: list[Dma] | list[Interrupt]) -> list[str]:
-    return [f"{row.reason:x}-{row.reason.name.lower().replace('_', '-')}" for row in rows]
+def cases(rows: list[Dma] | list[Interrupt]) -> list[ParameterSet]:
+    """Each stands behind the row of its reason."""
+    return [pytest.param(row, id=f"{row.reason:x}-{row.reason.name.lower().replace('_', '-')}",
+                         marks=proves(f"iommu/FaultReason.{row.reason.name}")) for row in rows]
 
 
-@pytest.mark.parametrize("row", DMA, ids=ids(DMA))
+@pytest.mark.parametrize("row", cases(DMA))
 def test_a_dma_leaves_a_record_of_its_reason(row):
     """VT-d "Fault Recording Registers": page, source, reason, type of address, direction, F; and nothing moved."""
     bench = Bench()
@@ -117,7 +121,7 @@ def test_a_dma_leaves_a_record_of_its_reason(row):
     assert (bench.memory.read(0, RAM), bench.fault_status.pending) == (before, 1)
 
 
-@pytest.mark.parametrize("row", INTERRUPT, ids=ids(INTERRUPT))
+@pytest.mark.parametrize("row", cases(INTERRUPT))
 def test_an_interrupt_leaves_a_record_of_its_reason(row):
     """VT-d "Fault Recording Registers": the index stands in bits 63:48, and no vector arrives."""
     bench = Bench()
@@ -135,7 +139,7 @@ QUALIFIED = [row for row in DMA if row.reason not in (
     R.ROOT_NOT_PRESENT, R.ROOT_ACCESS, R.ROOT_RESERVED, R.CONTEXT_ACCESS)]
 
 
-@pytest.mark.parametrize("row", QUALIFIED, ids=ids(QUALIFIED))
+@pytest.mark.parametrize("row", cases(QUALIFIED))
 def test_a_context_entry_may_ask_for_silence_about_its_own_faults(row):
     """VT-d "Context Entry": FPD; those above are not qualified, as no context entry was read."""
     bench = Bench()
@@ -148,6 +152,7 @@ def test_a_context_entry_may_ask_for_silence_about_its_own_faults(row):
     assert (bench.records(), bench.fault_status.raw) == ([], 0)
 
 
+@proves("iommu/VtdRegister.FECTL", "iommu/VtdRegister.FEDATA", "iommu/VtdRegister.FEADDR")
 def test_a_fault_event_is_sent_once_until_it_is_served():
     """VT-d "Fault Event Control Register": IM holds it back in IP; clearing IM sends it."""
     bench = Bench()

@@ -15,10 +15,12 @@ from hv.spec.vtd import (
     FaultReason,
     FaultStatus,
     GlobalCommand,
+    InterruptTableAddress,
     QueuePointer,
     VtdRegister,
 )
 from tests.iommu.bench import DATA, QUEUE, Bench
+from tests.proves import proves
 
 EVENT = InterruptMessage(0x71, 2, False, 0, False, False)
 
@@ -38,6 +40,7 @@ def fail(bench: Bench, count: int = 1) -> None:
         assert not bench.dma(page << 12)
 
 
+@proves("capability/Cap.fault_offset", "capability/Cap.fault_records", "iommu/VtdRegister.FRCD")
 def test_the_capabilities_say_where_the_records_are():
     cap = Cap(Bench().read(VtdRegister.CAP, 8))
     assert (cap.fault_offset * ENTRY_SIZE, cap.fault_records + 1) == (VtdRegister.FRCD, FAULT_RECORDS)
@@ -63,6 +66,7 @@ def test_a_fault_without_a_free_record_is_lost_and_said_to_be():
     assert (len(bench.records()), bench.fault_status.overflow) == (FAULT_RECORDS, 0)
 
 
+@proves("iommu/VtdRegister.FSTS")
 def test_ppf_goes_with_the_last_f_bit_and_cannot_be_written():
     bench = a_bench()
     fail(bench, 2)
@@ -104,6 +108,7 @@ def test_the_event_is_sent_once_until_everything_is_served():
     assert bench.messages == [EVENT, EVENT]
 
 
+@proves("iommu/VtdRegister.FECTL")
 def test_a_masked_event_waits_for_the_unmasking():
     bench = a_bench(masked=True)
     fail(bench)
@@ -124,11 +129,25 @@ def test_the_event_is_masked_after_reset():
     assert Bench().read(VtdRegister.FECTL) == EventControl(masked=1).raw
 
 
+@proves("iommu/VtdRegister.FEADDR")
 def test_an_event_address_that_is_no_interrupt_address_goes_nowhere():
     bench = a_bench()
     bench.write(VtdRegister.FEADDR, DATA)
     fail(bench)
     assert (bench.messages, bench.memory.read_u32(DATA)) == ([], 0)
+
+
+@proves("iommu/VtdRegister.FEUADDR")
+@pytest.mark.parametrize(("extended", "upper", "destinations"), [
+    (1, 0x1234_5600, [0x1234_5602]), (1, 0, [2]), (1, 0x1234_5601, []), (0, 0, [2]), (0, 0x100, [])])
+def test_with_eime_the_upper_address_is_more_of_the_destination(extended, upper, destinations):
+    """VT-d "Fault Event Upper Address Register": bits 31..8; without EIME the address is just not one of interrupts."""
+    bench = a_bench()
+    bench.write(VtdRegister.IRTA, InterruptTableAddress(extended=extended).raw, 8)
+    bench.command(set_interrupt_table=1, translation=1)
+    bench.write(VtdRegister.FEUADDR, upper)
+    bench.dma()
+    assert [message.destination for message in bench.messages] == destinations
 
 
 @pytest.mark.parametrize("register", [VtdRegister.FEADDR, VtdRegister.FEUADDR, VtdRegister.FEDATA])

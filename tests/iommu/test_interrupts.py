@@ -11,6 +11,7 @@ from hv.spec.apic import DeliveryMode
 from hv.spec.vtd import FaultReason, InterruptTableAddress, Irte, RemappableAddress, VtdRegister
 from hv.trace import events
 from tests.iommu.bench import DEVICE, INTERRUPTS, RAM, Bench
+from tests.proves import proves
 
 PLAIN = 0xFEE0100C              # destination 1, logical, redirection hint
 ENTRY = Irte(present=1, vector=0x51, destination=0x0300)        # EIME = 0: the id is in bits 15:8
@@ -25,6 +26,7 @@ def irte(**changes: int) -> Irte:
     return Irte(ENTRY.raw, **changes)
 
 
+@proves("iommu/GlobalCommand.interrupt_remapping")
 def test_without_ire_a_message_passes_as_it_is_written():
     bench = Bench()
     bench.command(translation=1)
@@ -33,6 +35,7 @@ def test_without_ire_a_message_passes_as_it_is_written():
         vector=0x41, destination=1, logical=True, delivery_mode=1, level=True, redirection_hint=True)]
 
 
+@proves("iommu/GlobalCommand.compatibility_format")
 @pytest.mark.parametrize(("compatibility", "extended", "passes"), [
     pytest.param(0, 0, False, id="cfi-off"),
     pytest.param(1, 0, True, id="cfi-on"),
@@ -48,6 +51,7 @@ def test_compatibility_format_passes_only_by_cfi_without_eime(compatibility, ext
     assert passes or bench.only_record().reason == FaultReason.COMPATIBILITY_BLOCKED
 
 
+@proves("capability/Ecap.interrupt_remapping")
 def test_an_entry_says_what_is_delivered():
     bench = Bench()
     bench.irte(7, irte(logical=1, redirection_hint=1, level=1, delivery_mode=DeliveryMode.LOWEST_PRIORITY))
@@ -57,6 +61,7 @@ def test_an_entry_says_what_is_delivered():
     assert bench.events == [events.InterruptRemapped(DEVICE, 7, 0x51, 3)]
 
 
+@proves("iommu/VtdRegister.IRTA", "capability/Ecap.extended_interrupts")
 def test_with_eime_the_destination_has_32_bits():
     bench = Bench()
     bench.write(VtdRegister.IRTA, InterruptTableAddress(page=INTERRUPTS >> 12, size=7, extended=1).raw, 8)
@@ -91,7 +96,9 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize(("arrange", "data", "index", "reason"), [pytest.param(*row[1:], id=row[0]) for row in RULES])
+@pytest.mark.parametrize(("arrange", "data", "index", "reason"), [pytest.param(
+    *row[1:], id=row[0], marks=proves("iommu/SourceValidation.RESERVED") if row[0] == "svt-reserved" else ())
+    for row in RULES])
 def test_an_interrupt_is_refused_for_the_reason_of_the_manual(arrange, data, index, reason):
     bench = Bench()
     arrange(bench)
@@ -101,6 +108,7 @@ def test_an_interrupt_is_refused_for_the_reason_of_the_manual(arrange, data, ind
     assert bench.events == [events.InterruptRemapFault(DEVICE, index, reason, reason.text)]
 
 
+@proves("iommu/GlobalCommand.set_interrupt_table")
 def test_a_table_outside_memory_is_its_own_reason():
     bench = Bench()
     bench.write(VtdRegister.IRTA, RAM | 7, 8)
@@ -121,6 +129,7 @@ def test_fpd_silences_what_the_entry_itself_refuses(changes):
     assert (bench.messages, bench.records()) == ([], [])
 
 
+@proves("iommu/SourceValidation.NONE", "iommu/SourceValidation.REQUESTER", "iommu/SourceValidation.BUS_RANGE")
 @pytest.mark.parametrize(("fields", "source_id", "allowed"), [
     pytest.param({}, 0x1234, True, id="no-validation"),
     pytest.param({"validation": 1}, 0x0018, True, id="the-device"),

@@ -27,6 +27,7 @@ from hv.spec.vtd import (
 )
 from tests.iommu.bench import DATA, DEVICE, DOMAIN, IOVA, LEVELS, QUEUE, RAM, STATUS, Bench
 from tests.iommu.test_interrupts import handle
+from tests.proves import proves
 
 OTHER, OTHER_DOMAIN = DEVICE + 4, 6             # another function of the same device
 G = Granularity
@@ -80,6 +81,8 @@ PAGE_ROWS = [
 ]
 
 
+@proves("iommu/VtdRegister.IVA", "iommu/VtdRegister.IOTLB", "iommu/DescriptorType.IOTLB",
+        "capability/Cap.page_selective", "capability/Ecap.iotlb_offset")
 @pytest.mark.parametrize(("granularity", "domain", "address", "mask", "expected"), PAGE_ROWS)
 @pytest.mark.parametrize("queued", [False, True], ids=["registers", "queue"])
 def test_an_iotlb_invalidation_forgets_what_it_names(queued, granularity, domain, address, mask, expected):
@@ -108,6 +111,7 @@ CONTEXT_ROWS = [
 ]
 
 
+@proves("iommu/VtdRegister.CCMD", "iommu/DescriptorType.CONTEXT")
 @pytest.mark.parametrize(("granularity", "domain", "source_id", "mask", "expected"), CONTEXT_ROWS)
 @pytest.mark.parametrize("queued", [False, True], ids=["registers", "queue"])
 def test_a_context_invalidation_forgets_what_it_names(queued, granularity, domain, source_id, mask, expected):
@@ -150,6 +154,7 @@ def test_registers_invalidate_nothing_while_the_queue_is_enabled(register, comma
     assert bench.dma()
 
 
+@proves("capability/Cap.address_mask")
 def test_a_page_range_beyond_mamv_invalidates_nothing():
     bench = a_bench()
     bench.entry(1, SecondLevelEntry())
@@ -159,6 +164,7 @@ def test_a_page_range_beyond_mamv_invalidates_nothing():
     assert bench.dma()
 
 
+@proves("iommu/DescriptorType.INTERRUPT", "capability/Ecap.handle_mask")
 @pytest.mark.parametrize(("descriptor", "vectors"), [
     pytest.param({"selective": 0}, [0x61, 0x61], id="global"),
     pytest.param({"selective": 1, "index": 4}, [0x61, 0x51], id="one"),
@@ -183,12 +189,15 @@ def a_wait(**fields: int) -> WaitDescriptor:
     return WaitDescriptor(type=DescriptorType.WAIT, **fields)
 
 
+@proves("iommu/DescriptorType.WAIT", "capability/Ecap.queued")
 def test_a_wait_descriptor_writes_its_status():
     bench = Bench()
     Queue(bench).put(a_wait(write_status=1, fence=1, status_data=0x1234, status_dword=STATUS // 4))
     assert bench.memory.read_u32(STATUS) == 0x1234
 
 
+@proves("iommu/VtdRegister.ICS", "iommu/VtdRegister.IECTL", "iommu/VtdRegister.IEDATA", "iommu/VtdRegister.IEADDR",
+        "iommu/VtdRegister.IEUADDR")
 def test_a_wait_descriptor_raises_its_event_once_until_iwc_is_cleared():
     bench = Bench()
     bench.write(VtdRegister.IEDATA, 0x72)
@@ -243,6 +252,7 @@ def test_a_queue_that_cannot_be_read_is_an_error(queue_page, tail):
     assert bench.fault_status.queue_error
 
 
+@proves("iommu/VtdRegister.IQH", "iommu/VtdRegister.IQT")
 @pytest.mark.parametrize("size", [0, 1])
 def test_the_queue_wraps(size):
     bench = Bench()
@@ -253,6 +263,7 @@ def test_the_queue_wraps(size):
     assert not bench.fault_status.raw
 
 
+@proves("iommu/GlobalCommand.queued_invalidation")
 def test_a_disabled_queue_does_nothing_and_starts_from_0():
     bench = Bench()
     queue = Queue(bench)
@@ -267,6 +278,7 @@ def test_a_disabled_queue_does_nothing_and_starts_from_0():
     assert bench.memory.read_u32(STATUS) == 7
 
 
+@proves("iommu/VtdRegister.IQA")
 def test_the_queue_may_be_moved_only_while_it_is_disabled():
     bench = Bench()
     Queue(bench)

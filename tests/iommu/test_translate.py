@@ -20,6 +20,7 @@ from hv.spec.vtd import (
 )
 from hv.trace import events
 from tests.iommu.bench import CONTEXTS, DATA, DEVICE, DOMAIN, IOVA, LEVELS, RAM, Bench
+from tests.proves import proves
 
 OUTSIDE = 1 << HOST_ADDRESS_WIDTH - 1 >> 12      # a page where no RAM is
 GOOD_CONTEXT = ContextEntry(present=1, address_width=2, domain_id=DOMAIN, second_level=LEVELS[3] >> 12)
@@ -38,6 +39,7 @@ def with_reserved(entry, bit: int):
     return type(entry)(entry.raw | 1 << bit)
 
 
+@proves("iommu/TranslationType.SECOND_LEVEL")
 def test_a_mapped_address_reaches_its_page():
     bench = Bench()
     assert bench.iommu.dma_write(DEVICE, IOVA + 0x10, b"hello")
@@ -47,6 +49,7 @@ def test_a_mapped_address_reaches_its_page():
     assert bench.records() == []
 
 
+@proves("iommu/GlobalCommand.translation")
 def test_without_te_addresses_pass_untranslated():
     bench = Bench()
     bench.command()
@@ -86,7 +89,9 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize(("arrange", "write", "reason"), [pytest.param(*row[1:], id=row[0]) for row in RULES])
+@pytest.mark.parametrize(("arrange", "write", "reason"), [pytest.param(
+    *row[1:], id=row[0], marks=proves("iommu/TranslationType.RESERVED") if row[0] == "type-reserved" else ())
+    for row in RULES])
 def test_a_request_is_refused_for_the_reason_of_the_manual(arrange, write, reason):
     """VT-d "Fault Reason Encodings": aborted, and recorded with source, page, direction and reason."""
     bench = Bench()
@@ -97,6 +102,7 @@ def test_a_request_is_refused_for_the_reason_of_the_manual(arrange, write, reaso
     assert bench.events == [events.DmaFault(DEVICE, IOVA, write, reason, reason.text)]
 
 
+@proves("capability/Cap.mgaw")
 @pytest.mark.parametrize(("width", "iova", "passes"), [
     pytest.param(2, (1 << 48) - 0x1000, True, id="last-page-of-48-bits"),
     pytest.param(2, 1 << 48, False, id="beyond-48-bits"),
@@ -121,12 +127,14 @@ def test_a_root_table_outside_memory_is_its_own_reason():
     assert bench.only_record().reason == FaultReason.ROOT_ACCESS
 
 
+@proves("iommu/VtdRegister.RTADDR", "iommu/GlobalCommand.set_root_table")
 def test_a_new_root_table_counts_from_srtp_on():
     bench = Bench()
     bench.write(VtdRegister.RTADDR, OUTSIDE << 12, 8)
     assert bench.dma()
 
 
+@proves("capability/Cap.large_pages")
 @pytest.mark.parametrize(("level", "size"), [(2, 1 << 21), (3, 1 << 30)])
 def test_a_large_page_maps_all_of_its_range(level, size):
     bench = Bench()
@@ -138,12 +146,14 @@ def test_a_large_page_maps_all_of_its_range(level, size):
     assert bench.records() == []        # where no RAM answers is no fault of the unit
 
 
+@proves("capability/Cap.sagaw")
 def test_three_levels_are_walked_for_39_bits():
     bench = Bench()
     bench.context(context(address_width=1, second_level=LEVELS[2] >> 12))
     assert bench.dma()
 
 
+@proves("iommu/TranslationType.PASS_THROUGH", "capability/Ecap.pass_through")
 def test_a_pass_through_device_sees_memory_as_it_is():
     bench = Bench()
     bench.context(context(type=2, second_level=0))
@@ -181,6 +191,7 @@ def test_a_request_that_fails_on_its_second_page_writes_nothing():
     assert bench.only_record().page << 12 == IOVA + 0x1000
 
 
+@proves("capability/Cap.zero_length_read")
 @pytest.mark.parametrize(("rights", "reads", "writes"), [
     pytest.param({}, True, True, id="both-rights"),
     pytest.param({"readable": 0}, True, True, id="write-only"),
@@ -233,6 +244,7 @@ def test_cached_rights_stay_until_they_are_invalidated():
     assert bench.dma(write=True)
 
 
+@proves("capability/Ecap.coherent")
 def test_what_was_refused_is_not_cached():
     """CM = 0: a page that becomes present needs no invalidation."""
     bench = Bench()
@@ -242,6 +254,7 @@ def test_what_was_refused_is_not_cached():
     assert bench.dma()
 
 
+@proves("capability/Cap.domains")
 def test_two_domains_have_their_own_cached_pages():
     bench = Bench()
     bench.context(context(domain_id=6), DEVICE + 1)

@@ -18,8 +18,10 @@ from hv.spec.vtd import (
     VtdRegister,
 )
 from tests.iommu.bench import DEVICE, IOVA, Bench
+from tests.proves import proves
 
 
+@proves("iommu/VtdRegister.VER", "iommu/VtdRegister.CAP", "iommu/VtdRegister.ECAP")
 def test_the_capabilities_are_those_of_the_model():
     bench = Bench()
     assert bench.read(VtdRegister.VER) == VERSION
@@ -50,6 +52,7 @@ def test_an_access_of_a_wrong_size_or_place_reads_0_and_writes_nothing(offset, s
     assert bench.read(offset, size) == 0
 
 
+@proves("iommu/VtdRegister.GCMD", "iommu/VtdRegister.GSTS", "iommu/GlobalCommand.translation")
 def test_the_status_follows_the_command():
     bench = Bench()
     assert GlobalCommand(bench.read(VtdRegister.GSTS)) == GlobalCommand(

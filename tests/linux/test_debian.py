@@ -19,6 +19,23 @@ def busybox():
     return (debian.unpacked("busybox-static") / "bin/busybox").read_bytes()
 
 
+def _see_interrupts_go_through_the_units_table(console, vm):
+    """The serial port's is by an entry of it; told to go to the other processor, the kernel changes that entry."""
+    table = vm.partition.virtual_iommu.unit.remapper
+
+    def counts():
+        (line,) = [line for line in console.command("cat /proc/interrupts").splitlines() if "ttyS0" in line]
+        assert "IR-IO-APIC" in line
+        return [int(word) for word in line.split()[1:3]]
+
+    assert (table.enabled, table.table.extended) == (True, 1)
+    first, second = counts()
+    assert (first > 0, second) == (True, 0)
+    console.command("echo 2 > /proc/irq/4/smp_affinity")
+    assert counts()[1] > 0
+    assert not [record for record in vm.partition.virtual_iommu.unit.faults.records if record.fault]
+
+
 @pytest.mark.parametrize(("vps", "viommu"), [(1, False), (2, True)])
 def test_a_debian_kernel_boots_to_a_shell_that_works_and_powers_off(vps, viommu, busybox):
     """Everything that an operating system asks of its machine, on the way to this: boot protocol, ACPI, interrupt
@@ -38,10 +55,13 @@ def test_a_debian_kernel_boots_to_a_shell_that_works_and_powers_off(vps, viommu,
     assert "clocksource: hyperv_clocksource_tsc_page" in log
     assert f"smpboot: Total of {vps} processors activated" in log
     assert ("DMAR: dmar0: Using Queued invalidation" in log) is viommu
+    assert ("DMAR-IR: Enabled IRQ remapping in x2apic mode" in log) is viommu
     assert not [line for line in log.splitlines() if "BUG" in line or "WARNING" in line or "ACPI Error" in line]
     assert "Hyper-V clockevent" in console.command("cat /proc/timer_list")
     assert console.command('n=0; while [ $n -lt 500 ]; do n=$((n+1)); done; echo "n is $n"').endswith("n is 500\n")
     assert hashlib.sha256(busybox).hexdigest() in console.command("sha256sum /bin/busybox")
+    if viommu:
+        _see_interrupts_go_through_the_units_table(console, vm)
     assert "reboot: Power down" in console.end("poweroff -f")
     assert (vm.ended, exit_code([vm])) == ("shutdown", 0)
     machine.close()

@@ -74,6 +74,11 @@ class FakeWinHv:
         self.routes[message] = (vector, 1 << vp, False)
         return message
 
+    def map_device_message(self, partition: int, source_id: int, address: int, data: int) -> tuple[int, int]:
+        message = self.map_device_interrupt(partition, source_id, 0, 0)
+        self.routes[message] = (address, data, False)
+        return message
+
     def retarget_device_interrupt(self, partition: int, source_id: int, message: tuple[int, int], vector: int,
                                   vp_mask: int, multicast: bool) -> None:
         assert message in self.routes
@@ -121,14 +126,15 @@ class PhysicalMemory:
 class Bench:
     """A VM with four VPs and a function of a network card, answering and sending."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_remapped: bool = False) -> None:
         self.port, self.winhv, self.board, self.host = FakePort(), FakeWinHv(), Motherboard(), PciHost()
         self.bus = PciBus(SPAS)
         self.nic = RingNic(REAL, self.port, VirtualClock(), Wire())
         self.bus.plug(self.nic)
         place_bars(self.bus, SPAS)
         self.device = AssignedDevice(PhysicalPci(self.bus, PhysicalMemory(self.bus)), REAL)
-        self.function = AssignedFunction(DeviceOfVm(self.winhv, PARTITION, 4, self.board, self.device))
+        self.function = AssignedFunction(DeviceOfVm(
+            self.winhv, PARTITION, 4, self.board, self.device, is_remapped))
         self.host.plug(RID, self.function)
         self.write(COMMAND, 2, ON)
 
@@ -251,6 +257,20 @@ def test_destinations(address, data, target, x2apic):
     bench.entry(0, address, data)
     bench.enable_msix()
     assert bench.sent(0) == [target]
+
+
+@pytest.mark.parametrize("address", [0xFEE0_0000, 0xFEE0_0010, 0xFEE5_0030])
+def test_behind_a_unit_of_the_guests_own_a_route_is_the_guests_message(address):
+    """Whether that is an interrupt, and whose, is in the guest's table."""
+    bench = Bench(is_remapped=True)
+    bench.entry(1, address, 3)
+    bench.enable_msix()
+    assert bench.sent(1) == [(address, 3, False)]
+    bench.entry(1, address, 4)
+    assert bench.sent(1) == [(address, 4, False)]
+    assert len(bench.winhv.routes) == 1
+    bench.entry(1, 0x1000, 4)
+    assert (bench.sent(1), bench.winhv.routes) == ([], {})
 
 
 def test_masks_are_the_devices_and_pending_bits_are_seen():

@@ -1,5 +1,7 @@
 """Interrupt messages of root's devices become calls of the hypervisor; SDM "Message Signalled Interrupts"."""
 
+from typing import NamedTuple
+
 import pytest
 
 from hv.root.msi import Msi, MsiDelivery
@@ -7,7 +9,7 @@ from hv.root.winhv import HvError
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.interrupts import HvInterruptType as T
 
-VM = 7
+VM, DEVICE = 7, 0x18
 
 
 class FakeWinHv:
@@ -36,7 +38,7 @@ class FakeWinHv:
 ])
 def test_a_message_is_asserted_as_it_says(address, data, asserted):
     winhv = FakeWinHv()
-    assert MsiDelivery(winhv, VM).send(Msi(address, data))
+    assert MsiDelivery(winhv, VM).send(DEVICE, Msi(address, data))
     assert winhv.asserted == [(VM, *asserted)]
 
 
@@ -48,15 +50,59 @@ def test_a_message_is_asserted_as_it_says(address, data, asserted):
 ])
 def test_a_message_that_means_nothing_goes_nowhere(address, data):
     winhv = FakeWinHv()
-    assert not MsiDelivery(winhv, VM).send(Msi(address, data))
+    assert not MsiDelivery(winhv, VM).send(DEVICE, Msi(address, data))
     assert not winhv.asserted
 
 
 def test_an_extint_is_the_8259s():
     heard = []
-    delivery = MsiDelivery(FakeWinHv(), VM, lambda msi: heard.append(msi.destination) or True)
-    assert delivery.send(Msi(0xFEE0_1000, 0x700))
-    assert heard == [1]
+    delivery = MsiDelivery(FakeWinHv(), VM, lambda *named: heard.append(named) or True)
+    assert delivery.send(DEVICE, Msi(0xFEE0_1000, 0x700))
+    assert delivery.send(DEVICE, Msi(0xFEE0_1004, 0x700))
+    assert heard == [(1, False), (1, True)]
+
+
+class Became(NamedTuple):
+    """What the hypervisor answers."""
+
+    interrupt_control: int
+    destination: int
+
+
+def through_a_unit(*answer, status=None):
+    """A delivery whose VM has a remapping unit, and what the hypervisor is told by it."""
+    told = []
+
+    def assert_device_interrupt(*asked):
+        told.append(asked)
+        if status is not None:
+            raise HvError(status, "ASSERT_DEVICE_INTERRUPT")
+        return Became(*answer)
+
+    winhv = FakeWinHv()
+    winhv.assert_device_interrupt = assert_device_interrupt
+    delivery = MsiDelivery(winhv, VM, lambda *named: told.append(named) or True)
+    delivery.is_remapped = True
+    return delivery, told
+
+
+def test_a_unit_of_the_guests_own_is_told_who_sends():
+    delivery, told = through_a_unit(T.FIXED, 0)
+    assert delivery.way_of(DEVICE)(Msi(0xFEE0_0010, 0))
+    assert not delivery.send(DEVICE, Msi(0xFED0_0000, 0)), "no interrupt"
+    assert told == [(VM, DEVICE, 0xFEE0_0010, 0)]
+
+
+def test_an_extint_that_the_unit_lets_through_is_the_8259s():
+    delivery, told = through_a_unit(T.EXT_INT | 1 << 33, 3)
+    assert delivery.send(DEVICE, Msi(0xFEE0_0010, 0))
+    assert told[1:] == [(3, True)]
+
+
+@pytest.mark.parametrize("status", [HvStatus.OPERATION_DENIED, HvStatus.INVALID_VP_INDEX,
+                                    HvStatus.INVALID_PARTITION_STATE, HvStatus.INVALID_PARTITION_ID])
+def test_what_the_unit_refuses_is_taken_by_nobody(status):
+    assert not through_a_unit(status=status)[0].send(DEVICE, Msi(0xFEE0_0010, 0))
 
 
 @pytest.mark.parametrize("status", [HvStatus.INVALID_VP_INDEX, HvStatus.INVALID_PARTITION_ID,
@@ -64,14 +110,14 @@ def test_an_extint_is_the_8259s():
 def test_nobody_is_there(status):
     winhv = FakeWinHv()
     winhv.status = status
-    assert not MsiDelivery(winhv, VM).send(Msi(0xFEE0_0000, 0x31))
+    assert not MsiDelivery(winhv, VM).send(DEVICE, Msi(0xFEE0_0000, 0x31))
 
 
 def test_another_refusal_is_a_mistake_of_ours():
     winhv = FakeWinHv()
     winhv.status = HvStatus.INVALID_PARAMETER
     with pytest.raises(HvError):
-        MsiDelivery(winhv, VM).send(Msi(0xFEE0_0000, 0x31))
+        MsiDelivery(winhv, VM).send(DEVICE, Msi(0xFEE0_0000, 0x31))
 
 
 @pytest.mark.parametrize(("address", "remappable"), [(0xFEE0_0000, False), (0xFEE0_0010, True)])

@@ -25,6 +25,8 @@ from hv.spec.hypercalls.devices import (
     UnmapDeviceGpaPagesInput,
 )
 from hv.spec.hypercalls.interrupts import (
+    AssertDeviceInterruptInput,
+    AssertDeviceInterruptOutput,
     AssertVirtualInterruptInput,
     ClearVirtualInterruptInput,
     DeviceInterruptTarget,
@@ -99,7 +101,7 @@ SIZES = [
     (VpRegistersInput, 16), (RegisterName, 4), (RegisterValue, 16), (RegisterAssoc, 32),
     (AssertVirtualInterruptInput, 32), (ClearVirtualInterruptInput, 8), (InterruptEntry, 16),
     (DeviceInterruptTarget, 16), (RetargetDeviceInterruptInput, 56),
-    (MapDeviceInterruptInput, 72),
+    (AssertDeviceInterruptInput, 32), (AssertDeviceInterruptOutput, 24), (MapDeviceInterruptInput, 72),
     (UnmapDeviceInterruptInput, 32), (AttachDeviceInput, 40), (DetachDeviceInput, 16), (CreatePortInput, 56),
     (InputDeviceDomain, 24), (CreateDeviceDomainInput, 32), (DeviceDomainInput, 24), (AttachDeviceDomainInput, 32),
     (DetachDeviceDomainInput, 16), (MapDeviceGpaPagesInput, 40), (UnmapDeviceGpaPagesInput, 32),

@@ -4,11 +4,14 @@ It is the hypervisor's, like the local APICs: its registers are a page of the pa
 the guest does there is done without its parent. A device of the partition goes through a shadow (`shadow.py`) once the
 guest has set GSTS.TES, and sees the partition's memory as it is before. What the physical unit refuses such a device is
 told to the guest's unit, with the reason that the guest's tables give.
+
+A message of a device is looked up in the guest's interrupt remapping table when it is sent: one of root's by
+HvCallAssertDeviceInterrupt, one of an assigned device when the physical interrupt that stands for it arrives.
 """
 
 # Simplified: it has no device TLBs (ECAP.DT = 0). Its own messages are fixed, lowest-priority or NMI; what else the
-# guest asks for there is lost. An interrupt of an assigned device goes the way its parent arranged, and not through
-# the guest's table.
+# guest asks for there is lost. So is an ExtINT of an assigned device, as nobody could ask the 8259s for its vector, and
+# a write to FEExxxxx which such a device makes as DMA: the machine's unit refuses that, and cannot say what it was.
 
 from __future__ import annotations
 
@@ -19,10 +22,12 @@ from hv.iommu.interrupts import InterruptFault, InterruptMessage
 from hv.iommu.translate import ALL_PAGES, READ, WRITE, DmaFault, Refusal
 from hv.iommu.unit import CAPABILITIES, EXTENDED_CAPABILITIES, Iommu
 from hv.machine.faults import BusError, NestedFault
-from hv.spec.apic import BROADCAST_X2APIC, BROADCAST_XAPIC, DeliveryMode
+from hv.machine.interconnect import Message
+from hv.spec.apic import DeliveryMode
 from hv.spec.pc import VIRTUAL_IOMMU_GPA
 from hv.spec.vtd import Cap, Ecap, FaultReason, FaultRecord, TranslationType
 from hv.spec.x86 import PAGE_SHIFT, PAGE_SIZE
+from hv.trace.events import GuestInterruptRefused, GuestInterruptRemapped
 
 if TYPE_CHECKING:
     from hv.hypervisor.devices.domains import DeviceDomains
@@ -33,6 +38,7 @@ GUEST_CAPABILITIES = Cap(CAPABILITIES.raw, caching_mode=1)
 GUEST_EXTENDED = Ecap(EXTENDED_CAPABILITIES.raw, device_tlb=0)
 MOST_RANGES = 8         # of pages that are looked at one by one; more of them together are all
 _MODES = (DeliveryMode.FIXED, DeliveryMode.LOWEST_PRIORITY, DeliveryMode.NMI)
+DELIVERED = (*_MODES, DeliveryMode.INIT)
 
 
 class PartitionMemory:
@@ -80,7 +86,7 @@ class VirtualIommu:
 
     def reset(self) -> None:
         """As after power-on: nothing is translated."""
-        self.unit = Iommu(PartitionMemory(self.partition), self._deliver, capabilities=GUEST_CAPABILITIES,
+        self.unit = Iommu(PartitionMemory(self.partition), self._send_own, capabilities=GUEST_CAPABILITIES,
                           extended=GUEST_EXTENDED, name=f"iommu of partition {self.partition.id}")
         self.unit.translator.on_forgotten = self._on_forgotten
         self._translates = False
@@ -190,17 +196,39 @@ class VirtualIommu:
 
     def remap(self, guest_id: int, address: int, data: int) -> InterruptMessage | None:
         """What a message of a device of the partition becomes by the guest's table; None, and a record, if refused."""
+        if self.partition.still is not None:
+            self.partition.still()
+        trace, own = self.partition.trace, self.partition.id
         try:
-            return self.unit.remapper.remap(guest_id, address, data)[0]
+            message, index = self.unit.remapper.remap(guest_id, address, data)
         except InterruptFault as fault:
+            if trace.listening:
+                trace.emit(GuestInterruptRefused(own, guest_id, fault.index, fault.reason, fault.reason.text))
             self.unit.faults.record_interrupt(fault)
             return None
+        if trace.listening and index is not None:
+            trace.emit(GuestInterruptRemapped(own, guest_id, index, message.vector, message.destination))
+        return message
 
-    def _deliver(self, message: InterruptMessage) -> None:
-        """To the partition's own local APICs."""
+    def pass_on(self, source_id: int, address: int, data: int) -> None:
+        """The machine's device *source_id* has sent what stands for this message, which the guest wrote into it."""
+        message = self.remap(self.shadows[source_id].guest_id, address, data)
+        if message is not None:
+            self.deliver(message)
+
+    def deliver(self, message: InterruptMessage) -> bool:
+        """To the partition's own local APICs; False when the message means none of them."""
+        vector, destination, logical, mode, level, hint = message
+        targets = self.partition.interconnect.named(destination, logical)
+        if mode in DELIVERED:
+            kind = DeliveryMode.LOWEST_PRIORITY if hint and mode == DeliveryMode.FIXED else DeliveryMode(mode)
+            self.partition.interconnect.hand_out(Message(vector, kind, level), targets)
+        return bool(targets)
+
+    def _send_own(self, message: InterruptMessage) -> None:
+        """The unit's own interrupt, of a fault or an invalidation."""
         if message.delivery_mode in _MODES:
-            broadcast = BROADCAST_X2APIC if self.unit.remapper.table.extended else BROADCAST_XAPIC
-            self.partition.interconnect.deliver(*message, broadcast)
+            self.deliver(message)
 
     def inspect(self) -> dict[str, Any]:
         """Plain data for the REPL."""

@@ -8,6 +8,7 @@ from hv.hypervisor.hypercalls import (  # noqa: F401
     debug,
     device_domains,
     device_interrupts,
+    device_messages,
     devices,
     dispatch,
     extended,

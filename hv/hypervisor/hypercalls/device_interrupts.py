@@ -14,6 +14,7 @@ from hv.hypervisor.hypercalls.registry import Call, hypercall, require
 from hv.hypervisor.interrupts.routing import Route
 from hv.hypervisor.partitions.partition import Partition
 from hv.hypervisor.vps.sets import vps_in_mask, vps_in_set
+from hv.iommu.unit import is_interrupt_address
 from hv.spec.apic import LOWEST_LEGAL_VECTOR
 from hv.spec.cpuid import HvPrivilege
 from hv.spec.hv_status import HvStatus
@@ -48,14 +49,19 @@ _EXECUTE = int(HvInterceptAccess.EXECUTE)
            variable=True, privilege=HvPrivilege.CPU_MANAGEMENT)
 def map_device_interrupt(call: Call, input: MapDeviceInterruptInput, units: tuple[int, ...]) -> \
         MapDeviceInterruptOutput:
-    """A device's interrupt becomes a vector of the partition the device is assigned to; answers the MSI to program."""
+    """A device's interrupt becomes a vector of the partition the device is assigned to; answers the MSI to program.
+
+    With a logical entry it is the message of the entry instead, which the partition's own remapping unit looks up
+    whenever it comes; such an interrupt has no target. FEATURE_UNAVAILABLE without that unit.
+    """
     partition = call.find(input.partition_id)
     source_id = source_id_of(partition, input.device_id)
     require(input.interrupt_type in _FIXED, f"interrupt type {input.interrupt_type}")
     require(input.trigger_mode <= 1 and input.vector_count == 1, "trigger mode is 0 or 1, vector count 1")
-    vps = _targets(partition, input.target, units)
+    asked = _asked(partition, input.logical_interrupt_entry)
+    vps = _targets(partition, input.target, units) if asked is None else []
     iommu, routing = call.iommu, call.hypervisor.interrupts
-    route = routing.allocate(source_id, partition, vps, input.target.target_vector, bool(input.trigger_mode))
+    route = routing.allocate(source_id, partition, vps, input.target.target_vector, bool(input.trigger_mode), asked)
     try:
         route.message = iommu.map_interrupt(source_id, route.vector)
     except Exception:
@@ -66,6 +72,16 @@ def map_device_interrupt(call: Call, input: MapDeviceInterruptInput, units: tupl
     address, data = route.message
     entry = InterruptEntry(source=INTERRUPT_SOURCE_MSI, address=address, data=data)
     return MapDeviceInterruptOutput(interrupt_entry=entry)
+
+
+def _asked(partition: Partition, entry: InterruptEntry) -> tuple[int, int] | None:
+    """The message that the guest has written into its device; None when that is not said."""
+    if not entry.source:
+        return None
+    require(partition.virtual_iommu, f"partition {partition.id} has no remapping unit", HvStatus.FEATURE_UNAVAILABLE)
+    require(entry.source == INTERRUPT_SOURCE_MSI and is_interrupt_address(entry.address),
+            f"{entry.address:#x} is no address of interrupts")
+    return entry.address, entry.data
 
 
 def _targets(partition: Partition, target: DeviceInterruptTarget, units: tuple[int, ...]) -> list[VirtualProcessor]:
@@ -109,6 +125,7 @@ def retarget_device_interrupt(call: Call, input: RetargetDeviceInterruptInput, u
     source_id = source_id_of(partition, input.device_id, lambda partition: _let_parent(call, partition))
     vps = _targets(partition, input.target, units)
     route = _route_of(call, source_id, input.interrupt_entry)
+    require(route.asked is None, "the guest's own remapping unit says whose it is")
     route.vps, route.guest_vector = tuple(vps), input.target.target_vector
     route.multicast = bool(input.target.target_flags & _MULTICAST)
     call.emit(InterruptRetargeted(source_id, route.guest_vector, partition.id, tuple(vp.index for vp in vps)))

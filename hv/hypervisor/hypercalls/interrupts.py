@@ -11,7 +11,7 @@ from hv.hypervisor.hypercalls.registry import Call, hypercall, require, require_
 from hv.hypervisor.partitions.partition import Partition, PartitionState
 from hv.machine.apic import LocalApic
 from hv.machine.interconnect import Message
-from hv.spec.apic import BROADCAST_X2APIC, BROADCAST_XAPIC, LOWEST_LEGAL_VECTOR, ApicRegister, DeliveryMode
+from hv.spec.apic import LOWEST_LEGAL_VECTOR, ApicRegister, DeliveryMode
 from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.hypercalls.interrupts import (
@@ -55,7 +55,7 @@ def assert_virtual_interrupt(call: Call, input: AssertVirtualInterruptInput) -> 
     if kind == _EXT_INT:
         _assert_external(partition, vector, bool(control & _LEVEL))
     else:
-        targets = _named(partition, destination, bool(control & _LOGICAL))
+        targets = partition.interconnect.named(destination, bool(control & _LOGICAL))
         if not targets:
             raise HypercallError(HvStatus.INVALID_VP_INDEX, f"destination {destination:#x} is nobody")
         _deliver(partition, kind, vector, bool(control & _LEVEL), targets)
@@ -80,15 +80,6 @@ def _assert_external(partition: Partition, vector: int, level: bool) -> None:
         partition.external.lower()
     else:
         partition.external.raise_vector(vector, level)
-
-
-def _named(partition: Partition, destination: int, logical: bool) -> list[LocalApic]:
-    """The APICs that are meant. All ones is everybody: of eight bits for an xAPIC, of 32 for any."""
-    wires = partition.interconnect
-    if destination in (BROADCAST_XAPIC, BROADCAST_X2APIC):
-        return [apic for apic in wires.apics if apic.is_present
-                and (destination == BROADCAST_X2APIC or not apic.is_x2apic or apic.answers_to(destination, logical))]
-    return wires.targets(destination, logical)
 
 
 def _deliver(partition: Partition, kind: int, vector: int, level: bool, targets: list[LocalApic]) -> None:

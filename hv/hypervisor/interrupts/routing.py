@@ -35,7 +35,8 @@ class InterruptRemapper(Protocol):
 class Route:
     """Physical *vector* of device *source_id* is *guest_vector* of *vps*, in order of index: all, or one of them.
 
-    *message* is the MSI (address, data) of it.
+    *message* is the MSI (address, data) of it. With *asked*, the message that the guest has written into its device,
+    the remapping unit of the guest's own says each time which vector of whom it is.
     """
 
     vector: int
@@ -47,6 +48,7 @@ class Route:
     multicast: bool = False
     lowest_priority: bool = False
     message: tuple[int, int] = (0, 0)
+    asked: tuple[int, int] | None = None
 
     @property
     def receivers(self) -> tuple[VirtualProcessor, ...]:
@@ -68,7 +70,7 @@ class InterruptRouting:
         self.spurious = 0               # vectors that arrived and belong to nobody
 
     def allocate(self, source_id: int, partition: Partition, vps: Sequence[VirtualProcessor],
-                 guest_vector: int, level: bool = False) -> Route:
+                 guest_vector: int, level: bool = False, asked: tuple[int, int] | None = None) -> Route:
         """A physical vector of its own for an interrupt of the device; the partition pays for the entry.
 
         The first of *vps* gets it, until the route is told otherwise. NO_RESOURCES when no vector is free,
@@ -78,7 +80,7 @@ class InterruptRouting:
         if vector is None:
             raise HypercallError(HvStatus.NO_RESOURCES, f"all {len(DEVICE_VECTORS)} device vectors are in use")
         _entries(partition).take()
-        self._routes[vector] = Route(vector, source_id, partition, tuple(vps), guest_vector, level)
+        self._routes[vector] = Route(vector, source_id, partition, tuple(vps), guest_vector, level, asked=asked)
         return self._routes[vector]
 
     def at(self, vector: int) -> Route | None:
@@ -121,6 +123,11 @@ class InterruptRouting:
             else:
                 self.spurious += 1
             return None
+        if route.asked is not None:
+            unit = route.partition.virtual_iommu
+            assert unit is not None, "a partition keeps its unit"
+            unit.pass_on(route.source_id, *route.asked)
+            return route
         for vp in route.receivers:
             vp.apic.accept(route.guest_vector, route.level)
             if self.trace.listening:

@@ -28,7 +28,6 @@ from hv.spec.mp import (
 )
 from hv.spec.pc import IO_APIC_GPA, IO_APIC_ID, LOCAL_APIC_GPA, TIMER_PIN, Irq, pci_line
 
-IO_APIC = IO_APIC_ID & 0xF      # what its register says
 _USABLE, _BOOTSTRAP = 1, 2
 _PCI, _ISA = 0, 1               # bus ids; PCI's has to be that of the bus
 _LEVEL_HIGH, _LEVEL_LOW = MpsInti(trigger=3, polarity=1).raw, MpsInti(trigger=3, polarity=3).raw
@@ -56,18 +55,18 @@ def _entries(board: Board) -> list[Layout]:
     processors: list[Layout] = [
         MpProcessor(type=MpEntry.PROCESSOR, apic_id=index, apic_version=LOCAL_APIC_VERSION & 0xFF,
                     flags=_USABLE | (_BOOTSTRAP if index == 0 else 0), signature=board.cpu_signature,
-                    features=board.cpu_features) for index in range(min(board.vp_count, IO_APIC))]
+                    features=board.cpu_features) for index in range(min(board.vp_count, IO_APIC_ID))]
     buses = [MpBus(type=MpEntry.BUS, bus_id=_ISA, name=b"ISA   ")]
     if board.has_pci:
         buses.insert(0, MpBus(type=MpEntry.BUS, bus_id=_PCI, name=b"PCI   "))
-    io_apic = MpIoApic(type=MpEntry.IO_APIC, apic_id=IO_APIC, version=_IO_APIC_VERSION, flags=_USABLE,
+    io_apic = MpIoApic(type=MpEntry.IO_APIC, apic_id=IO_APIC_ID, version=_IO_APIC_VERSION, flags=_USABLE,
                        address=IO_APIC_GPA)
     return [*processors, *buses, io_apic, *_isa_lines(), *(_pci_lines() if board.has_pci else []), *_local_lines()]
 
 
 def _interrupt(bus: int, source: int, pin: int, flags: int = 0, kind: int = MpInterruptType.INT) -> Layout:
     return MpInterrupt(type=MpEntry.IO_INTERRUPT, interrupt_type=kind, flags=flags, bus_id=bus, source=source,
-                       apic_id=IO_APIC, pin=pin)
+                       apic_id=IO_APIC_ID, pin=pin)
 
 
 def _isa_lines() -> list[Layout]:

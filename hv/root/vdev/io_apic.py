@@ -46,7 +46,7 @@ class IoApic:
 
     def reset(self) -> None:
         """As after power-on; the wires are others'."""
-        self.id = IoApicId(id=IO_APIC_ID & 0xF).raw     # as the firmware numbers it
+        self.id = IoApicId(id=IO_APIC_ID).raw     # as the firmware numbers it
         self.select = 0
         self.entries = [_MASKED] * IO_APIC_PINS         # RedirectionEntry as integers
 

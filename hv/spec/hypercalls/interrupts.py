@@ -85,7 +85,7 @@ class MapDeviceInterruptInput(Layout):
     device_id: u64                      # HvDeviceId
     flags: u32
     base_irt_index: u32
-    interrupt_entry: InterruptEntry
+    logical_interrupt_entry: InterruptEntry     # the message as the guest wrote it; source 0 = none
     interrupt_type: u32                 # HvInterruptType
     trigger_mode: u32                   # 0 edge, 1 level
     vector_count: u32
@@ -107,6 +107,23 @@ class RetargetDeviceInterruptInput(Layout):
     interrupt_entry: InterruptEntry
     reserved: u64
     target: DeviceInterruptTarget
+
+
+class AssertDeviceInterruptInput(Layout):
+    """HvCallAssertDeviceInterrupt, which is ours: a message of a device that the parent emulates."""
+
+    partition_id: u64
+    device_id: u64                      # HvDeviceId: the requester id that the child knows the device by
+    interrupt_entry: InterruptEntry     # the write that the device makes
+
+
+class AssertDeviceInterruptOutput(Layout):
+    """HvCallAssertDeviceInterrupt: what the message became."""
+
+    interrupt_control: u64              # HvInterruptControl
+    destination: u64
+    vector: u32
+    reserved: u32
 
 
 class UnmapDeviceInterruptInput(Layout):

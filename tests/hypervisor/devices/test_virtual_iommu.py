@@ -29,6 +29,7 @@ from hv.spec.vtd import (
     VtdRegister,
 )
 from hv.spec.x86 import PAGE_SIZE
+from tests.proves import proves
 
 HALTS = Image("halts", [Segment(0x7C00, b"\xf4", True, True)], 0x7C00, 16)
 MIB = 4
@@ -128,6 +129,7 @@ def test_before_translation_a_device_sees_the_partition_as_it_is(guest):
     assert (guest.reads(), guest.reads(DATA)) == (None, b"data")
 
 
+@proves("capability/Cap.caching_mode")
 def test_a_changed_entry_counts_from_its_invalidation_on(guest):
     """VT-d "Caching Mode": CM = 1, so that holds for an entry that was not present too."""
     assert GUEST_CAPABILITIES.caching_mode
@@ -158,6 +160,7 @@ def test_a_large_page_of_the_guest_is_pages_of_the_partition(guest, level, table
     assert (guest.shadow.left_out > 0) is (size >> 12 > shadow.MOST_PAGES)
 
 
+@proves("iommu/TranslationType.PASS_THROUGH")
 def test_a_pass_through_device_sees_the_partition_as_it_is(guest):
     guest.context(ContextEntry(present=1, type=2, address_width=1, domain_id=DOMAIN))
     guest.start()
@@ -205,7 +208,8 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("arrange", "write", "reason"), [pytest.param(*row[1:], id=row[0]) for row in FAULTS])
+@pytest.mark.parametrize(("arrange", "write", "reason"), [pytest.param(
+    *row[1:], id=row[0], marks=proves(f"iommu/FaultReason.{row[-1].name}")) for row in FAULTS])
 def test_a_fault_is_told_with_the_reason_of_the_guests_own_tables(guest, arrange, write, reason):
     """The physical unit knows only that its own entry is missing."""
     arrange(guest)

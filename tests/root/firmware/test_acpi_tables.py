@@ -103,7 +103,7 @@ def test_the_madt_lists_processors_the_io_apic_and_the_lines_that_are_elsewhere(
     assert struct.unpack_from("<II", madt.data, 36) == (0xFEE00000, 1)
     found = structures(madt, 44)
     assert [body for type, body in found if type == 0] == [struct.pack("<BBBBI", 0, 8, n, n, 1) for n in range(4)]
-    assert [body for type, body in found if type == 1] == [struct.pack("<BBBBII", 1, 12, 0xFF, 0, 0xFEC00000, 0)]
+    assert [body for type, body in found if type == 1] == [struct.pack("<BBBBII", 1, 12, 0xF, 0, 0xFEC00000, 0)]
     assert [body for type, body in found if type == 2] == [
         struct.pack("<BBBBIH", 2, 10, 0, 0, 2, 0), struct.pack("<BBBBIH", 2, 10, 0, 9, 9, 0b1101)]
     assert [body for type, body in found if type == 4] == [struct.pack("<BBBHB", 4, 6, 0xFF, 0, 1)]

@@ -9,6 +9,7 @@ A row is one of
                             manual (`InterruptionType`, `Interruptibility`, `ActivityState`, `EntryFailure`, `VmxAbort`)
     capability/MSR.FIELD    a bit of a capability MSR: `VmxMisc`, `EptVpidCap`, `VmxBasic`; of VT-d's `Cap` and `Ecap`
     iommu/KIND.NAME         of VT-d: the class and member of `hv/spec/vtd.py`; for GlobalCommand, the bit's name
+    cr4/NAME                a bit of CR4, a member of `Cr4`
 """
 
 from __future__ import annotations

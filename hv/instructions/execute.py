@@ -1,16 +1,15 @@
 """Any instruction that touches memory, carried out by hand, with memory brought by the caller.
 
-Beside what `memory_operations.py` does: strings with two ends, stack and jumps through memory, SSE moves, and those
-that look at a condition. An instruction is done whole or not at all: what memory may refuse is asked before a device is
-read, and registers change when nothing can be refused any more. A REP does one element at a time.
+Beside what `memory_operations.py` does: strings with two ends, and those that look at a condition; `stack.py`,
+`wide_integers.py` and `vectors.py` have more. An instruction is done whole or not at all: what memory may
+refuse is asked before a device is read, and registers change when nothing can be refused any more. A REP does one
+element at a time.
 
-# Simplified: x87, MMX, SSE arithmetic, MUL and DIV, SHLD and SHRD, CMPXCHG8B and far transfers are not here
-# (Undecodable); no segment limit and no alignment is checked, and neither does the engine.
+# Simplified: x87, SSE and MMX arithmetic and far transfers are not here (Undecodable); no segment limit is checked, and
+# neither does the engine.
 """
 
 from __future__ import annotations
-
-from typing import Protocol
 
 from hv.instructions.arithmetic import compute, holds
 from hv.instructions.decode import (
@@ -30,31 +29,18 @@ from hv.instructions.memory_operations import (
     operand_address,
     perform,
 )
+from hv.instructions.operand_memory import OperandMemory
 from hv.instructions.registers import InstructionRegisters
+from hv.instructions.stack import STACK
+from hv.instructions.vectors import VECTORS, VectorRegisters
+from hv.instructions.wide_integers import WIDE_INTEGERS
 from hv.spec.x86 import Rflags
 
 _ZF = Rflags.ZF.value
 _CONDITIONS = {name: number for number, name in enumerate(
     ("o", "no", "b", "ae", "e", "ne", "be", "a", "s", "ns", "p", "np", "l", "ge", "le", "g"))}
-_VECTOR_MOVES = frozenset({"movd", "movq", "movss", "movsd", "movdqu", "movdqa", "movups", "movaps", "movupd", "movapd",
-                           "movntdq", "movntps", "movntpd", "movntdqa", "lddqu"})
 _ACCUMULATORS = {1: "al", 2: "ax", 4: "eax", 8: "rax"}
 _U32, _U64 = (1 << 32) - 1, (1 << 64) - 1
-
-
-class OperandMemory(Protocol):
-    """Memory by linear address. Each method may raise what the guest gets instead."""
-
-    def read(self, gva: int, size: int) -> int: ...
-    def write(self, gva: int, size: int, value: int) -> None: ...
-    def check_write(self, gva: int, size: int) -> None: ...     # raise what `write` would, and touch nothing
-
-
-class VectorRegisters(InstructionRegisters, Protocol):
-    """With XMM registers, 16 bytes each."""
-
-    def read_xmm(self, number: int) -> bytes: ...
-    def write_xmm(self, number: int, value: bytes) -> None: ...
 
 
 def execute(state: VectorRegisters, decoded: Decoded, memory: OperandMemory, gva: int | None = None) -> bool:
@@ -68,20 +54,20 @@ def execute(state: VectorRegisters, decoded: Decoded, memory: OperandMemory, gva
             done = _string(state, decoded, memory)
         case (RegisterOperand(), MemoryOperand()) if decoded.mnemonic[:4] == "scas":
             done = _scan(state, decoded, memory)
-        case (MemoryOperand() as operand,) if decoded.mnemonic in ("push", "pop", "call", "jmp"):
-            return _stack_or_jump(state, decoded, operand, memory)
-        case (RegisterOperand(name), MemoryOperand() as operand) if decoded.mnemonic in _VECTOR_MOVES:
-            done = _load_vector(state, _xmm(decoded, name), memory.read(linear_address(decoded, state, operand),
-                                                                        operand.size))
-        case (MemoryOperand() as operand, RegisterOperand(name)) if decoded.mnemonic in _VECTOR_MOVES:
-            value = int.from_bytes(state.read_xmm(_xmm(decoded, name))[: operand.size], "little")
-            memory.write(linear_address(decoded, state, operand), operand.size, value)
+        case _ if decoded.mnemonic in STACK:
+            STACK[decoded.mnemonic](state, decoded, memory)
+            return True
+        case _ if decoded.mnemonic in VECTORS:
+            VECTORS[decoded.mnemonic](state, decoded, memory)
             done = True
         case (RegisterOperand(name), MemoryOperand() as operand) if decoded.mnemonic[:4] == "cmov":
             done = _conditional_move(state, decoded, name, operand, memory)
         case (MemoryOperand() as operand,) if decoded.mnemonic[3:] in _CONDITIONS and decoded.mnemonic[:3] == "set":
             condition = holds(_CONDITIONS[decoded.mnemonic[3:]], state.rflags)
             memory.write(linear_address(decoded, state, operand), 1, int(condition))
+            done = True
+        case _ if decoded.mnemonic in WIDE_INTEGERS:
+            WIDE_INTEGERS[decoded.mnemonic](state, decoded, memory)
             done = True
         case _:
             done = _one_operand(state, decoded, memory, gva)
@@ -147,66 +133,7 @@ def _last(state: InstructionRegisters, decoded: Decoded, operand: MemoryOperand)
     return decoded.mnemonic[:4] != "movs" and bool(state.rflags & _ZF) != (decoded.repeat == "rep")
 
 
-# --- Stack and jumps -----------------------------------------------------------------------------
-
-def _stack_or_jump(state: InstructionRegisters, decoded: Decoded, operand: MemoryOperand,
-                   memory: OperandMemory) -> bool:
-    """PUSH, POP, CALL and JMP with their operand in memory."""
-    size = operand.size
-    if decoded.mnemonic == "pop":
-        _pop(state, decoded, operand, memory)
-        state.rip = _behind(state, decoded)
-        return True
-    gva = linear_address(decoded, state, operand)
-    if decoded.mnemonic == "jmp":
-        state.rip = memory.read(gva, size)
-        return True
-    register = _stack_pointer(state, decoded)
-    top = read_register(state, register) - size
-    memory.check_write(_on_stack(state, decoded, top), size)
-    value = memory.read(gva, size)
-    pushed, rip = (value, _behind(state, decoded)) if decoded.mnemonic == "push" else (_behind(state, decoded), value)
-    memory.write(_on_stack(state, decoded, top), size, pushed & (1 << 8 * size) - 1)
-    write_register(state, register, top)
-    state.rip = rip
-    return True
-
-
-def _pop(state: InstructionRegisters, decoded: Decoded, operand: MemoryOperand, memory: OperandMemory) -> None:
-    """The address of the operand is computed with the new stack pointer; SDM "POP"."""
-    register, before = _stack_pointer(state, decoded), state.rsp
-    top = read_register(state, register)
-    value = memory.read(_on_stack(state, decoded, top), operand.size)
-    write_register(state, register, top + operand.size)
-    gva = linear_address(decoded, state, operand)
-    after, state.rsp = state.rsp, before
-    memory.write(gva, operand.size, value)
-    state.rsp = after
-
-
-def _stack_pointer(state: InstructionRegisters, decoded: Decoded) -> str:
-    return "rsp" if decoded.bits == 64 else "esp" if state.ss.big else "sp"
-
-
-def _on_stack(state: InstructionRegisters, decoded: Decoded, top: int) -> int:
-    if decoded.bits == 64:
-        return top & _U64
-    return state.ss.base + (top & (_U32 if state.ss.big else 0xFFFF)) & _U32
-
-
-# --- Vectors and conditions ----------------------------------------------------------------------
-
-def _xmm(decoded: Decoded, name: str) -> int:
-    if not name.startswith("xmm"):
-        raise Undecodable(f"{decoded.text} is not one we carry out on memory")
-    return int(name[3:])
-
-
-def _load_vector(state: VectorRegisters, number: int, value: int) -> bool:
-    """The rest of the register becomes zero, as with every load that is listed."""
-    state.write_xmm(number, value.to_bytes(16, "little"))
-    return True
-
+# --- Conditions ----------------------------------------------------------------------------------
 
 def _conditional_move(state: InstructionRegisters, decoded: Decoded, name: str, operand: MemoryOperand,
                       memory: OperandMemory) -> bool:

@@ -22,6 +22,7 @@ from hv.spec.msrs import (
     ArchCapabilities,
     Debugctl,
     MachineCheckStatus,
+    MiscEnable,
     Msr,
     PlatformInfo,
     PredCmd,
@@ -32,7 +33,8 @@ from hv.spec.x86 import Cr0, Efer, MemoryType, Vector
 EFER_WRITABLE = int(Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE)
 _LME, _LMA, _PG = Efer.LME.value, Efer.LMA.value, Cr0.PG.value
 _PAT_TYPES = frozenset(map(int, MemoryType))
-_FAST_STRINGS = 1
+_FAST_STRINGS: int = MiscEnable(fast_strings=1).raw
+_UNAVAILABLE: int = MiscEnable(bts_unavailable=1, pebs_unavailable=1).raw
 _MICROCODE = 1 << 32                # its revision is in the upper half
 _RATIO = TSC_HZ // 100_000_000
 _PLATFORM: int = PlatformInfo(maximum_ratio=_RATIO, minimum_ratio=_RATIO).raw
@@ -81,6 +83,12 @@ def _write_address(state: State, index: int, value: int) -> None:
     state.msrs[index] = value
 
 
+def _write_base(state: State, index: int, value: int) -> None:
+    """Of FS or GS. IRET to user code keeps it, also where the segment itself becomes unusable."""
+    _write_address(state, index, value)
+    state.keep_base(index)
+
+
 def _write_pat(state: State, index: int, value: int) -> None:
     if any(byte not in _PAT_TYPES for byte in value.to_bytes(8, "little")):
         raise refuse()
@@ -122,8 +130,13 @@ def _writer_of(reserved: int) -> Writer:
 
 
 def _write_misc_enable(state: State, index: int, value: int) -> None:
-    """Fast strings can be switched; what this processor has no part for stays as it is."""
+    """Fast strings can be switched. What this processor has no part for stays as it is, and so does what limits it:
+    CPUID and NX are those of the partition."""
     state.kept_msrs[index] = value & _FAST_STRINGS
+
+
+def _read_misc_enable(state: State, index: int) -> int:
+    return int(state.kept_msrs.get(index, _FAST_STRINGS)) | _UNAVAILABLE
 
 
 def _command(state: State, index: int, value: int) -> None:
@@ -150,7 +163,7 @@ READERS: dict[int, Reader] = {
         Msr.SYSENTER_ESP, Msr.SYSENTER_EIP, Msr.PAT, Msr.TSC_AUX)},
     int(Msr.EFER): lambda state, _: int(state.efer),
     int(Msr.DEBUGCTL): lambda state, _: int(state.debugctl),
-    int(Msr.MISC_ENABLE): lambda state, index: int(state.kept_msrs.get(index, _FAST_STRINGS)),
+    int(Msr.MISC_ENABLE): _read_misc_enable,
     int(Msr.BIOS_SIGN_ID): _constant(_MICROCODE), int(Msr.PLATFORM_ID): _zero,
     int(Msr.PLATFORM_INFO): _constant(_PLATFORM), int(Msr.ARCH_CAPABILITIES): _constant(_CAPABILITIES),
     int(Msr.MTRRCAP): _constant(memory_types.CAPABILITIES), **dict.fromkeys(memory_types.REGISTERS, _read_value),
@@ -158,8 +171,9 @@ READERS: dict[int, Reader] = {
     int(Msr.MCG_STATUS): _read_value, int(Msr.SPEC_CTRL): _read_value,
 }
 WRITERS: dict[int, Writer] = {
-    **{int(index): _write_address for index in (Msr.LSTAR, Msr.CSTAR, Msr.KERNEL_GS_BASE, Msr.FS_BASE, Msr.GS_BASE,
-                                                Msr.SYSENTER_ESP, Msr.SYSENTER_EIP)},
+    **{int(index): _write_address for index in (Msr.LSTAR, Msr.CSTAR, Msr.KERNEL_GS_BASE, Msr.SYSENTER_ESP,
+                                                Msr.SYSENTER_EIP)},
+    int(Msr.FS_BASE): _write_base, int(Msr.GS_BASE): _write_base,
     int(Msr.STAR): _write_kept, int(Msr.SYSENTER_CS): _write_kept, int(Msr.SFMASK): _write_half,
     int(Msr.PAT): _write_pat, int(Msr.EFER): _write_efer, int(Msr.DEBUGCTL): _write_debugctl,
     int(Msr.MISC_ENABLE): _write_misc_enable, int(Msr.BIOS_SIGN_ID): _ignore,

@@ -9,6 +9,7 @@ import pytest
 from hv.spec.exits import ExitReason
 from hv.vmx.exit import VmExit
 from tests.guest_runner import assemble, run_guest
+from tests.proves import proves
 
 OFF = "mov dx, 0x604; mov ax, 0x2000; out dx, ax"
 IDT, CODE, GDT = 0x60000, 0x10000, 0x70000
@@ -55,6 +56,7 @@ def test_a_guest_goes_from_real_to_protected_to_long_mode():
     assert (result.efer, result.cs.long) == (0x500, True)
 
 
+@proves("cr4/PSE", "cr4/PAE")
 @pytest.mark.parametrize("pae", [False, True], ids=["32-bit", "pae"])
 def test_32_bit_paging_translates(pae):
     """Two linear pages of one frame: what is written through one is read through the other."""
@@ -76,15 +78,15 @@ LET_USERS_IN = ("or qword ptr [0x71000], 4; or qword ptr [0x72000], 4; or qword 
 USER = "push 0x3B; push 0x80000; push 0x202; push 0x33; push {rip}; iretq"
 
 
-def user_mode(code: str, **special: str) -> object:
-    """Run *code* at CPL 3 in long mode; faults and interrupts come to `handlers`."""
+def user_mode(code: str, prepare: str = "", *, data: dict[int, bytes] | None = None, **special: str) -> object:
+    """Run *prepare* at CPL 0, then *code* at CPL 3 in long mode; faults and interrupts come to `handlers`."""
     user = assemble(code, 64, 0x30000)[0][1]
-    data = handlers(64, **special) | {0x30000: user}
+    memory = handlers(64, **special) | {0x30000: user} | (data or {})
     # The tables of the loader are for the supervisor: let everybody in, and add user segments behind the TSS.
     prologue = (f"{LOAD}; {LET_USERS_IN}"
                 "mov rax, 0x00AFFB000000FFFF; mov [0x70030], rax; mov rax, 0x00CFF3000000FFFF; mov [0x70038], rax;"
                 "sub rsp, 16; mov word ptr [rsp], 0x3F; mov qword ptr [rsp + 2], 0x70000; lgdt [rsp];")
-    return run_guest(prologue + USER.format(rip=0x30000), 64, data=data)
+    return run_guest(prologue + prepare + USER.format(rip=0x30000), 64, data=memory)
 
 
 def test_an_interrupt_of_a_user_comes_in_on_the_stack_of_the_tss():
@@ -98,9 +100,28 @@ def test_a_privileged_instruction_of_a_user_is_general_protection():
     assert (result.ended, result.rbx) == ("shutdown", 13)
 
 
+@pytest.mark.parametrize(("segment", "msr"), [("fs", 0xC0000100), ("gs", 0xC0000101)])
+def test_a_base_that_an_msr_gave_outlives_an_iret_to_a_user(segment, msr):
+    """SDM "IRET": a segment of the kernel becomes unusable for the user; its base is still there."""
+    prepare = f"mov ax, 0x10; mov {segment}, ax; mov ecx, {msr}; mov eax, 0x12000; xor edx, edx; wrmsr;"
+    result = user_mode("int 0x21", prepare, v33=f"mov ecx, {msr}; rdmsr; mov rbx, {segment}:[8]; {OFF}",
+                       data={0x12008: bytes([0x77])})
+    assert (result.ended, result.rbx, getattr(result, segment).base) == ("shutdown", 0x77, 0x12000)
+
+
 def test_a_user_does_not_reach_a_supervisor_page():
     result = user_mode("mov rax, [0x400000]")
     assert (result.rbx, result.cr2) == (14, 0x400000)
+
+
+@proves("cr4/SMEP")
+def test_the_supervisor_does_not_run_the_code_of_a_user_under_smep():
+    """SDM "Determination of Access Rights": #PF of a fetch from a page that is there; without SMEP it may."""
+    source = (f"{LOAD}; or qword ptr [0x71000], 4; or qword ptr [0x72000], 4; or qword ptr [0x73010], 4;"
+              "btr qword ptr [0x73010], 63; mov rax, cr3; mov cr3, rax; mov edi, 0x400000; mov byte ptr [rdi], 0xC3;"
+              "call rdi; mov rax, cr4; bts rax, 20; mov cr4, rax; mov esi, 0x77; call rdi")
+    result = run_guest(source, 64, data=handlers(64, v14=f"pop rcx; mov ebx, 14; {OFF}"), memory_mib=8)
+    assert (result.ended, result.rbx, result.rcx, result.cr2, result.rsi) == ("shutdown", 14, 0x11, 0x400000, 0x77)
 
 
 def test_syscall_and_sysret_go_there_and_back():

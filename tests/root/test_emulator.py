@@ -36,20 +36,57 @@ STRINGS = ["movsb", "movsq", "rep movsd", "std; rep movsw; cld", "mov ecx, 20; r
 STACK = ["push qword ptr [rbx]; pop rax", "push rdx; pop qword ptr [rbx]", "push word ptr [rbx]; pop ax",
          "lea rax, [rip + go1]; mov [rbx], rax; jmp qword ptr [rbx]; hlt; go1:",
          "lea rax, [rip + go2]; mov [rbx], rax; call qword ptr [rbx]; hlt; go2: pop rdx"]
+STACK += [f"mov r9, rsp; lea rsp, [rbx + 48]; {code}; mov rsp, r9" for code in (
+    "push rdx; push -7; push 0x12345678; push ax; pop cx; pop rsi", "push qword ptr [r9]; pop rax", "pop rdx; pop ax",
+    "enter 16, 0; mov rdx, rsp", "lea rbp, [rbx + 16]; leave; mov rsi, rsp", "call go3; go3: pop rdx",
+    "lea rax, [rip + go4]; push rax; ret; hlt; go4:",
+    "lea rax, [rip + go5]; mov [rsp], rax; ret 8; hlt; go5: mov rdx, rsp")]
 VECTORS = ["movdqu [rbx], xmm0", "movdqu xmm0, [rbx + 5]", "movdqa [rbx], xmm0", "movaps xmm0, [rbx]",
            "movntdq [rbx], xmm0", "movd xmm0, dword ptr [rbx]", "movd dword ptr [rbx], xmm0",
            "movq xmm0, qword ptr [rbx]", "movq qword ptr [rbx], xmm0", "movups [rbx + 1], xmm0",
-           "movss xmm0, dword ptr [rbx]", "movsd qword ptr [rbx], xmm0"]
+           "movss xmm0, dword ptr [rbx]", "movsd qword ptr [rbx], xmm0", "movntdqa xmm0, [rbx + 16]"]
+VECTORS += [f"{name} xmm0, [rbx]" for name in ("movlps", "movlpd", "movhps", "movhpd", "pand", "pandn", "por", "pxor",
+                                               "andps", "andnps", "orps", "xorps", "xorpd")]
+VECTORS += [f"{name} [rbx + 8], xmm0" for name in ("movlps", "movhpd")]
+MMX = ["movq mm3, [rbx]; movq rdx, mm3; emms", "movq mm1, rdx; movq [rbx], mm1; emms",
+       "fld1; movq mm2, rdx; pxor mm2, [rbx]; movq rdx, mm2; fnstsw ax; emms",
+       "fninit; fld1; fldpi; movntq [rbx], mm7; fnstsw ax; emms", "movd mm0, dword ptr [rbx]; movq rdx, mm0; emms",
+       "fninit; movq mm5, rdx; movd dword ptr [rbx], mm5; fstp st(0); fnstsw ax; emms",
+       "fninit; fldpi; movq mm0, [rbx]; sub rsp, 128; .byte 0xDD, 0x34, 0x24; mov edx, [rsp + 8]; add rsp, 128"]
 CONDITIONS = [f"{name} byte ptr [rbx + {n}]" for n, name in enumerate(
     ("seto", "setb", "sete", "setbe", "sets", "setp", "setl", "setg", "setno", "setnp"))]
 CONDITIONS += ["cmove rax, [rbx]", "cmovne eax, [rbx]", "cmovb dx, [rbx]", "cmovl eax, [rbx]"]
 CROSSING = ["mov [r14 + 0xffd], rax", "mov rdx, [r14 + 0xffb]", "mov [rbx + 3], eax", "lea rdi, [r14 + 0x1ffe]; stosd",
-            "add dword ptr [r14 + 0xffe], 0x12345678", "movdqu [r14 + 0xff9], xmm0"]
-LONG = [*MOVES, *ARITHMETIC, *EXCHANGES, *BITS, *SHIFTS, *STRINGS, *STACK, *VECTORS, *CONDITIONS, *CROSSING]
+            "add dword ptr [r14 + 0xffe], 0x12345678", "movdqu [r14 + 0xff9], xmm0",
+            "lea rdi, [r14 + 0x4ffd]; rep stosd", "lea rsi, [r14 + 0x1ffd]; lea rdi, [r14 + 0x5ffe]; rep movsq",
+            "std; lea rsi, [r14 + 0x5002]; lea rdi, [r14 + 0x6001]; rep movsd; cld",
+            "lea rdi, [r14 + 0x4ff0]; mov ecx, 300; rep stosb", "lea rsi, [r14 + 0x1ffe]; rep lodsw; lodsd"]
+PRODUCTS = [f"{operation} {size} ptr [rbx]" for operation in ("mul", "imul")
+            for size in ("byte", "word", "dword", "qword")]
+PRODUCTS += ["imul ax, [rbx]", "imul edx, [rbx]", "imul rax, [rbx], -5", "imul r9, [rbx + 3]",
+             "imul eax, [rbx], 0x12345"]
+QUOTIENTS = ["mov ax, 0x1234; div byte ptr [rbx]", "xor edx, edx; div word ptr [rbx]",
+             "mov edx, 5; div dword ptr [rbx]", "xor edx, edx; div qword ptr [rbx]", "cwd; idiv word ptr [rbx]",
+             "mov ax, -100; idiv byte ptr [rbx]", "cdq; idiv dword ptr [rbx]", "cqo; idiv qword ptr [rbx]"]
+DOUBLES = [f"{operation} {operands}" for operation in ("shld", "shrd")
+           for operands in ("[rbx], ax, 5", "[rbx], eax, 1", "[rbx], rax, cl", "[rbx], rdx, 63", "[rbx], edx, 32")]
+SCANS = [f"{name} {operands}" for name in ("bsf", "bsr", "popcnt", "lzcnt")
+         for operands in ("ax, [rbx]", "eax, [rbx]", "rax, [rbx + 1]")]
+SCANS += ["mov qword ptr [rbx], 0; bsf rax, [rbx]", "mov qword ptr [rbx], 0; bsr eax, [rbx]",
+          "mov dword ptr [rbx], 0; lzcnt eax, [rbx]", "mov dword ptr [rbx], 0; popcnt eax, [rbx]",
+          ".byte 0xF3, 0x48, 0x0F, 0xBC, 0x03"]         # TZCNT, which this processor takes for BSF
+WIDE = ["cmpxchg8b [rbx]", "mov r9, rbx; mov eax, [r9]; mov edx, [r9 + 4]; mov ebx, 0x1234; lock cmpxchg8b [r9]",
+        "lea r9, [rbx + 16]; lock cmpxchg16b [r9]",
+        "mov r9, rbx; mov rax, [r9 + 16]; mov rdx, [r9 + 24]; mov rbx, r8; lock cmpxchg16b [r9 + 16]", "xlatb"]
+LONG = [*PRODUCTS, *QUOTIENTS, *DOUBLES, *SCANS, *WIDE, *MOVES, *ARITHMETIC,
+        *EXCHANGES, *BITS, *SHIFTS, *STRINGS, *STACK, *VECTORS, *MMX, *CONDITIONS, *CROSSING]
 PROTECTED = ["mov [ebx], al", "mov eax, [ebx + ecx*2]", "mov ah, [ebx]", "inc dword ptr [ebx]", "lock add [ebx], edx",
              "push dword ptr [ebx]; pop eax", "push edx; pop dword ptr [ebx]", "rep movsb", "rep stosd",
              "xadd [ebx], edx", "mov ax, [ebx]", "movzx eax, byte ptr [ebx]", "cmpxchg [ebx], dl", "bts [ebx], ecx",
-             "rcl byte ptr [ebx], 1", "mov dl, es:[ebx + 5]", "mov cs:[0x8000], ebx; mov dx, [ebx + 2]", "repe cmpsw"]
+             "rcl byte ptr [ebx], 1", "mul dword ptr [ebx]", "imul eax, [ebx]",
+             "mov edi, esp; lea esp, [ebx + 48]; push edx; push 5; pop ax; call go6; go6: pop eax; mov esp, edi",
+             "xor edx, edx; div word ptr [ebx]", "cmpxchg8b [ebx]", "shld [ebx], eax, 3", "bsr eax, [ebx]", "xlatb",
+             "mov dl, es:[ebx + 5]", "mov cs:[0x8000], ebx; mov dx, [ebx + 2]", "repe cmpsw"]
 
 
 @cache

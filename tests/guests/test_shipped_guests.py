@@ -36,6 +36,7 @@ MINE = (
     "hypercalls32",
     "long_mode",
     "msr_reader",
+    "pc_devices",
     "receiver",
     "remapping",        # in test_viommu.py
     "ref_tsc",
@@ -54,7 +55,7 @@ MINE = (
     "viommu",           # in test_viommu.py
 )
 NEED_TWO_VPS = ("two_vps", "start_vp")
-NEED_PC = ("ring", "ring_attacker")
+NEED_PC = ("pc_devices", "ring", "ring_attacker")
 
 
 class Run:
@@ -148,6 +149,11 @@ SERIAL = {
             r"sent/received/errors: 1/1/0, buffers filled: 1024\+476, the frame came back\n",
     "ring_attacker": r"256 rings of nonsense: \d{3} errors, \d\d frames\n"
                      r"256 messages of nonsense: 0 interrupts that nobody named\n",
+    "pc_devices": r"ACPI: the PM timer is port 0x0608, the switch is port 0x0604\n"
+                  r"PCI 00:00\.0 1414:29c0, class 0600\nPCI 00:02\.0 1414:0417, class 0200\n"
+                  r"the clock says 2024-01-01 00:00:00\nI/O APIC: 24 pins, the interval timer is on pin 2\n"
+                  r"this text goes out sixteen bytes at a time\nthat took 4 interrupts of the 16550\n"
+                  r"10 ms of the interval timer are 358\d\d ticks of the PM timer\n",
     "root_child": r"a hypercall failed, status 0x0+6: only root may do that \(hv run root_child --root\)\n",
     "stimer": r"one-shot: one message, 0 x 100 ns late at most\n"
               r"auto-enable: each count starts it, one that is past expires at once\n"
@@ -202,9 +208,24 @@ def test_a_guest_prints_what_its_header_says_and_ends(run, name):
     ("ref_tsc",),
     ("crash",),
     ("ring",),
+    ("pc_devices",),
     ("hypercaller", "receiver"), ("timer", "dma")], ids="+".join)
 def test_two_runs_cannot_be_told_apart(run, names):
     assert run(*names).fingerprint() == run(*names).fingerprint()
+
+
+def test_pc_devices_shows_how_far_it_came(run):
+    """Each part begins with a POST code, and FF is the end."""
+    assert [post.code for post in run("pc_devices").of(events.PostCode)] == [0x10, 0x20, 0x30, 0x40, 0x50, 0xFF]
+
+
+def test_pc_devices_says_what_it_needs():
+    """Without a PC board there are no tables, so it looks for nothing else."""
+    machine = Machine(memory_mib=20)
+    vm = machine.create_vm("plain", load(str(guests_folder() / "pc_devices.asm")), memory_mib=4)
+    machine.run(20_000_000)
+    assert (vm.ended, "hv run pc_devices --pc" in vm.serial) == ("shutdown", True)
+    machine.close()
 
 
 def test_hello_exits_once_for_each_port_access(run):

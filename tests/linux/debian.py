@@ -30,7 +30,7 @@ def kernel():
 
 def _kernel_package():
     """What the package KERNEL, which has nothing in it, depends on."""
-    lines = _run("apt-cache", "depends", KERNEL).splitlines()
+    lines = run("apt-cache", "depends", KERNEL).splitlines()
     named = [line.split()[-1] for line in lines if line.strip().startswith("Depends: linux-image-")]
     if not named:
         pytest.skip(f"apt knows no {KERNEL}: no Debian, or its lists were never fetched (apt-get update)")
@@ -47,9 +47,9 @@ def _kept(package):
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
     try:
-        _run("apt-get", "download", package, cwd=new)
+        run("apt-get", "download", package, cwd=new)
         (archive,) = new.glob("*.deb")
-        _run("dpkg-deb", "-x", archive, new / "files")
+        run("dpkg-deb", "-x", archive, new / "files")
         try:
             (new / "files").rename(place)
         except OSError:
@@ -59,7 +59,7 @@ def _kept(package):
     return place
 
 
-def _run(*command, cwd=None):
+def run(*command, cwd=None):
     """What *command* prints; skips when it is not there, or fails for want of a network."""
     try:
         done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=SECONDS, check=False)

@@ -1,14 +1,14 @@
 """Where the firmware's things are: pointers and small tables in the BIOS area, those of ACPI at the end of memory.
 
 ACPI "Finding the RSDP on IA-PC Systems", "System Address Map Interfaces"; SMBIOS "Accessing SMBIOS Information"; MPS
-"MP Floating Pointer Structure".
+"MP Floating Pointer Structure"; coreboot's tables where its payloads look for them.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from hv.root.firmware import bios_data, mp_table
+from hv.root.firmware import bios_data, coreboot, mp_table
 from hv.root.firmware.acpi import tables as acpi
 from hv.root.firmware.board import Board
 from hv.root.firmware.smbios import smbios
@@ -20,6 +20,7 @@ from hv.spec.x86 import PAGE_SIZE
 RSDP_GPA = BIOS_GPA
 SMBIOS_GPA, SMBIOS_64_GPA, MP_GPA = 0xF0000, 0xF0020, 0xF0040
 SMBIOS_TABLE_GPA, MP_TABLE_GPA = 0xF0100, 0xF1000
+COREBOOT_GPA = 0xF2010          # every payload finds it: some look at each 16th byte from F0000 on, GRUB at each 24th
 SMALLEST_MEMORY = LEGACY_HOLE.stop + (1 << 20)      # bytes: with less, there is no room above the BIOS area
 
 
@@ -40,7 +41,8 @@ def place(memory: MemoryMap, board: Board) -> Placed:
     # The kind that nobody may use for something else once it has read the tables: the FACS is among them.
     gpa = memory.reserve_top(-(-acpi.size(board) // PAGE_SIZE) * PAGE_SIZE, E820_NVS)
     tables = acpi.tables(board, gpa)
-    return Placed({RSDP_GPA: tables.rsdp, gpa: tables.rest, **_for_old_programs(memory.memory_bytes, board)}, RSDP_GPA)
+    return Placed({RSDP_GPA: tables.rsdp, gpa: tables.rest, COREBOOT_GPA: coreboot.tables(memory),
+                   **_for_old_programs(memory.memory_bytes, board)}, RSDP_GPA)
 
 
 def _for_old_programs(memory_bytes: int, board: Board) -> dict[int, bytes]:

@@ -146,3 +146,24 @@ def test_the_firmware_s_pieces_do_not_overlap_with_the_most_processors():
     placed = place(MemoryMap(MEMORY), FULL._replace(vp_count=2048))
     pieces = sorted((gpa, gpa + len(data)) for gpa, data in placed.memory.items())
     assert all(end <= start for (_, end), (start, _) in pairwise(pieces))
+
+
+def ip_sum(data):
+    """RFC 1071: 0xFFFF when the checksum is in it and right."""
+    total = sum(struct.unpack(f"<{len(data) // 2}H", data))
+    return (total & 0xFFFF) + (total >> 16)
+
+
+@pytest.mark.parametrize("step", [16, 24])
+def test_the_tables_of_coreboot_are_where_payloads_look(step):
+    """coreboot "coreboot_tables.h" wants 16; GRUB looks at each 24th byte, which is the size of the header."""
+    at = find(BYTES, b"LBIO", 0xF0000, 0x100000, step)
+    header_size, _, size, table_sum, count = struct.unpack_from("<5I", BYTES, at + 4)
+    assert (header_size, count) == (24, 2)
+    assert ip_sum(BYTES[at : at + 24]) == 0xFFFF
+    assert ip_sum(BYTES[at + 24 : at + 24 + size]) + table_sum == 0xFFFF
+    tag, length = struct.unpack_from("<II", BYTES, at + 24)
+    parts = [struct.unpack_from("<QQI", BYTES, at + 32 + 20 * number) for number in range((length - 8) // 20)]
+    assert (tag, tuple(parts)) == (1, tuple(tuple(part) for part in firmware(FULL)[0].parts))
+    assert struct.unpack_from("<6I", BYTES, at + 24 + length) == (0xF, 32, 1, 0x3F8, 115200, 1)
+    assert 24 + length + 32 == 24 + size

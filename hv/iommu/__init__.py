@@ -13,5 +13,6 @@ forgotten invalidation has the consequences it has in life.
 May be imported by `hypervisor` (and by those who see everything); imports `machine`, `trace` and `spec`.
 """
 
-# Simplified: no scalable mode, no page requests, no posted interrupts, no protected memory regions, no
-# advanced fault log. A request is one transaction: it reaches memory whole or not at all.
+# Simplified: no scalable mode, no page requests, no protected memory regions, no advanced fault log. A request is one
+# transaction: it reaches memory whole or not at all. Posted interrupts (`posting.py`) are for who programs a unit; the
+# hypervisor's own driver does not use them.

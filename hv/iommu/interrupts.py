@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from hv.iommu.memory import UnitMemory
+from hv.iommu.posting import DescriptorFault, Posting, post, posting_of
 from hv.machine.faults import BusError
 from hv.spec.apic import DeliveryMode, MsiAddress, MsiData
 from hv.spec.vtd import (
@@ -18,6 +19,7 @@ from hv.spec.vtd import (
     FaultReason,
     InterruptTableAddress,
     Irte,
+    PostedIrte,
     RemappableAddress,
     RemappableData,
     SourceValidation,
@@ -25,7 +27,7 @@ from hv.spec.vtd import (
 )
 from hv.spec.x86 import PAGE_SIZE
 
-_REMAPPABLE = RemappableAddress(remappable=1).raw
+_REMAPPABLE, _POSTED = RemappableAddress(remappable=1).raw, PostedIrte(posted=1).raw
 ALLOWED_MODES = frozenset(DeliveryMode) - {DeliveryMode.RESERVED, DeliveryMode.STARTUP}
 
 
@@ -41,14 +43,23 @@ class InterruptMessage(NamedTuple):
 
 
 class CachedEntry(NamedTuple):
-    """A sound entry of the table: what it delivers, and for whom (*first* <= requester & *mask* <= *last*)."""
+    """A sound entry of the table: what it delivers, or where it posts it, and for whom (*first* <= requester & *mask*
+    <= *last*)."""
 
-    message: InterruptMessage
+    message: InterruptMessage | Posting
     mask: int
     first: int
     last: int
     fault_disabled: int     # FPD
     irte: Irte
+
+
+class Remapped(NamedTuple):
+    """What became of a request."""
+
+    message: InterruptMessage | None    # to deliver; None where no processor is to be notified of what was posted
+    handle: int | None = None           # the index of the entry; None when none was asked
+    posting: Posting | None = None
 
 
 class InterruptFault(Exception):
@@ -75,22 +86,23 @@ def requested_index(address: int, data: int) -> int:
 
 
 class InterruptRemapper:
-    """Remaps by the table that `table` describes; entries are cached until they are invalidated."""
+    """Remaps by the table that `table` describes; entries are cached until they are invalidated. With *posts*, CAP.PI,
+    they may be in posted format."""
 
-    def __init__(self, memory: UnitMemory) -> None:
-        self.memory = memory
+    def __init__(self, memory: UnitMemory, posts: bool = True) -> None:
+        self.memory, self.posts = memory, posts
         self.table = InterruptTableAddress()
         self.enabled = False                    # GSTS.IRES
         self.compatibility = False              # GSTS.CFIS
         self._cache: dict[int, CachedEntry] = {}        # by index
 
-    def remap(self, source_id: int, address: int, data: int) -> tuple[InterruptMessage, int | None]:
-        """What is delivered, and the index of the entry (None when none was asked); InterruptFault when refused."""
+    def remap(self, source_id: int, address: int, data: int) -> Remapped:
+        """What is delivered; what is posted has been. InterruptFault when refused."""
         if not self.enabled:
-            return as_written(address, data), None
+            return Remapped(as_written(address, data))
         if not address & _REMAPPABLE:
             if self.compatibility and not self.table.extended:
-                return as_written(address, data), None
+                return Remapped(as_written(address, data))
             raise InterruptFault(FaultReason.COMPATIBILITY_BLOCKED, source_id, 0)
         index = requested_index(address, data)
         if data & RemappableData.RESERVED:
@@ -101,7 +113,17 @@ class InterruptRemapper:
         if not entry.first <= source_id & entry.mask <= entry.last:
             raise InterruptFault(FaultReason.SOURCE_REFUSED, source_id, index, recorded=not entry.fault_disabled)
         self._cache[index] = entry
-        return entry.message, index
+        if isinstance(entry.message, Posting):
+            return self._posted(entry.message, source_id, index, entry)
+        return Remapped(entry.message, index)
+
+    def _posted(self, posting: Posting, source_id: int, index: int, entry: CachedEntry) -> Remapped:
+        try:
+            notify = post(self.memory, posting, bool(self.table.extended))
+        except DescriptorFault as fault:
+            raise InterruptFault(fault.reason, source_id, index, recorded=not entry.fault_disabled) from None
+        message = None if notify is None else InterruptMessage(*notify, False, DeliveryMode.FIXED, False, False)
+        return Remapped(message, index, posting)
 
     def _load(self, source_id: int, index: int) -> Irte:
         if index >= 2 << self.table.size:
@@ -116,6 +138,8 @@ class InterruptRemapper:
         """*irte*, checked for all that does not depend on who asks."""
         if not irte.present:
             raise InterruptFault(FaultReason.IRTE_NOT_PRESENT, source_id, index, recorded=not irte.fault_disabled)
+        if self.posts and irte.raw & _POSTED:
+            return self._parsed_posted(PostedIrte(irte.raw), irte, source_id, index)
         if (irte.raw & Irte.RESERVED or irte.validation == SourceValidation.RESERVED
                 or irte.delivery_mode not in ALLOWED_MODES
                 or (not self.table.extended and irte.destination & XapicIrteDestination.RESERVED)):
@@ -124,6 +148,12 @@ class InterruptRemapper:
         message = InterruptMessage(irte.vector, destination, bool(irte.logical), irte.delivery_mode, bool(irte.level),
                                    bool(irte.redirection_hint))
         return CachedEntry(message, *allowed_sources(irte), irte.fault_disabled, irte)
+
+    @staticmethod
+    def _parsed_posted(posted: PostedIrte, irte: Irte, source_id: int, index: int) -> CachedEntry:
+        if posted.raw & PostedIrte.RESERVED or posted.validation == SourceValidation.RESERVED:
+            raise InterruptFault(FaultReason.IRTE_RESERVED, source_id, index, recorded=not posted.fault_disabled)
+        return CachedEntry(posting_of(posted), *allowed_sources(irte), posted.fault_disabled, irte)
 
     def invalidate(self, index: int | None = None, index_mask: int = 0) -> None:
         """Forget all entries, or the 2^*index_mask* aligned ones around *index*."""
@@ -134,7 +164,8 @@ class InterruptRemapper:
     def inspect(self) -> dict[str, Any]:
         """Plain data: the table, and what is cached of it."""
         return {"enabled": self.enabled, "compatibility": self.compatibility, "table": self.table.inspect(),
-                "cached": {index: entry.irte.inspect() for index, entry in self._cache.items()}}
+                "cached": {index: (PostedIrte(entry.irte.raw) if isinstance(entry.message, Posting) else entry.irte)
+                           .inspect() for index, entry in self._cache.items()}}
 
 
 def allowed_sources(irte: Irte) -> tuple[int, int, int]:

@@ -43,7 +43,7 @@ _UNTRANSLATED = AddressType.UNTRANSLATED.value
 CAPABILITIES = Cap(
     domains=6, sagaw=0b00110, mgaw=GUEST_ADDRESS_WIDTH - 1, zero_length_read=1, large_pages=0b11,
     fault_offset=FAULT_OFFSET // 16, page_selective=1, fault_records=FAULT_RECORDS - 1,
-    address_mask=MAXIMUM_ADDRESS_MASK)
+    address_mask=MAXIMUM_ADDRESS_MASK, posted=1)
 EXTENDED_CAPABILITIES = Ecap(
     coherent=1, queued=1, device_tlb=1, interrupt_remapping=1, extended_interrupts=1, pass_through=1,
     iotlb_offset=IOTLB_OFFSET // 16, handle_mask=15)
@@ -63,7 +63,7 @@ class Iommu:
         self.status = GlobalCommand()           # GSTS
         self.root_table, self.interrupt_table = RootTableAddress(), InterruptTableAddress()
         self.translator = Translator(memory, device_tlbs=bool(extended.device_tlb))
-        self.remapper = InterruptRemapper(memory)
+        self.remapper = InterruptRemapper(memory, posts=bool(capabilities.posted))
         self._translates = False                # GSTS.TES
         self.faults = FaultLog(self._own_interrupt)
         self.invalidation = Invalidation(memory, self.translator, self.remapper, self.faults, self._own_interrupt)
@@ -216,15 +216,19 @@ class Iommu:
 
     def _interrupt_request(self, source_id: int, address: int, data: int) -> None:
         try:
-            message, index = self.remapper.remap(source_id, address, data)
+            message, index, posting = self.remapper.remap(source_id, address, data)
         except InterruptFault as fault:
             if self.trace.listening:
                 self.trace.emit(events.InterruptRemapFault(source_id, fault.index, fault.reason, fault.reason.text))
             self.faults.record_interrupt(fault)
             return
-        if self.trace.listening and index is not None:
+        if self.trace.listening and posting is not None:
+            self.trace.emit(events.InterruptPosted(
+                0, source_id, posting.vector, posting.descriptor, message is not None))
+        elif self.trace.listening and index is not None and message is not None:
             self.trace.emit(events.InterruptRemapped(source_id, index, message.vector, message.destination))
-        self.interrupt(message)
+        if message is not None:
+            self.interrupt(message)
 
     def _own_interrupt(self, address: int, data: int) -> None:
         """The unit's own messages are not remapped, and go nowhere when software gave no interrupt address.

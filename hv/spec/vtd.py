@@ -1,8 +1,8 @@
 """The DMA and interrupt remapping unit as Intel's "Virtualization Technology for Directed I/O" lays it out.
 
 Registers, the tables in memory (root, context, second level, interrupt remapping), invalidation descriptors, fault
-records and fault reasons. Legacy mode only: scalable mode, PASIDs, page requests and posted interrupts have no
-declaration here. No behaviour: that is `hv/iommu/`.
+records and fault reasons. Legacy mode only: scalable mode, PASIDs and page requests have no declaration here. No
+behaviour: that is `hv/iommu/`.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ class FaultReason(Numbering):
     IRTE_RESERVED = 0x24
     COMPATIBILITY_BLOCKED = 0x25
     SOURCE_REFUSED = 0x26
+    DESCRIPTOR_ACCESS = 0x27        # (unconfirmed), like the next one
+    DESCRIPTOR_RESERVED = 0x28
 
     @property
     def text(self) -> str:
@@ -110,6 +112,8 @@ FAULT_TEXTS = {
     FaultReason.IRTE_RESERVED: "reserved bits are set in the interrupt remapping entry",
     FaultReason.COMPATIBILITY_BLOCKED: "an interrupt request in compatibility format, while these are blocked",
     FaultReason.SOURCE_REFUSED: "the interrupt remapping entry belongs to another device",
+    FaultReason.DESCRIPTOR_ACCESS: "the posted-interrupt descriptor lies outside memory",
+    FaultReason.DESCRIPTOR_RESERVED: "reserved bits are set in the posted-interrupt descriptor",
 }
 
 
@@ -371,6 +375,40 @@ class Irte(Register):
     source_id = bits(79, 64)
     qualifier = bits(81, 80)        # SQ: 0 all bits, 1 not fn[2], 2 not fn[2:1], 3 no function bit
     validation = bits(83, 82)       # SourceValidation
+
+
+class PostedIrte(Register):
+    """Likewise; VT-d "Interrupt Remapping Table Entry (IRTE) for Posted Interrupts"."""
+
+    WIDTH: ClassVar[int] = 128
+    present = bits(0)
+    fault_disabled = bits(1)
+    software = bits(11, 8)
+    urgent = bits(14)               # URG: a notification is sent even while they are suppressed
+    posted = bits(15)               # IM, the mode of the entry
+    vector = bits(23, 16)           # of the descriptor's requests
+    descriptor_low = bits(63, 38)   # bits 31:6 of the descriptor's address
+    source_id = bits(79, 64)
+    qualifier = bits(81, 80)
+    validation = bits(83, 82)
+    descriptor_high = bits(127, 96)
+
+    @property
+    def descriptor(self) -> int:
+        """The address of the posted-interrupt descriptor."""
+        return self.descriptor_high << 32 | self.descriptor_low << 6
+
+
+PID_SIZE, PID_CONTROL_OFFSET = 64, 32       # bytes of a posted-interrupt descriptor; 256 requests come first
+
+
+class PidControl(Register):
+    """Bits 319:256 of a posted-interrupt descriptor; VT-d "Posted Interrupt Descriptor"."""
+
+    outstanding = bits(0)           # ON: a notification was sent, and its receiver has not looked yet
+    suppressed = bits(1)            # SN: none is sent but for what is urgent
+    vector = bits(23, 16)           # NV: of the notification
+    destination = bits(63, 32)      # NDST: an APIC id; without EIME see XapicIrteDestination
 
 
 class XapicIrteDestination(Register):

@@ -258,6 +258,19 @@ class InterruptRemapFault(Event):
     text: str
 
 
+class InterruptPosted(Event):
+    """A unit put *vector* into the posted-interrupt descriptor at *descriptor*, and notified its processor or not.
+
+    *partition* is the one whose own unit it was, 0 for the machine's.
+    """
+
+    partition: int
+    source_id: int
+    vector: int
+    descriptor: int
+    notified: bool
+
+
 class GuestInterruptRemapped(Event):
     """The unit of *partition*'s own turned handle *index* of its device *source_id* into *vector* for *destination*."""
 

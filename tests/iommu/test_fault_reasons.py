@@ -17,12 +17,13 @@ from hv.spec.vtd import (
     GlobalCommand,
     InterruptTableAddress,
     Irte,
+    PostedIrte,
     RootEntry,
     SecondLevelEntry,
     VtdRegister,
 )
 from hv.trace import events
-from tests.iommu.bench import CONTEXTS, DEVICE, DOMAIN, IOVA, LEVELS, RAM, Bench
+from tests.iommu.bench import CONTEXTS, DATA, DEVICE, DOMAIN, IOVA, LEVELS, RAM, Bench
 from tests.iommu.test_interrupts import handle
 from tests.proves import proves
 
@@ -86,6 +87,10 @@ def interrupt_table_at(spa: int) -> Callable[[Bench], None]:
     return arrange
 
 
+def posts_to(descriptor: int) -> Irte:
+    return Irte(PostedIrte(present=1, posted=1, vector=0x51, descriptor_low=descriptor >> 6).raw)
+
+
 INTERRUPT = [
     Interrupt(R.REQUEST_RESERVED, lambda b: None, data=0x8000_0000),
     Interrupt(R.INDEX_BEYOND_TABLE, lambda b: None, index=0xFFFF, address=handle(0xFFFF)),
@@ -94,6 +99,8 @@ INTERRUPT = [
     Interrupt(R.IRTE_RESERVED, lambda b: b.irte(7, Irte(1 << 90, present=1))),
     Interrupt(R.COMPATIBILITY_BLOCKED, lambda b: None, index=0, address=0xFEE00000, data=0x41),
     Interrupt(R.SOURCE_REFUSED, lambda b: b.irte(7, Irte(present=1, validation=2, source_id=0x0102))),
+    Interrupt(R.DESCRIPTOR_ACCESS, lambda b: b.irte(7, posts_to(RAM))),
+    Interrupt(R.DESCRIPTOR_RESERVED, lambda b: b.irte(7, posts_to(DATA)) or b.memory.write_u64(DATA + 32, 4)),
 ]
 
 

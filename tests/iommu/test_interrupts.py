@@ -86,7 +86,6 @@ RULES = [
     ("index-beyond-table", lambda b: None, 0, 256, FaultReason.INDEX_BEYOND_TABLE),
     ("not-present", lambda b: b.irte(7, irte(present=0)), 0, 7, FaultReason.IRTE_NOT_PRESENT),
     ("reserved-low", lambda b: b.irte(7, Irte(ENTRY.raw | 1 << 12)), 0, 7, FaultReason.IRTE_RESERVED),
-    ("posted-is-not-supported", lambda b: b.irte(7, Irte(ENTRY.raw | 1 << 15)), 0, 7, FaultReason.IRTE_RESERVED),
     ("reserved-high", lambda b: b.irte(7, Irte(ENTRY.raw | 1 << 127)), 0, 7, FaultReason.IRTE_RESERVED),
     ("destination-without-eime", lambda b: b.irte(7, irte(destination=1)), 0, 7, FaultReason.IRTE_RESERVED),
     ("svt-reserved", lambda b: b.irte(7, irte(validation=3)), 0, 7, FaultReason.IRTE_RESERVED),

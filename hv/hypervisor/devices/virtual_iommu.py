@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hv.hypervisor.devices.shadow import Shadow
-from hv.iommu.interrupts import InterruptFault, InterruptMessage
+from hv.iommu.interrupts import InterruptFault, InterruptMessage, Remapped
 from hv.iommu.translate import ALL_PAGES, READ, WRITE, DmaFault, Refusal
 from hv.iommu.unit import CAPABILITIES, EXTENDED_CAPABILITIES, Iommu
 from hv.machine.faults import BusError, NestedFault
@@ -27,7 +27,7 @@ from hv.spec.apic import DeliveryMode
 from hv.spec.pc import VIRTUAL_IOMMU_GPA
 from hv.spec.vtd import Cap, Ecap, FaultReason, FaultRecord, TranslationType
 from hv.spec.x86 import PAGE_SHIFT, PAGE_SIZE
-from hv.trace.events import GuestInterruptRefused, GuestInterruptRemapped
+from hv.trace.events import GuestInterruptRefused, GuestInterruptRemapped, InterruptPosted
 
 if TYPE_CHECKING:
     from hv.hypervisor.devices.domains import DeviceDomains
@@ -194,27 +194,30 @@ class VirtualIommu:
         except Refusal:
             return False
 
-    def remap(self, guest_id: int, address: int, data: int) -> InterruptMessage | None:
+    def remap(self, guest_id: int, address: int, data: int) -> Remapped | None:
         """What a message of a device of the partition becomes by the guest's table; None, and a record, if refused."""
         if self.partition.still is not None:
             self.partition.still()
         trace, own = self.partition.trace, self.partition.id
         try:
-            message, index = self.unit.remapper.remap(guest_id, address, data)
+            made = self.unit.remapper.remap(guest_id, address, data)
         except InterruptFault as fault:
             if trace.listening:
                 trace.emit(GuestInterruptRefused(own, guest_id, fault.index, fault.reason, fault.reason.text))
             self.unit.faults.record_interrupt(fault)
             return None
-        if trace.listening and index is not None:
+        message, index, posting = made
+        if trace.listening and posting is not None:
+            trace.emit(InterruptPosted(own, guest_id, posting.vector, posting.descriptor, message is not None))
+        elif trace.listening and index is not None and message is not None:
             trace.emit(GuestInterruptRemapped(own, guest_id, index, message.vector, message.destination))
-        return message
+        return made
 
     def pass_on(self, source_id: int, address: int, data: int) -> None:
         """The machine's device *source_id* has sent what stands for this message, which the guest wrote into it."""
-        message = self.remap(self.shadows[source_id].guest_id, address, data)
-        if message is not None:
-            self.deliver(message)
+        made = self.remap(self.shadows[source_id].guest_id, address, data)
+        if made is not None and made.message is not None:
+            self.deliver(made.message)
 
     def deliver(self, message: InterruptMessage) -> bool:
         """To the partition's own local APICs; False when the message means none of them."""

@@ -16,6 +16,7 @@ from hv.spec.hv_status import HvStatus
 from hv.spec.hypercalls.codes import HypercallCode
 from hv.spec.hypercalls.interrupts import (
     INTERRUPT_SOURCE_MSI,
+    INTERRUPT_VECTOR_NONE,
     AssertDeviceInterruptInput,
     AssertDeviceInterruptOutput,
     HvInterruptControl,
@@ -27,7 +28,8 @@ from hv.trace.events import InterruptRequested
 def assert_device_interrupt(call: Call, input: AssertDeviceInterruptInput) -> AssertDeviceInterruptOutput:
     """A device of a child sends a message: the child's own remapping unit says what it becomes, and that is delivered.
 
-    Answers what it became; an ExtInt the caller delivers itself, as the vector is its interrupt controller's.
+    Answers what it became, INTERRUPT_VECTOR_NONE for what is posted and tells no processor; an ExtInt the caller
+    delivers itself, as the vector is its interrupt controller's.
     FEATURE_UNAVAILABLE without a unit, OPERATION_DENIED when the unit refuses (it has recorded why), INVALID_VP_INDEX
     when nobody is meant. A type of interrupt that there is not is lost.
     """
@@ -39,9 +41,12 @@ def assert_device_interrupt(call: Call, input: AssertDeviceInterruptInput) -> As
     unit = partition.virtual_iommu
     require(unit, f"partition {partition.id} has no remapping unit", HvStatus.FEATURE_UNAVAILABLE)
     assert unit is not None, "just checked"
-    message = unit.remap(device, entry.address, entry.data)
-    require(message, f"the guest's unit refuses the message of device {device:#x}", HvStatus.OPERATION_DENIED)
-    assert message is not None, "just checked"
+    made = unit.remap(device, entry.address, entry.data)
+    require(made, f"the guest's unit refuses the message of device {device:#x}", HvStatus.OPERATION_DENIED)
+    assert made is not None, "just checked"
+    message = made.message
+    if message is None:
+        return AssertDeviceInterruptOutput(vector=INTERRUPT_VECTOR_NONE)
     if message.delivery_mode != DeliveryMode.EXTINT:
         require(unit.deliver(message), f"destination {message.destination:#x} is nobody", HvStatus.INVALID_VP_INDEX)
         call.emit(InterruptRequested(message.vector, "hypercall"))

@@ -122,7 +122,7 @@ class AssertDeviceInterruptOutput(Layout):
 
     interrupt_control: u64              # HvInterruptControl
     destination: u64
-    vector: u32
+    vector: u32                         # or INTERRUPT_VECTOR_NONE
     reserved: u32
 
 

@@ -14,16 +14,17 @@ from hv.root.winhv import HvError
 from hv.spec.apic import ApicBase, ApicRegister
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.hv_status import HvStatus as S
-from hv.spec.hypercalls.interrupts import HvInterruptControl, HvInterruptType
+from hv.spec.hypercalls.interrupts import INTERRUPT_VECTOR_NONE, HvInterruptControl, HvInterruptType
 from hv.spec.io_apic import RedirectionEntry
 from hv.spec.pc import IO_APIC_RID
 from hv.spec.pci import MsiCapability, MsiControl
-from hv.spec.vtd import FaultReason, Irte, RemappableAddress
+from hv.spec.vtd import FaultReason, Irte, PidControl, PostedIrte, RemappableAddress
 from hv.trace.events import GuestInterruptRefused, GuestInterruptRemapped
 from tests.hypervisor.devices.pc_with_unit import COMPATIBLE, DEVICE, HALTS, OTHER, PcWithUnit, R, named
 from tests.proves import proves
 
 F = FaultReason
+PID = 0x22000
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +118,11 @@ def test_compatibility_format_is_blocked_or_passed(guest, bits, passes):
 
 # --- what is refused -------------------------------------------------------------------------------------------------
 
+def posts_to(descriptor: int, **fields: int) -> int:
+    """An entry in posted format."""
+    return PostedIrte(present=1, posted=1, vector=0x51, descriptor_low=descriptor >> 6, **fields).raw
+
+
 class Refusal(NamedTuple):
     """A message that is refused for *reason* once *arrange* is done, and whether FPD of the entry silences it."""
 
@@ -140,6 +146,9 @@ REFUSALS = [
     Refusal(F.SOURCE_REFUSED, lambda g, fpd: g.entry(9, source_id=OTHER, fault_disabled=fpd), silenced=True),
     Refusal(F.SOURCE_REFUSED, lambda g, fpd: g.entry(9, source_id=0x0102, validation=2, fault_disabled=fpd),
             silenced=True),
+    Refusal(F.DESCRIPTOR_ACCESS, lambda g, fpd: g.store(9, posts_to(1 << 30, fault_disabled=fpd)), silenced=True),
+    Refusal(F.DESCRIPTOR_RESERVED, lambda g, fpd: g.store(9, posts_to(PID, fault_disabled=fpd)) or
+            g.vm.worker.write(PID + 32, bytes([4])), silenced=True),
 ]
 
 
@@ -270,6 +279,19 @@ def test_an_assigned_device_with_anothers_handle_raises_nothing_but_a_fault(gues
     assert (guest.taken(), guest.faults()) == ([set(), set()], [(F.SOURCE_REFUSED, OTHER, 9)])
     guest.interrupt(DEVICE)
     assert (guest.taken(), guest.faults()) == ([{0x51}, set()], [])
+
+
+def test_a_guest_may_have_its_interrupts_posted(guest):
+    """Into its own memory, of an assigned device and of root's; whether anybody is told is answered to root."""
+    guest.start()
+    guest.store(9, posts_to(PID))
+    guest.vm.worker.write(PID + 32, PidControl(vector=0xF2, destination=1 << 8).raw.to_bytes(8, "little"))
+    guest.msix(DEVICE, 0, named(9))
+    guest.interrupt(DEVICE)
+    assert guest.taken() == [set(), {0xF2}]
+    assert guest.vm.worker.read(PID, 33) == bytes(10) + b"\x02" + bytes(21) + b"\x01"
+    told = guest.machine.root.winhv.assert_device_interrupt(guest.vm.partition_id, OTHER, named(9), 0)
+    assert (told.vector, guest.taken()) == (INTERRUPT_VECTOR_NONE, [set(), set()])
 
 
 def test_msi_goes_the_same_way(guest):

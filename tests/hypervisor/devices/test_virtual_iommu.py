@@ -248,7 +248,7 @@ def test_messages_go_through_the_guests_interrupt_table(guest):
     guest.store(INTERRUPTS + 16 * 5, Irte(
         present=1, vector=0x51, destination=0x0300, validation=1, source_id=guest.device).raw, 16)
     address = RemappableAddress(window=0xFEE, remappable=1, handle_low=5).raw
-    message = guest.unit.remap(guest.device, address, 0)
+    message = guest.unit.remap(guest.device, address, 0).message
     assert (message.vector, message.destination) == (0x51, 3)
     assert guest.unit.remap(guest.device + 1, address, 0) is None
     assert [record.reason for record in guest.records()] == [FaultReason.SOURCE_REFUSED]

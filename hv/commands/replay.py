@@ -118,13 +118,8 @@ def record(machine: Any, end_tsc: int, made_from: KeptMachine, place: Path, text
     """Run *machine* to *end_tsc* as `hv run` does, with *text* typed, and write its replay file; KeyboardInterrupt
     behind that."""
     from hv.commands import building
-    from hv.replay.memento import NotSaved
-    from hv.replay.timeline import Timeline
 
-    try:
-        timeline = Timeline(machine)
-    except NotSaved as error:
-        raise CommandError(f"this machine cannot be recorded: {error}") from None
+    timeline = begun(machine)
     with building.ctrl_c() as interrupted:
         if text is not None:
             timeline.record(end_tsc, lambda: interrupted.asked or text.is_due(machine))
@@ -135,6 +130,17 @@ def record(machine: Any, end_tsc: int, made_from: KeptMachine, place: Path, text
     timeline.close()
     if interrupted.asked:
         raise KeyboardInterrupt
+
+
+def begun(machine: Any) -> Timeline:
+    """The recording of what *machine* does from now on; CommandError."""
+    from hv.replay.memento import NotSaved
+    from hv.replay.timeline import Timeline
+
+    try:
+        return Timeline(machine)
+    except NotSaved as error:
+        raise CommandError(f"this machine cannot be recorded: {error}") from None
 
 
 def write(timeline: Timeline, made_from: KeptMachine, place: Path) -> None:

@@ -5,7 +5,8 @@ name of one of our guests (hello). What the guest prints on its serial port appe
 stderr. Time is virtual: the same guest gives the same output, byte for byte.
 
 A kernel has a PC board, and finds what it is handed: `hv run vmlinuz --initrd initramfs.cpio.gz --cmdline
-"console=ttyS0" --smp 2`, `hv run kernel.elf --module "disk.img root"`.
+"console=ttyS0" --smp 2`, `hv run kernel.elf --module "disk.img root"`. With --interactive your terminal is its serial
+port: keys go there as you strike them, Ctrl-C too, and Ctrl-] leaves. While the guest is idle, its time is the clock's.
 
 With --parallel each VM runs in a host thread of its own: faster when several compute, but no run is like another.
 
@@ -67,6 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     on_reset = parser.add_mutually_exclusive_group()
     on_reset.add_argument("--reboot", action="store_true", help="a triple fault resets the PC, as on silicon")
     on_reset.add_argument("--no-reboot", action="store_true", help="a reset of the PC ends the run")
+    parser.add_argument("-i", "--interactive", action="store_true",
+                        help="this terminal is the serial port of a PC; Ctrl-] leaves. No budget, unless you give one")
     parser.add_argument("--input", metavar="FILE", type=Path, help="text that is typed at the serial port")
     parser.add_argument("--after", metavar="TEXT", help="type it when the guest has printed TEXT (with --input)")
     parser.add_argument("--until", metavar="TIME",
@@ -153,6 +156,10 @@ def main(args: argparse.Namespace) -> int:
     asked = None if args.budget is None else ticks(args.budget)
     description = describe_root(args) if args.root else describe(args)
     budget = default_budget(description) if asked is None else asked
+    if args.interactive:
+        from hv.commands import interactive
+
+        interactive.check(args, description)
     _check_writable(args.trace)
     if args.debug:
         _check_debug(args)
@@ -167,6 +174,9 @@ def main(args: argparse.Namespace) -> int:
     replay.check_writable(args.record)
     images = building.images_of(description)
     machine, vms = building.build_any(description, args.parallel, images)
+    if args.interactive:
+        return _sit_before(args, machine, vms[0], replay.kept_machine(description, images),
+                           machine.clock.tsc + asked if until is None and asked is not None else until)
     if args.parallel and not args.json:
         print(PARALLEL, file=sys.stderr)
     printer = SerialPrinter([] if args.json else vms)
@@ -195,6 +205,26 @@ def main(args: argparse.Namespace) -> int:
     if still and not args.until:
         raise CommandError(f"{', '.join(still)} still ran when its budget, {shown_time(budget)} of virtual time, ended",
                            "raise it with --budget 10s, or stop on purpose with --until", code)
+    return code
+
+
+def _sit_before(args: argparse.Namespace, machine: Any, vm: Any, made_from: Any, end: int | None) -> int:
+    """Run *vm* with the terminal at its serial port; the exit code."""
+    from hv.commands import interactive, outcome
+
+    timeline = _timeline(machine, [vm], args.trace)
+    try:
+        left = interactive.sit(machine, vm, end, args.record, made_from)
+    finally:
+        if timeline is not None:
+            _write(timeline, args.trace)
+    if left:
+        vm.worker.end("left", "Ctrl-] was pressed")
+    elif not args.until:
+        machine.end_budget()
+    print_summary(outcome.summary(machine, [vm]), [vm], args.plain)
+    code = TRUE if args.until and vm.ended is None else outcome.exit_code([vm])
+    machine.close()
     return code
 
 

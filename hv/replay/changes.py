@@ -165,6 +165,23 @@ def _worker(machine: Box, partition: int) -> Worker:
     return worker
 
 
+class LetTimePass(Change, frozen=True, tag="time"):
+    """*ticks* pass in which nobody runs, up to the next timer at the furthest: somebody let an idle machine wait."""
+
+    ticks: int
+
+    def __post_init__(self) -> None:
+        fits(self.ticks, 62)
+
+    def apply(self, machine: Box) -> None:
+        """ChangeRefused when a timer is due before."""
+        clock = machine.clock
+        then, deadline = clock.tsc + self.ticks, clock.next_deadline()
+        if then >= 1 << 62 or (deadline is not None and then > deadline):
+            raise ChangeRefused(f"{self.ticks} ticks cannot pass at {clock.tsc}: the next timer is due at {deadline}")
+        clock.advance(self.ticks)
+
+
 class SetMemory(Change, frozen=True, tag="memory"):
     """*data* stands at guest-physical *gpa* of a partition, whatever rights its EPT gives its own code there."""
 
@@ -214,5 +231,5 @@ class LetThrough(Change, frozen=True, tag="interrupt entry"):
         hypervisor.iommu.let_through(route.source_id, self.vector, self.present)
 
 
-AnyChange = (TypeText | StrikeKeys | SetRegister | SetMsr | SetVmcsField | ParentCall | LetThrough | SetMemory
-             | SetPhysicalMemory)
+AnyChange = (TypeText | StrikeKeys | LetTimePass | SetRegister | SetMsr | SetVmcsField | ParentCall | LetThrough
+             | SetMemory | SetPhysicalMemory)

@@ -149,6 +149,15 @@ class Scheduler:
             taken = True
         return taken
 
+    @property
+    def idle(self) -> bool:
+        """Nobody can run before the next timer, so the next turn would let time jump there."""
+        if self.queue.active or self.processor.interrupt_waits():
+            return False
+        deadline = self.clock.next_deadline()
+        return (deadline is None or deadline > self._counter.done) \
+            and not any(vp.prompt and vp.runnable for vp in self.hypervisor.root.vps.values())
+
     def has_ready(self, partition: Partition) -> bool:
         """A VP of *partition* waits for its turn."""
         return self.queue.has(partition)

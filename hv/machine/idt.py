@@ -28,6 +28,7 @@ from hv.spec.x86 import (
     PUSHES_ERROR_CODE,
     PUSHES_RF,
     Cr0,
+    Dr6,
     GateDescriptor,
     Rflags,
     SystemType,
@@ -37,7 +38,7 @@ from hv.spec.x86 import (
 
 _PE = Cr0.PE.value
 _IF, _TF, _RF, _VM, _AC = Rflags.IF.value, Rflags.TF.value, Rflags.RF.value, Rflags.VM.value, Rflags.AC.value
-_IOPL = Rflags.IOPL.value
+_IOPL, _BD = Rflags.IOPL.value, Dr6.BD.value
 _CLEARED = _TF | Rflags.NT.value | _RF | _VM       # on every entry through a gate of protected or long mode
 _INTERRUPT_GATES = frozenset({SystemType.INTERRUPT_GATE16.value, SystemType.INTERRUPT_GATE.value})
 _GATES_32 = frozenset({SystemType.INTERRUPT_GATE.value, SystemType.TRAP_GATE.value})
@@ -72,6 +73,7 @@ class Event(NamedTuple):
     error_code: int | None = None
     instruction_length: int = 0         # bytes; of the INT that asks, since the frame holds the RIP behind it
     address: int | None = None          # of a #PF, what CR2 gets
+    general_detect: bool = False        # the #DB of DR7.GD, which is a fault
 
     @property
     def by_program(self) -> bool:
@@ -91,7 +93,13 @@ class TaskGate(Exception):
 
 def exception(fault: GuestFault) -> Event:
     """The event that *fault* asks for."""
-    return Event(fault.vector, EventKind.EXCEPTION, fault.error_code, address=fault.address)
+    return Event(fault.vector, _EXCEPTION, fault.error_code, 0, fault.address, bool(fault.debug_bits & _BD))
+
+
+def pushes_rf(event: Event) -> bool:
+    """RF is 1 in the image of RFLAGS: *event* is an exception of the class of faults, but of no instruction
+    breakpoint. SDM "Instruction-Breakpoint Exception Condition"."""
+    return event.kind is _EXCEPTION and (event.vector in PUSHES_RF or event.general_detect)
 
 
 class Intercepted(Exception):
@@ -233,7 +241,7 @@ def _image(rflags: int, event: Event) -> int:
 
     Else the instruction is done, and with it RF is over, which the engine notices late.
     """
-    return rflags | _RF if event.kind is _EXCEPTION and event.vector in PUSHES_RF else rflags & ~_RF
+    return rflags | _RF if pushes_rf(event) else rflags & ~_RF
 
 
 def _return_rip(state: Registers, event: Event) -> int:

@@ -13,12 +13,12 @@ from functools import partial
 from hv.machine.clock import EXIT_TICKS, VirtualClock
 from hv.machine.engine import Engine
 from hv.machine.faults import Access, GuestFault, NestedFault
-from hv.machine.idt import Event, exception
+from hv.machine.idt import Event, exception, pushes_rf
 from hv.machine.state import ProcessorState
 from hv.machine.traps import Trap
 from hv.spec.exits import ENTRY_FAILURES, ExitReason
 from hv.spec.vmcs import PrimaryControls, VmcsField
-from hv.spec.x86 import MAX_INSTRUCTION_LENGTH, PAGE_SIZE, PUSHES_RF, Vector
+from hv.spec.x86 import MAX_INSTRUCTION_LENGTH, PAGE_SIZE, Vector
 from hv.vmx.apic.controls import ApicControls
 from hv.vmx.apic.interrupts import WATCHED, behind_instruction, deliver_virtual, enter_apic, take_physical
 from hv.vmx.capabilities import PROCESSOR
@@ -521,7 +521,7 @@ class Vcpu:
             raised(self, fault)
             return self.take(event)
         exit = exception_exit(event, fault.qualification)
-        if event.vector in PUSHES_RF:
+        if pushes_rf(event):
             self.state.set_resume_flag()
         if self._returns and event.vector != Vector.DB:
             exit.interruption_info |= _NMI_UNBLOCKING

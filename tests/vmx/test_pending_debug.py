@@ -8,7 +8,7 @@ from hv.spec.x86 import DR6_RESET, Dr6, Dr7
 from tests.vmx.event_box import CODE, HANDLERS, F, R, T, control, frame, info, put, reasons
 from tests.vmx.vcpu_box import ALL, vector_at
 
-TF, IF = 0x100, 0x200
+TF, IF, RF = 0x100, 0x200, 1 << 16
 MOV_SS, STI = Interruptibility.BLOCKING_BY_MOV_SS, Interruptibility.BLOCKING_BY_STI
 BS = PendingDebugExceptions(bs=1).raw
 B1 = PendingDebugExceptions(b1=1, enabled_breakpoint=1).raw
@@ -103,6 +103,7 @@ def test_a_single_step_exits_by_the_exception_bitmap_and_leaves_dr6(box, source)
 
 
 def test_a_debug_register_access_that_dr7_forbids_exits_and_leaves_dr6_and_dr7(box):
+    """SDM "Instruction-Breakpoint Exception Condition": it is a fault, so RF is 1 in what is saved or pushed."""
     vcpu = box.vcpu()
     vcpu.state.dr7 = Dr7(0x400, gd=1).raw
     put(vcpu, EXCEPTION_BITMAP=2)
@@ -110,9 +111,12 @@ def test_a_debug_register_access_that_dr7_forbids_exits_and_leaves_dr6_and_dr7(b
     box.go(vcpu)
     assert box.exits[0].qualification == DebugQualification(bd=1).raw
     assert (vcpu.state.rip, vcpu.state.dr6, vcpu.state.dr7) == (CODE, DR6_RESET, Dr7(0x400, gd=1).raw)
+    assert vcpu.state.rflags & RF
+    vcpu.state.rflags &= ~RF
     put(vcpu, EXCEPTION_BITMAP=0)
     box.go(vcpu)
     assert (vector_at(vcpu), vcpu.state.dr6, vcpu.state.dr7) == (1, DR6_RESET | Dr6.BD, 0x400)
+    assert frame(box, vcpu, "64", 3)[2] & RF
 
 
 @pytest.mark.parametrize(("code", "stops"), [

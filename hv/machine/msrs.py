@@ -81,6 +81,12 @@ def _write_address(state: State, index: int, value: int) -> None:
     state.msrs[index] = value
 
 
+def _write_base(state: State, index: int, value: int) -> None:
+    """Of FS or GS. IRET to user code keeps it, also where the segment itself becomes unusable."""
+    _write_address(state, index, value)
+    state.keep_base(index)
+
+
 def _write_pat(state: State, index: int, value: int) -> None:
     if any(byte not in _PAT_TYPES for byte in value.to_bytes(8, "little")):
         raise refuse()
@@ -158,8 +164,9 @@ READERS: dict[int, Reader] = {
     int(Msr.MCG_STATUS): _read_value, int(Msr.SPEC_CTRL): _read_value,
 }
 WRITERS: dict[int, Writer] = {
-    **{int(index): _write_address for index in (Msr.LSTAR, Msr.CSTAR, Msr.KERNEL_GS_BASE, Msr.FS_BASE, Msr.GS_BASE,
-                                                Msr.SYSENTER_ESP, Msr.SYSENTER_EIP)},
+    **{int(index): _write_address for index in (Msr.LSTAR, Msr.CSTAR, Msr.KERNEL_GS_BASE, Msr.SYSENTER_ESP,
+                                                Msr.SYSENTER_EIP)},
+    int(Msr.FS_BASE): _write_base, int(Msr.GS_BASE): _write_base,
     int(Msr.STAR): _write_kept, int(Msr.SYSENTER_CS): _write_kept, int(Msr.SFMASK): _write_half,
     int(Msr.PAT): _write_pat, int(Msr.EFER): _write_efer, int(Msr.DEBUGCTL): _write_debugctl,
     int(Msr.MISC_ENABLE): _write_misc_enable, int(Msr.BIOS_SIGN_ID): _ignore,

@@ -61,6 +61,8 @@ _CS, _GDTR, _IDTR = ((at.SEGMENTS + 24 * n) // 8 for n in (1, 8, 9))
 _CS_MATTERS = _U64 & ~(0xF01 << 40)     # limit and flags, without what the engine keeps, or not, in their unused bits
 _GDTR_LIMIT, _IDTR_LIMIT, _RSP = 2 * _GDTR + 4, 2 * _IDTR + 4, at.REGS // 8 + 4
 _DR7, _SHOWN_XMM = at.DR // 8 + 7, 6        # as many as a hypercall's parameters are in
+_FLAGS_OF_BASE = {int(Msr.FS_BASE): _CS_FLAGS + 18, int(Msr.GS_BASE): _CS_FLAGS + 24}
+_DPL, _PRESENT = 3 << 13, 1 << 15
 _CS_SELECTOR, _SS_SELECTOR = (at.SEGMENTS + 24) // 4, (at.SEGMENTS + 48) // 4
 
 
@@ -243,6 +245,16 @@ class ProcessorState:
     def override_bases(self) -> tuple[int, int]:
         """The bases of FS and GS, which count in 64-bit code too."""
         return self.words[_FS_BASE], self.words[_GS_BASE]
+
+    def keep_base(self, index: int) -> None:
+        """IA32_FS_BASE or IA32_GS_BASE, *index*, was written by software, and an IRET to user code is to keep it.
+
+        # Simplified: the engine clears the base of a segment whose DPL is below the new CPL, where a processor makes
+        it unusable and no more. So the segment has DPL 3 from here on: nobody but that IRET looks at it.
+        """
+        flags = _FLAGS_OF_BASE[index]
+        if self.dwords[flags] & _PRESENT:
+            self.dwords[flags] |= _DPL
 
     @property
     def location(self) -> tuple[int, int, int]:

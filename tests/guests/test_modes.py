@@ -76,15 +76,15 @@ LET_USERS_IN = ("or qword ptr [0x71000], 4; or qword ptr [0x72000], 4; or qword 
 USER = "push 0x3B; push 0x80000; push 0x202; push 0x33; push {rip}; iretq"
 
 
-def user_mode(code: str, **special: str) -> object:
-    """Run *code* at CPL 3 in long mode; faults and interrupts come to `handlers`."""
+def user_mode(code: str, prepare: str = "", *, data: dict[int, bytes] | None = None, **special: str) -> object:
+    """Run *prepare* at CPL 0, then *code* at CPL 3 in long mode; faults and interrupts come to `handlers`."""
     user = assemble(code, 64, 0x30000)[0][1]
-    data = handlers(64, **special) | {0x30000: user}
+    memory = handlers(64, **special) | {0x30000: user} | (data or {})
     # The tables of the loader are for the supervisor: let everybody in, and add user segments behind the TSS.
     prologue = (f"{LOAD}; {LET_USERS_IN}"
                 "mov rax, 0x00AFFB000000FFFF; mov [0x70030], rax; mov rax, 0x00CFF3000000FFFF; mov [0x70038], rax;"
                 "sub rsp, 16; mov word ptr [rsp], 0x3F; mov qword ptr [rsp + 2], 0x70000; lgdt [rsp];")
-    return run_guest(prologue + USER.format(rip=0x30000), 64, data=data)
+    return run_guest(prologue + prepare + USER.format(rip=0x30000), 64, data=memory)
 
 
 def test_an_interrupt_of_a_user_comes_in_on_the_stack_of_the_tss():
@@ -96,6 +96,15 @@ def test_an_interrupt_of_a_user_comes_in_on_the_stack_of_the_tss():
 def test_a_privileged_instruction_of_a_user_is_general_protection():
     result = user_mode("cli")
     assert (result.ended, result.rbx) == ("shutdown", 13)
+
+
+@pytest.mark.parametrize(("segment", "msr"), [("fs", 0xC0000100), ("gs", 0xC0000101)])
+def test_a_base_that_an_msr_gave_outlives_an_iret_to_a_user(segment, msr):
+    """SDM "IRET": a segment of the kernel becomes unusable for the user; its base is still there."""
+    prepare = f"mov ax, 0x10; mov {segment}, ax; mov ecx, {msr}; mov eax, 0x12000; xor edx, edx; wrmsr;"
+    result = user_mode("int 0x21", prepare, v33=f"mov ecx, {msr}; rdmsr; mov rbx, {segment}:[8]; {OFF}",
+                       data={0x12008: bytes([0x77])})
+    assert (result.ended, result.rbx, getattr(result, segment).base) == ("shutdown", 0x77, 0x12000)
 
 
 def test_a_user_does_not_reach_a_supervisor_page():

@@ -47,6 +47,9 @@ class ExitState(Shown, FakeState):
         self.msrs = dict.fromkeys((Msr.STAR, Msr.LSTAR, Msr.PAT, Msr.SFMASK, Msr.SYSENTER_CS, Msr.SYSENTER_ESP,
                                    Msr.SYSENTER_EIP), 0)
 
+    def keep_base(self, index: int) -> None:
+        """Nothing here returns to a user."""
+
     @property
     def protected(self) -> bool:
         return bool(self.cr0 & 1)

@@ -4,8 +4,8 @@ Beside what `memory_operations.py` does: strings with two ends, stack and jumps 
 that look at a condition. An instruction is done whole or not at all: what memory may refuse is asked before a device is
 read, and registers change when nothing can be refused any more. A REP does one element at a time.
 
-# Simplified: x87, MMX, SSE arithmetic, MUL and DIV, SHLD and SHRD, CMPXCHG8B and far transfers are not here
-# (Undecodable); no segment limit and no alignment is checked, and neither does the engine.
+# Simplified: x87, MMX, SSE arithmetic and far transfers are not here (Undecodable); no segment limit and no alignment
+# is checked, and neither does the engine.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from hv.instructions.memory_operations import (
     perform,
 )
 from hv.instructions.registers import InstructionRegisters
+from hv.instructions.wide_integers import WIDE_INTEGERS
 from hv.spec.x86 import Rflags
 
 _ZF = Rflags.ZF.value
@@ -82,6 +83,9 @@ def execute(state: VectorRegisters, decoded: Decoded, memory: OperandMemory, gva
         case (MemoryOperand() as operand,) if decoded.mnemonic[3:] in _CONDITIONS and decoded.mnemonic[:3] == "set":
             condition = holds(_CONDITIONS[decoded.mnemonic[3:]], state.rflags)
             memory.write(linear_address(decoded, state, operand), 1, int(condition))
+            done = True
+        case _ if decoded.mnemonic in WIDE_INTEGERS:
+            WIDE_INTEGERS[decoded.mnemonic](state, decoded, memory)
             done = True
         case _:
             done = _one_operand(state, decoded, memory, gva)

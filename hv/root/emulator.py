@@ -21,6 +21,7 @@ from hv.instructions.decode import (
     decode,
 )
 from hv.instructions.execute import execute
+from hv.instructions.faults import InstructionFault
 from hv.instructions.memory_operations import LOADS, memory_access
 from hv.root import answers
 from hv.root.motherboard import Motherboard
@@ -60,6 +61,8 @@ class Emulator:
             event = _carry_out(registers, decoded, memory, gva)
         except GuestException as fault:
             event = _exception(header, fault)
+        except InstructionFault as fault:
+            event = _exception(header, GuestException(fault.vector, fault.error_code))
         return registers.changes() | event
 
 

@@ -45,11 +45,31 @@ CONDITIONS = [f"{name} byte ptr [rbx + {n}]" for n, name in enumerate(
 CONDITIONS += ["cmove rax, [rbx]", "cmovne eax, [rbx]", "cmovb dx, [rbx]", "cmovl eax, [rbx]"]
 CROSSING = ["mov [r14 + 0xffd], rax", "mov rdx, [r14 + 0xffb]", "mov [rbx + 3], eax", "lea rdi, [r14 + 0x1ffe]; stosd",
             "add dword ptr [r14 + 0xffe], 0x12345678", "movdqu [r14 + 0xff9], xmm0"]
-LONG = [*MOVES, *ARITHMETIC, *EXCHANGES, *BITS, *SHIFTS, *STRINGS, *STACK, *VECTORS, *CONDITIONS, *CROSSING]
+PRODUCTS = [f"{operation} {size} ptr [rbx]" for operation in ("mul", "imul")
+            for size in ("byte", "word", "dword", "qword")]
+PRODUCTS += ["imul ax, [rbx]", "imul edx, [rbx]", "imul rax, [rbx], -5", "imul r9, [rbx + 3]",
+             "imul eax, [rbx], 0x12345"]
+QUOTIENTS = ["mov ax, 0x1234; div byte ptr [rbx]", "xor edx, edx; div word ptr [rbx]",
+             "mov edx, 5; div dword ptr [rbx]", "xor edx, edx; div qword ptr [rbx]", "cwd; idiv word ptr [rbx]",
+             "mov ax, -100; idiv byte ptr [rbx]", "cdq; idiv dword ptr [rbx]", "cqo; idiv qword ptr [rbx]"]
+DOUBLES = [f"{operation} {operands}" for operation in ("shld", "shrd")
+           for operands in ("[rbx], ax, 5", "[rbx], eax, 1", "[rbx], rax, cl", "[rbx], rdx, 63", "[rbx], edx, 32")]
+SCANS = [f"{name} {operands}" for name in ("bsf", "bsr", "popcnt", "lzcnt")
+         for operands in ("ax, [rbx]", "eax, [rbx]", "rax, [rbx + 1]")]
+SCANS += ["mov qword ptr [rbx], 0; bsf rax, [rbx]", "mov qword ptr [rbx], 0; bsr eax, [rbx]",
+          "mov dword ptr [rbx], 0; lzcnt eax, [rbx]", "mov dword ptr [rbx], 0; popcnt eax, [rbx]",
+          ".byte 0xF3, 0x48, 0x0F, 0xBC, 0x03"]         # TZCNT, which this processor takes for BSF
+WIDE = ["cmpxchg8b [rbx]", "mov r9, rbx; mov eax, [r9]; mov edx, [r9 + 4]; mov ebx, 0x1234; lock cmpxchg8b [r9]",
+        "lea r9, [rbx + 16]; lock cmpxchg16b [r9]",
+        "mov r9, rbx; mov rax, [r9 + 16]; mov rdx, [r9 + 24]; mov rbx, r8; lock cmpxchg16b [r9 + 16]", "xlatb"]
+LONG = [*PRODUCTS, *QUOTIENTS, *DOUBLES, *SCANS, *WIDE, *MOVES, *ARITHMETIC,
+        *EXCHANGES, *BITS, *SHIFTS, *STRINGS, *STACK, *VECTORS, *CONDITIONS, *CROSSING]
 PROTECTED = ["mov [ebx], al", "mov eax, [ebx + ecx*2]", "mov ah, [ebx]", "inc dword ptr [ebx]", "lock add [ebx], edx",
              "push dword ptr [ebx]; pop eax", "push edx; pop dword ptr [ebx]", "rep movsb", "rep stosd",
              "xadd [ebx], edx", "mov ax, [ebx]", "movzx eax, byte ptr [ebx]", "cmpxchg [ebx], dl", "bts [ebx], ecx",
-             "rcl byte ptr [ebx], 1", "mov dl, es:[ebx + 5]", "mov cs:[0x8000], ebx; mov dx, [ebx + 2]", "repe cmpsw"]
+             "rcl byte ptr [ebx], 1", "mul dword ptr [ebx]", "imul eax, [ebx]",
+             "xor edx, edx; div word ptr [ebx]", "cmpxchg8b [ebx]", "shld [ebx], eax, 3", "bsr eax, [ebx]", "xlatb",
+             "mov dl, es:[ebx + 5]", "mov cs:[0x8000], ebx; mov dx, [ebx + 2]", "repe cmpsw"]
 
 
 @cache

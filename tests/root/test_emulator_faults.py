@@ -175,8 +175,8 @@ def test_from_device_to_device_an_element_is_one_read_and_one_write():
 
 
 @pytest.mark.parametrize(("code", "text"), [
-    ("fld qword ptr [rbx]", "fld qword ptr [rbx]"), ("cmpxchg16b [rbx]", "cmpxchg16b xmmword ptr [rbx]"),
-], ids=["x87", "cmpxchg16b"])
+    ("fld qword ptr [rbx]", "fld qword ptr [rbx]"), ("addps xmm0, [rbx]", "addps xmm0, xmmword ptr [rbx]"),
+], ids=["x87", "sse-arithmetic"])
 def test_what_nobody_carries_out_ends_the_vm_by_its_name_and_place(code, text):
     guest = Guest(code)
     machine, vm = guest.machine, guest.vm
@@ -195,3 +195,22 @@ def test_tables_that_changed_under_the_access_are_those_that_count():
     fault = guest.run()
     assert (fault.code, fault.cr2, fault.rsi) == (0, 0x40_0000, 0x40_0000)
     assert guest.device.accesses == []
+
+
+@pytest.mark.parametrize("code", ["xor edx, edx; mov [rbx], rdx; div qword ptr [rbx]",
+                                  "mov edx, 2; mov dword ptr [rbx], 1; div dword ptr [rbx]",
+                                  "mov eax, 0x8000; mov byte ptr [rbx], -1; idiv byte ptr [rbx]",
+                                  "mov eax, 0x80000000; cdq; mov dword ptr [rbx], -1; idiv dword ptr [rbx]"],
+                         ids=["by-0", "too-large", "signed-8", "signed-32"])
+def test_a_quotient_that_there_is_not_is_a_divide_error(code):
+    """SDM "DIV", "IDIV": by 0, or larger than its register; the registers stay."""
+    fault = Guest(f"mov ecx, 7; {code}", Vector.DE).run()
+    assert fault.rcx == 7
+    assert fault.rax == (0x8000 if "0x8000;" in code else 0x80000000 if "cdq" in code else fault.rax)
+
+
+def test_a_wide_exchange_off_its_boundary_is_a_general_protection_fault():
+    """SDM "CMPXCHG8B/CMPXCHG16B": 16 bytes must be aligned, 8 need not be."""
+    guest = Guest("lock cmpxchg8b [rbx + 4]; lock cmpxchg16b [rbx + 8]", Vector.GP)
+    assert guest.run().code == 0
+    assert {size for _, _, size in guest.device.accesses} == {4}

@@ -23,6 +23,7 @@ from hv.instructions.decode import (
 from hv.instructions.execute import execute
 from hv.instructions.faults import InstructionFault
 from hv.instructions.memory_operations import LOADS, memory_access
+from hv.instructions.port_strings import transfer
 from hv.root import answers
 from hv.root.motherboard import Motherboard
 from hv.root.vp_memory import GuestException, Ram, VpMemory
@@ -58,12 +59,27 @@ class Emulator:
             decoded = _instruction(intercept, registers, memory)
             gva = _told_address(intercept, decoded)
             registers.ask(_named(decoded) if gva is None else _data_registers(decoded))
-            event = _carry_out(registers, decoded, memory, gva)
+            event = self._carry_out(registers, decoded, memory, gva)
         except GuestException as fault:
             event = _exception(header, fault)
         except InstructionFault as fault:
             event = _exception(header, GuestException(fault.vector, fault.error_code))
         return registers.changes() | event
+
+    def _carry_out(self, registers: VpRegisters, decoded: Decoded, memory: VpMemory, gva: int | None) -> Answer:
+        """One turn. A guest that single-steps has a trap behind each element of a REP; behind a whole instruction the
+        hypervisor sees to that."""
+        stepped = registers.rflags & _TF
+        for _ in range(1 if stepped else ELEMENTS_OF_A_TURN):
+            if self._element(registers, decoded, memory, gva):
+                return {}
+        return registers.single_step() if stepped else {}
+
+    def _element(self, registers: VpRegisters, decoded: Decoded, memory: VpMemory, gva: int | None) -> bool:
+        """The instruction, or an element of its REP; True when it is complete."""
+        if decoded.port is not None:
+            return transfer(registers, decoded, memory, self._board)
+        return execute(registers, decoded, memory, gva)
 
 
 def _told_address(intercept: MemoryIntercept, decoded: Decoded) -> int | None:
@@ -92,16 +108,6 @@ def _data_registers(decoded: Decoded) -> tuple[str, ...]:
     found = [containing_register(operand.name) for operand in decoded.operands if isinstance(operand, RegisterOperand)
              and not (operand is decoded.operands[0] and operand.size >= 4 and decoded.mnemonic in LOADS)]
     return tuple(name for name in found if name in GENERAL)
-
-
-def _carry_out(registers: VpRegisters, decoded: Decoded, memory: VpMemory, gva: int | None) -> Answer:
-    """One turn. A guest that single-steps has a trap behind each element of a REP; behind a whole instruction the
-    hypervisor sees to that."""
-    stepped = registers.rflags & _TF
-    for _ in range(1 if stepped else ELEMENTS_OF_A_TURN):
-        if execute(registers, decoded, memory, gva):
-            return {}
-    return registers.single_step() if stepped else {}
 
 
 def _instruction(intercept: MemoryIntercept, registers: VpRegisters, memory: VpMemory) -> Decoded:

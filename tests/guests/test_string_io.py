@@ -90,3 +90,11 @@ def test_code_that_comes_from_a_port_is_run():
     result = run(f"mov ebp, 2; again:; target: mov ebx, 1; add esi, ebx; mov edx, {SCRATCH}; mov al, 0x40; out dx, al; "
                  "mov edi, target + 1; insb; dec ebp; jnz again", bits=32)
     assert (result.ended, result.rbx) == ("shutdown", 0x40)
+
+
+@pytest.mark.parametrize("instruction", ["insb", "outsb"])
+def test_a_string_where_the_vm_has_no_memory_is_refused(instruction):
+    """Its worker has nothing there either, without a PC board: #GP(0), as for any other access."""
+    result = run_guest(f"{LOAD}; mov edx, {SCRATCH}; mov edi, 0x3000000; mov esi, edi; {instruction}", 64,
+                       data=handlers(64))
+    assert (result.ended, result.rbx, result.rdi) == ("shutdown", 13, 0x3000000)

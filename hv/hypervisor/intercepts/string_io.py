@@ -3,6 +3,8 @@
 To the parent each element is an IN or OUT of its own; what the instruction does to memory and to the string's registers
 is done here, when the parent has answered. RIP stays until the last element, so interrupts come in between.
 
+A string that is not in RAM is the parent's, which is told of an access to memory, and does both sides.
+
 # Simplified: Hyper-V leaves the guest's memory to the worker too, and tells it of the whole string at once.
 """
 
@@ -14,6 +16,7 @@ from hv.instructions.decode import MemoryOperand, linear_address
 from hv.instructions.memory_operations import elements_left, next_element
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.fetch import decode_at
+from hv.machine.ram import pages_of
 
 if TYPE_CHECKING:
     from hv.hypervisor.vps.vp import VirtualProcessor
@@ -32,17 +35,29 @@ class StringElement(NamedTuple):
 
 
 def element_at(vp: VirtualProcessor, input: bool) -> StringElement:
-    """The next element of the INS or OUTS at RIP; GuestFault when memory refuses it."""
+    """The next element of the INS or OUTS at RIP; GuestFault when memory refuses it, NestedFault where none is."""
     regs, memory = vp.regs, vp.vcpu.memory
     decoded = decode_at(regs, memory)
     operand = decoded.memory
     assert operand is not None, f"{decoded.text} has no string in memory"
     gva, repeat, value = linear_address(decoded, regs, operand), bool(decoded.repeat), 0
     if input:
-        memory.check(gva, operand.size, Access.WRITE)
+        _check_store(vp, gva, operand.size)
     else:
         value = memory.read_integer(gva, operand.size)
     return StringElement(operand, gva, repeat, not repeat or elements_left(regs, operand) == 1, input, value, regs.rax)
+
+
+def _check_store(vp: VirtualProcessor, gva: int, size: int) -> None:
+    """Raise what a store would, of the guest's tables and of the second level, before the port is read."""
+    memory = vp.vcpu.memory
+    memory.check(gva, size, Access.WRITE)
+    for at, _ in pages_of(gva, size):
+        try:
+            vp.vcpu.second_level.translate(memory.walk(at, Access.WRITE).gpa, Access.WRITE.value)
+        except NestedFault as fault:
+            fault.gva = at
+            raise
 
 
 def finish_element(vp: VirtualProcessor, element: StringElement, value: int) -> bool:

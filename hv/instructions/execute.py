@@ -1,11 +1,12 @@
 """Any instruction that touches memory, carried out by hand, with memory brought by the caller.
 
-Beside what `memory_operations.py` does: strings with two ends, stack and jumps through memory, SSE moves, and those
-that look at a condition. An instruction is done whole or not at all: what memory may refuse is asked before a device is
-read, and registers change when nothing can be refused any more. A REP does one element at a time.
+Beside what `memory_operations.py` does: strings with two ends, stack and jumps through memory, and those that look at a
+condition; `wide_integers.py` and `vectors.py` have more. An instruction is done whole or not at all: what memory may
+refuse is asked before a device is read, and registers change when nothing can be refused any more. A REP does one
+element at a time.
 
-# Simplified: x87, MMX, SSE arithmetic and far transfers are not here (Undecodable); no segment limit and no alignment
-# is checked, and neither does the engine.
+# Simplified: x87, SSE and MMX arithmetic and far transfers are not here (Undecodable); no segment limit is checked, and
+# neither does the engine.
 """
 
 from __future__ import annotations
@@ -31,14 +32,13 @@ from hv.instructions.memory_operations import (
     perform,
 )
 from hv.instructions.registers import InstructionRegisters
+from hv.instructions.vectors import VECTORS, VectorRegisters
 from hv.instructions.wide_integers import WIDE_INTEGERS
 from hv.spec.x86 import Rflags
 
 _ZF = Rflags.ZF.value
 _CONDITIONS = {name: number for number, name in enumerate(
     ("o", "no", "b", "ae", "e", "ne", "be", "a", "s", "ns", "p", "np", "l", "ge", "le", "g"))}
-_VECTOR_MOVES = frozenset({"movd", "movq", "movss", "movsd", "movdqu", "movdqa", "movups", "movaps", "movupd", "movapd",
-                           "movntdq", "movntps", "movntpd", "movntdqa", "lddqu"})
 _ACCUMULATORS = {1: "al", 2: "ax", 4: "eax", 8: "rax"}
 _U32, _U64 = (1 << 32) - 1, (1 << 64) - 1
 
@@ -49,13 +49,6 @@ class OperandMemory(Protocol):
     def read(self, gva: int, size: int) -> int: ...
     def write(self, gva: int, size: int, value: int) -> None: ...
     def check_write(self, gva: int, size: int) -> None: ...     # raise what `write` would, and touch nothing
-
-
-class VectorRegisters(InstructionRegisters, Protocol):
-    """With XMM registers, 16 bytes each."""
-
-    def read_xmm(self, number: int) -> bytes: ...
-    def write_xmm(self, number: int, value: bytes) -> None: ...
 
 
 def execute(state: VectorRegisters, decoded: Decoded, memory: OperandMemory, gva: int | None = None) -> bool:
@@ -71,12 +64,8 @@ def execute(state: VectorRegisters, decoded: Decoded, memory: OperandMemory, gva
             done = _scan(state, decoded, memory)
         case (MemoryOperand() as operand,) if decoded.mnemonic in ("push", "pop", "call", "jmp"):
             return _stack_or_jump(state, decoded, operand, memory)
-        case (RegisterOperand(name), MemoryOperand() as operand) if decoded.mnemonic in _VECTOR_MOVES:
-            done = _load_vector(state, _xmm(decoded, name), memory.read(linear_address(decoded, state, operand),
-                                                                        operand.size))
-        case (MemoryOperand() as operand, RegisterOperand(name)) if decoded.mnemonic in _VECTOR_MOVES:
-            value = int.from_bytes(state.read_xmm(_xmm(decoded, name))[: operand.size], "little")
-            memory.write(linear_address(decoded, state, operand), operand.size, value)
+        case _ if decoded.mnemonic in VECTORS:
+            VECTORS[decoded.mnemonic](state, decoded, memory)
             done = True
         case (RegisterOperand(name), MemoryOperand() as operand) if decoded.mnemonic[:4] == "cmov":
             done = _conditional_move(state, decoded, name, operand, memory)
@@ -198,19 +187,7 @@ def _on_stack(state: InstructionRegisters, decoded: Decoded, top: int) -> int:
     return state.ss.base + (top & (_U32 if state.ss.big else 0xFFFF)) & _U32
 
 
-# --- Vectors and conditions ----------------------------------------------------------------------
-
-def _xmm(decoded: Decoded, name: str) -> int:
-    if not name.startswith("xmm"):
-        raise Undecodable(f"{decoded.text} is not one we carry out on memory")
-    return int(name[3:])
-
-
-def _load_vector(state: VectorRegisters, number: int, value: int) -> bool:
-    """The rest of the register becomes zero, as with every load that is listed."""
-    state.write_xmm(number, value.to_bytes(16, "little"))
-    return True
-
+# --- Conditions ----------------------------------------------------------------------------------
 
 def _conditional_move(state: InstructionRegisters, decoded: Decoded, name: str, operand: MemoryOperand,
                       memory: OperandMemory) -> bool:

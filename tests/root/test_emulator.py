@@ -39,7 +39,15 @@ STACK = ["push qword ptr [rbx]; pop rax", "push rdx; pop qword ptr [rbx]", "push
 VECTORS = ["movdqu [rbx], xmm0", "movdqu xmm0, [rbx + 5]", "movdqa [rbx], xmm0", "movaps xmm0, [rbx]",
            "movntdq [rbx], xmm0", "movd xmm0, dword ptr [rbx]", "movd dword ptr [rbx], xmm0",
            "movq xmm0, qword ptr [rbx]", "movq qword ptr [rbx], xmm0", "movups [rbx + 1], xmm0",
-           "movss xmm0, dword ptr [rbx]", "movsd qword ptr [rbx], xmm0"]
+           "movss xmm0, dword ptr [rbx]", "movsd qword ptr [rbx], xmm0", "movntdqa xmm0, [rbx + 16]"]
+VECTORS += [f"{name} xmm0, [rbx]" for name in ("movlps", "movlpd", "movhps", "movhpd", "pand", "pandn", "por", "pxor",
+                                               "andps", "andnps", "orps", "xorps", "xorpd")]
+VECTORS += [f"{name} [rbx + 8], xmm0" for name in ("movlps", "movhpd")]
+MMX = ["movq mm3, [rbx]; movq rdx, mm3; emms", "movq mm1, rdx; movq [rbx], mm1; emms",
+       "fld1; movq mm2, rdx; pxor mm2, [rbx]; movq rdx, mm2; fnstsw ax; emms",
+       "fninit; fld1; fldpi; movntq [rbx], mm7; fnstsw ax; emms", "movd mm0, dword ptr [rbx]; movq rdx, mm0; emms",
+       "fninit; movq mm5, rdx; movd dword ptr [rbx], mm5; fstp st(0); fnstsw ax; emms",
+       "fninit; fldpi; movq mm0, [rbx]; sub rsp, 128; .byte 0xDD, 0x34, 0x24; mov edx, [rsp + 8]; add rsp, 128"]
 CONDITIONS = [f"{name} byte ptr [rbx + {n}]" for n, name in enumerate(
     ("seto", "setb", "sete", "setbe", "sets", "setp", "setl", "setg", "setno", "setnp"))]
 CONDITIONS += ["cmove rax, [rbx]", "cmovne eax, [rbx]", "cmovb dx, [rbx]", "cmovl eax, [rbx]"]
@@ -63,7 +71,7 @@ WIDE = ["cmpxchg8b [rbx]", "mov r9, rbx; mov eax, [r9]; mov edx, [r9 + 4]; mov e
         "lea r9, [rbx + 16]; lock cmpxchg16b [r9]",
         "mov r9, rbx; mov rax, [r9 + 16]; mov rdx, [r9 + 24]; mov rbx, r8; lock cmpxchg16b [r9 + 16]", "xlatb"]
 LONG = [*PRODUCTS, *QUOTIENTS, *DOUBLES, *SCANS, *WIDE, *MOVES, *ARITHMETIC,
-        *EXCHANGES, *BITS, *SHIFTS, *STRINGS, *STACK, *VECTORS, *CONDITIONS, *CROSSING]
+        *EXCHANGES, *BITS, *SHIFTS, *STRINGS, *STACK, *VECTORS, *MMX, *CONDITIONS, *CROSSING]
 PROTECTED = ["mov [ebx], al", "mov eax, [ebx + ecx*2]", "mov ah, [ebx]", "inc dword ptr [ebx]", "lock add [ebx], edx",
              "push dword ptr [ebx]; pop eax", "push edx; pop dword ptr [ebx]", "rep movsb", "rep stosd",
              "xadd [ebx], edx", "mov ax, [ebx]", "movzx eax, byte ptr [ebx]", "cmpxchg [ebx], dl", "bts [ebx], ecx",

@@ -214,3 +214,11 @@ def test_a_wide_exchange_off_its_boundary_is_a_general_protection_fault():
     guest = Guest("lock cmpxchg8b [rbx + 4]; lock cmpxchg16b [rbx + 8]", Vector.GP)
     assert guest.run().code == 0
     assert {size for _, _, size in guest.device.accesses} == {4}
+
+
+@pytest.mark.parametrize("code", ["movaps [rbx + 8], xmm0", "movdqa xmm0, [rbx + 1]", "pxor xmm0, [rbx + 4]"])
+def test_a_vector_off_its_boundary_is_a_general_protection_fault(code):
+    """SDM "Data Alignment": of the instructions that ask for it."""
+    guest = Guest(f"movups [rbx + 8], xmm0; {code}", Vector.GP)
+    assert guest.run().code == 0
+    assert [kind for kind, _, _ in guest.device.accesses] == ["write"] * 2

@@ -1,7 +1,7 @@
 """Any instruction that touches memory, carried out by hand, with memory brought by the caller.
 
-Beside what `memory_operations.py` does: strings with two ends, stack and jumps through memory, and those that look at a
-condition; `wide_integers.py` and `vectors.py` have more. An instruction is done whole or not at all: what memory may
+Beside what `memory_operations.py` does: strings with two ends, and those that look at a condition; `stack.py`,
+`wide_integers.py` and `vectors.py` have more. An instruction is done whole or not at all: what memory may
 refuse is asked before a device is read, and registers change when nothing can be refused any more. A REP does one
 element at a time.
 
@@ -10,8 +10,6 @@ element at a time.
 """
 
 from __future__ import annotations
-
-from typing import Protocol
 
 from hv.instructions.arithmetic import compute, holds
 from hv.instructions.decode import (
@@ -31,7 +29,9 @@ from hv.instructions.memory_operations import (
     operand_address,
     perform,
 )
+from hv.instructions.operand_memory import OperandMemory
 from hv.instructions.registers import InstructionRegisters
+from hv.instructions.stack import STACK
 from hv.instructions.vectors import VECTORS, VectorRegisters
 from hv.instructions.wide_integers import WIDE_INTEGERS
 from hv.spec.x86 import Rflags
@@ -41,14 +41,6 @@ _CONDITIONS = {name: number for number, name in enumerate(
     ("o", "no", "b", "ae", "e", "ne", "be", "a", "s", "ns", "p", "np", "l", "ge", "le", "g"))}
 _ACCUMULATORS = {1: "al", 2: "ax", 4: "eax", 8: "rax"}
 _U32, _U64 = (1 << 32) - 1, (1 << 64) - 1
-
-
-class OperandMemory(Protocol):
-    """Memory by linear address. Each method may raise what the guest gets instead."""
-
-    def read(self, gva: int, size: int) -> int: ...
-    def write(self, gva: int, size: int, value: int) -> None: ...
-    def check_write(self, gva: int, size: int) -> None: ...     # raise what `write` would, and touch nothing
 
 
 def execute(state: VectorRegisters, decoded: Decoded, memory: OperandMemory, gva: int | None = None) -> bool:
@@ -62,8 +54,9 @@ def execute(state: VectorRegisters, decoded: Decoded, memory: OperandMemory, gva
             done = _string(state, decoded, memory)
         case (RegisterOperand(), MemoryOperand()) if decoded.mnemonic[:4] == "scas":
             done = _scan(state, decoded, memory)
-        case (MemoryOperand() as operand,) if decoded.mnemonic in ("push", "pop", "call", "jmp"):
-            return _stack_or_jump(state, decoded, operand, memory)
+        case _ if decoded.mnemonic in STACK:
+            STACK[decoded.mnemonic](state, decoded, memory)
+            return True
         case _ if decoded.mnemonic in VECTORS:
             VECTORS[decoded.mnemonic](state, decoded, memory)
             done = True
@@ -138,53 +131,6 @@ def _last(state: InstructionRegisters, decoded: Decoded, operand: MemoryOperand)
     if count_down(state, operand) == 0:
         return True
     return decoded.mnemonic[:4] != "movs" and bool(state.rflags & _ZF) != (decoded.repeat == "rep")
-
-
-# --- Stack and jumps -----------------------------------------------------------------------------
-
-def _stack_or_jump(state: InstructionRegisters, decoded: Decoded, operand: MemoryOperand,
-                   memory: OperandMemory) -> bool:
-    """PUSH, POP, CALL and JMP with their operand in memory."""
-    size = operand.size
-    if decoded.mnemonic == "pop":
-        _pop(state, decoded, operand, memory)
-        state.rip = _behind(state, decoded)
-        return True
-    gva = linear_address(decoded, state, operand)
-    if decoded.mnemonic == "jmp":
-        state.rip = memory.read(gva, size)
-        return True
-    register = _stack_pointer(state, decoded)
-    top = read_register(state, register) - size
-    memory.check_write(_on_stack(state, decoded, top), size)
-    value = memory.read(gva, size)
-    pushed, rip = (value, _behind(state, decoded)) if decoded.mnemonic == "push" else (_behind(state, decoded), value)
-    memory.write(_on_stack(state, decoded, top), size, pushed & (1 << 8 * size) - 1)
-    write_register(state, register, top)
-    state.rip = rip
-    return True
-
-
-def _pop(state: InstructionRegisters, decoded: Decoded, operand: MemoryOperand, memory: OperandMemory) -> None:
-    """The address of the operand is computed with the new stack pointer; SDM "POP"."""
-    register, before = _stack_pointer(state, decoded), state.rsp
-    top = read_register(state, register)
-    value = memory.read(_on_stack(state, decoded, top), operand.size)
-    write_register(state, register, top + operand.size)
-    gva = linear_address(decoded, state, operand)
-    after, state.rsp = state.rsp, before
-    memory.write(gva, operand.size, value)
-    state.rsp = after
-
-
-def _stack_pointer(state: InstructionRegisters, decoded: Decoded) -> str:
-    return "rsp" if decoded.bits == 64 else "esp" if state.ss.big else "sp"
-
-
-def _on_stack(state: InstructionRegisters, decoded: Decoded, top: int) -> int:
-    if decoded.bits == 64:
-        return top & _U64
-    return state.ss.base + (top & (_U32 if state.ss.big else 0xFFFF)) & _U32
 
 
 # --- Conditions ----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from hv.instructions.decode import Decoded, Undecodable, linear_address, read_register
 from hv.instructions.memory_operations import elements_left, next_element
+from hv.instructions.operand_memory import OperandMemory
 from hv.instructions.registers import InstructionRegisters
 
 _U32, _U64 = (1 << 32) - 1, (1 << 64) - 1
@@ -21,15 +22,7 @@ class Ports(Protocol):
     def write(self, port: int, size: int, value: int) -> None: ...
 
 
-class StringMemory(Protocol):
-    """Memory by linear address, as `execute.OperandMemory`."""
-
-    def read(self, gva: int, size: int) -> int: ...
-    def write(self, gva: int, size: int, value: int) -> None: ...
-    def check_write(self, gva: int, size: int) -> None: ...
-
-
-def transfer(state: InstructionRegisters, decoded: Decoded, memory: StringMemory, ports: Ports) -> bool:
+def transfer(state: InstructionRegisters, decoded: Decoded, memory: OperandMemory, ports: Ports) -> bool:
     """One element; True when the instruction is complete, and RIP is behind it."""
     operand, access = decoded.memory, decoded.port
     if access is None or operand is None:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from hv.instructions.decode import Decoded, MemoryOperand, RegisterOperand, Undecodable, linear_address
 from hv.instructions.faults import InstructionFault
+from hv.instructions.operand_memory import OperandMemory
 from hv.instructions.registers import InstructionRegisters
 from hv.spec.x86 import Vector
 
@@ -28,14 +29,7 @@ class VectorRegisters(InstructionRegisters, Protocol):
     def enter_mmx(self) -> None: ...        # all registers are in use, and the stack's top is the first
 
 
-class VectorMemory(Protocol):
-    """Memory by linear address, as `execute.OperandMemory`."""
-
-    def read(self, gva: int, size: int) -> int: ...
-    def write(self, gva: int, size: int, value: int) -> None: ...
-
-
-Handler = Callable[[VectorRegisters, Decoded, VectorMemory], None]
+Handler = Callable[[VectorRegisters, Decoded, OperandMemory], None]
 Combine = Callable[[int, int], int]
 
 
@@ -75,7 +69,7 @@ def _check_alignment(access: _Access) -> None:
         raise InstructionFault(Vector.GP, 0)
 
 
-def _move(state: VectorRegisters, decoded: Decoded, memory: VectorMemory) -> None:
+def _move(state: VectorRegisters, decoded: Decoded, memory: OperandMemory) -> None:
     access = _Access(state, decoded)
     if access.loads:
         _write(state, access, memory.read(access.gva, access.size))
@@ -85,14 +79,14 @@ def _move(state: VectorRegisters, decoded: Decoded, memory: VectorMemory) -> Non
         state.enter_mmx()
 
 
-def _move_aligned(state: VectorRegisters, decoded: Decoded, memory: VectorMemory) -> None:
+def _move_aligned(state: VectorRegisters, decoded: Decoded, memory: OperandMemory) -> None:
     _check_alignment(_Access(state, decoded))
     _move(state, decoded, memory)
 
 
 def _half(shift: int) -> Handler:
     """The lower half of an XMM register, or with *shift* 64 the upper one; the other stays."""
-    def move(state: VectorRegisters, decoded: Decoded, memory: VectorMemory) -> None:
+    def move(state: VectorRegisters, decoded: Decoded, memory: OperandMemory) -> None:
         access = _Access(state, decoded)
         value = _read(state, access)
         if access.loads:
@@ -105,7 +99,7 @@ def _half(shift: int) -> Handler:
 
 def _bits(combine: Combine) -> Handler:
     """The register is combined with the memory, bit by bit."""
-    def change(state: VectorRegisters, decoded: Decoded, memory: VectorMemory) -> None:
+    def change(state: VectorRegisters, decoded: Decoded, memory: OperandMemory) -> None:
         access = _Access(state, decoded)
         _check_alignment(access)
         width = 8 * (_MMX_BYTES if access.is_mmx else _XMM_BYTES)

@@ -7,7 +7,6 @@ Flags that the manual leaves undefined are the engine's, as in `arithmetic.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from hv.instructions.arithmetic import compute
 from hv.instructions.decode import (
@@ -21,6 +20,7 @@ from hv.instructions.decode import (
     write_register,
 )
 from hv.instructions.faults import InstructionFault
+from hv.instructions.operand_memory import OperandMemory
 from hv.instructions.registers import InstructionRegisters
 from hv.spec.x86 import ARITHMETIC_FLAGS, Rflags, Vector
 
@@ -32,15 +32,7 @@ _NEW_LOW, _NEW_HIGH = {4: "ebx", 8: "rbx"}, {4: "ecx", 8: "rcx"}
 _TABLES = {16: "bx", 32: "ebx", 64: "rbx"}
 
 
-class Memory(Protocol):
-    """By linear address, as `execute.OperandMemory`."""
-
-    def read(self, gva: int, size: int) -> int: ...
-    def write(self, gva: int, size: int, value: int) -> None: ...
-    def check_write(self, gva: int, size: int) -> None: ...
-
-
-Handler = Callable[[InstructionRegisters, Decoded, Memory], None]
+Handler = Callable[[InstructionRegisters, Decoded, OperandMemory], None]
 
 
 def _mask(size: int) -> int:
@@ -60,7 +52,7 @@ def _operand(state: InstructionRegisters, decoded: Decoded) -> tuple[int, int]:
 
 # --- Products and quotients ----------------------------------------------------------------------
 
-def _multiply(state: InstructionRegisters, decoded: Decoded, memory: Memory) -> None:
+def _multiply(state: InstructionRegisters, decoded: Decoded, memory: OperandMemory) -> None:
     """MUL and IMUL. CF and OF say that the upper half is needed."""
     gva, size = _operand(state, decoded)
     value, signed = memory.read(gva, size), decoded.mnemonic == "imul"
@@ -85,7 +77,7 @@ def _factor(state: InstructionRegisters, decoded: Decoded, size: int) -> int:
     return read_register(state, _LOW[size])
 
 
-def _divide(state: InstructionRegisters, decoded: Decoded, memory: Memory) -> None:
+def _divide(state: InstructionRegisters, decoded: Decoded, memory: OperandMemory) -> None:
     """DIV and IDIV: rounded towards zero; #DE when the quotient does not fit. The flags are undefined, and stay."""
     gva, size = _operand(state, decoded)
     divisor, dividend = memory.read(gva, size), _dividend(state, size)
@@ -121,7 +113,7 @@ def _write_pair(state: InstructionRegisters, size: int, low: int, high: int) -> 
 
 # --- Shifts and scans ----------------------------------------------------------------------------
 
-def _double_shift(state: InstructionRegisters, decoded: Decoded, memory: Memory) -> None:
+def _double_shift(state: InstructionRegisters, decoded: Decoded, memory: OperandMemory) -> None:
     """SHLD and SHRD: bits of a register come in where those of the memory go out."""
     gva, size = _operand(state, decoded)
     _, source, last = decoded.operands
@@ -143,7 +135,7 @@ def _double_shift(state: InstructionRegisters, decoded: Decoded, memory: Memory)
     state.rflags = compute("or", result, 0, size, state.rflags)[1] | (_CF if carry else 0) | (_OF if overflow else 0)
 
 
-def _scan(state: InstructionRegisters, decoded: Decoded, memory: Memory) -> None:
+def _scan(state: InstructionRegisters, decoded: Decoded, memory: OperandMemory) -> None:
     """BSF and BSR: of 0 there is none, and the destination stays. TZCNT is not offered: its prefix means nothing."""
     gva, size = _operand(state, decoded)
     target = _target(decoded)
@@ -156,7 +148,7 @@ def _scan(state: InstructionRegisters, decoded: Decoded, memory: Memory) -> None
     state.rflags = compute("test", value, value, size, state.rflags)[1]
 
 
-def _count(state: InstructionRegisters, decoded: Decoded, memory: Memory) -> None:
+def _count(state: InstructionRegisters, decoded: Decoded, memory: OperandMemory) -> None:
     """POPCNT and LZCNT."""
     gva, size = _operand(state, decoded)
     value, leading = memory.read(gva, size), decoded.mnemonic == "lzcnt"
@@ -173,7 +165,7 @@ def _target(decoded: Decoded) -> str:
 
 # --- Exchanges and tables ------------------------------------------------------------------------
 
-def _exchange_wide(state: InstructionRegisters, decoded: Decoded, memory: Memory) -> None:
+def _exchange_wide(state: InstructionRegisters, decoded: Decoded, memory: OperandMemory) -> None:
     """CMPXCHG8B and CMPXCHG16B: the memory is written either way, and of the flags only ZF."""
     gva, size = _operand(state, decoded)
     half = size // 2
@@ -191,7 +183,7 @@ def _exchange_wide(state: InstructionRegisters, decoded: Decoded, memory: Memory
     state.rflags &= ~_ZF
 
 
-def _translate(state: InstructionRegisters, decoded: Decoded, memory: Memory) -> None:
+def _translate(state: InstructionRegisters, decoded: Decoded, memory: OperandMemory) -> None:
     """XLAT: AL becomes the byte at DS:(E/R)BX + AL. # Simplified: only without prefixes, which say another segment."""
     if decoded.length != 1:
         raise Undecodable(f"{decoded.text} with a prefix is not one we carry out on memory")

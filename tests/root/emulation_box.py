@@ -9,7 +9,7 @@ from hv.spec.hv_registers import HvRegisterName as N
 from hv.spec.synic import HvSegmentRegister
 from tests.guest_runner import image_of
 
-RAM, DEVICE, RESULTS, SIZE = 0x20_0000, 0x200_0000, 0x30_0000, 0x4000
+RAM, DEVICE, RESULTS, SIZE = 0x20_0000, 0x200_0000, 0x30_0000, 0x8000
 SLOT, RECORD = 64, 128
 FLAGS = (0x2, 0x8D7)
 BUDGET = 50_000_000

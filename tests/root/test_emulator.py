@@ -36,6 +36,11 @@ STRINGS = ["movsb", "movsq", "rep movsd", "std; rep movsw; cld", "mov ecx, 20; r
 STACK = ["push qword ptr [rbx]; pop rax", "push rdx; pop qword ptr [rbx]", "push word ptr [rbx]; pop ax",
          "lea rax, [rip + go1]; mov [rbx], rax; jmp qword ptr [rbx]; hlt; go1:",
          "lea rax, [rip + go2]; mov [rbx], rax; call qword ptr [rbx]; hlt; go2: pop rdx"]
+STACK += [f"mov r9, rsp; lea rsp, [rbx + 48]; {code}; mov rsp, r9" for code in (
+    "push rdx; push -7; push 0x12345678; push ax; pop cx; pop rsi", "push qword ptr [r9]; pop rax", "pop rdx; pop ax",
+    "enter 16, 0; mov rdx, rsp", "lea rbp, [rbx + 16]; leave; mov rsi, rsp", "call go3; go3: pop rdx",
+    "lea rax, [rip + go4]; push rax; ret; hlt; go4:",
+    "lea rax, [rip + go5]; mov [rsp], rax; ret 8; hlt; go5: mov rdx, rsp")]
 VECTORS = ["movdqu [rbx], xmm0", "movdqu xmm0, [rbx + 5]", "movdqa [rbx], xmm0", "movaps xmm0, [rbx]",
            "movntdq [rbx], xmm0", "movd xmm0, dword ptr [rbx]", "movd dword ptr [rbx], xmm0",
            "movq xmm0, qword ptr [rbx]", "movq qword ptr [rbx], xmm0", "movups [rbx + 1], xmm0",
@@ -76,6 +81,7 @@ PROTECTED = ["mov [ebx], al", "mov eax, [ebx + ecx*2]", "mov ah, [ebx]", "inc dw
              "push dword ptr [ebx]; pop eax", "push edx; pop dword ptr [ebx]", "rep movsb", "rep stosd",
              "xadd [ebx], edx", "mov ax, [ebx]", "movzx eax, byte ptr [ebx]", "cmpxchg [ebx], dl", "bts [ebx], ecx",
              "rcl byte ptr [ebx], 1", "mul dword ptr [ebx]", "imul eax, [ebx]",
+             "mov edi, esp; lea esp, [ebx + 48]; push edx; push 5; pop ax; call go6; go6: pop eax; mov esp, edi",
              "xor edx, edx; div word ptr [ebx]", "cmpxchg8b [ebx]", "shld [ebx], eax, 3", "bsr eax, [ebx]", "xlatb",
              "mov dl, es:[ebx + 5]", "mov cs:[0x8000], ebx; mov dx, [ebx + 2]", "repe cmpsw"]
 

@@ -222,3 +222,12 @@ def test_a_vector_off_its_boundary_is_a_general_protection_fault(code):
     guest = Guest(f"movups [rbx + 8], xmm0; {code}", Vector.GP)
     assert guest.run().code == 0
     assert [kind for kind, _, _ in guest.device.accesses] == ["write"] * 2
+
+
+@pytest.mark.parametrize("code", ["jmp qword ptr [rbx]", "call qword ptr [rbx]"])
+def test_a_jump_out_of_the_canonical_addresses_is_refused_before_it_is_done(code):
+    """SDM "JMP", "CALL": #GP(0) at the jump itself, and nothing is pushed."""
+    before = "mov rax, 0x800000000000; mov [rbx], rax"
+    ((origin, prefix),) = assemble(f"mov rbx, {DEVICE}; {before}")
+    fault = Guest(f"{before}; {code}; hlt", Vector.GP).run()
+    assert (fault.code, fault.rip) == (0, origin + len(prefix))

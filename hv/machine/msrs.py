@@ -22,6 +22,7 @@ from hv.spec.msrs import (
     ArchCapabilities,
     Debugctl,
     MachineCheckStatus,
+    MiscEnable,
     Msr,
     PlatformInfo,
     PredCmd,
@@ -32,7 +33,8 @@ from hv.spec.x86 import Cr0, Efer, MemoryType, Vector
 EFER_WRITABLE = int(Efer.SCE | Efer.LME | Efer.LMA | Efer.NXE)
 _LME, _LMA, _PG = Efer.LME.value, Efer.LMA.value, Cr0.PG.value
 _PAT_TYPES = frozenset(map(int, MemoryType))
-_FAST_STRINGS = 1
+_FAST_STRINGS: int = MiscEnable(fast_strings=1).raw
+_UNAVAILABLE: int = MiscEnable(bts_unavailable=1, pebs_unavailable=1).raw
 _MICROCODE = 1 << 32                # its revision is in the upper half
 _RATIO = TSC_HZ // 100_000_000
 _PLATFORM: int = PlatformInfo(maximum_ratio=_RATIO, minimum_ratio=_RATIO).raw
@@ -128,8 +130,13 @@ def _writer_of(reserved: int) -> Writer:
 
 
 def _write_misc_enable(state: State, index: int, value: int) -> None:
-    """Fast strings can be switched; what this processor has no part for stays as it is."""
+    """Fast strings can be switched. What this processor has no part for stays as it is, and so does what limits it:
+    CPUID and NX are those of the partition."""
     state.kept_msrs[index] = value & _FAST_STRINGS
+
+
+def _read_misc_enable(state: State, index: int) -> int:
+    return int(state.kept_msrs.get(index, _FAST_STRINGS)) | _UNAVAILABLE
 
 
 def _command(state: State, index: int, value: int) -> None:
@@ -156,7 +163,7 @@ READERS: dict[int, Reader] = {
         Msr.SYSENTER_ESP, Msr.SYSENTER_EIP, Msr.PAT, Msr.TSC_AUX)},
     int(Msr.EFER): lambda state, _: int(state.efer),
     int(Msr.DEBUGCTL): lambda state, _: int(state.debugctl),
-    int(Msr.MISC_ENABLE): lambda state, index: int(state.kept_msrs.get(index, _FAST_STRINGS)),
+    int(Msr.MISC_ENABLE): _read_misc_enable,
     int(Msr.BIOS_SIGN_ID): _constant(_MICROCODE), int(Msr.PLATFORM_ID): _zero,
     int(Msr.PLATFORM_INFO): _constant(_PLATFORM), int(Msr.ARCH_CAPABILITIES): _constant(_CAPABILITIES),
     int(Msr.MTRRCAP): _constant(memory_types.CAPABILITIES), **dict.fromkeys(memory_types.REGISTERS, _read_value),

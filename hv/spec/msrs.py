@@ -382,6 +382,21 @@ class MachineCheckStatus(Register):
     in_progress = bits(2)
 
 
+class MiscEnable(Register):
+    """IA32_MISC_ENABLE."""
+
+    fast_strings = bits(0)
+    automatic_thermal_control = bits(3)
+    performance_monitoring = bits(7)        # read-only: there is
+    bts_unavailable = bits(11)              # read-only: no branch trace store
+    pebs_unavailable = bits(12)             # read-only: no event-based sampling
+    enhanced_speedstep = bits(16)
+    monitor = bits(18)                      # MONITOR and MWAIT
+    limit_cpuid = bits(22)                  # leaves above 2 are not told
+    xtpr_disable = bits(23)
+    xd_disable = bits(34)
+
+
 class SpecCtrl(Register):
     """IA32_SPEC_CTRL."""
 

@@ -24,11 +24,13 @@ from hv.hypervisor.devices.virtual_iommu import GUEST_CAPABILITIES, GUEST_EXTEND
 from hv.iommu import left_out as iommu_left_out
 from hv.iommu.unit import CAPABILITIES as IOMMU_CAPABILITIES
 from hv.iommu.unit import EXTENDED_CAPABILITIES
+from hv.machine import left_out
 from hv.spec import exits, vmcs, vtd
 from hv.spec.ept import EptVpidCap
 from hv.spec.exits import INSTRUCTIONS, ExitReason
 from hv.spec.layout import Register
 from hv.spec.msrs import Msr
+from hv.spec.x86 import Cr4
 from hv.vmx.capabilities import LEFT_OUT, PROCESSOR
 from hv.vmx.checks import RULES
 from hv.vmx.left_out import OTHERS
@@ -90,11 +92,11 @@ def sections() -> Iterator[Section]:
                           reasons.get(bit, "")) for bit in kind]
     for group in dict.fromkeys(rule.group for rule in RULES):
         yield f"Checks: {group.value}", [Row(f"rule/{rule.id}", rule.id) for rule in RULES if rule.group == group]
-    left_out = OTHERS[ExitReason]
-    yield "Exit reasons", [Row(f"exit/{reason.name}", f"{reason.name} ({reason.value})", left_out.get(reason, ""))
+    no_exits = OTHERS[ExitReason]
+    yield "Exit reasons", [Row(f"exit/{reason.name}", f"{reason.name} ({reason.value})", no_exits.get(reason, ""))
                            for reason in ExitReason]
     yield "Instructions that exit, or are virtualized", [
-        Row(f"instruction/{name}", name, left_out.get(reason, ""))
+        Row(f"instruction/{name}", name, no_exits.get(reason, ""))
         for reason, names in INSTRUCTIONS.items() for name in names]
     for kind, title in EVENTS:
         reasons = _NO_SMM_OR_ENCLAVES if kind is vmcs.Interruptibility else OTHERS.get(kind, {})
@@ -102,6 +104,10 @@ def sections() -> Iterator[Section]:
                           reasons.get(member, "")) for member in kind]
     for layout, index in CAPABILITIES:
         yield f"{layout.__name__}: what is offered", list(_capability_rows(layout, PROCESSOR.msrs[index]))
+    yield "Bits of CR4", [Row(f"cr4/{bit.name}", f"{bit.name} ({bit.bit_length() - 1})", left_out.CR4.get(bit, ""))
+                          for bit in Cr4]
+    yield "Rules that the engine does not keep", [Row(f"engine/{rule}", rule, why)
+                                                  for rule, why in left_out.RULES.items()]
     yield from _remapping()
 
 
@@ -196,7 +202,7 @@ _HEAD = """\
 
 Made by `make fidelity` from the code and from the tests that passed; a test keeps it up to date. What this processor
 leaves out is refused by the capability MSRs, and stands here with its reason. SDM volume 3C is the document meant, and
-at the end, for DMA and interrupt remapping, VT-d in legacy mode.
+volume 3A for the bits of CR4; at the end, for DMA and interrupt remapping, VT-d in legacy mode.
 """
 
 

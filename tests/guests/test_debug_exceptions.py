@@ -5,6 +5,7 @@ import pytest
 from hv.spec.x86 import DR6_RESET, DR7_RESET, Dr6
 from tests.guest_runner import run_guest
 from tests.guests.test_modes import LOAD, OFF, handlers
+from tests.proves import proves
 
 TF_ON = "pushfq; or dword ptr [rsp], 0x100; popfq"
 TF_OFF = "pushfq; and dword ptr [rsp], 0xFFFFFEFF; popfq"
@@ -77,6 +78,7 @@ def test_the_fixed_bits_of_a_debug_register_stay(register, zeros, value, ones):
     assert (result.rcx, result.rsi) == (zeros, ones)
 
 
+@proves("cr4/DE")
 @pytest.mark.parametrize("access", ["mov dr4, rax", "mov dr5, rax", "mov rax, dr4", "mov rax, dr5"])
 @pytest.mark.parametrize("extensions", [False, True])
 def test_with_debugging_extensions_dr4_and_dr5_are_none(access, extensions):

@@ -10,6 +10,7 @@ from hv.spec.exits import ExitReason
 from hv.spec.hv_registers import HvRegisterName as N
 from hv.spec.hv_status import HvStatus
 from tests.guest_runner import image_of, run_guest
+from tests.proves import proves
 
 NE, TS, PG, VMXE = 0x20, 8, 1 << 31, 0x2000
 OFF = "mov dx, 0x604; mov ax, 0x2000; out dx, ax"
@@ -50,6 +51,7 @@ def test_paging_and_ne_are_turned_on_by_one_write():
     assert (result.ended, result.rbx, result.rsi, result.efer) == ("shutdown", 0x80000031, 0x20, 0x500)
 
 
+@proves("cr4/VMXE")
 @pytest.mark.parametrize(("register", "bit"), [("cr4", VMXE), ("cr0", 1 << 29)])
 def test_what_is_not_offered_is_general_protection_as_without_a_hypervisor(register, bit):
     """CR4.VMXE is reserved for guests that have no VMX; an illegal CR0 is refused in the write that changes NE too."""

@@ -9,6 +9,7 @@ import pytest
 from hv.spec.exits import ExitReason
 from hv.vmx.exit import VmExit
 from tests.guest_runner import assemble, run_guest
+from tests.proves import proves
 
 OFF = "mov dx, 0x604; mov ax, 0x2000; out dx, ax"
 IDT, CODE, GDT = 0x60000, 0x10000, 0x70000
@@ -55,6 +56,7 @@ def test_a_guest_goes_from_real_to_protected_to_long_mode():
     assert (result.efer, result.cs.long) == (0x500, True)
 
 
+@proves("cr4/PSE", "cr4/PAE")
 @pytest.mark.parametrize("pae", [False, True], ids=["32-bit", "pae"])
 def test_32_bit_paging_translates(pae):
     """Two linear pages of one frame: what is written through one is read through the other."""
@@ -110,6 +112,16 @@ def test_a_base_that_an_msr_gave_outlives_an_iret_to_a_user(segment, msr):
 def test_a_user_does_not_reach_a_supervisor_page():
     result = user_mode("mov rax, [0x400000]")
     assert (result.rbx, result.cr2) == (14, 0x400000)
+
+
+@proves("cr4/SMEP")
+def test_the_supervisor_does_not_run_the_code_of_a_user_under_smep():
+    """SDM "Determination of Access Rights": #PF of a fetch from a page that is there; without SMEP it may."""
+    source = (f"{LOAD}; or qword ptr [0x71000], 4; or qword ptr [0x72000], 4; or qword ptr [0x73010], 4;"
+              "btr qword ptr [0x73010], 63; mov rax, cr3; mov cr3, rax; mov edi, 0x400000; mov byte ptr [rdi], 0xC3;"
+              "call rdi; mov rax, cr4; bts rax, 20; mov cr4, rax; mov esi, 0x77; call rdi")
+    result = run_guest(source, 64, data=handlers(64, v14=f"pop rcx; mov ebx, 14; {OFF}"), memory_mib=8)
+    assert (result.ended, result.rbx, result.rcx, result.cr2, result.rsi) == ("shutdown", 14, 0x11, 0x400000, 0x77)
 
 
 def test_syscall_and_sysret_go_there_and_back():

@@ -20,8 +20,8 @@ KEPT = [
     *((index, 0x0505_0505_0505_0505) for index in FIXED_MTRRS[2:]),
     (DEF_TYPE, 0xC06), (DEF_TYPE, 0), (DEF_TYPE, 0x800), (Msr.PAT, 0x0407_0605_0100_0706), (Msr.SPEC_CTRL, 3),
     (Msr.SPEC_CTRL, 0), (Msr.TSC_AUX, 0xFFFF_FFFF), (Msr.STAR, 0x0023_0010_1234_5678), (Msr.SFMASK, 0x47700),
-    (Msr.SYSENTER_CS, 0x10), (Msr.MCG_STATUS, 7), (Msr.MCG_STATUS, 0), (Msr.MISC_ENABLE, 0x1800), (Msr.MISC_ENABLE, 0x1801),
-    (Msr.DEBUGCTL, 0), *((index, HIGH | 0x1000) for index in ADDRESSES),
+    (Msr.SYSENTER_CS, 0x10), (Msr.MCG_STATUS, 7), (Msr.MCG_STATUS, 0), (Msr.MISC_ENABLE, 0x1800),
+    (Msr.MISC_ENABLE, 0x1801), (Msr.DEBUGCTL, 0), *((index, HIGH | 0x1000) for index in ADDRESSES),
 ]
 REFUSED = [
     (Msr.MTRRCAP, 0), (DEF_TYPE, 2), (DEF_TYPE, 7), (DEF_TYPE, 1 << 8), (DEF_TYPE, 1 << 12), (FIXED, 2),

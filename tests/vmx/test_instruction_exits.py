@@ -276,7 +276,7 @@ def test_a_debug_register_that_does_not_exist_is_undefined_and_does_not_exit(box
 
 # --- counters --------------------------------------------------------------------------------------------
 
-@proves("control/PrimaryControls.RDPMC_EXITING", "exit/RDPMC", "instruction/RDPMC")
+@proves("control/PrimaryControls.RDPMC_EXITING", "exit/RDPMC", "instruction/RDPMC", "cr4/PCE")
 @pytest.mark.parametrize(("user", "pce", "control", "outcome"), [
     (False, False, True, R.RDPMC), (False, True, True, R.RDPMC), (True, True, True, R.RDPMC), (True, False, True, GP),
     (False, True, False, GP), (True, True, False, GP)])

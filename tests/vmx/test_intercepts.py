@@ -108,6 +108,7 @@ def test_the_counter_moves_for_a_guest_that_polls_it(box):
     assert vcpu.state.eax > vcpu.state.ebx
 
 
+@proves("cr4/TSD")
 @pytest.mark.parametrize("tsd", [False, True])
 def test_rdtsc_of_a_user_needs_tsd_clear(box, tsd):
     vcpu, exit = box.exit_of("rdtsc; int3", user=True, cr4=0x620 | 4 * tsd)

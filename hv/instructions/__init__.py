@@ -8,7 +8,11 @@ Nothing here reaches memory; callers bring it.
     decode.py               bytes -> Decoded: length, operands, and the summaries of the VM-exit qualifications
     arithmetic.py           results and flags
     memory_operations.py    one instruction with one memory operand, carried out
-    execute.py              any instruction that touches memory, carried out
+    wide_integers.py        products, quotients, double shifts, scans, wide exchanges
+    vectors.py              SSE and MMX: what moves data or combines bits
+    stack.py                pushes, pops, calls and jumps
+    port_strings.py         INS and OUTS
+    execute.py              any instruction that touches memory, carried out by these
 
 Imports `spec` only. First file to read: `decode.py`.
 """

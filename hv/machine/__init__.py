@@ -9,6 +9,8 @@ permission, system calls, control registers. Only the engine's own files (`engin
 Read `engine.py` first (its docstring is the technique), then `stubs.py` (what makes it fast), `nested.py` (why it is
 safe) and `clock.py` (what time is).
 
+`left_out.py` names what this processor has not, and the rules that its engine does not keep.
+
 Assignable devices are PCI functions (`pci.py`) on a bus (`pci_bus.py`): `dma_engine.py` and `ring_nic.py`.
 
 May import instructions, pci, spec and trace. Imported by vmx, iommu, hypervisor, and by platform, debug, lab and

@@ -57,7 +57,10 @@ CONDITIONS = [f"{name} byte ptr [rbx + {n}]" for n, name in enumerate(
     ("seto", "setb", "sete", "setbe", "sets", "setp", "setl", "setg", "setno", "setnp"))]
 CONDITIONS += ["cmove rax, [rbx]", "cmovne eax, [rbx]", "cmovb dx, [rbx]", "cmovl eax, [rbx]"]
 CROSSING = ["mov [r14 + 0xffd], rax", "mov rdx, [r14 + 0xffb]", "mov [rbx + 3], eax", "lea rdi, [r14 + 0x1ffe]; stosd",
-            "add dword ptr [r14 + 0xffe], 0x12345678", "movdqu [r14 + 0xff9], xmm0"]
+            "add dword ptr [r14 + 0xffe], 0x12345678", "movdqu [r14 + 0xff9], xmm0",
+            "lea rdi, [r14 + 0x4ffd]; rep stosd", "lea rsi, [r14 + 0x1ffd]; lea rdi, [r14 + 0x5ffe]; rep movsq",
+            "std; lea rsi, [r14 + 0x5002]; lea rdi, [r14 + 0x6001]; rep movsd; cld",
+            "lea rdi, [r14 + 0x4ff0]; mov ecx, 300; rep stosb", "lea rsi, [r14 + 0x1ffe]; rep lodsw; lodsd"]
 PRODUCTS = [f"{operation} {size} ptr [rbx]" for operation in ("mul", "imul")
             for size in ("byte", "word", "dword", "qword")]
 PRODUCTS += ["imul ax, [rbx]", "imul edx, [rbx]", "imul rax, [rbx], -5", "imul r9, [rbx + 3]",

@@ -201,7 +201,9 @@ _HEAD = """\
 # Fidelity: what of VT-x and VT-d is here, and which test shows it
 
 Made by `make fidelity` from the code and from the tests that passed; a test keeps it up to date. What this processor
-leaves X"""
+leaves out is refused by the capability MSRs, and stands here with its reason. SDM volume 3C is the document meant, and
+volume 3A for the bits of CR4; at the end, for DMA and interrupt remapping, VT-d in legacy mode.
+"""
 
 
 def main(arguments: Iterable[str]) -> int:

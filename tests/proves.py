@@ -7,6 +7,7 @@ A row is one of
     instruction/NAME        an instruction, in capitals: VMX instructions, and those that exit or are virtualized
     event/NAME              what is injected, or blocks, or is pending: the member names of the enumerations of the
                             manual (`InterruptionType`, `Interruptibility`, `ActivityState`, `EntryFailure`, `VmxAbort`)
+    cr4/NAME                a bit of CR4, a member of `Cr4`
     capability/MSR.FIELD    a bit of a capability MSR: `VmxMisc`, `EptVpidCap`, `VmxBasic`; of VT-d's `Cap` and `Ecap`
     iommu/KIND.NAME         of VT-d: the class and member of `hv/spec/vtd.py`; for GlobalCommand, the bit's name
     cr4/NAME                a bit of CR4, a member of `Cr4`

@@ -44,9 +44,11 @@ def _signed(value: int, size: int) -> int:
 
 
 def _operand(state: InstructionRegisters, decoded: Decoded) -> tuple[int, int]:
-    """Address and size of the operand in memory."""
+    """Address and size of the operand in memory; Undecodable when there is none, as where code was changed behind the
+    processor's back."""
     memory = decoded.memory
-    assert memory is not None
+    if memory is None:
+        raise Undecodable(f"{decoded.text} is not one we carry out on memory")
     return linear_address(decoded, state, memory), memory.size
 
 

@@ -8,6 +8,7 @@ Nothing here reaches memory; callers bring it.
     decode.py               bytes -> Decoded: length, operands, and the summaries of the VM-exit qualifications
     arithmetic.py           results and flags
     memory_operations.py    one instruction with one memory operand, carried out
+    moves.py                the moves among them, made ready to be done many times
     execute.py              any instruction that touches memory, carried out
 
 Imports `spec` only. First file to read: `decode.py`.

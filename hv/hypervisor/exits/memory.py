@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hv.hypervisor.exits.apic import apic_has_a_page, emulate_apic_access, keep_event
+from hv.hypervisor.exits.apic import apic_has_a_page, emulate_apic_access, keep_event, move_of_apic
 from hv.hypervisor.exits.failures import handle_triple_fault
 from hv.hypervisor.exits.mmio import emulate_mmio
 from hv.hypervisor.run import ask_about_memory, on_exit
@@ -26,6 +26,8 @@ def handle_ept_violation(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     gpa = exit.guest_physical_address
     assert gpa is not None, "an EPT violation has a guest-physical address"
     if gpa >> PAGE_SHIFT == vp.apic.base.page and apic_has_a_page(vp) and not exit.idt_vectoring_info:
+        if exit.move is not None:
+            return move_of_apic(vp, exit, exit.move, gpa & _OFFSET)
         return emulate_apic_access(vp, exit, gpa & _OFFSET)
     registers = vp.partition.mmio_pages.get(gpa >> PAGE_SHIFT)
     if registers is not None and not exit.idt_vectoring_info:

@@ -39,6 +39,7 @@ _U64 = (1 << 64) - 1
 class Move(NamedTuple):
     """One move, *length* bytes long, of *size* bytes of memory."""
 
+    code: bytes             # that it begins, as `move_of` was asked
     length: int
     size: int
     segment: str            # "ds", "fs" ...
@@ -61,11 +62,11 @@ def move_of(code: bytes, bits: int) -> Move | None:
     address = _address(memory, decoded.length)
     if isinstance(other, RegisterOperand) and not access.to_memory:
         load = _load(other, memory.size, access.operation in ("movsx", "movsxd"))
-        return Move(decoded.length, memory.size, memory.segment, address, None, load)
+        return Move(code, decoded.length, memory.size, memory.segment, address, None, load)
     if not access.to_memory:
         return None
     value = _register(other) if isinstance(other, RegisterOperand) else _constant(other, memory.size)
-    return Move(decoded.length, memory.size, memory.segment, address, value, None)
+    return Move(code, decoded.length, memory.size, memory.segment, address, value, None)
 
 
 def _address(operand: MemoryOperand, length: int) -> Address:

@@ -34,6 +34,10 @@ def handle_ept_violation(vp: VirtualProcessor, exit: VmExit) -> Verdict:
         return emulate_mmio(vp, exit, registers, gpa)
     if exit.qualification & _WRITE and vp.partition.space.overlay_at(gpa >> PAGE_SHIFT):
         return _overlay_written(vp, exit)
+    if exit.move is not None and vp.dispatched is not None and vp.hypervisor.root_answers_at_once \
+            and vp.partition.space.visible(gpa >> PAGE_SHIFT) is None:
+        exit.instruction_length = exit.move.length      # for who completes it
+        return vp.dispatched.ask_memory(gpa, exit.guest_linear_address or 0, exit.move)
     keep_event(vp, exit)
     return ask_about_memory(vp, gpa, Access(exit.qualification & 7), exit.guest_linear_address,
                             bool(exit.qualification & _FINAL))

@@ -69,7 +69,7 @@ class KnownAccesses:
             return None
         vcpu = self._vcpu
         generation, kind, gva_page, gpa_page, move, qualification, look, found = known
-        length, size, _, address, value, load = move
+        _, length, size, _, address, value, load = move
         gva = address(self._registers, where[0])
         offset = gpa & _OFFSET
         if (gva != gva_page | offset or gpa != gpa_page | offset or code & _KIND != kind
@@ -148,7 +148,7 @@ class KnownAccesses:
         first = self._translated(at, _EXECUTE, words)
         operand = self._translated(gva, wanted, words)
         code = second_level.translate(first, _EXECUTE)
-        words.update(range(code // _WORD, (code + move.length - 1) // _WORD + 1))
+        words.update(range(code // _WORD, (code + len(move.code) - 1) // _WORD + 1))
         if violation is not None:
             words.update(level.spa // _WORD for level in second_level.walk(gpa).entries)
         if operand != gpa or max(words) >= len(self._words):

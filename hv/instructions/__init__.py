@@ -8,6 +8,7 @@ Nothing here reaches memory; callers bring it.
     decode.py               bytes -> Decoded: length, operands, and the summaries of the VM-exit qualifications
     arithmetic.py           results and flags
     memory_operations.py    one instruction with one memory operand, carried out
+    moves.py                the moves among them, made ready to be done many times
     wide_integers.py        products, quotients, double shifts, scans, wide exchanges
     vectors.py              SSE and MMX: what moves data or combines bits
     stack.py                pushes, pops, calls and jumps

@@ -58,6 +58,11 @@ def register_number(name: str) -> int:
     return _part(name).number
 
 
+def is_high_byte(name: str) -> bool:
+    """*name* is AH, CH, DH or BH."""
+    return name in _PARTS and _PARTS[name].shift == 8
+
+
 def containing_register(name: str) -> str:
     """The whole general register that *name* is part of: "rax" of "ah"; *name* itself when it is none."""
     return _PARTS[name].attribute if name in _PARTS else name

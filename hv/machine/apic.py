@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hv.machine import apic_registers
+from hv.machine.apic_registers import READERS
 from hv.machine.apic_timer import ApicTimer
 from hv.machine.clock import VirtualClock
 from hv.machine.faults import GuestFault
@@ -261,7 +262,10 @@ class LocalApic:
 
     def read(self, offset: int) -> int:
         """The dword at *offset* of the xAPIC page; all ones while the page is not decoded (disabled, x2APIC)."""
-        return apic_registers.read_page(self, offset)
+        reader = READERS.get(offset)
+        if reader is None or not self.is_present or self.is_x2apic:
+            return apic_registers.read_refused(self)
+        return reader(self)
 
     def write(self, offset: int, value: int) -> None:
         """Store the dword *value* in the page; a register that is read-only or not there is left, and ESR says so."""

@@ -8,6 +8,7 @@ Space".
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from hv.machine.faults import GuestFault
@@ -26,7 +27,7 @@ from hv.spec.apic import (
 )
 from hv.spec.apic import ApicRegister as R
 from hv.spec.msrs import Msr
-from hv.spec.x86 import Vector
+from hv.spec.x86 import PAGE_SIZE, Vector
 
 if TYPE_CHECKING:
     from hv.machine.apic import LocalApic
@@ -51,15 +52,12 @@ X2APIC_RESERVED: dict[R, int] = {
 }
 
 
-def read_page(apic: LocalApic, offset: int) -> int:
-    """`LocalApic.read`."""
+def read_refused(apic: LocalApic) -> int:
+    """`LocalApic.read` where there is no page, or no register that can be read."""
     if not apic.is_present or apic.is_x2apic:
         return ALL_ONES
-    register = find(offset)
-    if register is None or register is R.SELF_IPI:
-        apic.error(Esr.ILLEGAL_REGISTER)
-        return 0
-    return 0 if register is R.EOI else _get(apic, register, offset)
+    apic.error(Esr.ILLEGAL_REGISTER)
+    return 0
 
 
 def write_page(apic: LocalApic, offset: int, value: int) -> None:
@@ -185,9 +183,24 @@ GETTERS: dict[R, Callable[[LocalApic], int]] = {
     R.ICR_LOW: lambda apic: apic.icr.raw & ALL_ONES,
     R.ICR_HIGH: lambda apic: apic.icr.destination,
     R.TIMER_INITIAL: lambda apic: apic.timer.initial,
-    R.TIMER_CURRENT: lambda apic: apic.timer.current,
+    R.TIMER_CURRENT: attrgetter("timer.current"),
     R.TIMER_DIVIDE: lambda apic: apic.timer.divide,
 }
+
+
+
+def _reader(register: R, offset: int) -> Callable[[LocalApic], int]:
+    """What a read of the page at *offset*, which is *register* or a part of it, gives."""
+    if register is R.EOI:
+        return lambda apic: 0
+    if register in ARRAYS or register in LVT_WRITABLE:
+        return lambda apic: _get(apic, register, offset)
+    return GETTERS[register]
+
+
+_READABLE = ((offset, find(offset)) for offset in range(0, PAGE_SIZE, 0x10))
+READERS = {offset: _reader(register, offset) for offset, register in _READABLE
+            if register is not None and register is not R.SELF_IPI}
 
 SETTERS: dict[R | None, Callable[[LocalApic, int], None]] = {
     R.TPR: lambda apic, value: apic.set_tpr(value & 0xFF),

@@ -21,6 +21,8 @@ BUS_TICKS = TSC_HZ // APIC_BUS_HZ
 SHORTEST_GAP = 20_000           # ticks, 10 us: an interrupt and its EOI cost a few exits
 _WORD = (1 << 64) - 1
 _NEVER = 1 << 62                # ticks: 73 years
+_TSC_DEADLINE, _PERIODIC = TimerMode.TSC_DEADLINE, TimerMode.PERIODIC       # naming a member costs a call
+_UNITS = tuple(DivideConfiguration(raw).divisor * BUS_TICKS for raw in range(16))
 
 
 class ApicTimer:
@@ -49,12 +51,16 @@ class ApicTimer:
     @property
     def unit(self) -> int:
         """Ticks per count."""
-        return DivideConfiguration(self.divide).divisor * BUS_TICKS
+        return _UNITS[self.divide & 0xF]
 
     @property
     def current(self) -> int:
         """The current-count register: 0 when stopped, and in TSC-deadline mode."""
-        return 0 if self.mode is TimerMode.TSC_DEADLINE else self._count_at(self._now)
+        if self.mode is _TSC_DEADLINE:
+            return 0
+        now = self.clock.tsc if self._paused_at is None else self._paused_at
+        left = self._count - (now - self._since) // _UNITS[self.divide & 0xF]
+        return left if left > 0 else self._count_at(now)
 
     @property
     def deadline(self) -> int:
@@ -99,10 +105,10 @@ class ApicTimer:
             self._arm()
 
     def _count_at(self, tsc: int) -> int:
-        elapsed = (tsc - self._since) // self.unit
+        elapsed = (tsc - self._since) // _UNITS[self.divide & 0xF]
         if elapsed < self._count:
             return self._count - elapsed
-        if self.mode is TimerMode.PERIODIC and self.initial and self._count:
+        if self.mode is _PERIODIC and self.initial and self._count:
             return self.initial - (elapsed - self._count) % self.initial
         return 0
 

@@ -97,7 +97,7 @@ class Engine:
         self._uc.mem_map_ptr(0, memory.size, UC_PROT_ALL, memory.host_address)
         self._uc.mem_map_ptr(ALIAS_BASE, memory.size, UC_PROT_READ | UC_PROT_WRITE, memory.host_address)
         self._private = guest_mode.PrivateMemory(self._uc, ALIAS_BASE)
-        self.nested = self._private.nested
+        self.nested, self._fault = self._private.nested, self._private.fault
         self._uc.ctl_exits_enabled(True)        # no `until` address to probe
         self._flat = at.allocate(self._uc)      # without paging
         uclib.uc_context_save(self._handle, self._flat)
@@ -122,6 +122,8 @@ class Engine:
         # The engine may write to this address, it says: is it only to be read, as part of a page table, by the
         # instruction at RIP? Then whether that accesses the page as data too; else None.
         self.only_walks: Callable[[int], bool | None] = lambda gpa: None
+        # Address and error code of a nested fault: what `on_trap` would answer, if that is known, and done.
+        self.known_access: Callable[[int, int], bool | None] = lambda gpa, code: None
         self.fetch_code: Callable[[], bytes] = self._code_in_ram    # at RIP of `current`, from outside the engine
         self._states: list[ProcessorState] = []
         self._stale: dict[int, tuple[int, int]] = {}    # page -> the part of it whose translated code is out of date
@@ -532,6 +534,10 @@ class Engine:
             else:
                 trap, detail = BY_NUMBER.get(number, UNDEFINED)
                 if trap is _NESTED_FAULT:
+                    assert self.current is not None, "a nested fault without a running VP"
+                    again = self.known_access(self._fault[0], self.current.dwords[_ERROR_CODE])
+                    if again is not None:
+                        return 1 if again and not self._stale else self._leave(again)
                     mended = self._mend_flags()
                     if self._fill_nested():
                         return mended
@@ -549,6 +555,14 @@ class Engine:
                 return 1
         except BaseException as error:
             self._failure = error
+        return self._leave(False)
+
+    def _leave(self, go_on: bool) -> int:
+        """The end of a hook that asked a handler, by what that said."""
+        if go_on:
+            if self._stale:
+                self._forget_stale_code()
+            return 1
         self._stopped_by_trap = True
         uclib.uc_emu_stop(self._handle)
         return 1

@@ -37,6 +37,7 @@ class PrivateMemory:
         view[_MSR_MAP:_NESTED] = b"\xff" * svm.MSRPM_SIZE       # every MSR access exits
         struct.pack_into("<Q", self._map, svm.VMCB_MSRPM, PRIVATE_BASE + _MSR_MAP)
         self._open_bus = view[_OPEN_BUS:]
+        self.fault = view[svm.VMCB_EXITINFO2 : svm.VMCB_EXITINFO2 + 8].cast("Q")    # one word, see `fault_address`
         self.nested = NestedTables(view[_NESTED:_OPEN_BUS], PRIVATE_BASE + _NESTED, alias_base)
 
     def clear_open_bus(self) -> None:
@@ -46,11 +47,11 @@ class PrivateMemory:
     @property
     def fault_address(self) -> int:
         """EXITINFO2: the address that the last page fault or nested fault was about."""
-        return int(struct.unpack_from("<Q", self._map, svm.VMCB_EXITINFO2)[0])
+        return int(self.fault[0])
 
     @fault_address.setter
     def fault_address(self, value: int) -> None:
-        struct.pack_into("<Q", self._map, svm.VMCB_EXITINFO2, value)
+        self.fault[0] = value
 
 
 def template(uc: Uc, nested_root: int) -> bytes:

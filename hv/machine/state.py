@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator, MutableMapping
+from operator import itemgetter
 from typing import Any
 
 from hv.machine import context as at
@@ -63,6 +64,7 @@ _GDTR_LIMIT, _IDTR_LIMIT, _RSP = 2 * _GDTR + 4, 2 * _IDTR + 4, at.REGS // 8 + 4
 _DR7, _SHOWN_XMM = at.DR // 8 + 7, 6        # as many as a hypercall's parameters are in
 _FLAGS_OF_BASE = {int(Msr.FS_BASE): _CS_FLAGS + 18, int(Msr.GS_BASE): _CS_FLAGS + 24}
 _DPL, _PRESENT = 3 << 13, 1 << 15
+_ADDRESSING = itemgetter(_RIP, _CR3, at.HFLAGS // 8, _CR0, _CR4, _EFER, _EFLAGS, _CS_BASE)      # one call for all
 _CS_SELECTOR, _SS_SELECTOR = (at.SEGMENTS + 24) // 4, (at.SEGMENTS + 48) // 4
 
 
@@ -274,6 +276,21 @@ class ProcessorState:
         self.rflags = rflags
         words[_RSP], words[_RIP] = rsp & _U64, rip & _U64
         dwords[_HFLAGS] &= ~_INHIBIT
+
+    @property
+    def addressing(self) -> tuple[int, ...]:
+        """RIP, and all that the instruction there and its addresses go by in flat code (`is_flat`), but for general
+        registers and memory: paging, CPL and mode; every flag of RFLAGS that is not arithmetic makes a difference, and
+        the shadow of STI or MOV SS.
+        """
+        answer: tuple[int, ...] = _ADDRESSING(self.words)
+        return answer
+
+    @property
+    def is_flat(self) -> bool:
+        """64-bit code, or 32-bit code whose segments begin at 0, but for FS and GS."""
+        hidden = self.dwords[_HFLAGS]
+        return bool(hidden & _CS64) or (hidden & (_PE | _CS32 | _ADDSEG) == _PE | _CS32 and not self.words[_CS_BASE])
 
     @property
     def descriptor_tables(self) -> bytes:

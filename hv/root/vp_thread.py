@@ -9,17 +9,23 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING
 
+from hv.instructions.moves import move_of
 from hv.root.winhv import HvError
 from hv.spec.hypercalls.vps import DispatchVpFlags
 from hv.spec.synic import (
+    HvExecutionState,
     HvIoPortAccessInfo,
+    HvMemoryAccessInfo,
     HvMessage,
     HvMessageHeader,
     HvMessageType,
+    HvSegmentAttributes,
     InterceptAccess,
     IoPortIntercept,
+    MemoryIntercept,
 )
 from hv.spec.vp_state import HvRegisterPage, HvRegisterPageDirtyFlags
+from hv.spec.x86 import MAX_INSTRUCTION_LENGTH, PAGE_SIZE
 
 if TYPE_CHECKING:
     from hv.root.vmwp import Worker
@@ -30,10 +36,19 @@ _PORT_INTERCEPT = HvMessageType.X64_IO_PORT_INTERCEPT
 _ACCESS_SIZE, _WRITE = HvIoPortAccessInfo(access_size=7).raw, int(InterceptAccess.WRITE)
 _PORT = Struct(f"<I{HvMessageHeader.SIZE - 4}x" + IoPortIntercept.picker(
     "header.length_and_cr8", "header.access_type", "header.rip", "port", "access_info", "rax").format[1:]).unpack_from
+_GENERAL = HvRegisterPage.offset_of("gp_registers")
 _RIP, _DIRTY = HvRegisterPage.offset_of("rip"), HvRegisterPage.offset_of("dirty")
 _put_rip = Struct("<Q").pack_into
 _put_dirty = Struct("<I").pack_into
 _put_rax = Struct("<IQ").pack_into      # the dirty flags, and RAX, which comes first of the general registers
+_UNMAPPED_GPA, _EXECUTE = HvMessageType.UNMAPPED_GPA, int(InterceptAccess.EXECUTE)
+_MEMORY = Struct(f"<{HvMessageHeader.SIZE}x" + MemoryIntercept.picker(
+    "header.access_type", "header.execution_state", "header.cs.attributes", "header.rip", "instruction_byte_count",
+    "access_info", "gva", "gpa", "instruction_bytes").format[1:]).unpack_from
+_GVA_GPA_VALID = HvMemoryAccessInfo(gva_valid=1, gva_gpa_valid=1).raw
+_LMA = HvExecutionState(efer_lma=1).raw
+_STATE = HvExecutionState(efer_lma=1, interruption_pending=1).raw
+_LONG, _OFFSET = HvSegmentAttributes(long=1).raw, PAGE_SIZE - 1
 _DIRTY_RIP = HvRegisterPageDirtyFlags(instruction_pointer=1).raw
 _DIRTY_BOTH = HvRegisterPageDirtyFlags(instruction_pointer=1, general_purpose=1).raw
 
@@ -46,12 +61,15 @@ class VpThread:
         self._worker, self._vp_index, self._board = worker, vp_index, worker.motherboard
         self._message = winhv.memory.map(winhv.map_message_page(partition, vp_index))
         self._registers = winhv.memory.map(winhv.map_register_page(partition, vp_index))
+        self._general = self._registers[_GENERAL : _GENERAL + 16 * 8].cast("Q")
 
     def come_back(self) -> int:
         """There is an intercept; the flags of the next call."""
         kind, length, access, rip, port, size, rax = _PORT(self._message)
         worker = self._worker
         if kind != _PORT_INTERCEPT or worker.ended is not None or worker.unanswered:
+            if kind == _UNMAPPED_GPA and worker.ended is None and not worker.unanswered and self._move():
+                return self._done()
             worker.on_intercept(HvMessage.parse(bytes(self._message[: HvMessage.SIZE])))
             return 0
         size &= _ACCESS_SIZE
@@ -66,7 +84,34 @@ class VpThread:
         except HvError as error:
             worker.refuse(error)
         _put_rip(self._registers, _RIP, rip + (length & 0xF) & _U64)
-        if worker.ending is not None:
-            worker.end_as_asked(self._vp_index)
-            return 0
-        return CLEAR_INTERCEPT_SUSPEND
+        return CLEAR_INTERCEPT_SUSPEND if worker.ending is None else self._done()
+
+    def _done(self) -> int:
+        """An instruction is done, which may have been the last."""
+        if self._worker.ending is None:
+            return CLEAR_INTERCEPT_SUSPEND
+        self._worker.end_as_asked(self._vp_index)
+        return 0
+
+    def _move(self) -> bool:
+        """The usual access to a device: a move in 64-bit code, whose operand is in one page. False, and nothing done,
+        for any other, which `emulator.py` carries out."""
+        access, state, attributes, rip, count, info, gva, gpa, code = _MEMORY(self._message)
+        move = move_of(code[:count], 64) if count == MAX_INSTRUCTION_LENGTH else None
+        if (move is None or move.segment in ("fs", "gs") or info & _GVA_GPA_VALID != _GVA_GPA_VALID
+                or state & _STATE != _LMA or not attributes & _LONG or access == _EXECUTE):
+            return False
+        general, size = self._general, move.size
+        if move.address(general, rip) != gva or (gva & _OFFSET) + size > PAGE_SIZE:
+            return False
+        try:
+            if move.value is not None:
+                self._board.write_memory(gpa, size, move.value(general))
+                _put_dirty(self._registers, _DIRTY, _DIRTY_RIP)
+            elif move.load is not None:
+                move.load(general, self._board.read_memory(gpa, size))
+                _put_dirty(self._registers, _DIRTY, _DIRTY_BOTH)
+        except HvError as error:
+            self._worker.refuse(error)
+        _put_rip(self._registers, _RIP, rip + move.length & _U64)
+        return True

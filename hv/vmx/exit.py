@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hv.instructions.decode import Decoded
+from hv.instructions.moves import Move
 from hv.spec.exits import ExitReason
 from hv.vmx.instruction_information import displacement, instruction_information
 
@@ -23,6 +24,7 @@ class VmExit:
     interruption_error_code = 0
     idt_vectoring_info = 0
     idt_vectoring_error_code = 0
+    move: Move | None = None                # the instruction, where it is known to be one
     instruction: Decoded | None = None      # where the instruction-information field tells of it
 
     def __init__(self, reason: ExitReason, qualification: int = 0, instruction_length: int = 0) -> None:

@@ -35,6 +35,7 @@ from hv.vmx.events.preemption_timer import PreemptionTimer
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts import BY_TRAP
 from hv.vmx.intercepts.events import debug_trap, raised
+from hv.vmx.intercepts.known_accesses import KnownAccesses
 from hv.vmx.intercepts.memory import only_walks, refused_access
 from hv.vmx.intercepts.waiting import Waiting
 from hv.vmx.root_operation.operation import VmxOperation
@@ -96,6 +97,7 @@ class Vcpu:
         """What `boundary.py` asks for."""
         self.non_register = NonRegisterState(self.state, self.memory)
         self.gates = KnownGates(self.state, self.memory)
+        self.accesses = KnownAccesses(self)
         self.timer = PreemptionTimer(self.clock)
         self.watchful = False                   # the run is that of `watchful.py`
         self.outside = True                     # VMX root operation: the next thing is a VM entry
@@ -133,9 +135,9 @@ class Vcpu:
         self.controls = Controls(read)
         self.state.watch(self.controls.watched)
         read_translation_controls(self)
-        self._trap_handler = self._on_trap if self.second_level.vpid else self._on_trap_without_vpid
+        self.trap_handler = self._on_trap if self.second_level.vpid else self._on_trap_without_vpid
         if not self.watchful and self.engine.current is self.state:
-            self.engine.on_trap = self._trap_handler
+            self.engine.on_trap = self.trap_handler
         self.apic.follow(read, self.controls)
         self.second_level.use_access_page(self.apic.access_page)
         if self.controls.interrupt_window is not had_window:
@@ -289,7 +291,9 @@ class Vcpu:
         second_level = self.second_level
         if second_level.cached.entered is not second_level:
             second_level.cached.enter(second_level)
-        self.engine.only_walks, self.engine.fetch_code, self.interrupted = self._only_walks, self._code_at_rip, False
+        engine, self.interrupted = self.engine, False
+        engine.only_walks, engine.fetch_code = self._only_walks, self._code_at_rip
+        engine.known_access = self.accesses.again
 
     def _code_at_rip(self) -> bytes:
         """The bytes at RIP, up to 15 or the end of the page; none when they are refused."""
@@ -317,8 +321,8 @@ class Vcpu:
         engine.adopt(self.state)
         if second_level.cached.entered is not second_level:
             second_level.cached.enter(second_level)
-        engine.only_walks, engine.on_trap, self.interrupted = self._only_walks, self._trap_handler, False
-        engine.fetch_code = self._code_at_rip
+        engine.only_walks, engine.on_trap, self.interrupted = self._only_walks, self.trap_handler, False
+        engine.fetch_code, engine.known_access = self._code_at_rip, self.accesses.again
 
     def take_over(self, until: int, apic_entered: bool = False) -> bool:
         """After `come_next`: VM entry, and the engine runs on with this one until *until*; False when that ended it.
@@ -336,7 +340,7 @@ class Vcpu:
         """Run a guest of which nothing rare is asked; True when something is now."""
         engine, counter, work = self.engine, self.engine.counter, self.work
         handed_over = engine.handed_over
-        engine.on_trap = self._trap_handler
+        engine.on_trap = self.trap_handler
         if not (apic_entered or (self.may_enter() and enter_apic(self))):
             return False
         while self.may_enter():
@@ -375,7 +379,7 @@ class Vcpu:
         self._enter()
         if self.watchful:
             return watchful.step(self)
-        self.engine.on_trap = self._trap_handler
+        self.engine.on_trap = self.trap_handler
         if not self.may_enter() or not enter_apic(self):
             return True
         return self.engine.run(self.state, 1 << 62, False, instructions=1)
@@ -450,6 +454,13 @@ class Vcpu:
             self.timer.stop()
         self.outside, self.mtf_pending, self.non_register.returning = True, False, None
 
+    def exit_freely(self, exit: VmExit) -> bool:
+        """`exit` of a guest of which nothing rare is asked, and which has a VPID."""
+        self.vmcs.last_exit = exit
+        self.exits[exit.reason] += 1
+        self.work[0] += EXIT_TICKS
+        return self.on_exit(exit)
+
     # --- traps -----------------------------------------------------------------------------------------
 
     def _on_trap_without_vpid(self, trap: Trap, detail: int) -> bool:
@@ -463,11 +474,11 @@ class Vcpu:
         try:
             exit = BY_TRAP[trap](self, detail)
         except GuestFault as fault:
-            return self.fault(fault) and self._time_is_left()
+            return self.fault(fault) and self.time_is_left()
         except NestedFault as fault:
             exit = refused_access(self, fault)
             if exit is None:
-                return self.fault(GuestFault(Vector.VE)) and self._time_is_left()
+                return self.fault(GuestFault(Vector.VE)) and self.time_is_left()
         if exit is not None:
             self.vmcs.last_exit = exit          # `exit`, without its call: this is the way of every exit
             self.exits[exit.reason] += 1
@@ -476,8 +487,8 @@ class Vcpu:
         if self.apic_acted and not behind_instruction(self):
             return False
         if self.non_register.pending_debug & PENDING:
-            return debug_trap(self) and self._time_is_left()
-        return self._time_is_left()
+            return debug_trap(self) and self.time_is_left()
+        return self.time_is_left()
 
     def on_trap_watchfully(self, trap: Trap, detail: int) -> bool:
         """The same for a guest that is watched: it is always left, and what pends waits for its turn."""
@@ -504,8 +515,8 @@ class Vcpu:
         """The instruction at RIP is an IRET that has just unblocked NMIs, and is not done yet."""
         return self.non_register.returning == (self.state.rip, self.state.rsp)
 
-    def _time_is_left(self) -> bool:
-        """A guest whose every instruction faults runs no block of code, so nobody else would stop it."""
+    def time_is_left(self) -> bool:
+        """The run may go on. Where every instruction faults, no block of code runs, so nobody else stops it."""
         deadline = int(self.engine.counter.deadline)
         self.interrupted = not deadline         # the processor's APIC has something: look, and go on
         return self.clock.tsc < deadline

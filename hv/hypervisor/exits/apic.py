@@ -11,16 +11,17 @@ from hv.hypervisor.verdicts import ADVANCE, RETRY, SENT, Halt, Verdict
 from hv.hypervisor.vps.vp import VirtualProcessor
 from hv.instructions.decode import Undecodable
 from hv.instructions.memory_operations import perform
+from hv.instructions.moves import Move
 from hv.machine.faults import Access
 from hv.spec.apic import ApicRegister
 from hv.spec.exits import ApicAccessQualification, ApicAccessType, ExitReason
-from hv.spec.x86 import PAGE_SHIFT, Rflags
+from hv.spec.x86 import PAGE_SHIFT, PAGE_SIZE, Rflags
 from hv.trace.events import MmioAccess
 from hv.vmx.events.injection import event_of
 from hv.vmx.exit import VmExit
 from hv.vmx.intercepts.operands import access_at
 
-_RF = Rflags.RF.value
+_RF, _OFFSET = Rflags.RF.value, PAGE_SIZE - 1
 _ICR = ApicRegister.ICR_LOW.value
 _BY_INSTRUCTION = (ApicAccessType.LINEAR_READ, ApicAccessType.LINEAR_WRITE)
 _ACCESS = {ApicAccessType.LINEAR_READ: Access.READ, ApicAccessType.LINEAR_WRITE: Access.WRITE,
@@ -31,6 +32,8 @@ _ACCESS = {ApicAccessType.LINEAR_READ: Access.READ, ApicAccessType.LINEAR_WRITE:
 def handle_apic_access(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     """An access to a register that has to be computed, or by an instruction that is not virtualized; or no access of
     an instruction at all, which finds no memory there."""
+    if exit.move is not None and vp.apic.is_present and not vp.apic.is_x2apic:     # `apic_has_a_page`, without its call
+        return move_of_apic(vp, exit, exit.move, exit.qualification & _OFFSET)
     access = ApicAccessQualification(exit.qualification)
     if access.type in _BY_INSTRUCTION and apic_has_a_page(vp):
         return emulate_apic_access(vp, exit, access.offset)
@@ -72,12 +75,24 @@ def emulate_apic_access(vp: VirtualProcessor, exit: VmExit, offset: int) -> Verd
     """Carry the instruction out on the virtual APIC's registers; SDM "Accessing the Local APIC Registers"."""
     try:
         decoded, access = access_at(vp.vcpu)
-        done = perform(vp.regs, access, lambda: _read(vp, offset),
+        done = perform(vp.regs, access, lambda: _read(vp, offset) & (1 << 8 * access.size) - 1,
                        lambda value: _write(vp, offset, value))
     except Undecodable as error:
         return Halt(f"an instruction that cannot be emulated touches the local APIC: {error}")
     exit.instruction_length = decoded.length if done else 0
     vp.regs.rflags &= ~_RF              # which the exit has set: the instruction was carried out
+    return ADVANCE
+
+
+def move_of_apic(vp: VirtualProcessor, exit: VmExit, move: Move, offset: int) -> Verdict:
+    """The same for a *move* that is known already."""
+    if move.load is not None:
+        value = _read(vp, offset) if vp.trace.listening else vp.apic.read(offset & ~3) >> 8 * (offset & 3)
+        move.load(vp.regs.gpr, value)
+    elif move.value is not None:
+        _write(vp, offset, move.value(vp.regs.gpr))
+    exit.instruction_length = move.length
+    vp.regs.clear_resume_flag()
     return ADVANCE
 
 

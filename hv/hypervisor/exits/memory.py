@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hv.hypervisor.exits.apic import apic_has_a_page, emulate_apic_access, keep_event
+from hv.hypervisor.exits.apic import apic_has_a_page, emulate_apic_access, keep_event, move_of_apic
 from hv.hypervisor.exits.failures import handle_triple_fault
 from hv.hypervisor.exits.mmio import emulate_mmio
 from hv.hypervisor.run import ask_about_memory, on_exit
@@ -26,12 +26,18 @@ def handle_ept_violation(vp: VirtualProcessor, exit: VmExit) -> Verdict:
     gpa = exit.guest_physical_address
     assert gpa is not None, "an EPT violation has a guest-physical address"
     if gpa >> PAGE_SHIFT == vp.apic.base.page and apic_has_a_page(vp) and not exit.idt_vectoring_info:
+        if exit.move is not None:
+            return move_of_apic(vp, exit, exit.move, gpa & _OFFSET)
         return emulate_apic_access(vp, exit, gpa & _OFFSET)
     registers = vp.partition.mmio_pages.get(gpa >> PAGE_SHIFT)
     if registers is not None and not exit.idt_vectoring_info:
         return emulate_mmio(vp, exit, registers, gpa)
     if exit.qualification & _WRITE and vp.partition.space.overlay_at(gpa >> PAGE_SHIFT):
         return _overlay_written(vp, exit)
+    if exit.move is not None and vp.dispatched is not None and vp.hypervisor.root_answers_at_once \
+            and vp.partition.space.visible(gpa >> PAGE_SHIFT) is None:
+        exit.instruction_length = exit.move.length      # for who completes it
+        return vp.dispatched.ask_memory(gpa, exit.guest_linear_address or 0, exit.move)
     keep_event(vp, exit)
     return ask_about_memory(vp, gpa, Access(exit.qualification & 7), exit.guest_linear_address,
                             bool(exit.qualification & _FINAL))

@@ -21,8 +21,9 @@ from hv.hypervisor.registers.register_page import INVALID, RegisterPage
 from hv.hypervisor.registers.state_pages import MessagePage
 from hv.hypervisor.verdicts import ADVANCE, ASK_PARENT, Verdict
 from hv.hypervisor.vps.root_vp import HANDLER_TICKS, RootVirtualProcessor
+from hv.instructions.moves import Move
 from hv.spec.hypercalls.vps import DispatchVpFlags
-from hv.spec.synic import HvMessageHeader, HvMessageType, IoPortIntercept
+from hv.spec.synic import HvMemoryAccessInfo, HvMessageHeader, HvMessageType, IoPortIntercept, MemoryIntercept
 from hv.spec.vp_state import HvRegisterPage, HvRegisterPageDirtyFlags
 from hv.trace.events import InterceptCompleted, InterceptSent
 
@@ -35,6 +36,9 @@ _U64 = (1 << 64) - 1
 _CLEAR_SUSPEND = DispatchVpFlags(clear_intercept_suspend=1).raw
 _PORT, _PORT_SIZE = HvMessageType.X64_IO_PORT_INTERCEPT, IoPortIntercept.SIZE
 _PUT_PORT_MESSAGE = Struct("<" + HvMessageHeader.FORMAT + IoPortIntercept.FORMAT).pack_into
+_UNMAPPED, _MEMORY_SIZE = HvMessageType.UNMAPPED_GPA, MemoryIntercept.SIZE
+_PUT_MEMORY_MESSAGE = Struct("<" + HvMessageHeader.FORMAT + MemoryIntercept.FORMAT).pack_into
+_GVA_GPA_VALID = HvMemoryAccessInfo(gva_valid=1, gva_gpa_valid=1).raw
 _NAMED = Struct("<QQ32xQQ64xQ").unpack              # of RAX .. R15 and RIP: RAX, RCX, RSI, RDI, RIP
 _DIRTY_RIP = HvRegisterPageDirtyFlags(instruction_pointer=1).raw
 _DIRTY_BOTH = HvRegisterPageDirtyFlags(instruction_pointer=1, general_purpose=1).raw
@@ -64,6 +68,20 @@ class DispatchedVp:
             self._ram, self._message, _PORT, _PORT_SIZE, 0, 0, self._sender, vp.index, length | shown.cr8 << 4, access,
             shown.state, *shown.cs, rip, rflags, port, size, 0, 0, rax, b"", *shown.ds, *shown.es, rcx, rsi, rdi)
         return self._come_back(_PORT, rip, rip + length & _U64)
+
+    def ask_memory(self, gpa: int, gva: int, move: Move) -> Verdict:
+        """*move* to or from *gpa*, which *gva* leads to and where nothing is mapped, is shown, and answered at once."""
+        vp, shown, code = self.vp, self.vp.shown, move.code
+        general, rflags = self._registers.fill()
+        rip = _NAMED(general)[-1]
+        _PUT_MEMORY_MESSAGE(
+            self._ram, self._message, _UNMAPPED, _MEMORY_SIZE, 0, 0, self._sender, vp.index, shown.cr8 << 4,
+            0 if move.value is None else 1, shown.state, *shown.cs, rip, rflags, intercepts.CACHE_WRITE_BACK, len(code),
+            _GVA_GPA_VALID, shown.cr8, 0, gva, gpa, code)
+        verdict = self._come_back(_UNMAPPED, rip, rip + move.length & _U64)
+        if verdict is ADVANCE:
+            vp.regs.clear_resume_flag()         # which the EPT violation has set
+        return verdict
 
     def _come_back(self, kind: int, rip: int, next_rip: int) -> Verdict:
         """The parent's thread goes on, and dispatches the VP again. Mostly the instruction is done then, and there are

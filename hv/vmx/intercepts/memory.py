@@ -27,16 +27,18 @@ def nested(vcpu: Vcpu, detail: int) -> VmExit | None:
     """The engine was refused an address: find out what the guest did, and do what the processor does about it."""
     gpa, access = vcpu.engine.nested_fault()
     if vcpu.apic.access_page != NO_PAGE and _is_apic_access(vcpu, gpa, access):
+        vcpu.accesses.learn(vcpu.state.addressing, gpa, access)
         exit = apic_access(vcpu, gpa, Access(access))
         if exit is not None:
             vcpu.state.set_resume_flag()
         return exit
-    met = meeting(vcpu, gpa, access)
+    where, met = vcpu.state.addressing, meeting(vcpu, gpa, access)      # before RFLAGS.RF is set
     if met is not None and met.guest is None and not met.writes and _may_only_be_read(vcpu, gpa):
         met = next((other for other in meetings(vcpu, gpa) if other.writes), met)
     exit = refused_access(vcpu, _fault(vcpu, gpa, access, met))
     if exit is None:
         raise GuestFault(Vector.VE)
+    vcpu.accesses.learn(where, gpa, access, exit)
     return exit
 
 

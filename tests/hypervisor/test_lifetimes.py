@@ -130,7 +130,7 @@ def test_device_vectors_run_out_and_come_back(machine):
     assert (vp.kicks, interrupts.spurious) == (1, 0)
     assert interrupts.inspect()[f"{routes[5].vector:#x}"] == {
         "source_id": 8, "partition": vp.partition.id, "vps": [0], "vector": 0x61,
-        "multicast": False}
+        "multicast": False, "asked": None}
 
 
 def test_a_route_without_a_message_is_not_in_the_iommu(machine):

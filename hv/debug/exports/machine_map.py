@@ -147,6 +147,9 @@ def _device_arrows(hypervisor: Any, rid: int, owner: Partition) -> Iterator[str]
         yield f"  IOMMU{domain.id}[/{_quoted(f'IOMMU domain {domain.id}')}/]"
         yield f"  D{rid} -->|{_quoted('DMA')}| IOMMU{domain.id} --> P{owner.id}"
     for route in hypervisor.interrupts.of_device(rid):
+        if route.asked is not None:
+            label = _quoted(f"vector {route.vector:#x} is by a table of the guest")
+            yield f"  D{rid} -.->|{label}| P{route.partition.id}"
         for vp in route.receivers:
             label = _quoted(f"vector {route.vector:#x} is {route.guest_vector:#x}")
             yield f"  D{rid} -.->|{label}| P{route.partition.id}V{vp.index}"

@@ -138,7 +138,8 @@ class InterruptRouting:
         """Plain data for the REPL."""
         return {f"{vector:#x}": {"source_id": route.source_id, "partition": route.partition.id,
                                  "vps": [vp.index for vp in route.vps], "vector": route.guest_vector,
-                                 "multicast": route.multicast} for vector, route in sorted(self._routes.items())}
+                                 "multicast": route.multicast, "asked": route.asked}
+                for vector, route in sorted(self._routes.items())}
 
 
 def _entries(partition: Partition) -> Records:

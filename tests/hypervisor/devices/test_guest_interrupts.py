@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
+from hv.debug.exports.machine_map import mermaid
 from hv.platform import Machine
 from hv.root.msi import Msi
 from hv.root.winhv import HvError
@@ -312,7 +313,9 @@ def test_a_message_that_is_no_interrupt_stays_masked_and_routes_go_with_what_nam
     assert routing.of_device(source) == []
     for address in (COMPATIBLE, named(9), named(10)):
         guest.msix(DEVICE, 0, address)
-    assert [route.asked for route in routing.of_device(source)] == [(named(10), 0)]
+    (route,) = routing.of_device(source)
+    assert route.asked == routing.inspect()[f"{route.vector:#x}"]["asked"] == (named(10), 0)
+    assert f"vector {route.vector:#x} is by a table of the guest" in mermaid(guest.machine, {})
     guest.board.pci.functions[DEVICE].reset()
     assert routing.of_device(source) == []
 

@@ -333,7 +333,15 @@ class Vcpu:
             return False
         if (self.state.interrupt_shadow or not self.controls.interrupts_taken) and self.interrupt_waits():
             return False                # `interrupt_is_held`, without its call
-        self.engine.go_on(until, bool(self.work[WATCHED]))      # `enter_apic` has asked whether the flag matters
+        watched = bool(self.work[WATCHED])      # `enter_apic` has asked whether the flag matters
+        if watched and self.state.interrupts_enabled and self.flag_matters:
+            # Its last turn ended where the window opened; this one would end there too, and so for ever.
+            in_shadow = self.state.interrupt_shadow
+            if not self._pass_window():
+                return False
+            if not in_shadow:
+                return self.take_over(until)
+        self.engine.go_on(until, watched)
         return True
 
     def _run_freely(self, apic_entered: bool) -> bool:

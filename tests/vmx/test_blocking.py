@@ -5,6 +5,7 @@ import pytest
 from hv.spec.ept import EptViolationQualification
 from hv.spec.exits import InterruptionInfo
 from hv.spec.vmcs import Interruptibility, PinControls, PrimaryControls
+from hv.spec.x86 import Rflags
 from tests.machine.engine_box import STACK
 from tests.proves import proves
 from tests.vmx.event_box import CODE, HANDLERS, F, R, T, control, frame, info, put, reasons, vcpu_in
@@ -306,3 +307,30 @@ def test_a_handler_in_the_guest_of_a_fault_of_iret_finds_nmis_unblocked(box):
     box.go(vcpu)
     assert (reasons(box), vector_at(vcpu)) == ([R.NMI_WINDOW], 13)
     assert frame(box, vcpu, "64", 2) == [0xFFF8, HANDLERS + 32 + 8]
+
+
+@pytest.mark.parametrize("shadow", [False, True])
+def test_who_takes_over_with_its_window_open_exits_before_its_first_instruction(box, shadow):
+    """SDM "Interrupt-Window Exiting". The sibling stood where the flag was set; its turn must not end there. In the
+    shadow of STI one instruction comes first, behind which its turn may end; the next one exits."""
+    first, second, seen = box.vcpu(), box.vcpu(), []
+    box.put("cpuid; hlt")
+    box.put("inc ecx; hlt", at=CODE + 0x400)
+    second.state.interrupt_shadow = shadow
+    second.state.rip, second.state.rcx, second.state.rflags = CODE + 0x400, 0, 2 | Rflags.IF.value
+    second.want_window(True)
+
+    def of_first(exit):
+        first.state.rip += exit.instruction_length
+        second.come_next()
+        return second.take_over(box.clock.tsc + 10_000)
+
+    def of_second(exit):
+        seen.append((exit.reason, second.state.rcx))
+        second.want_window(False)
+        return exit.reason is R.INTERRUPT_WINDOW
+
+    first.on_exit, second.on_exit = of_first, of_second
+    for _ in range(2 if shadow else 1):
+        box.go(first)
+    assert seen == [(R.INTERRUPT_WINDOW, int(shadow)), (R.HLT, 1)]

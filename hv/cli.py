@@ -42,6 +42,8 @@ COMMANDS = (
     Command("repl", "hv.commands.repl", "debug a guest: step, registers, memory, exits", "hv repl guests/timer.asm"),
     Command("step", "hv.commands.step", "step through a guest on a screen, forward and back", "hv step timer"),
     Command("replay", "hv.commands.replay", "run a recorded run again, byte for byte", "hv replay run.hvreplay"),
+    Command("initramfs", "hv.commands.initramfs", "make a Linux kernel's first file system of busybox",
+            "hv initramfs /bin/busybox initramfs.cpio"),
     Command("lab", "hv.commands.lab", "step-through labs", "hv lab list"),
     Command("grade", "hv.commands.grade", "grade exercises", "hv grade labs/01_first_exit/solution"),
     Command("explain", "hv.commands.explain", "hypercalls, MSRs, statuses, VM entry", "hv explain hypercall 0x5c"),

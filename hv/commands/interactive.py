@@ -11,7 +11,7 @@ shorter than a guest's serial port needs for a character.
 
 from __future__ import annotations
 
-import shutil
+import os
 import signal
 import sys
 import time
@@ -57,7 +57,7 @@ def check(args: argparse.Namespace, description: MachineDescription) -> None:
 def say_how() -> None:
     """The line before it begins; and one more where the window is too small for what guests take for granted."""
     print(f"hv: {HINT}", file=sys.stderr)
-    columns, rows = shutil.get_terminal_size((COLUMNS, ROWS))
+    columns, rows = os.get_terminal_size(sys.stdout.fileno())
     if columns < COLUMNS or rows < ROWS:
         print(f"hv: this window is {columns} x {rows}, and guests expect {COLUMNS} x {ROWS}: make it larger, or tell "
               f"the guest: stty cols {columns} rows {rows}", file=sys.stderr, flush=True)
@@ -69,20 +69,21 @@ def sit(machine: Any, vm: Any, until_tsc: int | None, record: Path | None, made_
     True when it was left, and still runs. KeyboardInterrupt, and CommandError when a signal or a lost terminal ended
     it, behind that.
     """
-    from hv.commands import building, replay
+    from hv.commands import replay
 
+    terminal = RawTerminal()
+    vm.on_serial(terminal.print)
     timeline = None if record is None else replay.begun(machine)
     run, change = (machine.run, lambda each: each.apply(machine)) if timeline is None \
         else (timeline.record, timeline.change)
     say_how()
-    with building.ctrl_c() as interrupted, RawTerminal() as terminal:
-        vm.on_serial(terminal.print)
+    with terminal:
         console = Console(machine, vm, terminal, run, change)
-        console.run(until_tsc, lambda: interrupted.asked)
+        console.run(until_tsc)
     if timeline is not None and record is not None:
         replay.write(timeline, made_from, record)
         timeline.close()
-    if interrupted.asked:
+    if terminal.ended_by == signal.SIGINT:
         raise KeyboardInterrupt
     if terminal.ended_by or terminal.gone:
         number = terminal.ended_by or signal.SIGHUP
@@ -126,17 +127,17 @@ class Console:
         self._pauses = False
         self.left = False
 
-    def run(self, until_tsc: int | None, interrupted: Callable[[], bool]) -> None:
-        """Until the VM has ended, somebody left or went away, the clock reaches *until_tsc*, or it was *interrupted*.
-        """
-        def over() -> bool:
-            return interrupted() or self.left or self._terminal.gone or bool(self._terminal.ended_by)
+    def _over(self) -> bool:
+        return self.left or self._terminal.gone or bool(self._terminal.ended_by)
 
-        while not over() and self._vm.ended is None and (until_tsc is None or self._machine.clock.tsc < until_tsc):
+    def run(self, until_tsc: int | None) -> None:
+        """Until the VM has ended, somebody left, went away or was told to end, or the clock reaches *until_tsc*."""
+        clock = self._machine.clock
+        while not self._over() and self._vm.ended is None and (until_tsc is None or clock.tsc < until_tsc):
             self._pauses = False
-            self._run(until_tsc, lambda: interrupted() or self._paused())
+            self._run(until_tsc, self._paused)
             self._terminal.flush()
-            if self._vm.ended is None and not over():
+            if self._vm.ended is None and not self._over():
                 self._wait(until_tsc)
                 self._type()
 
@@ -152,7 +153,7 @@ class Console:
             self._next_look = now + LOOK_SECONDS
             terminal = self._terminal
             terminal.flush()
-            self._pauses = (terminal.gone or bool(terminal.ended_by) or terminal.key_waits()
+            self._pauses = (self._over() or terminal.key_waits()
                             or self._pace.look() > MOST_OWED_TICKS)
         return self._pauses
 

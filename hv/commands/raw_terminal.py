@@ -20,7 +20,7 @@ from hv.commands.errors import CommandError
 
 LONGEST_LOOK = 0.2              # seconds without a look at what signals have set
 _MOST_KEYS, _PIECE = 4096, 256  # bytes at once: a terminal that has room for some takes so many without blocking
-_ENDS = ("SIGTERM", "SIGHUP")
+_ENDS = ("SIGINT", "SIGTERM", "SIGHUP")      # Ctrl-C is no SIGINT, but a key
 
 
 def check() -> None:

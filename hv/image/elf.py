@@ -22,6 +22,8 @@ _MACHINES = {2: "SPARC", 3: "80386", 8: "MIPS", 20: "PowerPC", 21: "PowerPC64", 
              183: "AArch64", 243: "RISC-V", 258: "LoongArch"}
 _PT_LOAD, _PT_DYNAMIC, _PT_INTERP, _SHT_SYMTAB, _SHT_STRTAB, _SHF_ALLOC = 1, 2, 3, 2, 3, 2
 
+_ET_DYN = 3
+
 
 class ElfIdent(Layout):
     """e_ident, the same in both classes. 16 bytes."""
@@ -212,6 +214,24 @@ def load_kernel(data: bytes, most_bytes: int) -> tuple[list[Segment], int, int]:
     return segments, _entry(header.entry, loads), kind.bits
 
 
+def check_static(data: bytes, name: str) -> None:
+    """ImageError unless *data* is a program of an operating system that needs no other file: no object, no interpreter.
+
+    It may be position-independent, for it is not loaded here.
+    """
+    try:
+        kind = _class_of(data)
+        header = kind.header.parse(_slice(data, 0, kind.header.SIZE, "the ELF header"))
+        if header.type != _ET_DYN:
+            _check_header(header, kind)
+        elif header.machine != kind.machine:
+            raise ImageError("it is for another processor", "build it for x86")
+        if any(program.type == _PT_INTERP for program in _programs(data, header, kind)):
+            raise ImageError("it is dynamically linked, and its libraries are elsewhere", "link with -static")
+    except ImageError as error:
+        raise ImageError(f"{name}: {error.message}", error.hint) from None
+
+
 def elf_sections(data: bytes) -> tuple[bytes, dict[str, int]]:
     """What a kernel is shown of its own sections, for `place_sections`, and its symbols; nothing when it has none.
 
@@ -278,7 +298,7 @@ def _check_header(header: Header, kind: _Class) -> None:
                          "build it for i386 (32 bits) or x86-64 (64 bits)")
     if header.type == 1:
         raise ImageError("it is an object file, not an executable", "link it, with -static -no-pie")
-    if header.type == 3:
+    if header.type == _ET_DYN:
         raise ImageError("it is position-independent or a shared object", "link with -static -no-pie")
     if header.type != 2:
         raise ImageError(f"ELF type {header.type} is no executable", "type 2 was expected")

@@ -51,6 +51,7 @@ MINE = (
     "smp",              # in test_smp.py
     "tlb_flush",        # there too
     "two_vps",
+    "typewriter",       # in commands/test_interactive.py
     "unhalted",
     "viommu",           # in test_viommu.py
 )

@@ -5,10 +5,11 @@ import hashlib
 import pytest
 
 from hv.commands.outcome import exit_code
+from hv.image import initramfs
 from hv.image.load import load
 from hv.image.model import BootOptions
 from hv.platform import Machine
-from tests.linux import debian, initramfs
+from tests.linux import debian
 from tests.linux.console import PROMPT, Console
 
 pytestmark = pytest.mark.timeout(300)

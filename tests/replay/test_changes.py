@@ -10,6 +10,7 @@ from hv.platform import Machine
 from hv.replay.acts import Changed
 from hv.replay.changes import (
     LetThrough,
+    LetTimePass,
     ParentCall,
     SetMemory,
     SetMsr,
@@ -53,7 +54,7 @@ def vm():
 @pytest.mark.parametrize("change", [
     SetRegister(2, 0, "RAX", 5), SetRegister(2, 0, "XMM0", (1 << 128) - 1), SetMemory(2, 0xFFF, b"\x90\xff"),
     SetPhysicalMemory(0x1000, b""), SetMsr(2, 0, 0xC000_0082, (1 << 64) - 1), SetVmcsField(2, 0, "GUEST_RIP", 5),
-    ParentCall(1, "SET_PARTITION_PROPERTY", b"abc", b"d"), LetThrough(0x30, False),
+    ParentCall(1, "SET_PARTITION_PROPERTY", b"abc", b"d"), LetThrough(0x30, False), LetTimePass(5),
 ])
 def test_a_change_is_the_same_after_json(change, tmp_path):
     content = stored(change)
@@ -157,3 +158,19 @@ def test_the_same_changes_give_the_same_machine(vm, tmp_path):
     other.run()
     assert fingerprint(vm.machine) == fingerprint(other)
     other.close()
+
+
+def test_time_passes_up_to_the_next_timer_and_no_further(vm):
+    """Behind it somebody would have run."""
+    clock, due = vm.machine.clock, []
+    begin = clock.tsc
+    clock.at(begin + 100, lambda: due.append(clock.tsc))
+    LetTimePass(40).apply(vm.machine)
+    with pytest.raises(ChangeRefused, match=f"the next timer is due at {begin + 100}"):
+        LetTimePass(61).apply(vm.machine)
+    LetTimePass(60).apply(vm.machine)
+    assert (clock.tsc, due) == (begin + 100, [])
+    clock.run_due()
+    for ticks in ((1 << 62) - 1, 1 << 62, -1):
+        with pytest.raises(ChangeRefused):
+            LetTimePass(ticks).apply(vm.machine)

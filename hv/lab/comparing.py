@@ -84,7 +84,8 @@ def left_out_words(run: Run, vm: str) -> list[str]:
 
 def _trail(shown: list[Happening], vm: str) -> list[str]:
     """One line each: who, where several are there, the source line, and the event."""
-    whose = [_who(one, vm, any(other.vp for other in shown)) for one in shown]
+    several = any(one.vp for one in shown)
+    whose = [_who(one, vm, several) for one in shown]
     wide, width = max(map(len, whose), default=0), max((len(one.place) for one in shown), default=0)
     front = [f"{who:<{wide}}  " if wide else "" for who in whose]
     return [f"{who}{one.place:<{width}}  {event_words(one.event, always=True)}".rstrip()

@@ -8,7 +8,7 @@ from hv.debug.data import plain_data
 from hv.debug.paths import parts_of, reached
 from tests.debug.sessions import refused, session_over
 
-_DEEPEST, _MOST = 6, 12
+_DEEPEST, _MOST = 6, 5
 
 
 @pytest.fixture(scope="module")

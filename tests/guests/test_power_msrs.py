@@ -98,7 +98,7 @@ def test_a_reset_by_the_second_vp():
 
 
 def test_a_guest_that_resets_itself_for_ever_is_stopped_by_its_budget():
-    result = run_guest(RESET, trace=False, budget=20_000_000)
+    result = run_guest(RESET, trace=False, budget=4_000_000)
     assert result.ended == "budget"
     assert sum(result.exits.values()) == result.exits[str(int(ExitReason.WRMSR))]
 

@@ -17,7 +17,7 @@ distributed = pytest.importorskip("distributed", reason="the extra `cluster` is 
 from hv.lab.cluster import Cluster  # noqa: E402  it needs what may not be installed
 
 FIRST = first_exit()
-SUBMISSIONS = 2000
+CLASS, LARGE_CLASS = 200, 2000          # submissions; the large one with `--full-size`
 
 
 @pytest.fixture(scope="module")
@@ -58,24 +58,25 @@ def test_each_is_graded_by_the_variant_of_its_student(address, tmp_path):
 
 
 @pytest.mark.timeout(900)
-def test_two_thousand_submissions_survive_a_killed_worker(cluster, tmp_path):
+def test_a_class_survives_a_killed_worker(cluster, tmp_path, full_size):
     (tmp_path / "class").mkdir()
-    for number in range(SUBMISSIONS):
+    size = LARGE_CLASS if full_size else CLASS
+    for number in range(size):
         (tmp_path / f"class/s{number:04}.asm").write_text(f"{SOLUTION}\n    .long {number}\n")
     handed_in, heard = submissions([tmp_path / "class"], FIRST), []
 
     def told(number, result):
         heard.append(number)
-        if len(heard) == SUBMISSIONS // 3:
+        if len(heard) == size // 3:
             os.kill(pids(cluster)[0], signal.SIGKILL)
 
     with Journal(tmp_path / "report") as journal:
         results = grade_all(FIRST, handed_in, cluster, journal, told)
-    assert sorted(heard) == list(range(SUBMISSIONS))
+    assert sorted(heard) == list(range(size))
     assert [result.submission for result in results] == [one.name for one in handed_in]
     assert all(result.passed for result in results)
     with Journal(tmp_path / "report") as journal:
-        assert (len(journal.results), journal.notes) == (SUBMISSIONS, [])
+        assert (len(journal.results), journal.notes) == (size, [])
 
 
 def test_an_address_where_nobody_is_is_said(monkeypatch):

@@ -19,6 +19,7 @@ from hv.root.vdev.acpi_pm import AcpiPm
 from hv.root.vdev.assigned_function import AssignedFunction
 from hv.root.vdev.diagnostics import DebugExit, PostDisplay
 from hv.root.vdev.fw_cfg import FwCfg
+from hv.root.vdev.hpet import BLOCK_ID, Hpet
 from hv.root.vdev.i8042 import I8042
 from hv.root.vdev.i8254 import I8254
 from hv.root.vdev.pci_host import SELECT, PciHost
@@ -28,6 +29,7 @@ from hv.root.vdev.system_control import SystemControlA, SystemControlB
 from hv.root.vdev.uart16550 import Uart16550
 from hv.root.winhv import WinHv
 from hv.spec.acpi import ScopeType
+from hv.spec.hpet import WINDOW_SIZE as HPET_SIZE
 from hv.spec.hv_registers import HvRegisterName
 from hv.spec.pc import (
     ACPI_CONTROL,
@@ -39,6 +41,7 @@ from hv.spec.pc import (
     ECAM_BUSES,
     ECAM_GPA,
     FW_CFG,
+    HPET_GPA,
     IO_APIC_ID,
     IO_APIC_RID,
     KEYBOARD_COMMAND,
@@ -94,10 +97,12 @@ class Pc(Motherboard):
 
     def _add_clocks(self) -> None:
         host = self.host
-        pit = I8254(self.lines.line(Irq.TIMER), host.timers)
+        hpet = Hpet(self.lines, host.timers)
+        self.add_memory("hpet", range(HPET_GPA, HPET_GPA + HPET_SIZE), hpet)
+        pit = I8254(hpet.legacy_line(Irq.TIMER), host.timers)
         self.add("pit", PIT, pit)
         self.add("system-control-b", range(SYSTEM_CONTROL_B, SYSTEM_CONTROL_B + 1), SystemControlB(pit, host.timers))
-        self.add("rtc", CMOS, Rtc(self.lines.line(Irq.RTC), host.timers, host.memory_bytes, host.vp_count))
+        self.add("rtc", CMOS, Rtc(hpet.legacy_line(Irq.RTC), host.timers, host.memory_bytes, host.vp_count))
 
     def _add_pci(self) -> None:
         self.pci = PciHost()
@@ -121,7 +126,8 @@ class Pc(Motherboard):
         host = self.host
         ((signature, _, _, features),) = host.winhv.get_vp_cpuid_values(host.partition_id, 0, [(1, 0)])
         return Board(host.vp_count, signature, features, has_pci="pci" in self.devices,
-                     has_keyboard="keyboard" in self.devices, iommu=IOMMU if self.has_iommu else None)
+                     has_keyboard="keyboard" in self.devices,
+                     hpet_block_id=BLOCK_ID, iommu=IOMMU if self.has_iommu else None)
 
     def end_of_interrupt(self, vector: int) -> None:
         """A processor has ended a level-triggered interrupt."""

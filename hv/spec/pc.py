@@ -65,6 +65,7 @@ IO_APIC_PINS = 24
 IO_APIC_ID = 0xF                        # its register has four bits, and its ids are no processor's
 IO_APIC_RID = 0xF0F8                    # F0:1F.0: who its messages are from, for a remapping unit; DMAR says it
 PCI_LINES = range(16, 20)               # pins of the I/O APIC for INTA..INTD of PCI
+HPET_LINES = range(20, 24)              # pins that a timer of the HPET can have
 
 
 def pci_line(device: int, pin: int) -> int:

@@ -186,6 +186,20 @@ def test_the_guest_programs_the_io_apic(pc):
     assert (one.log, registers.r12, registers.r13) == ("1A2", 0, 0x10041)
 
 
+def test_a_timer_of_the_hpet_has_its_own_pin_or_that_of_the_interval_timer(pc):
+    """IA-PC HPET "LegacyReplacement Route": the interval timer, which would ring on pin 2 before, does not."""
+    body = "; ".join([
+        MASK_PIC, f"mov dword ptr [0x{HIGH_DIRECTORY + 8 * 0x1F6:x}], 0xFEC000F3", "mov esi, 0xFED00000",
+        "mov dword ptr [rsi+0x100], 0x2804", "mov qword ptr [rsi+0x108], 1000", "mov dword ptr [rsi+0x10], 1",
+        f"sti; hlt; cli; {mark('1')}", "mov dword ptr [rsi+0x10], 3",
+        "mov al, 0x30; out 0x43, al; mov al, 10; out 0x40, al; xor eax, eax; out 0x40, al",
+        "mov eax, [rsi+0xF0]; add eax, 6000; mov [rsi+0x108], rax; mov r12d, eax",
+        f"sti; hlt; {mark('2')}; cli; mov r13d, [rsi+0xF0]"])
+    one = pc(guest(body, {0x41: f"{mark('H')}; {EOI}", 0x42: f"{mark('T')}; {EOI}"}, NO_APIC), [(20, 0x41), (2, 0x42)])
+    registers = one.vm.partition.vps[0].regs
+    assert (one.log, registers.r13 >= registers.r12 > 0) == ("H1T2", True)
+
+
 def test_a_level_comes_again_until_the_device_is_served(pc):
     """ICH "EOI": the end of the interrupt in the local APIC is broadcast; the handler quiets the bell at the third."""
     handler = f"{mark('L')}; inc r12; cmp r12, 3; jne more; {ring(9, 0)}; more:; {EOI}"

@@ -58,6 +58,11 @@ def test_a_debian_kernel_boots_to_a_shell_that_works_and_powers_off(vps, viommu,
     assert ("DMAR: dmar0: Using Queued invalidation" in log) is viommu
     assert ("DMAR-IR: Enabled IRQ remapping in x2apic mode" in log) is viommu
     assert not [line for line in log.splitlines() if "BUG" in line or "WARNING" in line or "ACPI Error" in line]
+    assert "fed00000-fed003ff : HPET 0" in console.command("cat /proc/iomem")
+    clocks = "/sys/devices/system/clocksource/clocksource0"
+    assert console.command(f"cat {clocks}/available_clocksource").split()[-3:] == [
+        "hyperv_clocksource_tsc_page", "hpet", "acpi_pm"]
+    assert "tsc" in console.command(f"cat {clocks}/current_clocksource")       # an invariant one, as Hyper-V has it
     assert "Hyper-V clockevent" in console.command("cat /proc/timer_list")
     assert console.command('n=0; while [ $n -lt 500 ]; do n=$((n+1)); done; echo "n is $n"').endswith("n is 500\n")
     assert hashlib.sha256(busybox).hexdigest() in console.command("sha256sum /bin/busybox")

@@ -13,8 +13,11 @@ from hv.replay.refusal import ChangeRefused
 from hv.replay.timeline import Timeline
 from tests.guest_runner import image_of
 
-# Timer, clock and serial port at work: 100 us of the PIT and a flag of the RTC are polled, and what is typed is echoed.
-DEVICES = """mov al, 0x34; out 0x43, al; mov al, 119; out 0x40, al; xor eax, eax; out 0x40, al
+# Timers, clock and serial port at work: 100 us of the HPET and of the PIT and a flag of the RTC, which are polled, and
+# what is typed is echoed.
+DEVICES = """mov dword ptr [0x74FB0], 0xFEC000F3; mov esi, 0xFED00000; mov dword ptr [rsi+0x100], 0x284C
+mov qword ptr [rsi+0x108], 10000; mov dword ptr [rsi+0x10], 1
+mov al, 0x34; out 0x43, al; mov al, 119; out 0x40, al; xor eax, eax; out 0x40, al
 mov al, 0x0B; out 0x70, al; mov al, 0x42; out 0x71, al
 mov dx, 0x3FB; mov al, 0x83; out dx, al; mov dx, 0x3F8; mov ax, 1; out dx, al; inc dx; mov al, ah; out dx, al
 mov dx, 0x3FB; mov al, 3; out dx, al; mov dx, 0x3F9; mov al, 1; out dx, al; mov dx, 0x3FC; mov al, 8; out dx, al

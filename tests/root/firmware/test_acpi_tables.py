@@ -127,7 +127,7 @@ def test_the_mcfg_says_where_configuration_space_is():
 def test_the_hpet_table_says_where_it_is():
     """IA-PC HPET Specification "The HPET Description Table"."""
     assert struct.unpack("<IBBBBQBHB", TABLES["HPET"].data[36:]) == (
-        0x8086A201, 0, 64, 0, 0, 0xFED00000, 0, 0x80, 0)
+        0x8086A201, 0, 64, 0, 0, 0xFED00000, 0, 5000, 0)
 
 
 def test_the_waet_says_that_one_read_of_the_timer_is_enough():

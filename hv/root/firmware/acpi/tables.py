@@ -35,7 +35,7 @@ from hv.spec.pc import ECAM_BUSES, ECAM_GPA, HPET_GPA
 
 OEM_ID, OEM_TABLE_ID, CREATOR = b"HVLAB ", b"HVLABPC ", b"HVLB"
 _CHECKSUM = SdtHeader.offset_of("checksum")
-_HPET_MINIMUM_TICK = 0x80
+_HPET_MINIMUM_TICK = 5000        # 50 us: what comes faster is lost
 
 
 class Tables(NamedTuple):

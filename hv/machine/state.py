@@ -64,7 +64,7 @@ _GDTR_LIMIT, _IDTR_LIMIT, _RSP = 2 * _GDTR + 4, 2 * _IDTR + 4, at.REGS // 8 + 4
 _DR7, _SHOWN_XMM = at.DR // 8 + 7, 6        # as many as a hypercall's parameters are in
 _FLAGS_OF_BASE = {int(Msr.FS_BASE): _CS_FLAGS + 18, int(Msr.GS_BASE): _CS_FLAGS + 24}
 _DPL, _PRESENT = 3 << 13, 1 << 15
-_ADDRESSING = itemgetter(_RIP, _CR3, at.HFLAGS // 8, _CR0, _CR4, _EFER, _EFLAGS, _CS_BASE)      # one call for all
+ADDRESSING = itemgetter(_RIP, _CR3, at.HFLAGS // 8, _CR0, _CR4, _EFER, _EFLAGS, _CS_BASE)      # one call for all
 _CS_SELECTOR, _SS_SELECTOR = (at.SEGMENTS + 24) // 4, (at.SEGMENTS + 48) // 4
 
 
@@ -283,7 +283,7 @@ class ProcessorState:
         registers and memory: paging, CPL and mode; every flag of RFLAGS that is not arithmetic makes a difference, and
         the shadow of STI or MOV SS.
         """
-        answer: tuple[int, ...] = _ADDRESSING(self.words)
+        answer: tuple[int, ...] = ADDRESSING(self.words)
         return answer
 
     @property

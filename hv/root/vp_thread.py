@@ -25,7 +25,7 @@ from hv.spec.synic import (
     MemoryIntercept,
 )
 from hv.spec.vp_state import HvRegisterPage, HvRegisterPageDirtyFlags
-from hv.spec.x86 import MAX_INSTRUCTION_LENGTH, PAGE_SIZE
+from hv.spec.x86 import MAX_INSTRUCTION_LENGTH, PAGE_SIZE, Rflags
 
 if TYPE_CHECKING:
     from hv.root.vmwp import Worker
@@ -43,12 +43,13 @@ _put_dirty = Struct("<I").pack_into
 _put_rax = Struct("<IQ").pack_into      # the dirty flags, and RAX, which comes first of the general registers
 _UNMAPPED_GPA, _EXECUTE = HvMessageType.UNMAPPED_GPA, int(InterceptAccess.EXECUTE)
 _MEMORY = Struct(f"<{HvMessageHeader.SIZE}x" + MemoryIntercept.picker(
-    "header.access_type", "header.execution_state", "header.cs.attributes", "header.rip", "instruction_byte_count",
-    "access_info", "gva", "gpa", "instruction_bytes").format[1:]).unpack_from
+    "header.access_type", "header.execution_state", "header.cs.attributes", "header.rip", "header.rflags",
+    "instruction_byte_count", "access_info", "gva", "gpa", "instruction_bytes").format[1:]).unpack_from
 _GVA_GPA_VALID = HvMemoryAccessInfo(gva_valid=1, gva_gpa_valid=1).raw
 _LMA = HvExecutionState(efer_lma=1).raw
-_STATE = HvExecutionState(efer_lma=1, interruption_pending=1).raw
-_LONG, _OFFSET = HvSegmentAttributes(long=1).raw, PAGE_SIZE - 1
+_INTERRUPTION_PENDING = HvExecutionState(interruption_pending=1).raw
+_LONG, _BIG = HvSegmentAttributes(long=1).raw, HvSegmentAttributes(default_big=1).raw
+_VM, _OFFSET = Rflags.VM.value, PAGE_SIZE - 1
 _DIRTY_RIP = HvRegisterPageDirtyFlags(instruction_pointer=1).raw
 _DIRTY_BOTH = HvRegisterPageDirtyFlags(instruction_pointer=1, general_purpose=1).raw
 
@@ -94,16 +95,19 @@ class VpThread:
         return 0
 
     def _move(self) -> bool:
-        """The usual access to a device: a move in 64-bit code, whose operand is in one page. False, and nothing done,
-        for any other, which `emulator.py` carries out."""
-        access, state, attributes, rip, count, info, gva, gpa, code = _MEMORY(self._message)
-        move = move_of(code[:count], 64) if count == MAX_INSTRUCTION_LENGTH else None
-        if (move is None or move.segment in ("fs", "gs") or info & _GVA_GPA_VALID != _GVA_GPA_VALID
-                or state & _STATE != _LMA or not attributes & _LONG or access == _EXECUTE):
+        """The usual access to a device: a move of flat code, whose operand is in one page. False, and nothing done, for
+        any other, which `emulator.py` carries out."""
+        access, state, attributes, rip, rflags, count, info, gva, gpa, code = _MEMORY(self._message)
+        if (count != MAX_INSTRUCTION_LENGTH or info & _GVA_GPA_VALID != _GVA_GPA_VALID or access == _EXECUTE
+                or state & _INTERRUPTION_PENDING):
             return False
-        general, size = self._general, move.size
-        if move.address(general, rip) != gva or (gva & _OFFSET) + size > PAGE_SIZE:
+        bits = 64 if state & _LMA and attributes & _LONG else 32 if attributes & _BIG and not rflags & _VM else 16
+        move, general = move_of(code[:count], bits), self._general
+        # An offset that is the linear address: the segment begins at 0.
+        if (move is None or move.address(general, rip) != gva or (gva & _OFFSET) + move.size > PAGE_SIZE
+                or rip + move.length >> bits):          # RIP wraps
             return False
+        size = move.size
         try:
             if move.value is not None:
                 self._board.write_memory(gpa, size, move.value(general))

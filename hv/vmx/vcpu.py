@@ -462,13 +462,6 @@ class Vcpu:
             self.timer.stop()
         self.outside, self.mtf_pending, self.non_register.returning = True, False, None
 
-    def exit_freely(self, exit: VmExit) -> bool:
-        """`exit` of a guest of which nothing rare is asked, and which has a VPID."""
-        self.vmcs.last_exit = exit
-        self.exits[exit.reason] += 1
-        self.work[0] += EXIT_TICKS
-        return self.on_exit(exit)
-
     # --- traps -----------------------------------------------------------------------------------------
 
     def _on_trap_without_vpid(self, trap: Trap, detail: int) -> bool:

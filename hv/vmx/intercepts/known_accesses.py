@@ -17,13 +17,16 @@ from collections.abc import Callable
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from hv.instructions.moves import Load, Move, Value, move_of
+from hv.instructions.moves import Move, move_of
+from hv.machine.clock import EXIT_TICKS
 from hv.machine.faults import Access, GuestFault, NestedFault
 from hv.machine.paging import LINEAR_32, LINEAR_64, walk
+from hv.machine.state import ADDRESSING
 from hv.spec.exits import ApicAccessQualification, ApicAccessType, ExitReason
 from hv.spec.x86 import MAX_INSTRUCTION_LENGTH, PAGE_SIZE
 from hv.vmx.apic.access_page import written
 from hv.vmx.apic.interrupts import behind_instruction
+from hv.vmx.apic.virtual_apic import VirtualApic
 from hv.vmx.exit import VmExit
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 _OFFSET = PAGE_SIZE - 1
 _READ, _WRITE, _EXECUTE = Access.READ.value, Access.WRITE.value, Access.EXECUTE.value
 _BOTH = _READ | _WRITE
-_KIND = 0x12                    # of the engine's error code: a write, a fetch
+_STORE, _KIND = 2, 0x12         # of the engine's error code: a write; that, or a fetch
 _WORD, _MOST = 8, 256
 _APIC_ACCESS, _VIOLATION = ExitReason.APIC_ACCESS, ExitReason.EPT_VIOLATION
 _LINEAR_READ = ApicAccessQualification(type=ApicAccessType.LINEAR_READ).raw
@@ -43,7 +46,7 @@ class _Known(NamedTuple):
     """A move at one place, to or from one page."""
 
     generation: int             # of what is cached of the second level
-    kind: int                   # of the engine's error code
+    kind: int                   # of the engine's error code: 0 for a load, _STORE
     gva: int                    # of the operand's page
     gpa: int
     move: Move
@@ -63,50 +66,50 @@ class KnownAccesses:
     def again(self, gpa: int, code: int) -> bool | None:
         """The engine was refused *gpa*, with *code* for an error code: what the trap handler would answer; None, and
         nothing done, when that has to be found out."""
-        where = self._state.addressing
+        state = self._state
+        where = ADDRESSING(state.words)         # `addressing`, without its call
         known = self._known.get(where)
         if known is None:
             return None
         vcpu = self._vcpu
         generation, kind, gva_page, gpa_page, move, qualification, look, found = known
-        _, length, size, _, address, value, load = move
-        gva = address(self._registers, where[0])
-        offset = gpa & _OFFSET
+        gva, offset = move.address(self._registers, where[0]), gpa & _OFFSET
         if (gva != gva_page | offset or gpa != gpa_page | offset or code & _KIND != kind
-                or generation != self._cached.generation or offset + size > PAGE_SIZE
+                or generation != self._cached.generation or offset + move.size > PAGE_SIZE
                 or vcpu.engine.on_trap is not vcpu.trap_handler or vcpu.non_register.pending_debug):
             return None
         if look(self._words) != found:
             del self._known[where]
             return None
-        if qualification < 0:
-            return self._on_apic(offset, length, size, value, load, move)
-        if vcpu.violations_convert:
+        if qualification < 0:                   # the APIC-access page
+            controls, register = vcpu.apic, offset & ~3
+            apic = controls.virtual
+            if apic is not None and register in (controls.writable if kind else controls.readable) \
+                    and (offset & 0xF) + move.size <= 4:
+                return self._virtualize(apic, offset, move)
+            exit = VmExit(_APIC_ACCESS, offset | (_LINEAR_WRITE if kind else _LINEAR_READ), move.length)
+        elif vcpu.violations_convert:
             return None
-        self._state.set_resume_flag()
-        exit = VmExit(_VIOLATION, qualification)
-        exit.guest_physical_address, exit.guest_linear_address, exit.move = gpa, gva, move
-        return vcpu.exit_freely(exit)
+        else:
+            exit = VmExit(_VIOLATION, qualification)
+            exit.guest_physical_address, exit.guest_linear_address = gpa, gva
+        exit.move = move
+        state.set_resume_flag()
+        vcpu.vmcs.last_exit = exit              # `Vcpu.exit` of one that is not watched and has a VPID
+        vcpu.exits[exit.reason] += 1
+        vcpu.work[0] += EXIT_TICKS
+        return vcpu.on_exit(exit)
 
-    def _on_apic(self, offset: int, length: int, size: int, value: Value | None, load: Load | None,
-                 move: Move) -> bool | None:
-        """The move is of the APIC-access page: done on the virtual-APIC page, or an exit."""
-        vcpu, state, controls = self._vcpu, self._state, self._vcpu.apic
-        apic, register, shift = controls.virtual, offset & ~3, (offset & 3) << 3
-        if apic is None or (offset & 0xF) + size > 4 \
-                or register not in (controls.readable if value is None else controls.writable):
-            state.set_resume_flag()
-            exit = VmExit(_APIC_ACCESS, offset | (_LINEAR_READ if value is None else _LINEAR_WRITE), length)
-            exit.move = move
-            return vcpu.exit_freely(exit)
-        dwords, place = apic.page.dwords, offset >> 2
-        state.complete_instruction(length)
-        if load is not None:
-            load(self._registers, dwords[place] >> shift)
+    def _virtualize(self, apic: VirtualApic, offset: int, move: Move) -> bool:
+        """*move* is done on the virtual-APIC page."""
+        vcpu, dwords, place, shift = self._vcpu, apic.page.dwords, offset >> 2, (offset & 3) << 3
+        self._state.complete_instruction(move.length)
+        if move.load is not None:
+            move.load(self._registers, dwords[place] >> shift)
             return vcpu.time_is_left()
-        assert value is not None, "a move is a load or a store"
-        mask = (1 << 8 * size) - 1 << shift
-        dwords[place] = dwords[place] & ~mask | value(self._registers) << shift
+        assert move.value is not None, "a move is a load or a store"
+        mask = (1 << 8 * move.size) - 1 << shift
+        dwords[place] = dwords[place] & ~mask | move.value(self._registers) << shift
         vcpu.trap_like = written(apic, offset)
         return behind_instruction(vcpu) and vcpu.time_is_left()
 
@@ -154,8 +157,9 @@ class KnownAccesses:
         if operand != gpa or max(words) >= len(self._words):
             return None
         look = itemgetter(*sorted(words))
-        return _Known(self._cached.generation, 0 if wanted == _READ else 2, gva & -PAGE_SIZE, gpa & -PAGE_SIZE, move,
-                      -1 if violation is None else violation.qualification, look, look(self._words))
+        kind, qualification = 0 if wanted == _READ else _STORE, -1 if violation is None else violation.qualification
+        return _Known(self._cached.generation, kind, gva & -PAGE_SIZE, gpa & -PAGE_SIZE, move, qualification, look,
+                      look(self._words))
 
     def _translated(self, gva: int, access: int, words: set[int]) -> int:
         """Where *gva* leads; the words of the guest's tables that say so are added to *words*."""

@@ -75,12 +75,13 @@ def sit(machine: Any, vm: Any, until_tsc: int | None, record: Path | None, made_
     vm.on_serial(terminal.print)
     timeline = None if record is None else replay.begun(machine)
     run, change = (machine.run, lambda each: each.apply(machine)) if timeline is None \
-        else (timeline.record, timeline.change)
+        else (timeline.attend, timeline.intervene)
     say_how()
     with terminal:
         console = Console(machine, vm, terminal, run, change)
         console.run(until_tsc)
     if timeline is not None and record is not None:
+        timeline.settle()
         replay.write(timeline, made_from, record)
         timeline.close()
     if terminal.ended_by == signal.SIGINT:

@@ -45,6 +45,7 @@ class Recording:
         self.checkpoints: list[Checkpoint] = []
         self.position = Position()
         self.on_restore: Callable[[], None] = lambda: None     # what listeners heard so far is of another way
+        self._marked = 0                    # the work until there
         self._live = True                   # the machine stands where the last checkpoint was made
         self._mark()
 
@@ -60,6 +61,30 @@ class Recording:
             pass
         return self.position
 
+    def attend(self, until_tsc: int | None, paused: Callable[[], bool]) -> None:
+        """As `record`, for somebody who comes back a hundred times a second, by `attend` or `intervene` alone, until
+        `settle`: there is a checkpoint only when one is due."""
+        while self._stretch(until_tsc, paused, attended=True) == "due":
+            pass
+
+    def intervene(self, change: AnyChange) -> None:
+        """As `change`, between two calls of `attend`. ChangeRefused leaves a machine that was changed in part."""
+        change.apply(self.machine)
+        self._went_on(Changed(change))
+
+    def settle(self) -> None:
+        """Nobody attends any more."""
+        self._mark()
+        self.position = self.end
+
+    def _went_on(self, act: Act) -> None:
+        """*act* was done, and more is to come at once. Engines forget, as behind each act."""
+        if self._work() - self._marked >= self.spacing:
+            self._did(act)
+            return
+        self.acts.append(act)
+        forget(self.machine)
+
     def play(self, act: Act, ask: Callable[[], None] = lambda: None) -> None:
         """Do *act* at the end. *ask* is called between turns, and may raise. ChangeRefused,
         and ValueError when the run ends before the place where it was stopped."""
@@ -68,10 +93,12 @@ class Recording:
         act.do(self.machine, ask)
         self._did(act)
 
-    def _stretch(self, until_tsc: int | None, paused: Callable[[], bool]) -> str:
-        """Run on and make a checkpoint: "due", or "paused", or nothing because the run ended or the time was over."""
+    def _stretch(self, until_tsc: int | None, paused: Callable[[], bool], attended: bool = False) -> str:
+        """Run on and make a checkpoint, *attended* when it is due: "due", or "paused", or nothing because the run ended
+        or the time was over."""
         machine, stopped, turns = self.machine, "", 0
-        due, look = self._work() + self.spacing, machine.clock.tsc + self.spacing * _LOOK
+        due = (self._marked if attended else self._work()) + self.spacing
+        look = machine.clock.tsc + self.spacing * _LOOK
 
         def stops() -> bool:
             nonlocal look, stopped, turns
@@ -87,7 +114,7 @@ class Recording:
 
         self._live = False                      # an error on the way leaves the machine where nobody can go on
         machine.run(until_tsc, stops)
-        self._did(Ran(turns, until_tsc))
+        (self._went_on if attended else self._did)(Ran(turns, until_tsc))
         return stopped
 
     def _did(self, act: Act) -> None:
@@ -120,7 +147,7 @@ class Recording:
 
     def _mark(self) -> None:
         self.checkpoints.append(Checkpoint(self.machine, self.pages, self.exits(), len(self.acts)))
-        self._live = True
+        self._live, self._marked = True, self._work()
         if len(self.checkpoints) > MOST_CHECKPOINTS:
             self.spacing *= 2
             self._drop(self.checkpoints[1:-1:2])

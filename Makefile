@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-linux test-class lint bench fidelity reference pictures fuzz attack clean
+.PHONY: demo test test-linux test-large lint bench fidelity reference pictures fuzz attack clean
 
 demo: .venv/.installed
 	$(BIN)/hv demo
@@ -15,9 +15,9 @@ test: .venv/.tested
 test-linux: .venv/.tested
 	$(BIN)/pytest -n auto --dist worksteal -rs --durations=0 --full-size tests/linux
 
-# A class of 2000, graded by a cluster that loses a worker; `make test` has one of 200.
-test-class: .venv/.tested
-	$(BIN)/pytest --full-size tests/lab/test_cluster.py
+# The tests that have two sizes, at the large one: `make test` runs the small one.
+test-large: .venv/.tested
+	$(BIN)/pytest -n auto --dist worksteal --full-size tests/lab/test_cluster.py tests/lab/test_first_exit.py tests/linux
 
 lint: .venv/.tested
 	$(BIN)/ruff check hv tests

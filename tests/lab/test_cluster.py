@@ -57,7 +57,7 @@ def test_each_is_graded_by_the_variant_of_its_student(address, tmp_path):
     one.close()
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(300)
 def test_a_class_survives_a_killed_worker(cluster, tmp_path, full_size):
     (tmp_path / "class").mkdir()
     size = LARGE_CLASS if full_size else CLASS
